@@ -1,0 +1,1 @@
+"""The actors of Tether, and the runtime that they stand on."""

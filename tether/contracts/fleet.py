@@ -1,0 +1,85 @@
+"""What the fleet says of itself: workers, models, readiness."""
+
+from __future__ import annotations
+
+from tether.contracts.contract import Contract, Value
+
+
+class ModelCard(Value):
+    """One version of a model in the catalog. `engine` is echo or transformers; `source` is a
+    folder or a package-backed name that the loader understands; `context` is in tokens."""
+
+    name: str
+    version: str
+    engine: str
+    source: str = ""
+    context: int = 2048
+    dtype: str = "float32"
+    created_s: int = 0
+
+    @property
+    def ref(self) -> str:
+        """The full name, `name@version`."""
+        return f"{self.name}@{self.version}"
+
+
+class HealthReport(Contract):
+    """Worker → roster, told every 5 s and at once when something changed.
+
+    `models` are the refs that have answered a real one-token request. `running` and `queued`
+    count requests, `slots` is how many may run at once. `epoch` grows with every start of the
+    worker, `sequence` with every report of it.
+    """
+
+    worker_id: str
+    node_id: str
+    address: str
+    region: str
+    slots: int
+    running: int
+    queued: int
+    models: tuple[str, ...]
+    epoch: int
+    sequence: int
+    gpu_class: str = "cpu"
+    draining: bool = False
+    memory_bytes: int = 0
+    resume_tag: str = ""
+
+
+class WatchFleet(Contract):
+    """→ roster, opens a stream of `Fleet`: one at once, then one per change, newest only."""
+
+
+class Fleet(Contract):
+    """All workers that are alive. `version` grows with every change."""
+
+    version: int
+    workers: tuple[HealthReport, ...]
+
+
+class WatchCatalog(Contract):
+    """→ registry, opens a stream of `Catalog`: one at once, then one per change."""
+
+
+class Catalog(Contract):
+    """All models that may be asked for."""
+
+    version: int
+    models: tuple[ModelCard, ...]
+
+
+class ListModels(Contract):
+    """Front door → gateway: the `Catalog` that this credential may see."""
+
+    credential: str
+
+
+class Readiness(Contract):
+    """Front door → gateway: does a model answer?"""
+
+
+class Ready(Contract):
+    """`models` are the refs that some living worker has answered for; empty means not ready."""
+
+    models: tuple[str, ...]

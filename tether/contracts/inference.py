@@ -1,0 +1,234 @@
+"""The messages of one request, in the order in which they are sent.
+
+::
+
+    front door ── Infer ──▶ gateway ── Place ──▶ scheduler ── Reserve ──▶ reservation
+         ▲                    │  ▲                  │  ▲                      │
+         │                    │  └──── Placed ──────┘  └────── Reserved ──────┘
+         └─ Chunk… Completed ─┤
+                              └─ Run ─▶ worker ── Settle ──▶ reservation
+                                 ▲         │
+                                 └─ Chunk… Completed
+
+`Infer`, `Run` and `Attach` open streams; the others are asked. Whatever goes wrong is
+raised as a `tether.errors.TetherError` and crosses the wire as its code.
+
+`seq` is the number of output tokens before a chunk, so a stream can be taken up again at
+any token, whatever the chunks were. Durations are seconds that remain, never a clock.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from tether.contracts.contract import Contract, Value
+
+
+class Finish(StrEnum):
+    """Why an answer ended well."""
+
+    STOP = "stop"  # the model ended its turn, or a stop string was met
+    LENGTH = "length"  # max_tokens or the model's context was reached
+
+
+class Outcome(StrEnum):
+    """How a job ended, for good."""
+
+    COMPLETED = "completed"  # answered in full; billed
+    CANCELLED = "cancelled"  # the client left; what was computed is billed
+    FAILED = "failed"  # an error the client has seen; not billed
+    EXPIRED = "expired"  # its lease ran out and nobody settled it; not billed
+
+
+class Message(Value):
+    """One turn of a conversation. `role` is system, user, assistant or tool."""
+
+    role: str
+    content: str
+
+
+class ChatInput(Value, tag="chat"):
+    """A conversation, still to be put through the model's chat template."""
+
+    messages: tuple[Message, ...]
+
+
+class TextInput(Value, tag="text"):
+    """A raw prompt, tokenized as it is."""
+
+    prompt: str
+
+
+class Sampling(Value):
+    """How to draw tokens. `temperature` 0 is greedy. The gateway draws a missing seed once,
+    so that an answer can be continued elsewhere."""
+
+    max_tokens: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+class Usage(Value):
+    """Tokens of one answer."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Infer(Contract):
+    """Front door → gateway, opens a stream of `Chunk`s closed by `Completed`.
+
+    `model_ref` is `name` or `name@version`. `retry_token` is the client's Idempotency-Key or
+    one made up for this request; `explicit_token` tells which. `fingerprint` is a digest of
+    the body: the same token with another body is refused. `from_seq` is not 0 when the front
+    door takes up a stream whose gateway was lost. With `stream` false all of the answer comes
+    in one `Completed`.
+    """
+
+    correlation_id: str
+    credential: str
+    model_ref: str
+    input: ChatInput | TextInput
+    sampling: Sampling
+    retry_token: str
+    explicit_token: bool = False
+    fingerprint: bytes = b""
+    deadline_s: float = 120.0
+    stream: bool = True
+    from_seq: int = 0
+    traceparent: str = ""
+
+
+class Chunk(Contract):
+    """Some output tokens and the text they added (which may be empty: half a character, or
+    the beginning of a stop string). `prompt_ids` comes with the first chunk of a run only."""
+
+    seq: int
+    token_ids: tuple[int, ...]
+    text: str
+    prompt_ids: tuple[int, ...] = ()
+
+
+class Completed(Contract):
+    """The last item of every good stream: the tokens and text not sent before, and the sum.
+    `model_ref` is the `name@version` that answered."""
+
+    seq: int
+    token_ids: tuple[int, ...]
+    text: str
+    finish: Finish
+    usage: Usage
+    model_ref: str = ""
+    prompt_ids: tuple[int, ...] = ()
+
+
+class Place(Contract):
+    """Gateway → scheduler: find a worker and reserve it. Carries no prompt. `attempt` counts
+    from 1; `avoid` names workers that this request has already failed on."""
+
+    job_id: str
+    tenant_id: str
+    retry_token: str
+    fingerprint: bytes
+    model_ref: str
+    max_tokens: int
+    deadline_s: float
+    attempt: int = 1
+    avoid: tuple[str, ...] = ()
+    traceparent: str = ""
+
+
+class Placed(Contract):
+    """The worker to `Run` on. If `known` is set the token belongs to an older job, `job_id` is
+    that job: `Attach` to its worker while `known` is "running"; any other word is its
+    outcome."""
+
+    job_id: str
+    worker_id: str
+    worker_address: str
+    fence: int
+    known: str = ""
+
+
+class Reserve(Contract):
+    """Scheduler → reservation: persist job and lease in one transaction, before dispatch.
+    Idempotent on (tenant_id, retry_token). An `attempt` above 1 moves the lease of the same
+    job to another worker under a new fence."""
+
+    job_id: str
+    tenant_id: str
+    retry_token: str
+    fingerprint: bytes
+    model_ref: str
+    worker_id: str
+    worker_address: str
+    deadline_s: float
+    attempt: int = 1
+
+
+class Reserved(Contract):
+    """`fence` grows with every attempt; a `Settle` under an older one changes nothing."""
+
+    job_id: str
+    worker_id: str
+    worker_address: str
+    fence: int
+    known: str = ""
+
+
+class Run(Contract):
+    """Gateway → worker, opens a stream of `Chunk`s closed by `Completed`.
+
+    A fresh run carries `input`; a continuation carries `prompt_ids` and the `emitted_ids`
+    that the journal holds, is never tokenized again, and starts at seq `len(emitted_ids)`.
+    """
+
+    job_id: str
+    tenant_id: str
+    fence: int
+    model_ref: str
+    input: ChatInput | TextInput
+    sampling: Sampling
+    deadline_s: float
+    stream: bool = True
+    prompt_ids: tuple[int, ...] = ()
+    emitted_ids: tuple[int, ...] = ()
+    traceparent: str = ""
+
+
+class Attach(Contract):
+    """Gateway → worker: join the run of a job at `from_seq`; a stream as for `Run`. Raises
+    `AnswerGone` when the worker doesn't hold it (any more)."""
+
+    job_id: str
+    from_seq: int = 0
+    stream: bool = True
+
+
+class Finished(Contract):
+    """Gateway → scheduler, told: the worker's slot is free again. `ok` feeds its score."""
+
+    job_id: str
+    worker_id: str
+    ok: bool = True
+
+
+class Settle(Contract):
+    """Worker (or, when it died after the answer, gateway) → reservation: close job, usage,
+    ledger and lease in one transaction. Idempotent; only the current `fence` counts."""
+
+    job_id: str
+    fence: int
+    outcome: Outcome
+    usage: Usage
+    finish: str = ""
+    error_code: str = ""
+
+
+class Settled(Contract):
+    """`first` is false when the job was settled before, or the fence was stale."""
+
+    job_id: str
+    first: bool

@@ -1,0 +1,108 @@
+"""The messages between a supervisor, its children, and whoever looks at the tree."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from tether.contracts.contract import Contract, Value
+
+
+class ExitReason(StrEnum):
+    """Why a child is gone."""
+
+    NORMAL = "normal"  # it had nothing more to do
+    SHUTDOWN = "shutdown"  # its supervisor told it to stop
+    FAILED = "failed"  # it said that it cannot go on, and why
+    KILLED = "killed"  # its supervisor killed it past its deadline
+    VANISHED = "vanished"  # the process ended without a word
+    START_FAILED = "start_failed"  # it never became ready
+
+
+class StartChild(Contract):
+    """Supervisor → new child, asked: become ready. `args` is the child's own options Struct
+    as MessagePack; `needs` maps a sibling's id to its address; `root` is the address of the
+    node's root supervisor (empty when the child is the root)."""
+
+    path: str
+    generation: int
+    parent: str
+    root: str
+    args: bytes = b""
+    needs: dict[str, str] = {}
+
+
+class ChildReady(Contract):
+    """The child serves now. `pid` is its process; `children` counts a supervisor's own."""
+
+    pid: int
+    address: str
+
+
+class StopChild(Contract):
+    """Supervisor → child, asked: finish within `deadline_s`, then end."""
+
+    deadline_s: float
+    reason: ExitReason = ExitReason.SHUTDOWN
+
+
+class ChildStopped(Contract):
+    """The child has let go of everything and ends now."""
+
+
+class ExitNotice(Contract):
+    """Child → supervisor, told before it ends by itself. Safe to see twice."""
+
+    path: str
+    generation: int
+    reason: ExitReason
+    error: str = ""
+
+
+class ChildChanged(Contract):
+    """Supervisor → root, told: this child is now as described."""
+
+    node: TreeNode
+
+
+class TreeNode(Value):
+    """One line of the tree. `since_s` is how long it has been in `state` (starting, running,
+    restarting, stopping, stopped); `kind` is worker or supervisor."""
+
+    path: str
+    kind: str
+    state: str
+    address: str = ""
+    pid: int = 0
+    generation: int = 0
+    restarts: int = 0
+    since_s: float = 0.0
+    strategy: str = ""
+    last_exit: str = ""
+
+
+class WatchTree(Contract):
+    """→ root, opens a stream of `Tree`: one at once, then one per change, newest only."""
+
+
+class ShowTree(Contract):
+    """→ root: the `Tree` as it is."""
+
+
+class Tree(Contract):
+    """All children of a node by path (`control/scheduler`), parents before children."""
+
+    nodes: tuple[TreeNode, ...]
+
+    def address(self, path: str) -> str | None:
+        """The address of the running child at `path`, if there is one."""
+        return next(
+            (n.address for n in self.nodes if n.path == path and n.state == "running"), None
+        )
+
+    def under(self, prefix: str) -> tuple[TreeNode, ...]:
+        """The running workers (not supervisors) below `prefix`, in the order of the tree."""
+        return tuple(
+            n
+            for n in self.nodes
+            if n.state == "running" and n.kind == "worker" and n.path.startswith(prefix + "/")
+        )

@@ -1,0 +1,1 @@
+"""Pure decisions of the request path: no sockets, no clock, no Thespian."""

@@ -1,0 +1,5 @@
+"""Metrics and logs: declared once, bound once, exported elsewhere."""
+
+from tether.telemetry import logs, metrics
+
+__all__ = ["logs", "metrics"]

@@ -1,0 +1,36 @@
+"""Structured logs: one JSON object a line on standard error."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+
+def configure(level: str = "INFO", **context: Any) -> None:
+    """Set up structlog and the standard library's logging for this process, once at its start.
+    `context` (node, path, pid) goes into every line."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[
+            *shared,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(**context)
+    logging.basicConfig(stream=sys.stderr, level=getattr(logging, level.upper()), force=True)
+
+
+def get(name: str) -> Any:
+    """A logger whose lines carry `logger=name`."""
+    return structlog.get_logger(logger=name)
