@@ -5,7 +5,7 @@ from __future__ import annotations
 from tether.contracts.contract import Contract, Value
 
 
-class ModelCard(Value):
+class ModelCard(Value, frozen=True):
     """One version of a model in the catalog. `engine` is echo or transformers; `source` is a
     folder or a package-backed name that the loader understands; `context` is in tokens."""
 
@@ -23,7 +23,7 @@ class ModelCard(Value):
         return f"{self.name}@{self.version}"
 
 
-class HealthReport(Contract):
+class HealthReport(Contract, frozen=True):
     """Worker → roster, told every 5 s and at once when something changed.
 
     `models` are the refs that have answered a real one-token request. `running` and `queued`
@@ -47,39 +47,39 @@ class HealthReport(Contract):
     resume_tag: str = ""
 
 
-class WatchFleet(Contract):
+class WatchFleet(Contract, frozen=True):
     """→ roster, opens a stream of `Fleet`: one at once, then one per change, newest only."""
 
 
-class Fleet(Contract):
+class Fleet(Contract, frozen=True):
     """All workers that are alive. `version` grows with every change."""
 
     version: int
     workers: tuple[HealthReport, ...]
 
 
-class WatchCatalog(Contract):
+class WatchCatalog(Contract, frozen=True):
     """→ registry, opens a stream of `Catalog`: one at once, then one per change."""
 
 
-class Catalog(Contract):
+class Catalog(Contract, frozen=True):
     """All models that may be asked for."""
 
     version: int
     models: tuple[ModelCard, ...]
 
 
-class ListModels(Contract):
+class ListModels(Contract, frozen=True):
     """Front door → gateway: the `Catalog` that this credential may see."""
 
     credential: str
 
 
-class Readiness(Contract):
+class Readiness(Contract, frozen=True):
     """Front door → gateway: does a model answer?"""
 
 
-class Ready(Contract):
+class Ready(Contract, frozen=True):
     """`models` are the refs that some living worker has answered for; empty means not ready."""
 
     models: tuple[str, ...]

@@ -40,26 +40,26 @@ class Outcome(StrEnum):
     EXPIRED = "expired"  # its lease ran out and nobody settled it; not billed
 
 
-class Message(Value):
+class Message(Value, frozen=True):
     """One turn of a conversation. `role` is system, user, assistant or tool."""
 
     role: str
     content: str
 
 
-class ChatInput(Value, tag="chat"):
+class ChatInput(Value, tag="chat", frozen=True):
     """A conversation, still to be put through the model's chat template."""
 
     messages: tuple[Message, ...]
 
 
-class TextInput(Value, tag="text"):
+class TextInput(Value, tag="text", frozen=True):
     """A raw prompt, tokenized as it is."""
 
     prompt: str
 
 
-class Sampling(Value):
+class Sampling(Value, frozen=True):
     """How to draw tokens. `temperature` 0 is greedy. The gateway draws a missing seed once,
     so that an answer can be continued elsewhere."""
 
@@ -70,14 +70,14 @@ class Sampling(Value):
     stop: tuple[str, ...] = ()
 
 
-class Usage(Value):
+class Usage(Value, frozen=True):
     """Tokens of one answer."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
-class Infer(Contract):
+class Infer(Contract, frozen=True):
     """Front door → gateway, opens a stream of `Chunk`s closed by `Completed`.
 
     `model_ref` is `name` or `name@version`. `retry_token` is the client's Idempotency-Key or
@@ -101,7 +101,7 @@ class Infer(Contract):
     traceparent: str = ""
 
 
-class Chunk(Contract):
+class Chunk(Contract, frozen=True):
     """Some output tokens and the text they added (which may be empty: half a character, or
     the beginning of a stop string). `prompt_ids` comes with the first chunk of a run only."""
 
@@ -111,7 +111,7 @@ class Chunk(Contract):
     prompt_ids: tuple[int, ...] = ()
 
 
-class Completed(Contract):
+class Completed(Contract, frozen=True):
     """The last item of every good stream: the tokens and text not sent before, and the sum.
     `model_ref` is the `name@version` that answered."""
 
@@ -124,7 +124,7 @@ class Completed(Contract):
     prompt_ids: tuple[int, ...] = ()
 
 
-class Place(Contract):
+class Place(Contract, frozen=True):
     """Gateway → scheduler: find a worker and reserve it. Carries no prompt. `attempt` counts
     from 1; `avoid` names workers that this request has already failed on."""
 
@@ -140,7 +140,7 @@ class Place(Contract):
     traceparent: str = ""
 
 
-class Placed(Contract):
+class Placed(Contract, frozen=True):
     """The worker to `Run` on. If `known` is set the token belongs to an older job, `job_id` is
     that job: `Attach` to its worker while `known` is "running"; any other word is its
     outcome."""
@@ -152,7 +152,7 @@ class Placed(Contract):
     known: str = ""
 
 
-class Reserve(Contract):
+class Reserve(Contract, frozen=True):
     """Scheduler → reservation: persist job and lease in one transaction, before dispatch.
     Idempotent on (tenant_id, retry_token). An `attempt` above 1 moves the lease of the same
     job to another worker under a new fence."""
@@ -168,7 +168,7 @@ class Reserve(Contract):
     attempt: int = 1
 
 
-class Reserved(Contract):
+class Reserved(Contract, frozen=True):
     """`fence` grows with every attempt; a `Settle` under an older one changes nothing."""
 
     job_id: str
@@ -178,7 +178,7 @@ class Reserved(Contract):
     known: str = ""
 
 
-class Run(Contract):
+class Run(Contract, frozen=True):
     """Gateway → worker, opens a stream of `Chunk`s closed by `Completed`.
 
     A fresh run carries `input`; a continuation carries `prompt_ids` and the `emitted_ids`
@@ -198,7 +198,7 @@ class Run(Contract):
     traceparent: str = ""
 
 
-class Attach(Contract):
+class Attach(Contract, frozen=True):
     """Gateway → worker: join the run of a job at `from_seq`; a stream as for `Run`. Raises
     `AnswerGone` when the worker doesn't hold it (any more)."""
 
@@ -207,7 +207,7 @@ class Attach(Contract):
     stream: bool = True
 
 
-class Finished(Contract):
+class Finished(Contract, frozen=True):
     """Gateway → scheduler, told: the worker's slot is free again. `ok` feeds its score."""
 
     job_id: str
@@ -215,7 +215,7 @@ class Finished(Contract):
     ok: bool = True
 
 
-class Settle(Contract):
+class Settle(Contract, frozen=True):
     """Worker (or, when it died after the answer, gateway) → reservation: close job, usage,
     ledger and lease in one transaction. Idempotent; only the current `fence` counts."""
 
@@ -227,7 +227,7 @@ class Settle(Contract):
     error_code: str = ""
 
 
-class Settled(Contract):
+class Settled(Contract, frozen=True):
     """`first` is false when the job was settled before, or the fence was stale."""
 
     job_id: str

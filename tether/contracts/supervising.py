@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+import msgspec
+
 from tether.contracts.contract import Contract, Value
 
 
@@ -18,7 +20,7 @@ class ExitReason(StrEnum):
     START_FAILED = "start_failed"  # it never became ready
 
 
-class StartChild(Contract):
+class StartChild(Contract, frozen=True):
     """Supervisor → new child, asked: become ready. `args` is the child's own options Struct
     as MessagePack; `needs` maps a sibling's id to its address; `root` is the address of the
     node's root supervisor (empty when the child is the root)."""
@@ -28,28 +30,28 @@ class StartChild(Contract):
     parent: str
     root: str
     args: bytes = b""
-    needs: dict[str, str] = {}
+    needs: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-class ChildReady(Contract):
+class ChildReady(Contract, frozen=True):
     """The child serves now. `pid` is its process; `children` counts a supervisor's own."""
 
     pid: int
     address: str
 
 
-class StopChild(Contract):
+class StopChild(Contract, frozen=True):
     """Supervisor → child, asked: finish within `deadline_s`, then end."""
 
     deadline_s: float
     reason: ExitReason = ExitReason.SHUTDOWN
 
 
-class ChildStopped(Contract):
+class ChildStopped(Contract, frozen=True):
     """The child has let go of everything and ends now."""
 
 
-class ExitNotice(Contract):
+class ExitNotice(Contract, frozen=True):
     """Child → supervisor, told before it ends by itself. Safe to see twice."""
 
     path: str
@@ -58,13 +60,13 @@ class ExitNotice(Contract):
     error: str = ""
 
 
-class ChildChanged(Contract):
+class ChildChanged(Contract, frozen=True):
     """Supervisor → root, told: this child is now as described."""
 
     node: TreeNode
 
 
-class TreeNode(Value):
+class TreeNode(Value, frozen=True):
     """One line of the tree. `since_s` is how long it has been in `state` (starting, running,
     restarting, stopping, stopped); `kind` is worker or supervisor."""
 
@@ -80,15 +82,15 @@ class TreeNode(Value):
     last_exit: str = ""
 
 
-class WatchTree(Contract):
+class WatchTree(Contract, frozen=True):
     """→ root, opens a stream of `Tree`: one at once, then one per change, newest only."""
 
 
-class ShowTree(Contract):
+class ShowTree(Contract, frozen=True):
     """→ root: the `Tree` as it is."""
 
 
-class Tree(Contract):
+class Tree(Contract, frozen=True):
     """All children of a node by path (`control/scheduler`), parents before children."""
 
     nodes: tuple[TreeNode, ...]
