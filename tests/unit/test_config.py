@@ -1,0 +1,158 @@
+"""`cluster.toml`: defaults, and every mistake at once with the path of its key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tether.config import ConfigInvalid, load, parse
+
+ROOT = Path(__file__).parents[2]
+SMALL = """
+[[models]]
+name = "echo"
+engine = "echo"
+[[workers]]
+id = "w"
+models = ["echo"]
+"""
+
+
+def problems(text: str, *, small: bool = True) -> dict[str, str]:
+    """The mistakes in `text` by key path; each path may hold one only."""
+    with pytest.raises(ConfigInvalid) as caught:
+        parse(text + SMALL if small else text, folder=Path())
+    found = {p.path: p.sentence for p in caught.value.problems}
+    assert len(found) == len(caught.value.problems)
+    return found
+
+
+def test_the_annotated_example_is_valid_and_shows_the_defaults() -> None:
+    config = load(ROOT / "cluster.toml")
+    assert config.data_dir == ROOT / ".tether"
+    text = (ROOT / "cluster.toml").read_text()
+    uncommented = "\n".join(
+        line.removeprefix("# ") if " = " in line and line.startswith("# ") else line
+        for line in text.splitlines()
+    )
+    assert parse(uncommented, folder=ROOT) == config, "a commented default is not the default"
+
+
+def test_a_small_file_is_enough() -> None:
+    config = parse(SMALL, folder=Path("/somewhere"))
+    assert config.models[0].ref == "echo@1"
+    assert config.workers[0].ids == ("w",)
+    assert config.data_dir == Path("/somewhere/.tether").resolve()
+
+
+def test_several_workers_are_numbered() -> None:
+    config = parse(SMALL + "count = 3", folder=Path())
+    assert config.workers[0].ids == ("w-0", "w-1", "w-2")
+
+
+def test_all_mistakes_are_found_at_once() -> None:
+    found = problems(
+        """
+        nods = 1
+        [http]
+        prot = 1
+        port = 70000
+        default_deadline_s = 700.0
+        cors_origins = ["*", "example.org"]
+        [limits]
+        max_concurrency = "many"
+        [stores]
+        postgres = "mysql://x"
+        [[models]]
+        name = "a"
+        engine = "transformer"
+        [[models]]
+        name = "b"
+        engine = "transformers"
+        [[workers]]
+        id = "x"
+        models = []
+        [[workers]]
+        slots = 0
+        """,
+        small=False,
+    )
+    assert set(found) == {
+        "nods",
+        "http.prot",
+        "http.port",
+        "http.default_deadline_s",
+        "http.cors_origins[1]",
+        "limits.max_concurrency",
+        "stores.postgres",
+        "models[0].engine",
+        "models[1].source",
+        "workers[0].models",
+        "workers[1].id",
+        "workers[1].models",
+        "workers[1].slots",
+    }
+    assert "'node'" in found["nods"]
+    assert "'port'" in found["http.prot"]
+    assert "70000" in found["http.port"]
+    assert "'transformers'" in found["models[0].engine"]
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "told"),
+    [
+        ("[[models]]\nname='echo'\nengine='echo'", "models[1].version", "models[0]"),
+        ("[[models]]\nname='idle'\nengine='echo'", "models[0]", "no worker serves idle@1"),
+        ("[[workers]]\nid='w'\nmodels=['echo']", "workers[1].id", "'w'"),
+        ("[[workers]]\nid='v'\nmodels=['ecko']", "workers[0].models[0]", "'ecko'"),
+        ("[[workers]]\nid='v'\nmodels=['echo','echo@1']", "workers[0].models[1]", "twice"),
+        ("[node]\nadmin_port=8080", "node.admin_port", "8080"),
+        ("[node]\nid='a b'", "node.id", "'a b'"),
+        ("http = 3", "http", "table"),
+    ],
+)
+def test_a_mistake_is_named(text: str, path: str, told: str) -> None:
+    found = problems(text + "\n")
+    assert set(found) == {path}
+    assert told in found[path]
+
+
+def test_one_table_where_a_list_is_meant() -> None:
+    found = problems("[models]\nname='echo'\n[[workers]]\nid='w'\nmodels=['echo']", small=False)
+    assert "[[models]]" in found["models"]
+
+
+def test_nothing_listed() -> None:
+    assert set(problems("", small=False)) == {"models", "workers"}
+
+
+def test_no_toml_and_no_file(tmp_path: Path) -> None:
+    assert "TOML" in problems("[http", small=False)[""]
+    with pytest.raises(ConfigInvalid, match="--config"):
+        load(tmp_path / "cluster.toml")
+    (tmp_path / "latin.toml").write_bytes(b"\xff")
+    with pytest.raises(ConfigInvalid, match="cannot be read"):
+        load(tmp_path / "latin.toml")
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["id", "data_dir", "admin_port", "stop_deadline_s", "iid"]),
+        st.one_of(st.integers(), st.text("ab/' ", max_size=8).map(lambda t: f'"{t}"')),
+        max_size=4,
+    )
+)
+def test_whatever_a_section_holds_ends_in_a_config_or_in_paths_of_it(
+    node: dict[str, object],
+) -> None:
+    text = "[node]\n" + "\n".join(f"{key} = {value}" for key, value in node.items())
+    paths: set[str] = set()
+    try:
+        parse(f"{text}\n{SMALL}", folder=Path())
+    except ConfigInvalid as invalid:
+        paths = {p.path for p in invalid.problems}
+    assert paths <= {f"node.{key}" for key in node}
+    assert ("node.iid" in paths) == ("iid" in node)

@@ -1,0 +1,31 @@
+"""`cluster.toml`: what a node is told before it starts."""
+
+from tether.config.problem import ConfigInvalid, Problem
+from tether.config.reading import load, parse
+from tether.config.sections import (
+    Cluster,
+    Config,
+    Gateway,
+    Http,
+    Limits,
+    Model,
+    Node,
+    Stores,
+    Worker,
+)
+
+__all__ = [
+    "Cluster",
+    "Config",
+    "ConfigInvalid",
+    "Gateway",
+    "Http",
+    "Limits",
+    "Model",
+    "Node",
+    "Problem",
+    "Stores",
+    "Worker",
+    "load",
+    "parse",
+]

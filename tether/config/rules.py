@@ -1,0 +1,123 @@
+"""What concerns several fields of the configuration at once. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from urllib.parse import urlsplit
+
+from tether.config.problem import Problem
+from tether.config.sections import Config, Model, Worker
+
+
+def violations(
+    config: Config, models: Sequence[Model | None], workers: Sequence[Worker | None]
+) -> Iterator[Problem]:
+    """A problem for each rule that is broken. `models` and `workers` are the listed ones in the
+    file's order, None standing for an entry that could not be read, about which enough was said:
+    what might concern it is not judged."""
+    yield from _http(config)
+    yield from _stores(config)
+    yield from _models(models)
+    yield from _workers(workers)
+    if None not in models:
+        yield from _offered([m for m in models if m], workers)
+        if None not in workers:
+            yield from _served([m for m in models if m], [w for w in workers if w])
+
+
+def _http(config: Config) -> Iterator[Problem]:
+    http, node = config.http, config.node
+    if http.default_deadline_s > http.max_deadline_s:
+        yield Problem(
+            "http.default_deadline_s",
+            f"{http.default_deadline_s:g} s is longer than http.max_deadline_s "
+            f"({http.max_deadline_s:g} s); lower it",
+        )
+    if http.port and http.port == node.admin_port:
+        yield Problem("node.admin_port", f"http.port is {http.port} too; take another, or 0")
+    for number, origin in enumerate(http.cors_origins):
+        parts = urlsplit(origin)
+        plain = parts.scheme in ("http", "https") and parts.netloc and not parts.path
+        if origin != "*" and not plain:
+            yield Problem(
+                f"http.cors_origins[{number}]",
+                f"{origin!r} is no origin; write it like 'https://example.org', or '*'",
+            )
+
+
+def _stores(config: Config) -> Iterator[Problem]:
+    dsn = config.stores.postgres
+    if dsn and urlsplit(dsn).scheme not in ("postgres", "postgresql"):
+        yield Problem(
+            "stores.postgres",
+            "this is no PostgreSQL DSN; write postgresql://user:password@host:5432/name, or leave "
+            "it empty for the embedded server",
+        )
+
+
+def _models(models: Sequence[Model | None]) -> Iterator[Problem]:
+    if not models:
+        yield Problem("models", "no model is listed; add one under [[models]]")
+    seen: dict[str, int] = {}
+    for number, model in enumerate(models):
+        if model is None:
+            continue
+        first = seen.setdefault(model.ref, number)
+        if first != number:
+            yield Problem(
+                f"models[{number}].version",
+                f"{model.ref} is listed at models[{first}] already; "
+                "give it another version, or remove one",
+            )
+        if model.engine == "echo" and model.source:
+            yield Problem(f"models[{number}].source", "the echo engine has no source; remove it")
+        if model.engine != "echo" and not model.source:
+            yield Problem(
+                f"models[{number}].source",
+                f"engine {model.engine} needs a folder, or package:NAME; add it",
+            )
+
+
+def _workers(workers: Sequence[Worker | None]) -> Iterator[Problem]:
+    if not workers:
+        yield Problem("workers", "no worker is listed; add one under [[workers]]")
+    seen: dict[str, int] = {}
+    for number, worker in enumerate(workers):
+        for id_ in worker.ids if worker else ():
+            first = seen.setdefault(id_, number)
+            if first != number:
+                yield Problem(
+                    f"workers[{number}].id",
+                    f"workers[{first}] has a worker called {id_!r} already; take another id",
+                )
+                break
+
+
+def _offered(models: Sequence[Model], workers: Sequence[Worker | None]) -> Iterator[Problem]:
+    listed = ", ".join(dict.fromkeys(m.name for m in models)) or "none"
+    for number, worker in enumerate(workers):
+        refs: set[str] = set()
+        for index, name in enumerate(worker.models if worker else ()):
+            path = f"workers[{number}].models[{index}]"
+            model = chosen(models, name)
+            if model is None:
+                yield Problem(path, f"no model is called {name!r}; listed are: {listed}")
+            elif model.ref in refs:
+                yield Problem(path, f"{model.ref} is named twice; remove one")
+            else:
+                refs.add(model.ref)
+
+
+def _served(models: Sequence[Model], workers: Sequence[Worker]) -> Iterator[Problem]:
+    offered = {chosen(models, name) for worker in workers for name in worker.models}
+    for number, model in enumerate(models):
+        if workers and model not in offered:
+            yield Problem(
+                f"models[{number}]",
+                f"no worker serves {model.ref}; name it in a worker's models, or remove it",
+            )
+
+
+def chosen(models: Sequence[Model], name: str) -> Model | None:
+    """The model that `name` or `name@version` names; of several versions, the last listed."""
+    return next((m for m in reversed(models) if name in (m.name, m.ref)), None)
