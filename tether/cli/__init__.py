@@ -1,0 +1,5 @@
+"""The command `tether`."""
+
+from tether.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,5 @@
+"""`python -m tether.cli`, for where no console script is installed."""
+
+from tether.cli.app import main
+
+main()

@@ -1,0 +1,164 @@
+"""The commands and their arguments; each does its work in a module of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+
+import tether
+from tether.cli.failure import CommandFailed
+from tether.config import ConfigInvalid
+from tether.errors import TetherError
+
+_CONFIG = Path("cluster.toml")
+ConfigPath = Annotated[Path, Parameter(name=["--config", "-c"], help="The configuration file.")]
+
+app = App(
+    name="tether",
+    help="An AI-inference network of supervised actors.",
+    version=tether.__version__,
+    result_action="return_value",
+)
+keys = App(name="keys", help="Make, list and revoke API keys.")
+app.command(keys)
+
+
+@app.command
+def up(*, config: ConfigPath = _CONFIG, dev: bool = False) -> int:
+    """Run a node in the foreground until SIGTERM or Ctrl-C.
+
+    Parameters
+    ----------
+    dev
+        Log at level DEBUG, and make a tenant `dev` with a key that is printed.
+    """
+    from tether.cli.up import up as run
+
+    return run(config, dev=dev)
+
+
+@app.command
+def down(*, config: ConfigPath = _CONFIG, timeout: float = 60.0) -> int:
+    """Stop the node of this configuration; running answers finish first.
+
+    Parameters
+    ----------
+    timeout
+        Seconds until it is killed.
+    """
+    from tether.cli.down import down as run
+
+    return run(config, timeout_s=timeout)
+
+
+@app.command
+def check(*, config: ConfigPath = _CONFIG) -> int:
+    """Show all mistakes of a configuration at once."""
+    from tether.cli.check import check as run
+
+    return run(config)
+
+
+@app.command
+def tree(*, config: ConfigPath = _CONFIG, json: bool = False) -> int:
+    """Show the supervision tree of the running node.
+
+    Parameters
+    ----------
+    json
+        One JSON object a line.
+    """
+    from tether.cli.tree import tree as run
+
+    return run(config, as_json=json)
+
+
+@keys.command
+def create(tenant: str, *, name: str = "", config: ConfigPath = _CONFIG) -> int:
+    """Make a key for a tenant, and print it; it cannot be shown again.
+
+    Parameters
+    ----------
+    tenant
+        Who the key speaks for; made if there is none of that name.
+    name
+        What the key is for.
+    """
+    from tether.cli.keys import create as run
+
+    return run(config, tenant, name)
+
+
+@keys.command(name="list")
+def list_(*, tenant: str | None = None, config: ConfigPath = _CONFIG, json: bool = False) -> int:
+    """List all keys, or those of one tenant.
+
+    Parameters
+    ----------
+    tenant
+        Only this tenant's.
+    json
+        One JSON object a line.
+    """
+    from tether.cli.keys import list_ as run
+
+    return run(config, tenant, as_json=json)
+
+
+@keys.command
+def revoke(key: str, *, config: ConfigPath = _CONFIG) -> int:
+    """End a key, given as its id, its prefix, or its text.
+
+    Parameters
+    ----------
+    key
+        Which one; `tether keys list` shows ids and prefixes.
+    """
+    from tether.cli.keys import revoke as run
+
+    return run(config, key)
+
+
+def main() -> None:
+    """Run the command in `sys.argv`, and leave the process with its exit code: 0 when done, 1 when
+    it could not be done, 2 when it was called wrongly, 130 after Ctrl-C."""
+    sys.exit(_guarded(sys.argv[1:]))
+
+
+def _guarded(tokens: list[str]) -> int:
+    from tether.node.home import HomeUnusable
+
+    try:
+        code = app(tokens, exit_on_error=False, print_error=False)
+        return code if isinstance(code, int) else 0
+    except CycloptsError as error:
+        return _told([f"{' '.join(str(error).split())} See `tether --help`."], 2)
+    except ConfigInvalid as error:
+        return _told([str(problem) for problem in error.problems], 1)
+    except CommandFailed as error:
+        return _told(error.sentences, error.code)
+    except (TetherError, HomeUnusable) as error:
+        return _told([str(error)], 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        told = (
+            f"this is a bug of Tether ({type(error).__name__}: {error}); TETHER_DEBUG=1 shows where"
+        )
+        return _told([told], 1)
+
+
+def _told(sentences: tuple[str, ...] | list[str], code: int) -> int:
+    """Print each sentence on a line of standard error; the traceback only for whoever asks."""
+    if os.environ.get("TETHER_DEBUG"):
+        raise  # noqa: PLE0704 - called from an except block only
+    for sentence in sentences:
+        print(f"tether: {sentence}", file=sys.stderr)
+    return code

@@ -1,0 +1,93 @@
+"""`tether keys`: on the database of the running node, or the one of the DSN."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from tether.cli.failure import CommandFailed
+from tether.config import load
+from tether.node.home import running
+from tether.stores import keys
+from tether.stores.database import Database
+
+_T = TypeVar("_T")
+
+
+def create(path: Path, tenant: str, name: str) -> int:
+    """Make a key for `tenant` and print its text, alone on standard output."""
+
+    async def run(database: Database) -> keys.NewKey:
+        return await keys.create(database, tenant, name)
+
+    made = asyncio.run(_with_database(path, run))
+    print(made.text)
+    return 0
+
+
+def list_(path: Path, tenant: str | None, *, as_json: bool) -> int:
+    """Print all keys, or those of `tenant`."""
+
+    async def run(database: Database) -> list[keys.Key]:
+        return await keys.listed(database, tenant)
+
+    found = asyncio.run(_with_database(path, run))
+    if as_json:
+        for key in found:
+            print(msgspec.json.encode(key).decode())
+        return 0
+    table = Table("id", "tenant", "key", "name", "made", "revoked", box=None, pad_edge=False)
+    for key in found:
+        revoked = f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else ""
+        table.add_row(
+            key.id, key.tenant_id, f"{key.prefix}…", key.name,
+            f"{key.created_at:%Y-%m-%d %H:%M}", revoked,
+        )  # fmt: skip
+    Console().print(table)
+    return 0
+
+
+def revoke(path: Path, key: str) -> int:
+    """End a key.
+
+    Raises:
+        CommandFailed: there is none of that id, prefix or text, or it has ended.
+    """
+
+    async def run(database: Database) -> list[str]:
+        return await keys.revoke(database, key)
+
+    ended = asyncio.run(_with_database(path, run))
+    if not ended:
+        raise CommandFailed("no living key is called that; `tether keys list` shows them")
+    print(f"revoked {', '.join(ended)}")
+    return 0
+
+
+def dsn(path: Path) -> str:
+    """Where the database is.
+
+    Raises:
+        CommandFailed: it is embedded, and the node doesn't run.
+    """
+    config = load(path)
+    if config.stores.postgres:
+        return config.stores.postgres
+    state = running(config.data_dir)
+    if state is None or not state.dsn:
+        raise CommandFailed(
+            f"the embedded database in {config.data_dir} runs with its node only; start it with "
+            "`tether up`, or set stores.postgres to a server of your own"
+        )
+    return state.dsn
+
+
+async def _with_database(path: Path, run: Callable[[Database], Awaitable[_T]]) -> _T:
+    async with Database(dsn(path), size=1) as database:
+        return await run(database)

@@ -1,0 +1,85 @@
+"""`tether tree`."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.tree import Tree as Drawing
+
+from actors.runtime import Endpoint
+from tether.cli.failure import CommandFailed
+from tether.config import load
+from tether.contracts import ShowTree, Tree, TreeNode
+from tether.errors import TetherError
+from tether.node.home import NodeState, running
+
+_TIMEOUT_S: Final = 5.0
+_COLOURS: Final = {"running": "green", "starting": "yellow", "restarting": "yellow"}
+
+
+def tree(path: Path, *, as_json: bool) -> int:
+    """Print the supervision tree of the node that runs with the configuration at `path`.
+
+    Raises:
+        CommandFailed: no node runs, or its root supervisor does not answer.
+    """
+    home = load(path).data_dir
+    state = running(home)
+    if state is None or not state.root:
+        raise CommandFailed(f"no node runs on {home}; `tether up` starts one")
+    try:
+        found = asyncio.run(_ask(state))
+    except TetherError as error:
+        raise CommandFailed(f"the node does not show its tree ({error}); try again") from error
+    if as_json:
+        for node in found.nodes:
+            print(msgspec.json.encode(_as_dict(node)).decode())
+    else:
+        Console().print(drawn(found, state))
+    return 0
+
+
+def drawn(tree: Tree, state: NodeState) -> Drawing:
+    """The tree as rich draws it, the node's own process at the top."""
+    top = Drawing(f"[bold]{escape(state.node)}[/]  pid {state.pid}  {escape(state.url)}")
+    branches = {"": top}
+    for node in tree.nodes:
+        parent, _, id_ = node.path.rpartition("/")
+        line = _line(node, id_)
+        branches[node.path] = branches.get(parent, top).add(line) if node.path else top
+    return top
+
+
+async def _ask(state: NodeState) -> Tree:
+    async with Endpoint.connect(run_dir=state.run_dir, node=state.node) as endpoint:
+        answer = await endpoint.ask(state.root, ShowTree(), timeout=_TIMEOUT_S)
+    if not isinstance(answer, Tree):
+        raise CommandFailed("the node is of another release; use the `tether` that started it")
+    return answer
+
+
+def _line(node: TreeNode, id_: str) -> str:
+    colour = _COLOURS.get(node.state, "red")
+    words = [
+        f"[bold]{escape(id_)}[/]",
+        f"[{colour}]{node.state}[/] {timedelta(seconds=int(node.since_s))}",
+    ]
+    if node.strategy:
+        words.insert(1, f"[dim]{escape(node.strategy)}[/]")
+    if node.pid:
+        words.append(f"pid {node.pid}")
+    if node.restarts:
+        words.append(f"[yellow]restarts {node.restarts}[/]")
+    if node.last_exit:
+        words.append(f"[dim]last exit: {escape(node.last_exit)}[/]")
+    return "  ".join(words)
+
+
+def _as_dict(node: TreeNode) -> dict[str, object]:
+    return {field: getattr(node, field) for field in node.__struct_fields__}

@@ -1,0 +1,1 @@
+"""A node on this machine: its directory, its processes, its tree, its start and its end."""

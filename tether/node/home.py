@@ -1,0 +1,183 @@
+"""The directory of a node: who holds it, what layout it has, and what the node says of itself.
+
+::
+
+    DATA_DIR/
+    ├── layout       the version of this layout
+    ├── lock         held by `flock` while a node runs; the lock is the truth, a pid may lie
+    ├── node.json    how other commands reach the node (readable by its owner only)
+    ├── run/         Unix sockets, when their paths are short enough; else a private directory
+    │                under the system's temporary one
+    ├── metrics/     what all processes count, for prometheus_client's multiprocess mode
+    └── …            what the actors keep (postgres)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+LAYOUT: Final = "1"
+MAX_SOCKET_PATH: Final = 107  # sun_path holds 108 bytes with its end, unix(7)
+LONGEST_NAME: Final = 44  # bytes that a socket's own name may add below run dir and node id
+_TEMPORARY_PREFIX: Final = "tether-"
+
+
+class HomeUnusable(Exception):
+    """The data directory cannot be used; the sentence says why, and what to do."""
+
+
+class NodeState(msgspec.Struct, frozen=True, kw_only=True):
+    """What a running node tells the other commands. `root` is the address of its root
+    supervisor, `dsn` leads to its database."""
+
+    pid: int
+    node: str
+    run_dir: str
+    admin_port: int
+    root: str = ""
+    url: str = ""
+    dsn: str = ""
+    ready: bool = False
+
+
+class Home:
+    """A data directory that this process holds until `close`."""
+
+    def __init__(self, path: Path, lock: int, run_dir: Path) -> None:
+        self.path = path
+        self.run_dir = run_dir
+        self._lock = lock
+
+    @classmethod
+    def claim(cls, path: Path, node: str) -> Home:
+        """Take the directory at `path` for `node`, making it if need be, and clear away what a
+        killed node has left: its sockets and its counters. Its processes are the caller's concern
+        (`stale`), before this.
+
+        Raises:
+            HomeUnusable: another node holds it, another release wrote it, it holds something
+                else, or it cannot be written.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            _check_layout(path)
+            lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise HomeUnusable(
+                f"{path} cannot be used as data directory ({error.strerror}); "
+                "set node.data_dir to one that you may write"
+            ) from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            state = read_state(path)
+            who = f"a node (pid {state.pid})" if state else "a node"
+            raise HomeUnusable(
+                f"{who} runs on {path} already; stop it with `tether down`, "
+                "or give this one another node.data_dir"
+            ) from None
+        (path / "layout").write_text(LAYOUT + "\n")
+        remains = read_state(path)
+        if remains:
+            _remove_temporary(Path(remains.run_dir))
+            (path / "node.json").unlink()
+        shutil.rmtree(path / "run", ignore_errors=True)
+        shutil.rmtree(path / "metrics", ignore_errors=True)
+        (path / "metrics").mkdir(mode=0o700)
+        return cls(path, lock, _run_dir(path, node))
+
+    def tell(self, state: NodeState) -> None:
+        """Write what other commands need, in one step."""
+        fresh = self.path / "node.json.new"
+        fresh.unlink(missing_ok=True)
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(msgspec.json.encode(state))
+        fresh.rename(self.path / "node.json")
+
+    def close(self) -> None:
+        """Let go of it; what only a running node needs goes as well. Safe to call twice."""
+        if self._lock < 0:
+            return
+        (self.path / "node.json").unlink(missing_ok=True)
+        shutil.rmtree(self.path / "metrics", ignore_errors=True)
+        shutil.rmtree(self.run_dir, ignore_errors=True)
+        os.close(self._lock)
+        self._lock = -1
+
+
+def read_state(path: Path) -> NodeState | None:
+    """What the node of this data directory said last; None if nothing, or nothing readable."""
+    try:
+        return msgspec.json.decode((path / "node.json").read_bytes(), type=NodeState)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def is_held(path: Path) -> bool:
+    """Does a living `tether up` hold this data directory?"""
+    try:
+        lock = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def running(path: Path) -> NodeState | None:
+    """The state of the node that runs on this data directory, if one does."""
+    return read_state(path) if is_held(path) else None
+
+
+def _check_layout(path: Path) -> None:
+    layout = path / "layout"
+    if layout.is_file():
+        found = layout.read_text().strip()
+        if found != LAYOUT:
+            raise HomeUnusable(
+                f"{path} has layout {found[:20]!r}, and this release reads {LAYOUT!r}; start the "
+                "release that wrote it, or set node.data_dir to another directory"
+            )
+    elif any(path.iterdir()):
+        raise HomeUnusable(
+            f"{path} holds something else than a node; set node.data_dir to an empty directory"
+        )
+
+
+def _run_dir(path: Path, node: str) -> Path:
+    """A directory whose sockets have paths that fit, private to this user."""
+    below = len(f"/{node}/") + LONGEST_NAME
+    near = path / "run"
+    if len(os.fsencode(near)) + below <= MAX_SOCKET_PATH:
+        near.mkdir(mode=0o700)
+        return near
+    far = Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX))
+    if len(os.fsencode(far)) + below > MAX_SOCKET_PATH:
+        far.rmdir()
+        raise HomeUnusable(
+            f"paths of Unix sockets below {path} and below {far.parent} are too long; "
+            "set node.data_dir or TMPDIR to a shorter path, or shorten node.id"
+        )
+    return far
+
+
+def _remove_temporary(run_dir: Path) -> None:
+    """Remove the run directory of a killed node, if it is one of ours outside its home."""
+    ours = run_dir.name.startswith(_TEMPORARY_PREFIX) and run_dir.parent == Path(
+        tempfile.gettempdir()
+    )
+    if ours and run_dir.is_dir() and run_dir.stat().st_uid == os.getuid():
+        shutil.rmtree(run_dir, ignore_errors=True)
