@@ -52,10 +52,12 @@ class WatchFleet(Contract, frozen=True):
 
 
 class Fleet(Contract, frozen=True):
-    """All workers that are alive. `version` grows with every change."""
+    """All workers that are alive. `version` grows with every change. `suspects` are the ids of
+    those whose last report is late."""
 
     version: int
     workers: tuple[HealthReport, ...]
+    suspects: tuple[str, ...] = ()
 
 
 class WatchCatalog(Contract, frozen=True):

@@ -183,6 +183,8 @@ class Run(Contract, frozen=True):
 
     A fresh run carries `input`; a continuation carries `prompt_ids` and the `emitted_ids`
     that the journal holds, is never tokenized again, and starts at seq `len(emitted_ids)`.
+    `split_at` is a token position that must stay a boundary between two chunks, because a
+    reader further down goes on exactly there.
     """
 
     job_id: str
@@ -196,6 +198,7 @@ class Run(Contract, frozen=True):
     prompt_ids: tuple[int, ...] = ()
     emitted_ids: tuple[int, ...] = ()
     traceparent: str = ""
+    split_at: int = 0
 
 
 class Attach(Contract, frozen=True):
@@ -205,6 +208,7 @@ class Attach(Contract, frozen=True):
     job_id: str
     from_seq: int = 0
     stream: bool = True
+    split_at: int = 0
 
 
 class Finished(Contract, frozen=True):

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+from random import Random
+
+import msgspec
+
+from tether.contracts import Fleet, HealthReport
+from tether.core.placement import Placement
+from tether.core.roster import Roster
+
+
+def report(worker_id: str, **fields: object) -> HealthReport:
+    values: dict[str, object] = {
+        "worker_id": worker_id,
+        "node_id": "n1",
+        "address": f"n1/{worker_id}",
+        "region": "eu",
+        "slots": 2,
+        "running": 0,
+        "queued": 0,
+        "models": ("echo@1",),
+        "epoch": 1,
+        "sequence": 1,
+    }
+    return HealthReport(**(values | fields))  # type: ignore[arg-type]
+
+
+def placement(*reports: HealthReport, now: float = 0.0, **fleet: object) -> Placement:
+    made = Placement("eu", Random(1).random)
+    made.see(Fleet(version=1, workers=reports, **fleet), now)  # type: ignore[arg-type]
+    return made
+
+
+def fill(made: Placement, count: int, now: float = 0.0, model: str = "echo@1") -> list[str]:
+    chosen = []
+    for number in range(count):
+        seat = made.choose(model, (), now)
+        if seat is None:
+            break
+        made.take(seat, f"job-{len(chosen)}-{number}-{now}", now, now + 60)
+        chosen.append(seat.worker_id)
+    return chosen
+
+
+def test_slots_are_filled_evenly_and_never_overfilled() -> None:
+    made = placement(report("a", slots=8), report("b", slots=8))
+    chosen = fill(made, 20)
+    assert len(chosen) == 16
+    for half in (chosen[:8], chosen[8:]):
+        assert abs(half.count("a") - half.count("b")) <= 4
+    assert made.choose("echo@1", (), 0.0) is None
+
+
+def test_only_workers_that_answer_for_the_model_and_do_not_drain() -> None:
+    made = placement(
+        report("a", models=("other@1",)), report("b", draining=True), report("c"), report("d")
+    )
+    assert set(fill(made, 9)) == {"c", "d"}
+    assert made.serves("other@1")
+    assert not made.serves("nothing@1")
+    assert sorted(made.models()) == ["echo@1", "other@1"]
+
+
+def test_the_own_region_first_then_the_other() -> None:
+    made = placement(report("far", region="us", slots=8), report("near", slots=2))
+    assert fill(made, 3) == ["near", "near", "far"]
+
+
+def test_avoid_knows_addresses_and_ids() -> None:
+    made = placement(report("a"), report("b"))
+    for avoid in ("a", "n1/a"):
+        seat = made.choose("echo@1", (avoid,), 0.0)
+        assert seat is not None
+        assert seat.worker_id == "b"
+    assert not made.serves("echo@1", ("a", "n1/b"))
+    assert made.choose("echo@1", ("a", "b"), 0.0) is None
+
+
+def test_a_worker_that_failed_is_second_choice_for_a_while() -> None:
+    made = placement(report("a", slots=8), report("b", slots=8))
+    made.blame("a", 0.0)
+    assert set(fill(made, 4, now=1.0)) == {"b"}
+    assert set(fill(made, 8, now=20.0)) == {"a", "b"}
+
+
+def test_a_worker_that_shed_is_left_alone_for_a_moment() -> None:
+    made = placement(report("a"))
+    made.blame("a", 0.0)
+    assert made.choose("echo@1", (), 0.05) is None
+    assert made.choose("echo@1", (), 0.15) is not None
+
+
+def test_a_suspect_is_second_choice() -> None:
+    made = placement(report("a"), report("b"), suspects=("a",))
+    assert fill(made, 2) == ["b", "b"]
+    assert fill(made, 1) == ["a"]
+
+
+def test_a_restarted_worker_starts_empty_and_the_old_one_frees_nothing() -> None:
+    made = placement(report("a", slots=1))
+    assert fill(made, 2) == ["a"]
+    made.see(Fleet(version=2, workers=(report("a", slots=1, epoch=2, address="n1/new"),)), 1.0)
+    seat = made.choose("echo@1", ("n1/a",), 1.0)
+    assert seat is not None
+    assert seat.address == "n1/new"
+    assert not made.release("a", "job-0-0-0.0")
+
+
+def test_release_is_safe_twice() -> None:
+    made = placement(report("a", slots=1))
+    fill(made, 1)
+    assert made.release("a", "job-0-0-0.0")
+    assert not made.release("a", "job-0-0-0.0")
+    assert not made.release("nobody", "job-0-0-0.0")
+    assert made.in_flight == 0
+
+
+def test_jobs_that_a_dead_gateway_forgot_leave_with_the_next_report() -> None:
+    first = report("a", slots=4)
+    made = placement(first)
+    fill(made, 3)
+    same = msgspec.structs.replace(first, sequence=2, running=1)
+    made.see(Fleet(version=2, workers=(same,)), 3.0)
+    assert made.in_flight == 3, "too young to judge"
+    later = msgspec.structs.replace(first, sequence=3, running=1)
+    made.see(Fleet(version=3, workers=(later,)), 7.0)
+    assert made.in_flight == 1
+    assert made.expire(59.0) == 0
+    assert made.expire(60.0) == 1
+
+
+def ids(roster: Roster) -> list[str]:
+    return [worker.worker_id for worker in roster.fleet.workers]
+
+
+def test_a_silent_worker_is_suspected_then_dropped_and_may_come_back() -> None:
+    roster = Roster(expiry_s=15, suspect_s=8)
+    assert roster.observe(report("a"), 0.0)
+    assert not roster.expire(7.0)
+    assert roster.expire(8.0)
+    assert roster.fleet.suspects == ("a",)
+    assert roster.observe(report("a", sequence=2), 9.0)
+    assert roster.fleet.suspects == ()
+    assert not roster.expire(16.9)
+    assert roster.expire(24.0)
+    assert ids(roster) == []
+    assert not roster.observe(report("a", sequence=2), 25.0), "a replay"
+    assert roster.observe(report("a", sequence=3), 25.0)
+    assert ids(roster) == ["a"]
+
+
+def test_a_dead_start_does_not_come_back_but_the_next_one_does() -> None:
+    roster = Roster()
+    roster.observe(report("a", epoch=5, sequence=9), 0.0)
+    assert roster.lost("a", 5)
+    assert not roster.lost("a", 5)
+    assert not roster.observe(report("a", epoch=5, sequence=10), 0.1), "was on its way"
+    assert roster.observe(report("a", epoch=6, sequence=1), 0.2)
+    assert not roster.lost("a", 5), "late news of the old start"
+    assert ids(roster) == ["a"]
+
+
+def test_replays_and_older_reports_change_nothing() -> None:
+    roster = Roster()
+    roster.observe(report("a", epoch=2, sequence=5, running=1), 0.0)
+    version = roster.fleet.version
+    for epoch, sequence in ((2, 5), (2, 4), (1, 99)):
+        assert not roster.observe(report("a", epoch=epoch, sequence=sequence), 1.0)
+    assert roster.fleet.version == version
+    assert roster.refused == 3
+
+
+def test_a_report_without_news_keeps_the_snapshot_but_counts_as_life() -> None:
+    roster = Roster()
+    roster.observe(report("a"), 0.0)
+    fleet = roster.fleet
+    assert not roster.observe(report("a", sequence=2, memory_bytes=5), 14.0)
+    assert roster.fleet is fleet
+    assert not roster.expire(20.0)
+    assert roster.observe(report("a", sequence=3, running=1), 20.0)
+    assert roster.fleet.version > fleet.version
+
+
+def test_the_number_of_workers_is_bounded() -> None:
+    roster = Roster(max_workers=2)
+    for name in "abc":
+        roster.observe(report(name), 0.0)
+    assert ids(roster) == ["a", "b"]
+    assert roster.refused == 1
+
+
+def test_versions_only_grow() -> None:
+    roster = Roster()
+    versions = [roster.fleet.version]
+    for change in (
+        lambda: roster.observe(report("a"), 0.0),
+        lambda: roster.observe(report("b"), 0.0),
+        lambda: roster.observe(msgspec.structs.replace(report("a"), sequence=2, slots=9), 0.0),
+        lambda: roster.lost("b", 1),
+        lambda: roster.expire(99.0),
+    ):
+        assert change()
+        versions.append(roster.fleet.version)
+    assert versions == sorted(set(versions))

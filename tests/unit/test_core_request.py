@@ -1,0 +1,160 @@
+"""The small decisions: sampling, catalog, key cache, attempts, quota, coalescing."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import pytest
+
+from tether.contracts import Catalog, ModelCard, Sampling
+from tether.core.attempts import Attempts
+from tether.core.catalog import Index
+from tether.core.coalescer import Coalescer
+from tether.core.keycache import KeyCache
+from tether.core.quota import QuotaGuard
+from tether.core.sampling import seeded, validated
+from tether.errors import (
+    BadRequest,
+    ContextExceeded,
+    DeadlineExceeded,
+    Draining,
+    Internal,
+    ModelNotFound,
+    Overloaded,
+    PeerLost,
+    WorkerLost,
+)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_tokens", 0),
+        ("max_tokens", -3),
+        ("max_tokens", 2049),
+        ("temperature", -0.1),
+        ("temperature", 2.1),
+        ("temperature", math.nan),
+        ("top_p", 0.0),
+        ("top_p", 1.01),
+        ("top_p", math.nan),
+        ("stop", ("a", "b", "c", "d", "e")),
+        ("stop", ("",)),
+        ("stop", ("x" * 2000,)),
+        ("seed", 1 << 63),
+        ("seed", -(1 << 63) - 1),
+    ],
+)
+def test_sampling_out_of_range_names_its_parameter(field: str, value: object) -> None:
+    with pytest.raises(BadRequest) as caught:
+        validated(msgspec.structs.replace(Sampling(), **{field: value}), 2048)
+    assert caught.value.param == field
+
+
+def test_the_edges_of_sampling_are_fine() -> None:
+    for sampling in (
+        Sampling(max_tokens=1, temperature=0, top_p=1, seed=-(1 << 63), stop=("a",) * 4),
+        Sampling(max_tokens=2048, temperature=2, top_p=1e-9, seed=(1 << 63) - 1),
+    ):
+        assert validated(sampling, 2048) is sampling
+
+
+def test_a_drawn_seed_is_the_requests_own() -> None:
+    first = seeded(Sampling(), "acme", "token")
+    assert first == seeded(Sampling(), "acme", "token")
+    assert first.seed is not None
+    assert 0 <= first.seed < 1 << 63
+    assert len({seeded(Sampling(), t, k).seed for t in "ab" for k in "cd"}) == 4
+    assert seeded(Sampling(seed=5), "acme", "token").seed == 5
+
+
+def test_a_name_means_its_newest_version() -> None:
+    cards = tuple(
+        ModelCard(name=name, version=version, engine="echo", created_s=created)
+        for name, version, created in (
+            ("a", "10", 5),
+            ("a", "9", 5),
+            ("a", "99", 1),
+            ("b", "1", 0),
+        )
+    )
+    index = Index(Catalog(version=1, models=cards))
+    assert index.resolve("a").ref == "a@10"
+    assert index.resolve("a@9").ref == "a@9"
+    assert index.resolve("b").ref == "b@1"
+    for unknown in ("c", "a@1", "a@", ""):
+        with pytest.raises(ModelNotFound):
+            index.resolve(unknown)
+
+
+def test_known_and_unknown_keys_are_remembered_for_a_while() -> None:
+    cache: KeyCache[str] = KeyCache(bound=2, present_s=60, absent_s=5)
+    assert cache.get(b"a", 0.0) == (False, None)
+    cache.put(b"a", "acme", 0.0)
+    cache.put(b"b", None, 0.0)
+    assert cache.get(b"a", 59.9) == (True, "acme")
+    assert cache.get(b"b", 4.9) == (True, None)
+    assert cache.get(b"b", 5.0) == (False, None)
+    assert cache.get(b"a", 60.0) == (False, None)
+
+
+def test_the_key_cache_forgets_the_least_used_and_whatever_it_is_told() -> None:
+    cache: KeyCache[str] = KeyCache(bound=2)
+    cache.put(b"a", "a", 0.0)
+    cache.put(b"b", "b", 0.0)
+    cache.get(b"a", 1.0)
+    cache.put(b"c", "c", 1.0)
+    assert cache.get(b"b", 1.0) == (False, None)
+    cache.forget(b"a")
+    assert cache.get(b"a", 1.0) == (False, None)
+    cache.forget()
+    assert len(cache) == 0
+
+
+def test_failures_cost_an_attempt_and_refusals_do_not() -> None:
+    attempts = Attempts(deadline=100.0, limit=3, refusals=2)
+    assert attempts.again(Overloaded("full"), "w1", 0.0)
+    assert attempts.again(PeerLost("gone"), "w2", 0.0)
+    assert attempts.again(Draining("leaves"), "w1", 0.0)
+    assert attempts.again(WorkerLost("gone"), "w3", 0.0)
+    assert (attempts.number, attempts.avoid) == (5, ("w1", "w2", "w3"))
+    assert not attempts.again(PeerLost("gone"), "w4", 0.0)
+    assert not attempts.again(Overloaded("full"), "w5", 0.0)
+
+
+@pytest.mark.parametrize(
+    "error", [BadRequest("x"), ContextExceeded("x"), DeadlineExceeded("x"), Internal("x")]
+)
+def test_what_would_only_repeat_itself_is_not_tried_again(error: Exception) -> None:
+    assert not Attempts(deadline=100.0).again(error, "w", 0.0)  # type: ignore[arg-type]
+
+
+def test_nothing_is_tried_after_the_deadline() -> None:
+    assert not Attempts(deadline=1.0).again(PeerLost("gone"), "w", 1.0)
+
+
+def test_quota_runs_queues_and_sheds() -> None:
+    guard: QuotaGuard[str] = QuotaGuard(slots=1, queue=2)
+    assert guard.admit("a")
+    assert not guard.admit("b")
+    assert not guard.admit("c")
+    with pytest.raises(Overloaded, match="all 1 slots run and 2 requests wait"):
+        guard.admit("d")
+    assert guard.forget("b")
+    assert not guard.forget("b")
+    assert guard.leave() == "c"
+    assert (guard.running, guard.queued) == (1, 0)
+    assert guard.leave() is None
+    assert guard.running == 0
+    with pytest.raises(ValueError, match="slots"):
+        QuotaGuard(slots=0, queue=1)
+
+
+def test_the_first_chunk_leaves_at_once_and_later_ones_within_the_window() -> None:
+    coalescer = Coalescer(window_s=0.02, max_characters=100)
+    assert coalescer.due(1, 5.0)
+    coalescer.left(5.0)
+    assert not coalescer.due(1, 5.01)
+    assert coalescer.due(100, 5.01)
+    assert coalescer.due(1, 5.021)

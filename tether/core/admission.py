@@ -1,0 +1,140 @@
+"""How much a tenant may do: requests a minute, tokens a minute, requests at once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import msgspec
+
+from tether.errors import RateLimited
+
+
+class TenantLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one tenant may use. 0 is no limit."""
+
+    requests_per_minute: float = 0.0
+    tokens_per_minute: float = 0.0
+    concurrency: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("requests_per_minute", "tokens_per_minute", "concurrency"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; it must be 0 (no limit) or more"
+                )
+
+
+UNLIMITED = TenantLimits()
+
+
+class TokenBucket:
+    """Holds up to `burst`, gains `rate` a second, and may be charged below zero: whoever asks
+    for more than the burst waits for a full bucket and pays the rest afterwards.
+
+    Source: Turner, New directions in communications, 1986 (leaky bucket as a meter).
+    """
+
+    __slots__ = ("_at", "_level", "burst", "rate")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self.rate = rate
+        self.burst = burst
+        self._level = burst
+        self._at = now
+
+    def level(self, now: float) -> float:
+        """What is in it now."""
+        if now > self._at:
+            self._level = min(self.burst, self._level + (now - self._at) * self.rate)
+            self._at = now
+        return self._level
+
+    def wait_s(self, amount: float, now: float) -> float:
+        """Seconds until `amount` can be taken; 0 when it can."""
+        missing = min(amount, self.burst) - self.level(now)
+        return missing / self.rate if missing > 1e-9 else 0.0
+
+    def take(self, amount: float, now: float) -> None:
+        """Charge `amount` (negative: give back)."""
+        self._level = min(self.burst, self.level(now) - amount)
+
+
+class _Tenant:
+    __slots__ = ("limits", "requests", "running", "tokens")
+
+    def __init__(self, limits: TenantLimits, now: float) -> None:
+        self.limits = limits
+        self.running = 0
+        per_minute = limits.requests_per_minute
+        self.requests = TokenBucket(per_minute / 60, max(per_minute, 1.0), now)
+        per_minute = limits.tokens_per_minute
+        self.tokens = TokenBucket(per_minute / 60, max(per_minute, 1.0), now)
+
+
+class Admission:
+    """The meters of all tenants; forgets the longest idle above `max_tenants`."""
+
+    def __init__(self, max_tenants: int = 10_000) -> None:
+        self._max = max_tenants
+        self._tenants: OrderedDict[str, _Tenant] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._tenants)
+
+    def admit(self, tenant_id: str, limits: TenantLimits, tokens: int, now: float) -> None:
+        """Count one request of at most `tokens`; `leave` must follow.
+
+        Raises:
+            RateLimited: a limit is reached; nothing was counted.
+        """
+        tenant = self._tenants.get(tenant_id)
+        if tenant is None or tenant.limits != limits:
+            tenant = self._meter(tenant_id, limits, tenant, now)
+        if limits is UNLIMITED or limits == UNLIMITED:
+            tenant.running += 1
+            return
+        if limits.concurrency and tenant.running >= limits.concurrency:
+            raise RateLimited(
+                f"{tenant.running} requests run, and {limits.concurrency} may at once; "
+                "wait for one to end",
+                retry_after_s=1.0,
+            )
+        if limits.requests_per_minute:
+            _refuse_early(tenant.requests.wait_s(1, now), "requests", limits.requests_per_minute)
+        if limits.tokens_per_minute:
+            _refuse_early(tenant.tokens.wait_s(tokens, now), "tokens", limits.tokens_per_minute)
+            tenant.tokens.take(tokens, now)
+        if limits.requests_per_minute:
+            tenant.requests.take(1, now)
+        tenant.running += 1
+        self._tenants.move_to_end(tenant_id)
+
+    def leave(self, tenant_id: str, unused_tokens: int, now: float) -> None:
+        """A request ended and did not use `unused_tokens` of those counted."""
+        tenant = self._tenants.get(tenant_id)
+        if tenant is None:
+            return
+        tenant.running -= 1
+        if unused_tokens > 0 and tenant.limits.tokens_per_minute:
+            tenant.tokens.take(-unused_tokens, now)
+
+    def _meter(
+        self, tenant_id: str, limits: TenantLimits, old: _Tenant | None, now: float
+    ) -> _Tenant:
+        tenant = _Tenant(limits, now)
+        if old is not None:
+            tenant.running = old.running
+        elif len(self._tenants) >= self._max:
+            idle = next((key for key, t in self._tenants.items() if not t.running), None)
+            if idle is not None:
+                del self._tenants[idle]
+        self._tenants[tenant_id] = tenant
+        return tenant
+
+
+def _refuse_early(wait_s: float, what: str, per_minute: float) -> None:
+    if wait_s > 0:
+        raise RateLimited(
+            f"more than {per_minute:g} {what} a minute; try again in {wait_s:.1f} s",
+            retry_after_s=wait_s,
+        )
