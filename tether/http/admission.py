@@ -1,0 +1,59 @@
+"""How many requests run at once, and whether new ones are let in."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tether.errors import Draining, Overloaded
+from tether.telemetry import metrics
+
+
+class Admission:
+    """Counts the inference requests of a door; turns away what is above `limit` or comes
+    while the door drains."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.running = 0
+        self.draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._used = metrics.bound_used.labels("door_requests")
+        self._refused = metrics.bound_refused.labels("door_requests")
+
+    def enter(self) -> None:
+        """Takes a place; `leave` gives it back.
+
+        Raises:
+            Draining: the door is on its way out.
+            Overloaded: all places are taken.
+        """
+        if self.draining:
+            raise Draining("this server is stopping; send the request again", retry_after_s=2.0)
+        if self.running >= self.limit:
+            self._refused.inc()
+            raise Overloaded(
+                f"{self.limit} requests are running here already; try again in a second",
+                retry_after_s=1.0,
+            )
+        if not self.running:
+            self._idle.clear()
+        self.running += 1
+        self._used.inc()
+
+    def leave(self) -> None:
+        """Gives a place back."""
+        self.running -= 1
+        self._used.dec()
+        if not self.running:
+            self._idle.set()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Lets nobody in any more and waits until all have left; False if they did not within
+        `timeout_s`."""
+        self.draining = True
+        try:
+            await asyncio.wait_for(self._idle.wait(), max(timeout_s, 0.0))
+        except TimeoutError:
+            return False
+        return True

@@ -1,0 +1,98 @@
+"""The application: which path leads where."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from tether.errors import BadRequest, Internal, TetherError
+from tether.http import errors
+from tether.http.admission import Admission
+from tether.http.completions import ChatDialect, TextDialect
+from tether.http.envelope import Enveloped
+from tether.http.exchange import Exchange
+from tether.http.gateways import Gateways
+from tether.http.infer import InferDialect
+from tether.http.models import Models
+from tether.http.options import DoorOptions
+from tether.http.probes import Probes
+
+EXPOSED = ("x-request-id", "traceparent", "retry-after")
+
+
+def application(gateways: Gateways, admission: Admission, options: DoorOptions) -> ASGIApp:
+    """The ASGI application of a front door. Hot paths are plain ASGI endpoints."""
+    models, probes = Models(gateways), Probes(gateways, admission)
+    limit = options.default_max_tokens
+
+    def exchange(dialect: ChatDialect | TextDialect | InferDialect) -> Exchange:
+        return Exchange(dialect, gateways, admission, options)
+
+    routes = [
+        Route("/v1/chat/completions", exchange(ChatDialect(limit)), methods=["POST"]),
+        Route("/v1/completions", exchange(TextDialect()), methods=["POST"]),
+        Route("/v1/infer", exchange(InferDialect(limit)), methods=["POST"]),
+        Route("/v1/models", models.index),
+        Route("/v1/models/{model_id:path}", models.show),
+        Route("/healthz", probes.healthz),
+        Route("/readyz", probes.readyz),
+        Route("/metrics", probes.metrics),
+    ]
+    middleware = []
+    if options.cors_origins:
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=options.cors_origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=EXPOSED,
+            )
+        )
+    app = Starlette(
+        routes=routes,
+        middleware=middleware,
+        exception_handlers={
+            HTTPException: _refuse_http,
+            TetherError: _refuse,
+            Exception: _refuse_bug,
+        },
+    )
+    app.router.redirect_slashes = False
+    return Enveloped(app)
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, TetherError)
+    status, headers, content = errors.answer(error)
+    response = Response(content, status)
+    response.raw_headers = headers
+    return response
+
+
+async def _refuse_http(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals, which are of the path and the method."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path[:128]
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        response = await _refuse(
+            request, errors.WrongMethod(f"{path} takes {allowed}, not {request.method}")
+        )
+        response.headers["allow"] = allowed
+        return response
+    if error.status_code == 404:
+        return await _refuse(request, errors.UnknownPath(f"there is no {path} here"))
+    return await _refuse(request, BadRequest(error.detail))
+
+
+async def _refuse_bug(request: Request, error: Exception) -> Response:
+    return await _refuse(
+        request, Internal(f"an error of ours; its id is {request.scope['tether'].request_id}")
+    )

@@ -1,0 +1,56 @@
+"""The bytes of a request, bounded."""
+
+from __future__ import annotations
+
+from starlette.types import Receive
+
+from tether.errors import BadRequest, BodyTooLarge, Cancelled
+
+
+async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
+    """All of the body, whether its length was declared or it comes in chunks.
+
+    What is too large is read on for as much again and thrown away, so that a client that sends
+    first and reads later sees the answer rather than a reset connection.
+
+    Raises:
+        BodyTooLarge: more than `limit` bytes were declared or came.
+        BadRequest: the body is encoded (gzip …), which nobody asked for.
+        Cancelled: the client hung up before the end.
+    """
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise BadRequest(
+            "the body is encoded by content-encoding; send it as plain JSON",
+            param="content-encoding",
+        )
+    declared = headers.get(b"content-length")
+    if declared is not None and int(declared) > 2 * limit:
+        raise _too_large(limit)
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise Cancelled("the client hung up while it sent the request")
+    first: bytes = message.get("body", b"")
+    if not message.get("more_body", False):
+        if len(first) > limit:
+            raise _too_large(limit)
+        return first
+    parts, size = [first], len(first)
+    while message.get("more_body", False):
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Cancelled("the client hung up while it sent the request")
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size <= limit:
+            parts.append(part)
+        else:
+            parts.clear()
+            if size > 2 * limit:
+                break
+    if size > limit:
+        raise _too_large(limit)
+    return b"".join(parts)
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {limit} bytes; send a smaller one")

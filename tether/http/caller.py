@@ -1,0 +1,98 @@
+"""What the headers of a request say about who asks, and how."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from tether.errors import BadRequest, Unauthenticated
+from tether.http.options import DoorOptions
+
+MAX_CREDENTIAL = 512
+MAX_RETRY_TOKEN = 255
+
+
+class Caller(NamedTuple):
+    """`credential` is the key as sent; `retry_token` the `Idempotency-Key` or empty;
+    `deadline_s` the seconds that the answer may take."""
+
+    credential: str
+    retry_token: str
+    deadline_s: float
+
+
+def read_caller(headers: dict[bytes, bytes], options: DoorOptions) -> Caller:
+    """The caller of one inference request.
+
+    Raises:
+        Unauthenticated: no key, or none that could be one.
+        BadRequest: a malformed Idempotency-Key or x-request-timeout-s.
+    """
+    return Caller(
+        read_credential(headers),
+        check_retry_token(headers.get(b"idempotency-key", b"").decode("latin-1")),
+        _deadline(headers.get(b"x-request-timeout-s"), options),
+    )
+
+
+def read_credential(headers: dict[bytes, bytes]) -> str:
+    """The key from `Authorization: Bearer …` or `x-api-key`.
+
+    Raises:
+        Unauthenticated: neither is there, or it is no key.
+    """
+    value = headers.get(b"authorization")
+    if value is not None:
+        scheme, _, key = value.partition(b" ")
+        key = key.strip()
+        if scheme.lower() != b"bearer" or not key:
+            raise Unauthenticated("the Authorization header must read: Bearer YOUR_KEY")
+    else:
+        key = headers.get(b"x-api-key", b"").strip()
+        if not key:
+            raise Unauthenticated(
+                "no API key; send the header Authorization: Bearer YOUR_KEY "
+                "(tether keys create makes one)"
+            )
+    if len(key) > MAX_CREDENTIAL or not key.isascii():
+        raise Unauthenticated("the API key is not one of ours")
+    return key.decode("ascii")
+
+
+def tenant_of(credential: str) -> str:
+    """The part of a key `tether-<tenant>-<random>` that is the same for all keys of a tenant:
+    the tenant up to its first dash. Chooses a gateway partition and proves nothing. Other keys
+    all give the empty string."""
+    prefix, _, rest = credential.partition("-")
+    return rest.partition("-")[0] if prefix == "tether" else ""
+
+
+def check_retry_token(token: str, param: str = "Idempotency-Key") -> str:
+    """`token` if it is printable ASCII of at most 255 characters (or empty).
+
+    Raises:
+        BadRequest: it is not; nothing is cut off in silence.
+    """
+    if len(token) > MAX_RETRY_TOKEN:
+        raise BadRequest(
+            f"{param} has {len(token)} characters; at most {MAX_RETRY_TOKEN} are taken",
+            param=param,
+        )
+    if not token.isascii() or not token.isprintable():
+        raise BadRequest(f"{param} may hold printable ASCII characters only", param=param)
+    return token
+
+
+def _deadline(value: bytes | None, options: DoorOptions) -> float:
+    if value is None:
+        return options.default_deadline_s
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise BadRequest(
+            "x-request-timeout-s must be a number of seconds above 0, such as 30",
+            param="x-request-timeout-s",
+        )
+    return min(seconds, options.max_deadline_s)

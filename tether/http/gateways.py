@@ -1,0 +1,211 @@
+"""Which gateway answers, and what happens when it goes away.
+
+A tenant belongs to one gateway partition, by a stable hash of the tenant's part of the key, so
+that its rate limits and sessions are in one place. When that gateway is lost in the middle of an
+answer, the stream is taken up again at the next token through the restarted one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from tether.contracts import (
+    Catalog,
+    Chunk,
+    Completed,
+    Contract,
+    Infer,
+    ListModels,
+    Readiness,
+    Ready,
+)
+from tether.errors import Draining, Internal, PeerLost, TetherError, Unavailable
+from tether.http.caller import tenant_of
+from tether.telemetry import logs, metrics
+
+ROOT = "control/gateways"
+MAX_REOPENS = 8
+STUBBORN_S = 0.5  # how long a lost gateway must be gone before its old address is tried again
+CREDIT = 64
+
+log = logs.get(__name__)
+
+
+Batches = AsyncGenerator[list[Chunk | Completed], None]
+
+
+class Items(Protocol):
+    """A stream of contracts. `waiting` counts those that can be taken at once; closing it
+    cancels the producer."""
+
+    @property
+    def waiting(self) -> int: ...
+
+    def __aiter__(self) -> AsyncIterator[Any]: ...
+
+    async def aclose(self) -> object: ...
+
+
+class Road(Protocol):
+    """How contracts reach an actor; every actor and every endpoint is one."""
+
+    def stream(self, address: Any, contract: Contract, credit: int = 64) -> Items: ...
+
+    async def ask(self, address: Any, contract: Contract, timeout: float = 5.0) -> Any: ...
+
+
+class TreeView(Protocol):
+    """The live tree of the node, as far as it matters here."""
+
+    def address(self, path: str) -> Any: ...
+
+    def on_change(self, callback: Callable[[], Any]) -> Any: ...
+
+
+def partition_of(tenant: str, partitions: int) -> int:
+    """The partition of a tenant, the same in every process and release."""
+    return zlib.crc32(tenant.encode()) % partitions
+
+
+class Gateways:
+    """The gateways of this node, as seen from a front door.
+
+    Args:
+        road: asks and streams.
+        tree: where the gateways are.
+        partitions: how many there should be, whether they run or not.
+        wait_s: how long a request waits for its gateway to come (back) up.
+    """
+
+    def __init__(self, road: Road, tree: TreeView, *, partitions: int, wait_s: float) -> None:
+        self._road = road
+        self._tree = tree
+        self._wait_s = wait_s
+        self._paths = [f"{ROOT}/{number}" for number in range(partitions)]
+        self._changed = asyncio.Event()
+        tree.on_change(self._tree_changed)
+
+    async def answer(self, infer: Infer, remaining_s: Callable[[], float]) -> Batches:
+        """The items of one answer, each token once and in order, whatever happens to gateways;
+        what has arrived together comes as one list. Ends after `Completed` or raises.
+        `remaining_s` tells the seconds left.
+
+        Raises:
+            Unavailable: no gateway came up in time, or gateways were lost again and again.
+            Internal: a gateway broke the contract of the stream.
+            TetherError: whatever the gateway said.
+        """
+        path = self._path(infer.credential)
+        seq = infer.from_seq
+        lost: Any = None
+        for attempt in range(MAX_REOPENS + 1):
+            address = self._tree.address(path) if lost is None else None
+            if address is None:
+                address = await self._find(path, lost, min(self._wait_s, remaining_s()))
+                infer = msgspec.structs.replace(infer, from_seq=seq, deadline_s=remaining_s())
+            items: Items | None = None
+            batch: list[Chunk | Completed] = []
+            try:
+                items = self._road.stream(address, infer, CREDIT)
+                async for item in items:
+                    if item.seq == seq:
+                        seq += len(item.token_ids)
+                        batch.append(item)
+                    elif not _said_before(item, seq):
+                        raise Internal(f"a gateway went on at token {item.seq} instead of {seq}")
+                    if isinstance(item, Completed):
+                        yield batch
+                        return
+                    if batch and not items.waiting:
+                        yield batch
+                        batch = []
+                raise PeerLost("a gateway ended a stream before the answer was complete")
+            except (PeerLost, Draining) as error:
+                if attempt == MAX_REOPENS:
+                    raise
+                lost = address
+                metrics.http_streams_reopened.inc()
+                log.warning(
+                    "gateway lost", path=path, seq=seq, attempt=attempt + 1, error=error.message
+                )
+            finally:
+                if items is not None:
+                    await items.aclose()
+
+    async def models(self, credential: str) -> Catalog:
+        """What this credential may ask for. Raises as `answer` does."""
+        path = self._path(credential)
+        lost: Any = None
+        for attempt in range(3):
+            address = self._tree.address(path) if lost is None else None
+            if address is None:
+                address = await self._find(path, lost, self._wait_s)
+            try:
+                found = await self._road.ask(address, ListModels(credential=credential), 5.0)
+            except (PeerLost, Draining):
+                if attempt == 2:
+                    raise
+                lost = address
+                continue
+            if not isinstance(found, Catalog):
+                raise Internal(f"a gateway answered ListModels with {type(found).__name__}")
+            return found
+        raise Unavailable("no gateway answers", retry_after_s=2.0)
+
+    async def ready(self, timeout_s: float = 2.0) -> tuple[str, ...]:
+        """The models that answer now, by any gateway; empty if there is none. Never waits for
+        a gateway to come up."""
+        addresses = [a for a in map(self._tree.address, self._paths) if a is not None]
+        answers = await asyncio.gather(
+            *(self._road.ask(address, Readiness(), timeout_s) for address in addresses),
+            return_exceptions=True,
+        )
+        found: set[str] = set()
+        for answer in answers:
+            if isinstance(answer, Ready):
+                found.update(answer.models)
+            elif isinstance(answer, BaseException) and not isinstance(answer, TetherError):
+                raise answer
+        return tuple(sorted(found))
+
+    def _path(self, credential: str) -> str:
+        paths = self._paths
+        if len(paths) == 1:
+            return paths[0]
+        return paths[partition_of(tenant_of(credential), len(paths))]
+
+    async def _find(self, path: str, lost: Any, timeout_s: float) -> Any:
+        """The address at `path`, but for a while not the one just lost: the tree hears of an
+        exit a little later than the connection does."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout_s
+        again = loop.time() + STUBBORN_S
+        while True:
+            address = self._tree.address(path)
+            now = loop.time()
+            if address is not None and (address != lost or now >= again):
+                return address
+            if now >= end:
+                raise Unavailable(
+                    f"no gateway is up and none came within {timeout_s:.0f} s; try again",
+                    retry_after_s=2.0,
+                )
+            until = min(end, again) if address is not None else end
+            try:
+                await asyncio.wait_for(self._changed.wait(), until - now)
+            except TimeoutError:
+                continue
+
+    def _tree_changed(self, *_: Any) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def _said_before(item: Chunk | Completed, seq: int) -> bool:
+    """Whether all of a chunk was passed on before its stream was reopened."""
+    return isinstance(item, Chunk) and item.seq + len(item.token_ids) <= seq

@@ -1,0 +1,78 @@
+"""What a front door may be told."""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import urlsplit
+
+import msgspec
+
+
+class DoorOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of one front-door process.
+
+    Args:
+        host, port: where to listen; several doors of a node share one port (`share_port`).
+        share_port: listen with SO_REUSEPORT. Off for a lone door, so that an occupied port is
+            an error instead of half of somebody else's traffic.
+        gateways: how many gateway partitions the node runs.
+        cors_origins: origins of browsers that may call, or `*`; none by default.
+        max_body_bytes: larger request bodies get 413.
+        max_requests: inference requests at once; above it 503.
+        max_connections: open sockets; above it a new one gets 503 and is closed.
+        default_deadline_s, max_deadline_s: seconds for a request that names no deadline, and the
+            most that one may name.
+        gateway_wait_s: how long a request waits for a gateway when none is up.
+        body_timeout_s: how long a client may take to send its headers, and then its body.
+        keep_alive_s: how long an idle connection stays open.
+        default_max_tokens: for a chat that names no `max_tokens`.
+
+    Raises:
+        ValueError: a value is out of range; names it.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    share_port: bool = False
+    gateways: int = 1
+    cors_origins: tuple[str, ...] = ()
+    max_body_bytes: int = 4 << 20
+    max_requests: int = 2048
+    max_connections: int = 8192
+    default_deadline_s: float = 120.0
+    max_deadline_s: float = 600.0
+    gateway_wait_s: float = 10.0
+    body_timeout_s: float = 30.0
+    keep_alive_s: float = 75.0
+    default_max_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"http.port is {self.port}; choose one between 0 and 65535")
+        for name in ("gateways", "max_body_bytes", "max_requests", "max_connections"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"http.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("default_deadline_s", "max_deadline_s", "gateway_wait_s", "body_timeout_s"):
+            if not 0 < getattr(self, name) <= 86_400:
+                raise ValueError(
+                    f"http.{name} is {getattr(self, name)}; it must be seconds within a day"
+                )
+        if self.default_deadline_s > self.max_deadline_s:
+            raise ValueError(
+                f"http.default_deadline_s is {self.default_deadline_s} and above "
+                f"http.max_deadline_s, {self.max_deadline_s}; lower the one or raise the other"
+            )
+        for origin in self.cors_origins:
+            parts = urlsplit(origin)
+            if origin != "*" and not (parts.scheme and parts.netloc and not parts.path):
+                raise ValueError(
+                    f"http.cors_origins holds {origin!r}; write it as https://host or *"
+                )
+
+    @property
+    def ipv6(self) -> bool:
+        """Whether `host` is an IPv6 address."""
+        try:
+            return ipaddress.ip_address(self.host).version == 6
+        except ValueError:
+            return False

@@ -1,0 +1,74 @@
+"""uvicorn on a loop that is running already."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from tether.http.admission import Admission
+from tether.http.options import DoorOptions
+from tether.http.protocol import DoorProtocol
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals belong to the process that holds us."""
+        yield
+
+
+class HttpServer:
+    """Serves `app` on `sock` until `stop`.
+
+    `run` returns when the server has ended; it never raises but what a bug would.
+    """
+
+    def __init__(
+        self, app: ASGIApp, sock: socket.socket, admission: Admission, options: DoorOptions
+    ) -> None:
+        config = uvicorn.Config(
+            app,
+            loop="none",
+            http=DoorProtocol.bounded(options.max_connections, options.body_timeout_s),
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=int(options.keep_alive_s),
+        )
+        self._admission = admission
+        self._server = _Server(config)
+        self._sock = sock
+        self._ended = asyncio.Event()
+        self.port: int = sock.getsockname()[1]
+
+    async def run(self) -> None:
+        """Serves; the port accepts connections from before this is called."""
+        try:
+            await self._server.serve(sockets=[self._sock])
+            if self._server.server_state.tasks:  # cancelled, and about to say so
+                await asyncio.wait(self._server.server_state.tasks, timeout=0.3)
+        finally:
+            self._sock.close()
+            self._ended.set()
+
+    async def stop(self, deadline_s: float) -> None:
+        """Drains: new requests get 503 while the running ones finish, at most `deadline_s`;
+        those that have not by then are ended as broken. Returns when `run` has."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + deadline_s
+        # uvicorn looks every 0.1 s whether it shall exit, and needs time to end what is left.
+        await self._admission.drain(deadline_s - 0.6)
+        left = max(end - loop.time() - 0.4, 0.1)
+        self._server.config.timeout_graceful_shutdown = left  # type: ignore[assignment]
+        self._server.should_exit = True
+        await self._ended.wait()
