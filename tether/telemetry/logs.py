@@ -32,5 +32,5 @@ def configure(level: str = "INFO", **context: Any) -> None:
 
 
 def get(name: str) -> Any:
-    """A logger whose lines carry `logger=name`."""
-    return structlog.get_logger(logger=name)
+    """A logger whose lines carry `module=name`."""
+    return structlog.get_logger(module=name)
