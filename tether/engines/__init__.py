@@ -1,1 +1,23 @@
 """Engines: what runs a loaded model, behind one protocol."""
+
+from tether.engines.engine import (
+    Capabilities,
+    Delta,
+    Engine,
+    EngineOptions,
+    Job,
+    Snapshot,
+    create,
+)
+from tether.engines.smollm2 import prepare
+
+__all__ = [
+    "Capabilities",
+    "Delta",
+    "Engine",
+    "EngineOptions",
+    "Job",
+    "Snapshot",
+    "create",
+    "prepare",
+]

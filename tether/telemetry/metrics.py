@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram
 
 # ---- bounds: whatever can fill up says how full it is, and what it turned away
 
@@ -14,4 +14,80 @@ bound_used = Gauge(
 )
 bound_refused = Counter(
     "tether_bound_refused_total", "Entries turned away because a bound was reached", ["bound"]
+)
+
+# ---- engines: what the model itself does
+
+engine_tokens = Counter(
+    "tether_engine_tokens_total", "Tokens taken in (prompt) and put out (output)", ["model", "kind"]
+)
+engine_rows = Gauge(
+    "tether_engine_rows",
+    "Answers in the batch (running) and before it (queued)",
+    ["model", "state"],
+    multiprocess_mode="livesum",
+)
+engine_cache_bytes = Gauge(
+    "tether_engine_cache_bytes",
+    "Bytes of keys and values held",
+    ["model"],
+    multiprocess_mode="livesum",
+)
+engine_step_seconds = Histogram(
+    "tether_engine_step_seconds",
+    "Duration of one step of the batch",
+    ["model"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0),
+)
+
+# ---- front door: what clients see
+
+http_requests = Counter(
+    "tether_http_requests_total", "HTTP requests answered", ["route", "status"]
+)
+http_seconds = Histogram(
+    "tether_http_request_seconds",
+    "From the head of a request to the end of its answer",
+    ["route"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120),
+)
+http_first_chunk_seconds = Histogram(
+    "tether_http_first_chunk_seconds",
+    "From the head of a request to the first text of its stream",
+    ["route"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120),
+)
+http_streams_broken = Counter(
+    "tether_http_streams_broken_total", "Streams that ended with an error event", ["code"]
+)
+http_streams_reopened = Counter(
+    "tether_http_streams_reopened_total", "Answers taken up again after their gateway was lost"
+)
+http_hangups = Counter(
+    "tether_http_hangups_total", "Clients that left before their answer was complete"
+)
+
+# ---- reservation: rounds of statements, and what came of them
+
+reservation_round_items = Histogram(
+    "tether_reservation_round_items",
+    "Reserves and settles of one round",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+)
+reservation_round_seconds = Histogram(
+    "tether_reservation_round_seconds",
+    "Time that PostgreSQL took for a round",
+    buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0),
+)
+reservation_retried = Counter(
+    "tether_reservation_rounds_retried_total", "Rounds sent again because the connection was lost"
+)
+reservation_known = Counter(
+    "tether_reservation_known_total", "Reserves whose retry token was taken by an older job"
+)
+reservation_stale = Counter(
+    "tether_reservation_stale_settles_total", "Settles that changed nothing: late, or repeated"
+)
+reservation_expired = Counter(
+    "tether_reservation_expired_total", "Jobs whose lease ran out and that nobody settled"
 )

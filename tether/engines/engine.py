@@ -1,0 +1,177 @@
+"""What every engine is to the worker that owns it, and how one is made.
+
+An engine turns prompt ids into a stream of `Delta`s. It is driven from one asyncio loop;
+where it computes is its own affair. A continuation passes the ids emitted so far and is
+never templated or tokenized again; the n-th output token is a function of the prompt, the
+ids before it, and (seed, n) alone, whatever else is in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from tether.contracts import ChatInput, Finish, ModelCard, Sampling, TextInput
+from tether.errors import ModelUnusable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a loaded model can do.
+
+    `resume` is exact when a continuation equals the undisturbed run between engines of equal
+    `tag`, prefix when only what was sent is sure to stand. `context` is in tokens, prompt and
+    answer together. `chat` says that there is a chat template.
+    """
+
+    resume: Literal["exact", "prefix"]
+    tag: str
+    context: int
+    chat: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One answer to compute. `sampling.seed` is set; `max_tokens` counts `emitted_ids` too."""
+
+    prompt_ids: tuple[int, ...]
+    emitted_ids: tuple[int, ...] = ()
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Output tokens and the text they added (empty inside a character or a possible stop
+    string). The token that ends a turn is among the ids and has no text. Only the last delta
+    of an answer has a `finish`."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """How an engine is. `running` and `queued` count answers; `prompt_tokens`,
+    `output_tokens` and `steps` only grow; `memory_bytes` is what its cache holds; `fault` is
+    a sentence when it cannot go on and must be started anew."""
+
+    running: int = 0
+    queued: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    steps: int = 0
+    memory_bytes: int = 0
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """Bounds of an engine.
+
+    `slots` answers run at once and `queue` more wait; `threads` are computing threads;
+    `prefill_tokens` is how many prompt tokens one step may take in, so a long prompt cannot
+    hold up the answers that are running.
+
+    Raises:
+        ValueError: a bound is out of range.
+    """
+
+    cache_dir: Path
+    slots: int = 32
+    threads: int = 1
+    queue: int = 64
+    prefill_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("slots", 1, 4096),
+            ("threads", 1, 1024),
+            ("queue", 0, 65536),
+            ("prefill_tokens", 1, 65536),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} is {value}; it must lie between {low} and {high}")
+
+
+class Engine(Protocol):
+    """A model that answers. All methods are called on one loop; `prompt` and `check` are
+    quick enough to be plain functions."""
+
+    capabilities: Capabilities
+    slots: int
+
+    async def open(self) -> None:
+        """Load the model; `capabilities` hold from here on.
+
+        Raises:
+            TetherError: it cannot be loaded, in one sentence.
+        """
+
+    def prompt(self, input: ChatInput | TextInput) -> tuple[int, ...]:
+        """The token ids of a request.
+
+        Raises:
+            BadRequest: the input does not suit the model.
+            ContextExceeded: it is longer than the model's context.
+        """
+
+    def check(self, prompt_tokens: int, sampling: Sampling) -> None:
+        """Refuse before the batch what could never be answered.
+
+        Raises:
+            BadRequest: a parameter is out of range (`param` names it).
+            ContextExceeded: prompt and max_tokens do not fit the context.
+        """
+
+    def run(self, job: Job) -> AsyncGenerator[Delta, None]:
+        """Compute an answer; closing the generator ends the computation.
+
+        Raises:
+            Overloaded: all slots are taken and the queue is full.
+            TetherError: this answer failed; others are not touched.
+        """
+
+    def snapshot(self) -> Snapshot:
+        """How the engine is now; cheap."""
+
+    async def close(self) -> None:
+        """Let go of the model; answers that still run are refused as `Draining`. Safe twice."""
+
+
+def create(
+    card: ModelCard,
+    *,
+    slots: int = 32,
+    threads: int = 1,
+    cache_dir: Path,
+    queue: int = 64,
+    prefill_tokens: int = 256,
+) -> Engine:
+    """The engine that `card.engine` names, not yet open. torch is imported by `open`.
+
+    Raises:
+        ModelUnusable: no engine has this name.
+        ValueError: a bound is out of range.
+    """
+    options = EngineOptions(
+        cache_dir=cache_dir,
+        slots=slots,
+        threads=threads,
+        queue=queue,
+        prefill_tokens=prefill_tokens,
+    )
+    if card.engine == "echo":
+        from tether.engines.echo import EchoEngine
+
+        return EchoEngine(card, options)
+    if card.engine == "transformers":
+        from tether.engines.transformer import TransformersEngine
+
+        return TransformersEngine(card, options)
+    raise ModelUnusable(
+        f"model {card.ref} asks for the engine {card.engine!r}; use echo or transformers"
+    )

@@ -1,0 +1,151 @@
+"""A causal language model of transformers, run over a slot cache."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tether.contracts import ModelCard
+from tether.engines.slot_cache import Plan, SlotCache, Span, attention
+from tether.errors import ModelUnusable
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+ATTENTION = "tether_slots"
+# the largest difference of logits, relative to their spread, between our attention and the
+# model's own; rounding is 1e-6 in float32, a wrong mask or position is above 0.1
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}
+
+
+class SlotModel:
+    """The weights, and `forward` from tokens and spans to logits. Belongs to one thread."""
+
+    def __init__(self, net: Any, *, slots: int, context: int) -> None:
+        """Take over `net`, a transformers causal model with `sdpa` attention.
+
+        Raises:
+            ModelUnusable: its attention cannot be run over slots.
+        """
+        config = net.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or ())
+        if not getattr(net, "_supports_attention_backend", False) or kinds - {"full_attention"}:
+            raise ModelUnusable(
+                f"a {config.model_type} model is not supported; use one whose layers all have "
+                "plain full attention, such as Llama, Qwen or Mistral"
+            )
+        self._net = net.eval()
+        self.vocabulary: int = config.vocab_size
+        self.context = min(context, config.max_position_embeddings)
+        heads: int = config.num_attention_heads
+        self.cache = SlotCache(
+            layers=config.num_hidden_layers,
+            heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            slots=slots,
+            context=self.context,
+            dtype=net.dtype,
+        )
+        ends = net.generation_config.eos_token_id
+        if ends is None:
+            ends = config.eos_token_id
+        self.ends: frozenset[int] = frozenset(
+            () if ends is None else [ends] if isinstance(ends, int) else ends
+        )
+        self._prove()
+
+    def forward(
+        self, ids: Sequence[int], decode: Sequence[Span], prefill: Sequence[Span]
+    ) -> torch.Tensor:
+        """The logits after the last token of every span, float32, (spans, vocabulary).
+
+        `ids` are the tokens of all spans, in their order. May be repeated: it only writes what
+        it would write again.
+        """
+        with torch.inference_mode():
+            positions = [span.start for span in decode]
+            last = list(range(len(decode)))
+            for span in prefill:
+                positions.extend(range(span.start, span.start + span.count))
+                last.append(len(positions) - 1)
+            plan: Plan = self.cache.plan(decode, prefill)
+            self.cache.use(plan)
+            logits: torch.Tensor = self._net(
+                input_ids=torch.tensor([ids], dtype=torch.long),
+                position_ids=torch.tensor([positions], dtype=torch.long),
+                use_cache=False,
+                logits_to_keep=torch.tensor(last, dtype=torch.long),
+                tether_slots=self.cache,
+            ).logits[0]
+            return logits.float()
+
+    def _prove(self) -> None:
+        """Compare with the model's own attention, so that an unheard-of model cannot answer
+        nonsense; also the warm-up."""
+        from transformers import AttentionInterface
+
+        AttentionInterface.register(ATTENTION, attention)
+        count = min(9, self.context)
+        ids = [(7 * i + 3) % self.vocabulary for i in range(count)]
+        with torch.inference_mode():
+            own = self._net(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
+        self._net.set_attn_implementation(ATTENTION)
+        self.cache.reserve(1, count)
+        try:
+            half = count // 2
+            rows = [
+                self.forward(ids[:half], (), (Span(0, 0, half),)),
+                self.forward(ids[half : count - 1], (), (Span(0, half, count - 1 - half),)),
+                self.forward(ids[count - 1 :], (Span(0, count - 1, 1),), ()),
+            ]
+        except (NotImplementedError, TypeError) as error:
+            raise ModelUnusable(f"this model cannot be run over slots: {error}") from error
+        finally:
+            self.cache.release()
+        ours = torch.cat(rows)
+        theirs = own[[half - 1, count - 2, count - 1]]
+        spread = float(theirs.std()) or 1.0
+        off = float((ours - theirs).abs().max()) / spread
+        if not off <= _TOLERANCE[self._net.dtype]:
+            raise ModelUnusable(
+                f"this model answers differently over slots (logits are off by {off:.2g} of their "
+                "spread); its attention is of a kind that is not supported"
+            )
+
+
+def load(folder: Path, card: ModelCard, *, slots: int, threads: int) -> SlotModel:
+    """Load a checked model folder. Never goes to the network, never runs code from the folder.
+
+    Raises:
+        ModelUnusable: the folder's content cannot be loaded, or not as this kind of model.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    if card.dtype not in DTYPES:
+        raise ModelUnusable(f"model {card.ref} has dtype {card.dtype!r}; use float32 or bfloat16")
+    torch.set_num_threads(threads)
+    with contextlib.suppress(RuntimeError):  # it can be set only once a process
+        torch.set_num_interop_threads(1)
+    try:
+        net, report = transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=DTYPES[card.dtype],
+            attn_implementation="sdpa",
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ModelUnusable(f"{folder} cannot be loaded as a language model: {line}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise ModelUnusable(
+            f"{folder} lacks {len(missing)} weights, {missing[0]} first; fetch the model again"
+        )
+    return SlotModel(net, slots=slots, context=card.context)

@@ -1,0 +1,45 @@
+"""Everything that is wrong with a request, before it costs a step of the batch."""
+
+from __future__ import annotations
+
+from tether.contracts import ChatInput, Message, Sampling
+from tether.core.sampling import validated
+from tether.errors import BadRequest, ContextExceeded
+
+ROLES = frozenset({"system", "user", "assistant", "tool"})
+
+
+def request(prompt_tokens: int, sampling: Sampling, limit: int) -> None:
+    """Refuse what does not fit a context of `limit` tokens, or asks for the impossible.
+
+    Raises:
+        BadRequest: the prompt is empty or a parameter is out of range; `param` names it.
+        ContextExceeded: prompt and answer together do not fit.
+    """
+    validated(sampling, limit)
+    max_tokens = sampling.max_tokens
+    if prompt_tokens < 1:
+        raise BadRequest("the prompt is empty; say something", param="messages")
+    if prompt_tokens + max_tokens > limit:
+        raise ContextExceeded(
+            f"the model's context is {limit} tokens, but the prompt has {prompt_tokens} and "
+            f"max_tokens asks for {max_tokens}; shorten either",
+            param="max_tokens" if prompt_tokens < limit else "messages",
+        )
+
+
+def messages(value: ChatInput) -> tuple[Message, ...]:
+    """The messages of a conversation that a chat template can take.
+
+    Raises:
+        BadRequest: there is none, or a role is unknown.
+    """
+    if not value.messages:
+        raise BadRequest("messages is empty; send at least one", param="messages")
+    for at, message in enumerate(value.messages):
+        if message.role not in ROLES:
+            raise BadRequest(
+                f"messages[{at}].role is {message.role!r}; use system, user, assistant or tool",
+                param=f"messages[{at}].role",
+            )
+    return value.messages
