@@ -10,13 +10,15 @@
     │   ├── ModelNotFound 404        nobody serves this name
     │   ├── Conflict 409             the retry token is taken by something else
     │   │   └── AnswerGone 409       it was answered, and nobody holds the answer any more
-    │   └── BodyTooLarge 413
+    │   ├── BodyTooLarge 413
+    │   └── ProtocolError 400        a message that nobody here understands
     ├── RateLimited 429              retry after `retry_after_s`
     ├── Cancelled 499                the client left
     ├── Internal 500                 a bug of ours
     ├── Unavailable 503              nothing began; try again, elsewhere or later
     │   ├── Overloaded 503           a bound was reached
     │   ├── Draining 503             it is on its way out
+    │   ├── ModelUnusable 503        its folder is incomplete, or of a kind that no engine runs
     │   └── PeerLost 503             the process at the other end is gone
     ├── WorkerLost 502               it began, broke off, and could not be resumed
     └── DeadlineExceeded 504
@@ -79,6 +81,10 @@ class BodyTooLarge(BadRequest):
     code, status = "body_too_large", 413
 
 
+class ProtocolError(BadRequest):
+    code = "protocol_error"
+
+
 class RateLimited(TetherError):
     code, status, retryable = "rate_limit_exceeded", 429, True
 
@@ -101,6 +107,10 @@ class Overloaded(Unavailable):
 
 class Draining(Unavailable):
     code = "draining"
+
+
+class ModelUnusable(Unavailable):
+    code, retryable = "model_unusable", False
 
 
 class PeerLost(Unavailable):

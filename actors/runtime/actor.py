@@ -1,0 +1,262 @@
+"""Actors with a loop: handlers for contracts, asks, streams, children, an orderly end.
+
+An actor's `__init__` runs before it is part of anything; use `started`. Thespian's own
+messages keep going to `receiveMessage`, of which only child exits concern us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, ClassVar, Final, TypeVar
+
+from thespian.actors import Actor as ThespianActor
+from thespian.actors import ActorExitRequest, ChildActorExited
+
+from actors.runtime.address import Address
+from actors.runtime.base import TetherManager, class_name
+from actors.runtime.hub import Hub
+from actors.runtime.serving import Serving, handlers_of
+from actors.runtime.streams import Stream
+from actors.runtime.transport import Transport, told_of_exit
+from tether.contracts import Contract
+from tether.errors import DeadlineExceeded, Forbidden, Overloaded, Unavailable
+from tether.telemetry import logs, metrics
+
+MAX_BACKGROUND: Final = 4096
+
+log = logs.get(__name__)
+_refused_background = metrics.bound_refused.labels("actor_background")
+_Result = TypeVar("_Result")
+
+
+def address_of(where: Address | str | Any) -> Address:
+    """The address that an Address, its text or Thespian's ActorAddress stands for.
+
+    Raises:
+        ValueError: the text is none.
+        TypeError: it is something else.
+    """
+    if type(where) is Address:
+        return where
+    if isinstance(where, str):
+        return Address.parse(where)
+    details = getattr(where, "addressDetails", None)
+    if isinstance(details, Address):
+        return details
+    raise TypeError(f"{where!r} is no address")
+
+
+class Actor(ThespianActor):  # type: ignore[misc]
+    """Derive from it, mark handlers with `on`, override `started` and `stopping`."""
+
+    max_handlers: ClassVar[int] = 4096
+    stop_timeout_s: ClassVar[float] = 5.0
+    start_timeout_s: ClassVar[float] = 60.0
+    ends_with_parent: ClassVar[bool] = True
+
+    loop: asyncio.AbstractEventLoop
+    address: Address
+    pid: int
+
+    # ---- to override
+
+    async def started(self) -> None:
+        """Called once, on the loop, before any contract is handled. Raising ends the actor."""
+
+    async def stopping(self) -> None:
+        """Called once before an orderly end, with `stop_timeout_s` to go; handlers still run,
+        new requests are refused after it."""
+
+    def on_child_exited(self, address: Address) -> None:
+        """The process of a child is gone, for whatever reason. Called once a child."""
+
+    # ---- to use
+
+    async def ask(self, address: Address | str, contract: Contract, timeout: float = 5.0) -> Any:
+        """The answer of the actor at `address`, or None if it answers with nothing.
+
+        Raises:
+            DeadlineExceeded: none came within `timeout` seconds; the other side stops too.
+            PeerLost: its process is gone.
+            TetherError: what its handler raised; `Internal` for anything unexpected.
+        """
+        return await self._hub.ask(address_of(address), contract, timeout)
+
+    def stream(self, address: Address | str, contract: Contract, credit: int = 64) -> Stream:
+        """Opens a stream: iterate over it with `async for`. At most `credit` items are under
+        way. Leaving it before its end cancels the other side.
+
+        Raises, while iterating:
+            PeerLost: its process is gone.
+            TetherError: what its handler raised.
+        """
+        return self._hub.stream(address_of(address), contract, credit)
+
+    def tell(self, address: Address | str, contract: Contract) -> None:
+        """Sends without waiting for anything; no sign of loss.
+
+        Raises:
+            Overloaded: too much waits for a reader that is too slow.
+        """
+        self._hub.tell(address_of(address), contract)
+
+    def background(
+        self, work: Coroutine[Any, Any, _Result], *, name: str = ""
+    ) -> asyncio.Task[_Result]:
+        """Runs `work` beside the handlers; cancelled at the end of the actor, a failure is
+        logged.
+
+        Raises:
+            Overloaded: the actor has too many of them.
+        """
+        if len(self._background) >= MAX_BACKGROUND:
+            work.close()
+            _refused_background.inc()
+            raise Overloaded(f"{self._who} has {len(self._background)} background tasks already")
+        task = self.loop.create_task(work, name=name or None)
+        self._background.add(task)
+        task.add_done_callback(self._background_done)
+        return task
+
+    def watch(self, address: Address | str, callback: Callable[[], object]) -> Callable[[], None]:
+        """Calls `callback` once when the process at `address` is gone; the result takes the
+        wish back."""
+        return self._hub.watch(address_of(address), callback)
+
+    def exit_process(self, reason: str) -> None:
+        """Ends this actor in an orderly way; safe to call twice."""
+        if not self._leaving:
+            self._leaving = True
+            log.info("actor exits", actor=self._who, reason=reason)
+            self._transport.deliver(self._transport.myAddress, ActorExitRequest())
+
+    async def create(self, actor_class: type[Actor], *, timeout: float = 30.0) -> Address:
+        """Starts a child in a process of its own; it serves contracts once it has started.
+        Cancelling this kills the process.
+
+        Raises:
+            Forbidden: the class is not on the node's list.
+            Unavailable: the process ended before it was up.
+            DeadlineExceeded: it wasn't up within `timeout` seconds, and was killed.
+        """
+        if not self._transport.options.allows(class_name(actor_class)):
+            raise Forbidden(
+                f"{class_name(actor_class)} is not on the list of the capability 'Actor Classes'"
+            )
+        instance = self.createActor(actor_class).addressDetails.addressInstanceNum
+        process = self._manager.child_process(instance)
+        if process is None:
+            raise Unavailable(f"{class_name(actor_class)} could not be started")
+        up: asyncio.Future[Address] = self.loop.create_future()
+        self._expected[instance] = up
+        try:
+            async with asyncio.timeout(timeout):
+                return await up
+        except BaseException as error:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+            if isinstance(error, TimeoutError):
+                raise DeadlineExceeded(
+                    f"{class_name(actor_class)} was not up within {timeout} s"
+                ) from error
+            raise
+        finally:
+            self._expected.pop(instance, None)
+
+    # ---- what Thespian calls
+
+    def receiveMessage(self, msg: Any, sender: Any) -> None:  # noqa: N802
+        if isinstance(msg, ChildActorExited):
+            self._child_exited(msg)
+
+    @property
+    def _myRef(self) -> TetherManager:  # noqa: N802
+        return self._manager
+
+    @_myRef.setter
+    def _myRef(self, manager: TetherManager) -> None:  # noqa: N802
+        # Thespian assigns it between __init__ and the first message.
+        self._manager = manager
+        self._transport: Transport = manager.transport
+        self._hub: Hub = self._transport.hub
+        self.loop = self._transport.loop
+        self.address = self._transport.address
+        self.pid = os.getpid()
+        self._who = f"{type(self).__name__} {self.address}"
+        self._leaving = False
+        self._background: set[asyncio.Task[Any]] = set()
+        self._expected: dict[int, asyncio.Future[Address]] = {}
+        self._children: set[Address] = set()
+        self._serving = Serving(self._hub, handlers_of(self), self.max_handlers, self._who)
+        self._transport.exit_gate = self._gate
+        if self.ends_with_parent and self._transport.parent is not None:
+            self._transport.end_with(self._transport.parent)
+        self.loop.call_soon(lambda: self.background(self._start(), name="start"))
+
+    def child_came_up(self, instance: int, address: Address) -> None:
+        """Thespian's manager tells that a child has connected."""
+        self._children.add(address)
+        up = self._expected.get(instance)
+        if up is not None and not up.done():
+            up.set_result(address)
+
+    def _child_exited(self, message: Any) -> None:
+        address = told_of_exit(message)
+        if address is None:
+            instance = getattr(message.childAddress.addressDetails, "addressInstanceNum", -1)
+            up = self._expected.get(instance)
+            if up is not None and not up.done():
+                up.set_exception(Unavailable("the process of the actor ended before it was up"))
+        elif address in self._children:
+            self._children.discard(address)
+            self.on_child_exited(address)
+
+    # ---- begin and end
+
+    async def _start(self) -> None:
+        try:
+            async with asyncio.timeout(self.start_timeout_s):
+                await self.started()
+        except Exception as error:
+            log.exception("actor could not start", actor=self._who)
+            self._serving.refuse_all(Unavailable(f"{self._who} could not start: {error}"))
+            self._transport.exit_gate = None
+            self.exit_process("it could not start")
+        else:
+            self._serving.begin()
+
+    def _gate(self, then: Callable[[], None]) -> None:
+        self._leaving = True
+        ending = self.loop.create_task(self._end(then), name="end")
+        self._ending = ending  # a loop holds its tasks weakly
+
+    async def _end(self, then: Callable[[], None]) -> None:
+        try:
+            async with asyncio.timeout(self.stop_timeout_s):
+                await self.stopping()
+        except Exception:
+            log.exception("actor could not stop in order", actor=self._who)
+        try:
+            async with asyncio.timeout(self.stop_timeout_s):
+                await self._serving.stop()
+                for task in list(self._background):
+                    task.cancel("stopping")
+                if self._background:
+                    await asyncio.wait(self._background)
+        except TimeoutError:
+            log.warning("tasks outlived their actor", actor=self._who)
+        then()
+
+    def _background_done(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error(
+                "a background task failed",
+                actor=self._who,
+                task=task.get_name(),
+                exc_info=task.exception(),
+            )

@@ -1,0 +1,183 @@
+"""The system base "tether": unmodified Thespian on our transport.
+
+`ActorSystem("tether", capabilities)` starts a node's Admin or joins the one that runs; see
+`actors.runtime.options` for the capabilities. Importing `actors.runtime` makes the name known.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, Final
+
+from thespian.actors import InvalidActorSpecification
+from thespian.system.messages.admin import PendingActorResponse, SystemShutdown
+from thespian.system.multiprocCommon import MultiProcAdmin, MultiProcManager, multiprocessCommon
+
+from actors.runtime.spawning import SpawnContext, SpawnedProcess, serving_now
+from actors.runtime.transport import Transport
+from tether.telemetry import logs
+
+NAME: Final = "tether"
+VERSION: Final = 1
+
+log = logs.get(__name__)
+
+
+def class_name(actor_class: Any) -> str:
+    """`module.Class`, the way Thespian writes it."""
+    if isinstance(actor_class, str):
+        return actor_class
+    return f"{actor_class.__module__}.{actor_class.__name__}"
+
+
+class _Allowing:
+    """Starts no class that the node's options don't allow."""
+
+    transport: Transport
+
+    def _startChildActor(  # noqa: N802
+        self, childAddr: Any, childClass: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        name = class_name(childClass)
+        if not self.transport.options.allows(name):
+            raise InvalidActorSpecification(
+                name, "it is not on the list of the capability 'Actor Classes'"
+            )
+        super()._startChildActor(childAddr, childClass, *args, **kwargs)  # type: ignore[misc]
+
+
+class TetherAdmin(_Allowing, MultiProcAdmin):
+    """Thespian's Admin, which takes no code from the wire."""
+
+    def run(self) -> None:
+        options = self.transport.options
+        SpawnedProcess.on_start = lambda process: self.transport.watch_process(process.pid)
+        if getattr(self, "asLogProc", None):
+            self.transport.watch_process(self.asLogProc.childProc.pid)
+        if options.owner_pid:
+            self._watch_owner(options.owner_pid)
+        serving_now()
+        try:
+            super().run()
+        finally:
+            self.transport.close()
+
+    def _watch_owner(self, pid: int) -> None:
+        transport = self.transport
+
+        def ended() -> None:
+            transport.loop.remove_reader(descriptor)
+            os.close(descriptor)
+            log.warning("shuts down because its owner is gone", owner=pid)
+            transport.deliver(transport.myAddress, SystemShutdown())
+
+        try:
+            descriptor = os.pidfd_open(pid)
+        except OSError:
+            transport.loop.call_soon(transport.deliver, transport.myAddress, SystemShutdown())
+            return
+        transport.loop.add_reader(descriptor, ended)
+
+    def h_PendingActor(self, envelope: Any) -> Any:  # noqa: N802
+        name = class_name(envelope.message.actorClassName)
+        if not self.transport.options.allows(name):
+            log.warning("refused to start an actor", actor=name, sender=str(envelope.sender))
+            self._sendPendingActorResponse(
+                envelope,
+                None,
+                errorCode=PendingActorResponse.ERROR_Invalid_ActorClass,
+                errorStr=f"{name} is not on the list of the capability 'Actor Classes'",
+            )
+            return True
+        return super().h_PendingActor(envelope)
+
+    def h_RegisterSourceAuthority(self, envelope: Any) -> Any:  # noqa: N802
+        return self._source(envelope, super().h_RegisterSourceAuthority)
+
+    def h_ValidateSource(self, envelope: Any) -> Any:  # noqa: N802
+        return self._source(envelope, super().h_ValidateSource)
+
+    def h_ValidatedSource(self, envelope: Any) -> Any:  # noqa: N802
+        return self._source(envelope, super().h_ValidatedSource)
+
+    def h_SourceHashTransferReply(self, envelope: Any) -> Any:  # noqa: N802
+        return self._source(envelope, super().h_SourceHashTransferReply)
+
+    def _source(self, envelope: Any, otherwise: Any) -> Any:
+        if self.transport.options.allow_pickle:
+            return otherwise(envelope)
+        log.warning(
+            "refused source code from the wire",
+            message=type(envelope.message).__name__,
+            sender=str(envelope.sender),
+        )
+        return True
+
+
+class TetherManager(_Allowing, MultiProcManager):
+    """Thespian's manager of one actor, in the actor's own process."""
+
+    def _createInstance(self) -> None:  # noqa: N802
+        self.transport.end_with(self.transport.admin)
+        SpawnedProcess.on_start = lambda process: self.transport.watch_process(process.pid)
+        super()._createInstance()
+        serving_now()
+
+    def run(self) -> None:
+        try:
+            super().run()
+        finally:
+            self.transport.close()
+
+    def child_process(self, instance: int) -> SpawnedProcess | None:
+        """The process of the child that Thespian counts as `instance`, while it lives."""
+        for child in getattr(self, "_child_procs", []):
+            if child.childNum == instance:
+                return child.childProc  # type: ignore[no-any-return]
+        return None
+
+    def _pendingActorReady(  # noqa: N802
+        self, childInstance: int, actualAddress: Any, isMyChild: bool = True
+    ) -> None:
+        super()._pendingActorReady(childInstance, actualAddress, isMyChild)
+        came_up = getattr(self.actorInst, "child_came_up", None)
+        if came_up is not None:
+            came_up(childInstance, actualAddress.addressDetails)
+
+
+class ActorSystemBase(multiprocessCommon):
+    """What `ActorSystem("tether")` makes: the door into a node for code that isn't async. Use
+    `actors.runtime.Endpoint` where a loop runs."""
+
+    transportType = Transport
+
+    def __init__(self, system: Any, logDefs: Any = None) -> None:
+        system.capabilities["Thespian ActorSystem Name"] = NAME
+        system.capabilities["Thespian ActorSystem Version"] = VERSION
+        system.capabilities["Thespian Watch Supported"] = True
+        super().__init__(system, logDefs)
+
+    @property
+    def mpcontext(self) -> SpawnContext:
+        """Thespian would choose fork, which is unsound with a loop that runs."""
+        return _context
+
+    @mpcontext.setter
+    def mpcontext(self, _: Any) -> None:
+        pass
+
+    def _startAdmin(self, *args: Any) -> None:  # noqa: N802
+        started: list[SpawnedProcess] = []
+        SpawnedProcess.on_start = started.append
+        try:
+            super()._startAdmin(*args)
+        finally:
+            SpawnedProcess.on_start = None
+            for process in started:
+                process.join(1.0)  # it forked the Admin and ended; leave no zombie
+
+
+_context: Final = SpawnContext()
+
+sys.modules[f"thespian.system.{NAME}"] = sys.modules[__name__]

@@ -1,0 +1,433 @@
+"""All connections of one process, on one loop, and the asks and streams that go out on them.
+
+The hub listens on a Unix socket in the node's folder of the run directory (mode 0700), dials
+peers when there is something to send, and knows who waits for what. What comes in goes to
+`on_request` (contracts that want an answer from this process) and `on_system` (Thespian).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import os
+import secrets
+import socket
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from actors.runtime.address import Address
+from actors.runtime.codec import decode, decode_error, encode, encode_error
+from actors.runtime.peer import Connection, Delivered, Peer, same_machine_uids
+from actors.runtime.streams import Inbox, Producer, Stream
+from actors.runtime.wire import (
+    ACK,
+    ASK,
+    CANCEL,
+    CREDIT,
+    END,
+    ERROR,
+    HEADER,
+    HEADER_SIZE,
+    ITEM,
+    MAX_FRAME,
+    OPEN,
+    OVERHEAD,
+    PROTOCOL_VERSION,
+    REPLY,
+    SYSTEM,
+    TELL,
+    U32,
+    Greeting,
+    frame,
+    greet,
+)
+from tether.contracts import Contract
+from tether.errors import DeadlineExceeded, Internal, Overloaded, PeerLost, TetherError
+from tether.telemetry import logs, metrics
+
+MAX_ASKS: Final = 65_536  # asks and streams that wait at once
+MAX_CONNECTIONS: Final = 4096
+BACKLOG: Final = 4096  # Linux cuts it to net.core.somaxconn
+DIAL_TIMEOUT: Final = 5.0
+_DIAL_PAUSE: Final = 0.005  # between attempts on a listener whose backlog is full
+_MAX_SENDERS: Final = 4096  # whose last system message is remembered
+_SUN_PATH: Final = 107  # bytes of a path that fit into sockaddr_un, see unix(7)
+_COARSEST_TICK: Final = 0.001  # the clock of a loop counts milliseconds
+
+log = logs.get(__name__)
+_refused_asks = metrics.bound_refused.labels("hub_asks")
+_refused_connections = metrics.bound_refused.labels("hub_connections")
+
+_pack_header = HEADER.pack
+
+
+def fresh_name() -> str:
+    """The socket name of this process: its pid, and something that no other ever had."""
+    return f"{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def socket_path(run_dir: str, address: Address) -> str:
+    """
+    Raises:
+        ValueError: the path is longer than the kernel allows.
+    """
+    path = f"{run_dir}/{address.node}/{address.name}"
+    if len(os.fsencode(path)) > _SUN_PATH:
+        raise ValueError(
+            f"the socket path {path!r} has {len(os.fsencode(path))} bytes and the kernel allows "
+            f"{_SUN_PATH}: choose a shorter run directory or node id"
+        )
+    return path
+
+
+class Hub:
+    """Listening starts with `start()`; `close()` ends everything and may be called twice."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        run_dir: str,
+        address: Address,
+        *,
+        max_frame: int = MAX_FRAME,
+    ) -> None:
+        """Binds the socket, so that whoever was told the address can connect at once.
+
+        Raises:
+            ValueError: the path of the socket is too long.
+            OSError: the run directory can't be made, or isn't ours.
+        """
+        self.loop = loop
+        self.run_dir = run_dir
+        self.address = address
+        self.max_frame = max_frame
+        self.closed = False
+        self.connections: set[Connection] = set()
+        self.on_request: Callable[[Peer, int, int, bytes], object] = self._nobody_serves
+        self.on_system: Callable[[Peer, bytes], object] = lambda _peer, _payload: None
+        self.greeting = greet(Greeting(PROTOCOL_VERSION, address.node, str(address), max_frame))
+        self._path = socket_path(run_dir, address)
+        self._peers: dict[Address, Peer] = {}
+        self._asks: dict[int, tuple[asyncio.Future[Contract | None], Peer, float]] = {}
+        self._streams: dict[int, Inbox] = {}
+        self._numbers = itertools.count(1)
+        self._arrived: OrderedDict[Address, int] = OrderedDict()
+        self._sweep: asyncio.TimerHandle | None = None
+        self._sweep_time = math.inf
+        self._server: asyncio.Server | None = None
+        folder = Path(self._path).parent
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._uids = same_machine_uids(str(folder))
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            Path(self._path).unlink(missing_ok=True)
+            self._socket.bind(self._path)
+            self._socket.listen(BACKLOG)
+            self._socket.setblocking(False)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    async def start(self) -> None:
+        self._server = await self.loop.create_unix_server(self._accept, sock=self._socket)
+
+    def _accept(self) -> asyncio.BaseProtocol:
+        if len(self.connections) >= MAX_CONNECTIONS:
+            _refused_connections.inc()
+            return _Refusal()
+        return Connection(self, None)
+
+    def admits(self, uid: int) -> bool:
+        """May processes of this user talk to us?"""
+        return uid in self._uids
+
+    # ---- peers
+
+    def peer(self, address: Address) -> Peer:
+        """The peer at `address`; a new one is dialed when something is sent."""
+        found = self._peers.get(address)
+        if found is None:
+            found = self._peers[address] = (
+                Loopback(self, address) if address == self.address else Peer(self, address)
+            )
+        return found
+
+    def forget(self, peer: Peer) -> None:
+        if self._peers.get(peer.address) is peer:
+            del self._peers[peer.address]
+
+    def peers(self) -> Iterable[Peer]:
+        return self._peers.values()
+
+    def known(self, address: Address) -> Peer | None:
+        """The peer at `address` if there is one already."""
+        return self._peers.get(address)
+
+    def dial(self, peer: Peer) -> asyncio.Task[None]:
+        return self.loop.create_task(self._dial(peer), name=f"dial {peer.address}")
+
+    async def _dial(self, peer: Peer) -> None:
+        try:
+            async with asyncio.timeout(DIAL_TIMEOUT):
+                await self._connect(peer)
+        except (OSError, ValueError, TimeoutError) as error:
+            peer.dialing = None
+            if peer.connection is None:
+                log.debug("can't reach a peer", peer=str(peer.address), error=str(error))
+                peer.lost(None)
+        else:
+            peer.dialing = None
+
+    async def _connect(self, peer: Peer) -> None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            path = socket_path(self.run_dir, peer.address)
+            while True:
+                try:
+                    sock.connect(path)
+                except BlockingIOError:
+                    # The backlog is full. asyncio would take EAGAIN for "in progress".
+                    await asyncio.sleep(_DIAL_PAUSE)
+                else:
+                    break
+            await self.loop.create_unix_connection(lambda: Connection(self, peer), sock=sock)
+        except BaseException:
+            sock.close()
+            raise
+
+    def watch(self, address: Address, callback: Callable[[], object]) -> Callable[[], None]:
+        """Calls `callback` once when the process at `address` is gone; returns what takes the
+        wish back. Connects if that hasn't happened yet."""
+        peer = self.peer(address)
+        if peer.closed or self.closed:
+            handle = self.loop.call_soon(callback)
+            return handle.cancel
+        key = object()
+        peer.watchers[key] = callback
+        if peer.connection is None and peer.dialing is None and type(peer) is Peer:
+            peer.dialing = self.dial(peer)
+        return lambda: void(peer.watchers.pop(key, None))
+
+    # ---- what goes out
+
+    def tell(self, address: Address, contract: Contract) -> None:
+        """
+        Raises:
+            Overloaded, ProtocolError: see `Peer.check`. A peer that is gone is no error.
+        """
+        payload = encode(contract)
+        peer = self.peer(address)
+        peer.check(len(payload) + OVERHEAD)
+        peer.send(_pack_header(len(payload) + OVERHEAD, TELL, 0) + payload)
+
+    async def ask(self, address: Address, contract: Contract, timeout: float) -> Any:
+        """The answer; None if the handler returned nothing.
+
+        Raises:
+            DeadlineExceeded: no answer within `timeout` seconds; the other side is told.
+            PeerLost: the process is gone.
+            TetherError: whatever was raised there.
+        """
+        payload = encode(contract)
+        peer = self._peers.get(address) or self.peer(address)
+        asks = self._asks
+        if len(asks) >= MAX_ASKS:
+            _refused_asks.inc()
+            raise Overloaded(f"{len(asks)} asks of this process wait already")
+        peer.check(len(payload) + OVERHEAD)
+        number = next(self._numbers)
+        loop = self.loop
+        future: asyncio.Future[Contract | None] = loop.create_future()
+        deadline = loop.time() + timeout
+        asks[number] = (future, peer, deadline)
+        if deadline < self._sweep_time:
+            self._sweep_at(deadline)
+        peer.send(_pack_header(len(payload) + OVERHEAD, ASK, number) + payload)
+        try:
+            return await future
+        except BaseException:
+            # Still there when we were cancelled, gone when it failed.
+            if asks.pop(number, None) is not None:
+                peer.send(frame(CANCEL, number))
+            raise
+
+    def _sweep_at(self, deadline: float) -> None:
+        if self._sweep is not None:
+            self._sweep.cancel()
+        self._sweep_time = deadline
+        self._sweep = self.loop.call_at(deadline + _COARSEST_TICK, self._expire)
+
+    def _expire(self) -> None:
+        self._sweep, self._sweep_time = None, math.inf
+        now = self.loop.time()
+        expired = [item for item in self._asks.items() if item[1][2] <= now]
+        for number, (future, peer, _) in expired:
+            del self._asks[number]
+            peer.send(frame(CANCEL, number))
+            if not future.done():
+                future.set_exception(DeadlineExceeded(f"no answer from {peer.address} in time"))
+        if self._asks:
+            self._sweep_at(min(entry[2] for entry in self._asks.values()))
+
+    def stream(self, address: Address, contract: Contract, credit: int) -> Stream:
+        """Opens a stream at `address`; the request leaves with this call.
+
+        Raises:
+            ValueError: credit is less than 1.
+            PeerLost, Overloaded, ProtocolError: see `Peer.check`.
+        """
+        if not 1 <= credit <= 1 << 20:
+            raise ValueError(f"credit {credit} must lie in 1..1048576")
+        payload = encode(contract)
+        peer = self.peer(address)
+        if len(self._streams) >= MAX_ASKS:
+            _refused_asks.inc()
+            raise Overloaded(f"{len(self._streams)} streams of this process are open already")
+        peer.check(len(payload) + OVERHEAD + U32.size)
+        number = next(self._numbers)
+        inbox = self._streams[number] = Inbox(peer, number, credit, self._streams)
+        peer.send(frame(OPEN, number, U32.pack(credit) + payload))
+        return Stream(inbox)
+
+    def system(self, address: Address, payload: bytes, done: Delivered) -> None:
+        """Sends a message of Thespian's; `done` hears of its arrival, or that it is lost."""
+        self.peer(address).send_system(next(self._numbers), payload, done)
+
+    # ---- what comes in
+
+    def receive(self, peer: Peer, kind: int, number: int, payload: bytes) -> None:
+        """One frame. Never raises: a bad one concerns only whoever waits for it."""
+        try:
+            if kind == REPLY:
+                entry = self._asks.get(number)
+                if entry is not None and entry[1] is peer:
+                    answer = decode(payload) if payload else None
+                    del self._asks[number]
+                    if not entry[0].done():
+                        entry[0].set_result(answer)
+            elif kind == ITEM:
+                stream = self._streams.get(number)
+                if stream is not None and stream.peer is peer:
+                    stream.arrived(decode(payload))
+            elif kind in (ASK, OPEN, TELL):
+                self.on_request(peer, kind, number, payload)
+            elif kind == CREDIT:
+                producer = peer.serving.get(number)
+                if isinstance(producer, Producer):
+                    producer.grant(U32.unpack(payload)[0])
+            elif kind == SYSTEM:
+                if number > self._arrived.get(peer.address, 0):
+                    self._arrived[peer.address] = number
+                    self._arrived.move_to_end(peer.address)
+                    if len(self._arrived) > _MAX_SENDERS:
+                        self._arrived.popitem(last=False)
+                    self.on_system(peer, payload)
+            elif kind == ACK:
+                peer.acknowledged(number)
+            elif kind == CANCEL:
+                served = peer.serving.get(number)
+                if served is not None:
+                    served.cancel("cancelled")
+            elif kind == END:
+                stream = self._streams.get(number)
+                if stream is not None and stream.peer is peer:
+                    stream.ended(None)
+            elif kind == ERROR:
+                self._fail(peer, number, decode_error(payload))
+        except TetherError as error:
+            self._fail(peer, number, error)
+            peer.send(frame(CANCEL, number))
+        except Exception as error:
+            log.exception("a frame could not be taken", peer=str(peer.address), kind=kind)
+            self._fail(peer, number, Internal(f"an answer could not be taken: {error}"))
+        # A kind of a later release is passed over.
+
+    def _fail(self, peer: Peer, number: int, error: TetherError) -> None:
+        entry = self._asks.get(number)
+        if entry is not None:
+            if entry[1] is peer:
+                del self._asks[number]
+                if not entry[0].done():
+                    entry[0].set_exception(error)
+            return
+        stream = self._streams.get(number)
+        if stream is not None and stream.peer is peer:
+            stream.ended(error)
+
+    def peer_lost(self, peer: Peer) -> None:
+        """Tells all who wait for `peer`."""
+        for number in [n for n, entry in self._asks.items() if entry[1] is peer]:
+            future = self._asks.pop(number)[0]
+            if not future.done():
+                future.set_exception(PeerLost(f"{peer.address} is gone"))
+        for stream in [s for s in self._streams.values() if s.peer is peer]:
+            stream.ended(PeerLost(f"{peer.address} is gone"))
+
+    def _nobody_serves(self, peer: Peer, kind: int, number: int, _payload: bytes) -> None:
+        if kind != TELL:
+            refuse(peer, number, TetherError(f"{self.address} answers no contracts"))
+
+    # ---- the end
+
+    def sweep_sockets(self, pid: int) -> None:
+        """Removes what a process of this node left behind that was killed."""
+        for path in Path(self._path).parent.glob(f"{pid}-*"):
+            path.unlink(missing_ok=True)
+
+    @property
+    def pending(self) -> bool:
+        """Is anything still on its way out?"""
+        return any(peer.pending for peer in self._peers.values())
+
+    def close(self) -> None:
+        """Closes all connections and removes the socket."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for peer in list(self._peers.values()):
+            if peer.dialing is not None:
+                peer.dialing.cancel()
+            peer.lost(None)
+        for connection in list(self.connections):
+            connection.transport.close()
+        if self._server is not None:
+            self._server.close()
+        self._socket.close()
+        Path(self._path).unlink(missing_ok=True)
+
+
+class Loopback(Peer):
+    """This process as its own peer: frames are handed over at the next turn of the loop."""
+
+    __slots__ = ()
+
+    def flush(self) -> None:
+        self.scheduled = False
+        out, self.out, self.queued = self.out, [], 0
+        for data in out:
+            _, kind, number = HEADER.unpack_from(data)
+            self.hub.receive(self, kind, number, data[HEADER_SIZE:])
+            if kind == SYSTEM:
+                self.acknowledged(number)
+
+
+class _Refusal(asyncio.Protocol):
+    """One connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+def refuse(peer: Peer, number: int, error: BaseException) -> None:
+    """Answers an ask, or ends a stream, with `error`."""
+    peer.send(frame(ERROR, number, encode_error(error)))
+
+
+def void(_: object) -> None:
+    """For callbacks that must return nothing."""

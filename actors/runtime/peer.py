@@ -1,0 +1,322 @@
+"""One process at the other end: its connections, and what is on its way to it.
+
+Frames for a peer are collected and written once per turn of the loop. Contract frames are
+written and forgotten: when the connection breaks, whoever waits hears `PeerLost`. System
+messages are kept until they are acknowledged, and sent again over a new connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from actors.runtime.address import Address
+from actors.runtime.wire import (
+    ACK,
+    HELLO,
+    SYSTEM,
+    Framer,
+    frame,
+    read_greeting,
+)
+from tether.errors import Overloaded, PeerLost, ProtocolError
+from tether.telemetry import logs, metrics
+
+if TYPE_CHECKING:
+    from actors.runtime.hub import Hub
+
+HIGH_WATER: Final = 1 << 20  # bytes in the socket's buffer above which streams pause
+MAX_QUEUED: Final = 32 << 20  # bytes on their way to one peer; then asks and tells are refused
+MAX_UNACKED: Final = 10_000  # system messages on their way to one peer
+GREETING_TIMEOUT: Final = 5.0  # seconds from connect to greeting
+_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
+
+log = logs.get(__name__)
+_refused_bytes = metrics.bound_refused.labels("peer_queue")
+_refused_system = metrics.bound_refused.labels("peer_unacked")
+
+
+class Delivered(Protocol):
+    """Called once for a system message: None when it has arrived, else why it can't."""
+
+    def __call__(self, failure: PeerLost | Overloaded | None, /) -> object: ...
+
+
+class Served(Protocol):
+    """What works for a peer, and ends when the peer doesn't wait any more."""
+
+    def cancel(self, msg: Any = None, /) -> object: ...
+
+
+class Peer:
+    """A process at the other end, from the first frame for it until it is gone. A process that
+    comes back under the same address is another Peer."""
+
+    __slots__ = (
+        "address",
+        "closed",
+        "connection",
+        "dialing",
+        "hub",
+        "max_frame",
+        "out",
+        "paused",
+        "pid",
+        "queued",
+        "resumed",
+        "scheduled",
+        "serving",
+        "unacked",
+        "watchers",
+    )
+
+    def __init__(self, hub: Hub, address: Address) -> None:
+        self.hub = hub
+        self.address = address
+        self.pid = address.pid
+        self.connection: Connection | None = None
+        self.dialing: asyncio.Task[None] | None = None
+        self.closed = False
+        self.out: list[bytes] = []
+        self.queued = 0  # bytes in `out`
+        self.scheduled = False
+        self.paused = False
+        self.resumed: asyncio.Event | None = None
+        self.max_frame = hub.max_frame
+        self.unacked: deque[tuple[int, bytes, Delivered]] = deque()
+        self.serving: dict[int, Served] = {}
+        self.watchers: dict[object, Callable[[], object]] = {}
+
+    def send(self, data: bytes) -> None:
+        """Writes a frame with the others of this turn; nothing happens if the peer is gone."""
+        self.out.append(data)
+        self.queued += len(data)
+        if not self.scheduled:
+            self.scheduled = True
+            self.hub.loop.call_soon(self.flush)
+
+    def check(self, size: int) -> None:
+        """
+        Raises:
+            PeerLost: the peer is gone.
+            Overloaded: too much is on its way to it already.
+            ProtocolError: `size` bytes are more than it accepts in one frame.
+        """
+        if self.closed:
+            raise PeerLost(f"{self.address} is gone")
+        if self.queued > MAX_QUEUED:
+            _refused_bytes.inc()
+            raise Overloaded(f"{self.address} reads too slowly: {self.queued} bytes wait for it")
+        if size > self.max_frame:
+            raise ProtocolError(
+                f"a message of {size} bytes is too large for {self.address}, "
+                f"which accepts {self.max_frame}"
+            )
+
+    def send_system(self, number: int, payload: bytes, done: Delivered) -> None:
+        """Sends a system message and keeps it until the peer has said that it arrived."""
+        if self.closed:
+            done(PeerLost(f"{self.address} is gone"))
+        elif len(self.unacked) >= MAX_UNACKED:
+            _refused_system.inc()
+            done(Overloaded(f"{len(self.unacked)} messages wait for {self.address}"))
+        else:
+            data = frame(SYSTEM, number, payload)
+            self.unacked.append((number, data, done))
+            self.send(data)
+
+    def acknowledged(self, number: int) -> None:
+        unacked = self.unacked
+        while unacked and unacked[0][0] <= number:
+            unacked.popleft()[2](None)
+
+    def flush(self) -> None:
+        self.scheduled = False
+        connection = self.connection
+        if connection is None:
+            if self.closed:
+                self.out.clear()
+                self.queued = 0
+            elif self.dialing is None and self.out:
+                self.dialing = self.hub.dial(self)
+            return
+        if self.paused:
+            return
+        out = self.out
+        if out:
+            self.out = []
+            self.queued = 0
+            connection.transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+    async def room(self) -> None:
+        """Returns when the peer reads fast enough again."""
+        while self.paused and not self.closed:
+            if self.resumed is None:
+                self.resumed = asyncio.Event()
+            await self.resumed.wait()
+
+    def attached(self, connection: Connection) -> None:
+        """`connection` now leads to the peer."""
+        if self.connection is None and not self.closed:
+            self.connection = connection
+            if connection.pid:
+                self.pid = connection.pid
+            self.flush()
+
+    def pause(self, paused: bool) -> None:
+        self.paused = paused
+        if not paused:
+            if self.resumed is not None:
+                self.resumed.set()
+                self.resumed = None
+            self.flush()
+
+    def lost(self, connection: Connection | None) -> None:
+        """A connection broke, or none could be made (None). Tells all who wait."""
+        if self.closed or (connection is not None and connection is not self.connection):
+            return
+        self.connection = None
+        again = connection is not None and bool(self.unacked) and not self.hub.closed
+        self.out = [data for _, data, _ in self.unacked] if again else []
+        self.queued = sum(map(len, self.out))
+        if not again:
+            self.closed = True
+            self.hub.forget(self)
+        self.pause(False)
+        self.hub.peer_lost(self)
+        watchers, self.watchers = self.watchers, {}
+        for callback in watchers.values():
+            try:
+                callback()
+            except Exception:
+                log.exception("a watcher failed", peer=str(self.address))
+        for served in list(self.serving.values()):
+            served.cancel("peer_lost")
+        if not again:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Gives up on the system messages that haven't arrived."""
+        while self.unacked:
+            self.unacked.popleft()[2](PeerLost(f"{self.address} is gone"))
+
+    @property
+    def pending(self) -> bool:
+        """Is anything still on its way?"""
+        return bool(self.out or self.unacked) or (
+            self.connection is not None and self.connection.transport.get_write_buffer_size() > 0
+        )
+
+
+class Connection(asyncio.Protocol):
+    """A socket: checks who is at the other end, then passes frames on to the hub."""
+
+    def __init__(self, hub: Hub, dialed: Peer | None) -> None:
+        self.hub = hub
+        self.dialed = dialed
+        self.peer: Peer | None = None
+        self.pid = 0
+        self.transport: asyncio.Transport
+        self._framer = Framer(hub.max_frame)
+        self._timer: asyncio.TimerHandle | None = None
+        self._arrived = self._acked = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family == socket.AF_UNIX:
+            raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            self.pid, uid, _ = _CREDENTIALS.unpack(raw)
+            if not self.hub.admits(uid):
+                log.warning("refused a connection of another user", uid=uid, pid=self.pid)
+                self.transport.abort()
+                return
+        self.hub.connections.add(self)
+        self.transport.set_write_buffer_limits(high=HIGH_WATER, low=HIGH_WATER // 4)
+        self.transport.write(self.hub.greeting)
+        self._timer = self.hub.loop.call_later(GREETING_TIMEOUT, self._unknown)
+        if self.dialed is not None:
+            # Frames follow the greeting at once: the socket's path and owner vouch for the
+            # peer, and its own greeting is checked when it comes.
+            self.peer = self.dialed
+            self.dialed.attached(self)
+
+    def _unknown(self) -> None:
+        log.warning("closed a connection that sent no greeting", pid=self.pid)
+        self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            frames = self._framer.feed(data)
+            if self._timer is not None:
+                if not frames:
+                    return
+                self._greeted(*frames.pop(0))
+        except ProtocolError as error:
+            log.warning(
+                "closed a connection",
+                peer=str(self.peer and self.peer.address),
+                pid=self.pid,
+                reason=error.message,
+            )
+            self.transport.abort()
+            return
+        peer = self.peer
+        assert peer is not None
+        receive = self.hub.receive
+        for kind, number, payload in frames:
+            receive(peer, kind, number, payload)
+            if kind == SYSTEM:
+                self._arrived = number
+        if self._arrived != self._acked:
+            self._acked = self._arrived
+            peer.send(frame(ACK, self._arrived))
+
+    def _greeted(self, kind: int, _: int, payload: bytes) -> None:
+        if kind != HELLO:
+            raise ProtocolError("the first frame of a connection must be a greeting")
+        greeting = read_greeting(payload)
+        try:
+            address = Address.parse(greeting.address)
+        except ValueError as error:
+            raise ProtocolError(str(error)) from error
+        if address.node != greeting.node:
+            raise ProtocolError(f"{address} greets as node {greeting.node}")
+        if address.pid and self.pid and address.pid != self.pid:
+            raise ProtocolError(f"{address} greets from process {self.pid}")
+        if self.dialed is not None and address != self.dialed.address:
+            raise ProtocolError(f"{address} answers at the place of {self.dialed.address}")
+        assert self._timer is not None
+        self._timer.cancel()
+        self._timer = None
+        if self.peer is None:
+            self.peer = self.hub.peer(address)
+            self.peer.attached(self)
+        self.peer.max_frame = greeting.max_frame
+
+    def pause_writing(self) -> None:
+        if self.peer is not None and self.peer.connection is self:
+            self.peer.pause(True)
+
+    def resume_writing(self) -> None:
+        if self.peer is not None and self.peer.connection is self:
+            self.peer.pause(False)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.hub.connections.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.peer is not None:
+            self.peer.lost(self)
+
+
+def same_machine_uids(run_dir: str) -> frozenset[int]:
+    """The users whose processes may connect: ours, root, and the owner of the run directory
+    (who is another one only when root looks at a node)."""
+    return frozenset({os.geteuid(), 0, os.stat(run_dir).st_uid})

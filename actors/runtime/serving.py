@@ -1,0 +1,249 @@
+"""How a process answers contracts: which method takes which, how many at once.
+
+Synchronous handlers answer within the turn of the loop in which the frame arrived; the others
+run as tasks, at most `max_handlers` of them. Contracts that come before the actor has started
+wait, at most `MAX_HELD` of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+from actors.runtime.address import Address
+from actors.runtime.codec import decode, encode
+from actors.runtime.hub import Hub, refuse
+from actors.runtime.peer import Peer
+from actors.runtime.streams import Producer
+from actors.runtime.wire import HEADER, OPEN, OVERHEAD, REPLY, TELL, U32
+from tether.contracts import Contract
+from tether.errors import (
+    Cancelled,
+    Draining,
+    Internal,
+    Overloaded,
+    ProtocolError,
+    TetherError,
+)
+from tether.telemetry import logs, metrics
+
+MAX_HELD: Final = 4096
+SYNC: Final = 0
+ASYNC: Final = 1
+STREAM: Final = 2
+
+log = logs.get(__name__)
+_refused = metrics.bound_refused.labels("actor_handlers")
+_pack_header = HEADER.pack
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+Entry = tuple[Callable[[Any, Address], Any], int]  # a handler, and SYNC, ASYNC or STREAM
+
+
+def on(*contracts: type[Contract]) -> Callable[[_Method], _Method]:
+    """Marks the method `(self, msg, sender)` that answers these contracts. A plain or an async
+    method returns the answer (None answers with nothing); an async generator is a stream."""
+    if not contracts:
+        raise TypeError("on() needs at least one contract class")
+
+    def mark(method: _Method) -> _Method:
+        method.__contracts__ = (*getattr(method, "__contracts__", ()), *contracts)  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
+def handlers_of(actor: object) -> dict[type, Entry]:
+    """The handlers that the class of `actor` marks with `on`; a subclass's method replaces the
+    one of its base for the same contract.
+
+    Raises:
+        TypeError: one class marks two methods for the same contract.
+    """
+    found: dict[type, Entry] = {}
+    for cls in reversed(type(actor).__mro__):
+        here: dict[type, str] = {}
+        for name, method in vars(cls).items():
+            for contract in getattr(method, "__contracts__", ()):
+                if contract in here:
+                    raise TypeError(
+                        f"{cls.__name__} answers {contract.__name__} in {here[contract]} and "
+                        f"in {name}: keep one"
+                    )
+                here[contract] = name
+                bound = getattr(actor, name)
+                if inspect.isasyncgenfunction(bound):
+                    found[contract] = (bound, STREAM)
+                elif inspect.iscoroutinefunction(bound):
+                    found[contract] = (bound, ASYNC)
+                else:
+                    found[contract] = (bound, SYNC)
+    return found
+
+
+class Serving:
+    """Takes the requests of a hub to the handlers of one actor."""
+
+    def __init__(self, hub: Hub, handlers: dict[type, Entry], limit: int, who: str) -> None:
+        """Holds requests back until `begin`."""
+        self._hub = hub
+        self._loop = hub.loop
+        self._handlers = handlers
+        self._limit = limit
+        self._who = who
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._held: deque[tuple[Peer, int, int, bytes]] = deque()
+        self._stopping = False
+        hub.on_request = self._hold
+
+    def begin(self) -> None:
+        """The actor has started: serves what was held back, and all that comes."""
+        self._hub.on_request = self._take
+        while self._held:
+            self._take(*self._held.popleft())
+
+    def refuse_all(self, error: TetherError) -> None:
+        """Answers all that is held back, and all that comes, with `error`."""
+
+        def refusal(peer: Peer, kind: int, number: int, _payload: bytes) -> None:
+            if kind != TELL:
+                refuse(peer, number, error)
+
+        self._hub.on_request = refusal
+        while self._held:
+            refusal(*self._held.popleft())
+
+    async def stop(self) -> None:
+        """Refuses what comes, cancels what runs, and waits for it."""
+        self.refuse_all(Draining(f"{self._who} is stopping"))
+        for peer in list(self._hub.peers()):
+            for served in list(peer.serving.values()):
+                served.cancel("stopping")
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel("stopping")
+        if tasks:
+            await asyncio.wait(tasks)
+
+    @property
+    def running(self) -> int:
+        return len(self._tasks)
+
+    def _hold(self, peer: Peer, kind: int, number: int, payload: bytes) -> None:
+        if len(self._held) < MAX_HELD:
+            self._held.append((peer, kind, number, payload))
+        else:
+            _refused.inc()
+            if kind != TELL:
+                refuse(peer, number, Overloaded(f"{self._who} is still starting"))
+
+    def _take(self, peer: Peer, kind: int, number: int, payload: bytes) -> None:
+        """One request; all that goes wrong becomes its answer."""
+        try:
+            if kind == OPEN:
+                credit = U32.unpack_from(payload)[0]
+                contract = decode(memoryview(payload)[U32.size :])
+            else:
+                contract = decode(payload)
+            entry = self._handlers.get(type(contract))
+            if entry is None:
+                raise ProtocolError(f"{self._who} doesn't answer {type(contract).__name__}")
+            handler, mode = entry
+            if kind == OPEN:
+                if mode != STREAM:
+                    raise ProtocolError(
+                        f"{type(contract).__name__} opens no stream at {self._who}: ask it"
+                    )
+                self._admit()
+                self._stream(peer, number, credit, handler(contract, peer.address))
+                return
+            if mode == SYNC:
+                answer = handler(contract, peer.address)
+                if kind != TELL:
+                    reply(peer, number, answer)
+                return
+            if mode == STREAM:
+                raise ProtocolError(f"{type(contract).__name__} opens a stream: open one")
+            self._admit()
+            if kind == TELL:
+                self._start(self._told(peer, handler, contract))
+            else:
+                serving = peer.serving
+                task = serving[number] = self._start(self._asked(peer, number, handler, contract))
+                task.add_done_callback(lambda _: serving.pop(number, None))
+        except TetherError as error:
+            self._failed(peer, kind, number, error)
+        except Exception as error:
+            log.exception("a handler failed", actor=self._who)
+            self._failed(peer, kind, number, error)
+
+    def _failed(self, peer: Peer, kind: int, number: int, error: Exception) -> None:
+        if kind == TELL:
+            log.warning(
+                "a message was dropped",
+                actor=self._who,
+                sender=str(peer.address),
+                reason=str(error),
+            )
+        else:
+            refuse(peer, number, error)
+
+    def _admit(self) -> None:
+        if len(self._tasks) >= self._limit:
+            _refused.inc()
+            raise Overloaded(f"{self._who} works on {len(self._tasks)} requests already")
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _stream(
+        self, peer: Peer, number: int, credit: int, items: AsyncGenerator[Contract, None]
+    ) -> None:
+        producer = Producer(peer, number, credit)
+        serving = peer.serving
+        serving[number] = producer
+        task = producer.run(items)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: serving.pop(number, None))
+
+    async def _asked(
+        self, peer: Peer, number: int, handler: Callable[..., Any], contract: Contract
+    ) -> None:
+        try:
+            reply(peer, number, await handler(contract, peer.address))
+        except TetherError as error:
+            refuse(peer, number, error)
+        except asyncio.CancelledError as error:
+            why: TetherError = Cancelled("the request was cancelled")
+            if error.args and error.args[0] == "stopping":
+                why = Draining(f"{self._who} is stopping")
+            refuse(peer, number, why)  # who has left ignores it
+            raise
+        except Exception as error:
+            log.exception("a handler failed", actor=self._who)
+            refuse(peer, number, error)
+
+    async def _told(self, peer: Peer, handler: Callable[..., Any], contract: Contract) -> None:
+        try:
+            await handler(contract, peer.address)
+        except TetherError as error:
+            log.warning("a message failed", actor=self._who, reason=str(error))
+        except Exception:
+            log.exception("a handler failed", actor=self._who)
+
+
+def reply(peer: Peer, number: int, answer: Contract | None) -> None:
+    """Answers an ask; an answer that can't be sent becomes an error there."""
+    payload = b"" if answer is None else encode(answer)
+    size = len(payload) + OVERHEAD
+    if size > peer.max_frame:
+        refuse(peer, number, Internal(f"the answer of {size} bytes is too large for the wire"))
+        return
+    peer.send(_pack_header(size, REPLY, number) + payload)

@@ -1,0 +1,140 @@
+"""The frames of a connection, and how bytes become frames.
+
+A frame is a big-endian u32, the number of bytes that follow it; a u8, its kind; a u64, what
+it belongs to (an ask or a stream of the sender of `ASK` or `OPEN`, the sequence number of a
+system message, 0 elsewhere); and the payload. The first frame of each side of a connection
+is `HELLO`. `ASK`, `OPEN`, `TELL`, `REPLY` and `ITEM` carry a contract, see
+`actors.runtime.codec`.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Final
+
+import msgspec
+
+from tether.errors import ProtocolError
+
+PROTOCOL_VERSION: Final = 1
+MAX_FRAME: Final = 16 << 20  # bytes of one frame, unless the node declares another maximum
+MAX_GREETING: Final = 1024  # before it is known who speaks, nobody gets more memory than this
+
+HELLO: Final = 0  # payload: Greeting
+SYSTEM: Final = 1  # payload: a pickled message of Thespian's; acknowledged by number
+ACK: Final = 2  # id: all system messages up to this number have arrived
+TELL: Final = 3
+ASK: Final = 4
+REPLY: Final = 5  # an empty payload is None
+ERROR: Final = 6  # ends an ask or a stream; payload: a Fault
+OPEN: Final = 7  # payload: u32 credit, then the contract
+ITEM: Final = 8
+END: Final = 9
+CREDIT: Final = 10  # payload: u32, so many more items may be sent
+CANCEL: Final = 11  # nobody waits for this ask or stream any more
+
+HEADER: Final = Struct(">IBQ")
+U32: Final = Struct(">I")
+HEADER_SIZE: Final = HEADER.size
+_LENGTH_SIZE: Final = 4
+OVERHEAD: Final = HEADER_SIZE - _LENGTH_SIZE  # what the length counts besides the payload
+
+Frame = tuple[int, int, bytes]  # kind, id, payload
+
+_pack = HEADER.pack
+_unpack_from = HEADER.unpack_from
+
+
+def frame(kind: int, number: int, payload: bytes = b"") -> bytes:
+    """One whole frame, ready to be written."""
+    return _pack(len(payload) + OVERHEAD, kind, number) + payload
+
+
+class Greeting(msgspec.Struct, frozen=True, array_like=True):
+    """Who speaks: protocol version, node id, address (`node/name/port`), and the largest frame
+    that it accepts, in bytes. Later versions may append fields."""
+
+    version: int
+    node: str
+    address: str
+    max_frame: int
+
+
+_greeting_encoder = msgspec.msgpack.Encoder()
+_greeting_decoder = msgspec.msgpack.Decoder(Greeting)
+
+
+def greet(greeting: Greeting) -> bytes:
+    """`greeting` as a frame."""
+    return frame(HELLO, 0, _greeting_encoder.encode(greeting))
+
+
+def read_greeting(payload: bytes) -> Greeting:
+    """
+    Raises:
+        ProtocolError: it is none, or of another version of the protocol.
+    """
+    try:
+        greeting = _greeting_decoder.decode(payload)
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(f"the first frame of a connection is no greeting: {error}") from error
+    if greeting.version != PROTOCOL_VERSION:
+        raise ProtocolError(
+            f"{greeting.address} speaks version {greeting.version} of the protocol, and this "
+            f"process speaks {PROTOCOL_VERSION}: run adjacent releases"
+        )
+    return greeting
+
+
+class Framer:
+    """Cuts a stream of bytes into frames. Holds at most one incomplete frame, which is at most
+    `limit` bytes (`first` for the first one), and copies every byte a fixed number of times
+    however it was split."""
+
+    __slots__ = ("_bound", "_limit", "_need", "_rest")
+
+    def __init__(self, limit: int = MAX_FRAME, first: int = MAX_GREETING) -> None:
+        self._bound = first
+        self._limit = limit
+        self._rest = bytearray()
+        self._need = HEADER_SIZE  # bytes that `_rest` must hold before another look pays
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that `data` completes, in order.
+
+        Raises:
+            ProtocolError: a frame is longer than `limit` or shorter than its header. The
+                connection can't be used any more.
+        """
+        rest = self._rest
+        if rest:
+            rest += data
+            if len(rest) < self._need:
+                return []
+            data = bytes(rest)
+            rest.clear()
+        frames: list[Frame] = []
+        position, size = 0, len(data)
+        while size - position >= HEADER_SIZE:
+            length, kind, number = _unpack_from(data, position)
+            if length > self._bound or length < OVERHEAD:
+                if frames:
+                    self._bound = self._limit  # the first one is among them
+                if length > self._bound or length < OVERHEAD:
+                    raise ProtocolError(
+                        f"a frame of {length} bytes was announced; it must have "
+                        f"{OVERHEAD} to {self._bound}"
+                    )
+            end = position + _LENGTH_SIZE + length
+            if end > size:
+                self._need = end - position
+                break
+            frames.append((kind, number, data[position + HEADER_SIZE : end]))
+            position = end
+        else:
+            self._need = HEADER_SIZE
+        if frames:
+            self._bound = self._limit
+        if position < size:
+            rest += memoryview(data)[position:]
+        return frames
