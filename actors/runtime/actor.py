@@ -4,6 +4,8 @@ An actor's `__init__` runs before it is part of anything; use `started`. Thespia
 messages keep going to `receiveMessage`, of which only child exits concern us.
 """
 
+# ruff: noqa: N802  (the names are Thespian's and multiprocessing's)
+
 from __future__ import annotations
 
 import asyncio
@@ -50,7 +52,7 @@ def address_of(where: Address | str | Any) -> Address:
     raise TypeError(f"{where!r} is no address")
 
 
-class Actor(ThespianActor):  # type: ignore[misc]
+class Actor(ThespianActor):
     """Derive from it, mark handlers with `on`, override `started` and `stopping`."""
 
     max_handlers: ClassVar[int] = 4096
@@ -61,6 +63,7 @@ class Actor(ThespianActor):  # type: ignore[misc]
     loop: asyncio.AbstractEventLoop
     address: Address
     pid: int
+    _leaving: bool
 
     # ---- to override
 
@@ -149,7 +152,8 @@ class Actor(ThespianActor):  # type: ignore[misc]
             )
         instance = self.createActor(actor_class).addressDetails.addressInstanceNum
         process = self._manager.child_process(instance)
-        if process is None:
+        pid = process.pid if process is not None else None
+        if pid is None:
             raise Unavailable(f"{class_name(actor_class)} could not be started")
         up: asyncio.Future[Address] = self.loop.create_future()
         self._expected[instance] = up
@@ -158,7 +162,7 @@ class Actor(ThespianActor):  # type: ignore[misc]
                 return await up
         except BaseException as error:
             with suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
             if isinstance(error, TimeoutError):
                 raise DeadlineExceeded(
                     f"{class_name(actor_class)} was not up within {timeout} s"
@@ -169,16 +173,16 @@ class Actor(ThespianActor):  # type: ignore[misc]
 
     # ---- what Thespian calls
 
-    def receiveMessage(self, msg: Any, sender: Any) -> None:  # noqa: N802
+    def receiveMessage(self, msg: Any, sender: Any) -> None:
         if isinstance(msg, ChildActorExited):
             self._child_exited(msg)
 
     @property
-    def _myRef(self) -> TetherManager:  # noqa: N802
+    def _myRef(self) -> TetherManager:
         return self._manager
 
     @_myRef.setter
-    def _myRef(self, manager: TetherManager) -> None:  # noqa: N802
+    def _myRef(self, manager: TetherManager) -> None:
         # Thespian assigns it between __init__ and the first message.
         self._manager = manager
         self._transport: Transport = manager.transport

@@ -25,6 +25,8 @@ class Address:
     node: str
     name: str
     port: int
+    _text: str
+    _hash: int
 
     def __init__(self, node: str, name: str, port: int = 0) -> None:
         """

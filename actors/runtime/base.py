@@ -4,6 +4,8 @@
 `actors.runtime.options` for the capabilities. Importing `actors.runtime` makes the name known.
 """
 
+# ruff: noqa: N802, N803, N815  (the names are Thespian's and multiprocessing's)
+
 from __future__ import annotations
 
 import os
@@ -36,9 +38,7 @@ class _Allowing:
 
     transport: Transport
 
-    def _startChildActor(  # noqa: N802
-        self, childAddr: Any, childClass: Any, *args: Any, **kwargs: Any
-    ) -> None:
+    def _startChildActor(self, childAddr: Any, childClass: Any, *args: Any, **kwargs: Any) -> None:
         name = class_name(childClass)
         if not self.transport.options.allows(name):
             raise InvalidActorSpecification(
@@ -52,9 +52,9 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
 
     def run(self) -> None:
         options = self.transport.options
-        SpawnedProcess.on_start = lambda process: self.transport.watch_process(process.pid)
+        SpawnedProcess.on_start = self.transport.watch_process
         if getattr(self, "asLogProc", None):
-            self.transport.watch_process(self.asLogProc.childProc.pid)
+            self.transport.watch_process(self.asLogProc.childProc)
         if options.owner_pid:
             self._watch_owner(options.owner_pid)
         serving_now()
@@ -79,7 +79,7 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
             return
         transport.loop.add_reader(descriptor, ended)
 
-    def h_PendingActor(self, envelope: Any) -> Any:  # noqa: N802
+    def h_PendingActor(self, envelope: Any) -> Any:
         name = class_name(envelope.message.actorClassName)
         if not self.transport.options.allows(name):
             log.warning("refused to start an actor", actor=name, sender=str(envelope.sender))
@@ -92,16 +92,16 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
             return True
         return super().h_PendingActor(envelope)
 
-    def h_RegisterSourceAuthority(self, envelope: Any) -> Any:  # noqa: N802
+    def h_RegisterSourceAuthority(self, envelope: Any) -> Any:
         return self._source(envelope, super().h_RegisterSourceAuthority)
 
-    def h_ValidateSource(self, envelope: Any) -> Any:  # noqa: N802
+    def h_ValidateSource(self, envelope: Any) -> Any:
         return self._source(envelope, super().h_ValidateSource)
 
-    def h_ValidatedSource(self, envelope: Any) -> Any:  # noqa: N802
+    def h_ValidatedSource(self, envelope: Any) -> Any:
         return self._source(envelope, super().h_ValidatedSource)
 
-    def h_SourceHashTransferReply(self, envelope: Any) -> Any:  # noqa: N802
+    def h_SourceHashTransferReply(self, envelope: Any) -> Any:
         return self._source(envelope, super().h_SourceHashTransferReply)
 
     def _source(self, envelope: Any, otherwise: Any) -> Any:
@@ -118,9 +118,9 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
 class TetherManager(_Allowing, MultiProcManager):
     """Thespian's manager of one actor, in the actor's own process."""
 
-    def _createInstance(self) -> None:  # noqa: N802
+    def _createInstance(self) -> None:
         self.transport.end_with(self.transport.admin)
-        SpawnedProcess.on_start = lambda process: self.transport.watch_process(process.pid)
+        SpawnedProcess.on_start = self.transport.watch_process
         super()._createInstance()
         serving_now()
 
@@ -137,7 +137,7 @@ class TetherManager(_Allowing, MultiProcManager):
                 return child.childProc  # type: ignore[no-any-return]
         return None
 
-    def _pendingActorReady(  # noqa: N802
+    def _pendingActorReady(
         self, childInstance: int, actualAddress: Any, isMyChild: bool = True
     ) -> None:
         super()._pendingActorReady(childInstance, actualAddress, isMyChild)
@@ -167,7 +167,7 @@ class ActorSystemBase(multiprocessCommon):
     def mpcontext(self, _: Any) -> None:
         pass
 
-    def _startAdmin(self, *args: Any) -> None:  # noqa: N802
+    def _startAdmin(self, *args: Any) -> None:
         started: list[SpawnedProcess] = []
         SpawnedProcess.on_start = started.append
         try:

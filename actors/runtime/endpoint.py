@@ -79,8 +79,7 @@ class Endpoint:
         await self._hub.start()
         try:
             async with asyncio.timeout(self._timeout):
-                while not await self._reach():
-                    await asyncio.sleep(CONNECT_PAUSE)
+                await self._reach()
         except TimeoutError:
             self._hub.close()
             raise Unavailable(
@@ -107,15 +106,13 @@ class Endpoint:
         self._hub.close()
         await asyncio.sleep(0)
 
-    async def _reach(self) -> bool:
-        """Is the Admin there?"""
-        gone = asyncio.Event()
-        cancel = self._hub.watch(self.admin, gone.set)
-        peer = self._hub.peer(self.admin)
-        while peer.connection is None and not gone.is_set():
-            await asyncio.sleep(0.001)
-        cancel()
-        return not gone.is_set()
+    async def _reach(self) -> None:
+        """Returns when the Admin has answered; it may still be starting."""
+        while True:
+            peer = self._hub.peer(self.admin)
+            if await peer.reachable():
+                return
+            await asyncio.sleep(CONNECT_PAUSE)
 
     async def ask(self, address: Address | str, contract: Contract, timeout: float = 5.0) -> Any:
         """See `Actor.ask`."""

@@ -208,8 +208,7 @@ class Hub:
             return handle.cancel
         key = object()
         peer.watchers[key] = callback
-        if peer.connection is None and peer.dialing is None and type(peer) is Peer:
-            peer.dialing = self.dial(peer)
+        peer.seek()
         return lambda: void(peer.watchers.pop(key, None))
 
     # ---- what goes out
@@ -406,6 +405,9 @@ class Loopback(Peer):
     """This process as its own peer: frames are handed over at the next turn of the loop."""
 
     __slots__ = ()
+
+    def seek(self) -> None:
+        """It is here."""
 
     def flush(self) -> None:
         self.scheduled = False

@@ -13,6 +13,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from actors.runtime.address import Address
@@ -142,8 +143,8 @@ class Peer:
             if self.closed:
                 self.out.clear()
                 self.queued = 0
-            elif self.dialing is None and self.out:
-                self.dialing = self.hub.dial(self)
+            elif self.out:
+                self.seek()
             return
         if self.paused:
             return
@@ -159,6 +160,19 @@ class Peer:
             if self.resumed is None:
                 self.resumed = asyncio.Event()
             await self.resumed.wait()
+
+    def seek(self) -> None:
+        """Connects unless there is a connection, or one is being made."""
+        if self.connection is None and self.dialing is None and not self.closed:
+            self.dialing = self.hub.dial(self)
+
+    async def reachable(self) -> bool:
+        """Connects if need be; false if nobody is there."""
+        if self.connection is None and not self.closed:
+            self.seek()
+            if self.dialing is not None:
+                await asyncio.shield(self.dialing)
+        return self.connection is not None
 
     def attached(self, connection: Connection) -> None:
         """`connection` now leads to the peer."""
@@ -319,4 +333,4 @@ class Connection(asyncio.Protocol):
 def same_machine_uids(run_dir: str) -> frozenset[int]:
     """The users whose processes may connect: ours, root, and the owner of the run directory
     (who is another one only when root looks at a node)."""
-    return frozenset({os.geteuid(), 0, os.stat(run_dir).st_uid})
+    return frozenset({os.geteuid(), 0, Path(run_dir).stat().st_uid})

@@ -5,6 +5,8 @@ actor needs neither, and imports only its own class. Thespian's entry points are
 ours, which set the process up and then go on with Thespian's.
 """
 
+# ruff: noqa: N802, N813  (the names are Thespian's and multiprocessing's)
+
 from __future__ import annotations
 
 import faulthandler
@@ -32,6 +34,8 @@ _FAULTS: Final = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS")
 class _Popen(popen_spawn.Popen):
     """As its base, without the starter's `__main__` and without a resource tracker."""
 
+    _fds: list[int]
+
     def _launch(self, process_obj: Any) -> None:
         preparation = mp_spawn.get_preparation_data(process_obj._name)
         preparation.pop("init_main_from_name", None)
@@ -49,20 +53,25 @@ class _Popen(popen_spawn.Popen):
             child_r, parent_w = os.pipe()
             self._fds.extend([child_r, child_w])
             self.pid = mp_util.spawnv_passfds(
-                mp_spawn.get_executable(),
+                os.fsencode(mp_spawn.get_executable()),
                 mp_spawn.get_command_line(pipe_handle=child_r),
                 self._fds,
             )
             self.sentinel = parent_r
-            with open(parent_w, "wb", closefd=False) as pipe:  # noqa: PTH123  a descriptor
+            with open(parent_w, "wb", closefd=False) as pipe:
                 pipe.write(buffer.getbuffer())
         finally:
             self.finalizer = mp_util.Finalize(
-                self, mp_util.close_fds, [fd for fd in (parent_r, parent_w) if fd >= 0]
+                self, _close, [fd for fd in (parent_r, parent_w) if fd >= 0]
             )
             for fd in (child_r, child_w):
                 if fd >= 0:
                     os.close(fd)
+
+
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 class SpawnedProcess(contexts.SpawnProcess):
@@ -76,7 +85,7 @@ class SpawnedProcess(contexts.SpawnProcess):
         super().__init__(group, _ENTRIES.get(target, target), name, args)
 
     @staticmethod
-    def _Popen(process_obj: Any) -> Any:  # noqa: N802  multiprocessing's name
+    def _Popen(process_obj: Any) -> Any:
         return _Popen(process_obj)
 
     def start(self) -> None:

@@ -7,6 +7,8 @@ they rest only while Thespian's code runs between two calls of `run`, which is b
 Protocol: `thespian.system.multiprocCommon` and `systemBase`, see docs/adr/0001.
 """
 
+# ruff: noqa: N802, N803, N815  (the names are Thespian's and multiprocessing's)
+
 from __future__ import annotations
 
 import asyncio
@@ -17,6 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from typing import Any, ClassVar
 
 import msgspec
@@ -63,7 +66,7 @@ class ProcessSeat(msgspec.Struct, frozen=True):
     """What a process is told of itself when it is started: `addrInst`, Thespian's number for
     it; the address it must have, if that is fixed; its parent and its Admin."""
 
-    addrInst: int | None  # noqa: N815  Thespian reads it by this name
+    addrInst: int | None
     fixed: Address | None
     parent: Address
     admin: Address
@@ -160,9 +163,11 @@ class Transport:
     def connectEndpoint(self, endpoint: ProcessSeat) -> None:
         """The process of `endpoint` was started just before."""
 
-    def watch_process(self, pid: int) -> None:
-        """Asks Thespian to look after its children when `pid` ends. SIGCHLD alone can't be
+    def watch_process(self, process: BaseProcess) -> None:
+        """Asks Thespian to look after its children when `process` ends. SIGCHLD alone can't be
         trusted: libuv takes it over as soon as an actor starts a subprocess."""
+        pid = process.pid
+        assert pid is not None
         try:
             descriptor = os.pidfd_open(pid)
         except OSError:
