@@ -1,0 +1,234 @@
+"""One round of reserves and settles on one connection, and looking at jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+import msgspec
+from asyncpg.pgproto.pgproto import UUID
+
+from tether.contracts import Outcome, Reserve, Reserved, Settle, Settled
+from tether.errors import BadRequest, Conflict, TetherError
+from tether.stores.database import connect
+from tether.stores.keys import Connection
+from tether.stores.queries import sql
+
+# The tables of jobs and leases churn, so their statistics are always wrong; every access is by
+# key, and a plan by index is right at any size.
+_PLANNER = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+}
+_INT4 = 2**31 - 1
+_INT8 = 2**63 - 1
+
+#: What a request in a round came to; None means that it must be asked once more.
+Answer = Reserved | Settled | TetherError | None
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as it stands. `outcome` is None while it runs."""
+
+    id: str
+    tenant_id: str
+    model_ref: str
+    state: str
+    outcome: str | None
+    attempt: int
+    fence: int
+    worker_id: str
+    prompt_tokens: int
+    completion_tokens: int
+    finish: str
+    error_code: str
+    created_at: datetime
+    settled_at: datetime | None
+
+
+class Open(msgspec.Struct, frozen=True, kw_only=True):
+    """What is not over yet: running jobs, leases, and leases that have run out."""
+
+    running: int
+    leases: int
+    overdue: int
+
+
+async def show(connection: Connection, job_id: str) -> Job | None:
+    """One job; None when there is none (any more)."""
+    check_uuid(job_id)
+    row = await connection.fetchrow(sql("show_job"), job_id)
+    return None if row is None else Job(**dict(row))
+
+
+async def still_open(connection: Connection) -> Open:
+    """Count what is not over yet."""
+    return Open(**dict(await connection.fetchrow(sql("count_open"))))
+
+
+def check_uuid(text: str) -> Any:
+    """`text` as the UUID that the driver sends.
+
+    Raises:
+        BadRequest: it is none.
+    """
+    try:
+        return UUID(text)
+    except ValueError:
+        raise BadRequest(f"{text[:60]!r} is no job id; make one with job_id()") from None
+
+
+def check(msg: Reserve | Settle) -> Any:
+    """The job's UUID; whatever would fail a whole round is refused here.
+
+    Raises:
+        BadRequest: a field can't be stored.
+    """
+    if type(msg) is Settle:
+        usage = msg.usage
+        if not (
+            0 <= usage.prompt_tokens <= _INT4
+            and 0 <= usage.completion_tokens <= _INT4
+            and 0 <= msg.fence <= _INT8
+        ):
+            raise BadRequest("a settle's tokens and fence must be numbers from 0 that fit a row")
+    elif type(msg) is Reserve and not (1 <= msg.attempt <= _INT4 and 0 < msg.deadline_s < 1e7):
+        raise BadRequest("a reserve needs an attempt from 1 and a deadline above 0 s")
+    return check_uuid(msg.job_id)
+
+
+class Desk:
+    """One connection with the statements of a round prepared on it."""
+
+    def __init__(self, connection: asyncpg.Connection, grace_s: float, timeout_s: float) -> None:
+        self.connection = connection
+        self._grace = grace_s
+        self._timeout = timeout_s
+        self._round: Any = None
+        self._contest: Any = None
+        self._sweep: Any = None
+
+    @classmethod
+    async def open(cls, dsn: str, *, grace_s: float, timeout_s: float) -> Desk:
+        """Connect and prepare. A lease lives for its request's deadline and `grace_s`; a
+        statement that takes longer than `timeout_s` is given up.
+
+        Raises:
+            Unavailable, Internal: as `database.connect`.
+        """
+        connection = await connect(dsn, timeout=timeout_s, **_PLANNER)
+        try:
+            desk = cls(connection, grace_s, timeout_s)
+            desk._round = await connection.prepare(sql("settle_and_reserve"), timeout=timeout_s)
+            desk._contest = await connection.prepare(sql("contest"), timeout=timeout_s)
+            desk._sweep = await connection.prepare(sql("sweep"), timeout=timeout_s)
+        except BaseException:
+            connection.terminate()
+            raise
+        return desk
+
+    def close(self) -> None:
+        """Drop the connection; a statement in flight takes effect, or doesn't."""
+        self.connection.terminate()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is known to be gone."""
+        return bool(self.connection.is_closed())
+
+    async def round(
+        self, reserves: Sequence[tuple[Any, Reserve]], settles: Sequence[tuple[Any, Settle]]
+    ) -> tuple[list[Answer], list[Settled]]:
+        """Reserve and settle in one transaction; both lists are (UUID, message), and answers
+        come in their order. Safe to repeat when it is unknown whether it took effect: a reserve
+        finds its own job again, and a settle changes nothing the second time.
+
+        Raises:
+            asyncpg.PostgresError, OSError, TimeoutError: nothing can be said of the round.
+        """
+        row = await self._round.fetchrow(
+            *self._reserve_columns(reserves),
+            [job for job, _ in settles],
+            [m.fence for _, m in settles],
+            [m.outcome for _, m in settles],
+            [m.usage.prompt_tokens for _, m in settles],
+            [m.usage.completion_tokens for _, m in settles],
+            [m.finish for _, m in settles],
+            [m.error_code for _, m in settles],
+            timeout=self._timeout,
+        )
+        opened, closed = row
+        answers: list[Answer] = [None] * len(reserves)
+        for n in opened or ():
+            m = reserves[n - 1][1]
+            answers[n - 1] = Reserved(
+                job_id=m.job_id, worker_id=m.worker_id, worker_address=m.worker_address, fence=1
+            )
+        first = set(closed or ())
+        settled = [
+            Settled(job_id=m.job_id, first=n in first) for n, (_, m) in enumerate(settles, 1)
+        ]
+        if len(opened or ()) < len(reserves):
+            taken = [n for n, answer in enumerate(answers) if answer is None]
+            answered = await self._contested([reserves[n] for n in taken])
+            for n, answer in zip(taken, answered, strict=True):
+                answers[n] = answer
+        return answers, settled
+
+    async def _contested(self, reserves: list[tuple[Any, Reserve]]) -> list[Answer]:
+        rows = await self._contest.fetch(*self._reserve_columns(reserves), timeout=self._timeout)
+        answers: list[Answer] = [None] * len(reserves)
+        for row in rows:
+            m = reserves[row["n"] - 1][1]
+            answers[row["n"] - 1] = _verdict(m, row)
+        return answers
+
+    def _reserve_columns(self, reserves: Sequence[tuple[Any, Reserve]]) -> tuple[list[Any], ...]:
+        grace = self._grace
+        return (
+            [job for job, _ in reserves],
+            [m.tenant_id for _, m in reserves],
+            [m.retry_token for _, m in reserves],
+            [m.fingerprint for _, m in reserves],
+            [m.model_ref for _, m in reserves],
+            [m.worker_id for _, m in reserves],
+            [m.worker_address for _, m in reserves],
+            [m.deadline_s + grace for _, m in reserves],
+            [m.attempt for _, m in reserves],
+        )
+
+    async def sweep(self, most: int) -> int:
+        """Expire up to `most` jobs whose lease has run out; returns how many there were."""
+        return int(await self._sweep.fetchval(most, timeout=self._timeout))
+
+
+def _verdict(m: Reserve, row: Any) -> Answer:
+    """What the row of `contest` means to who asked."""
+    verdict = row["verdict"]
+    if verdict == "conflict":
+        return Conflict(
+            "this Idempotency-Key was used for another request; use a new key, or send the same "
+            "body",
+            param="Idempotency-Key",
+        )
+    if verdict == "give":
+        if row["given_fence"] is None:
+            return None  # somebody else was faster; ask how it stands now
+        return Reserved(
+            job_id=m.job_id,
+            worker_id=m.worker_id,
+            worker_address=m.worker_address,
+            fence=row["given_fence"],
+        )
+    return Reserved(
+        job_id=str(row["held_id"]),
+        worker_id=row["held_worker"],
+        worker_address=row["held_address"],
+        fence=row["held_fence"],
+        known={"running": "running", "completed": Outcome.COMPLETED.value}.get(verdict, ""),
+    )

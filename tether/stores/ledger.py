@@ -1,0 +1,378 @@
+"""Jobs, leases and usage, written in rounds: what queued while one round ran is the next one.
+
+A `Ledger` takes any number of reserves and settles at once and keeps at most two statements in
+flight, each on a connection of its own (a *lane*). A lost connection is made anew and its round
+is sent again, which is safe because both operations are idempotent; a caller waits for that
+until his patience ends. See docs/adr/0004-settlement.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Awaitable
+from typing import Any
+
+import asyncpg
+import msgspec
+
+from tether.contracts import Reserve, Reserved, Settle, Settled
+from tether.core.rounds import Rounds
+from tether.errors import Conflict, Draining, Internal, Overloaded, TetherError, Unavailable
+from tether.stores.database import LOST, connect, migrate
+from tether.stores.jobs import Answer, Desk, check
+from tether.telemetry import logs, metrics
+
+log = logs.get(__name__)
+
+_LANES = 2
+_CONTESTS = 8  # how often somebody else may be faster before a reserve gives up
+_SWEEPS = 50  # batches of one sweep; the rest waits for the next
+
+
+class LedgerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a ledger works.
+
+    `round_max` requests go into one statement and `waiting_max` wait for one. Leases live for
+    the deadline of their request and `lease_grace_s`; every `sweep_s` those that have run out
+    are swept, `sweep_batch` at a time. A reserve is tried for its deadline but at most
+    `reserve_patience_s`, a settle for `settle_patience_s`, which the grace must cover: or an
+    answer given could expire while its settle still waits for PostgreSQL. A statement that takes
+    longer than `statement_s` is given up and sent again on another connection.
+
+    Raises:
+        ValueError: a number is not above 0, or the grace is shorter than the patience.
+    """
+
+    round_max: int = 256
+    waiting_max: int = 8192
+    sweep_s: float = 1.0
+    sweep_batch: int = 500
+    lease_grace_s: float = 30.0
+    reserve_patience_s: float = 4.0
+    settle_patience_s: float = 30.0
+    statement_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        for field in self.__struct_fields__:
+            if getattr(self, field) <= 0:
+                raise ValueError(f"{field} of the reservation must be above 0")
+        if self.lease_grace_s < self.settle_patience_s:
+            raise ValueError(
+                f"lease_grace_s ({self.lease_grace_s}) of the reservation must be at least "
+                f"settle_patience_s ({self.settle_patience_s})"
+            )
+
+
+class _Request:
+    """A reserve or settle that waits for its answer. A plain class with slots: one is made for
+    each message."""
+
+    __slots__ = ("contests", "deadline", "future", "job", "msg")
+
+    def __init__(
+        self, msg: Reserve | Settle, job: Any, future: asyncio.Future[Any], deadline: float
+    ) -> None:
+        self.msg = msg
+        self.job = job
+        self.future = future
+        self.deadline = deadline
+        self.contests = 0
+
+
+_Taken = list[tuple[object, _Request]]
+
+
+def _wanted(request: _Request) -> bool:
+    return not request.future.done()
+
+
+class Ledger:
+    """Opened on a loop, used from that loop.
+
+    Args:
+        dsn: of the database; `open` migrates it.
+    """
+
+    def __init__(self, dsn: str, options: LedgerOptions | None = None) -> None:
+        self._dsn = dsn
+        self._options = options or LedgerOptions()
+        self._rounds: Rounds[object, _Request] = Rounds(
+            most=self._options.round_max, waiting=self._options.waiting_max, at_once=_LANES
+        )
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._kicked = False
+        self._draining = False
+        self._nothing_left = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._reason = "it was never reached"
+        self._used = metrics.bound_used.labels("reservation_waiting")
+        self._refused = metrics.bound_refused.labels("reservation_waiting")
+
+    async def open(self) -> Ledger:
+        """Migrate, connect the lanes, begin to sweep.
+
+        Raises:
+            Unavailable: PostgreSQL can't be reached.
+            Internal: the DSN is wrong, or the database is of a later release.
+        """
+        self._loop = asyncio.get_running_loop()
+        connection = await connect(self._dsn)
+        try:
+            await migrate(connection)
+        finally:
+            connection.terminate()
+        desks: list[Desk] = []
+        try:
+            for _ in range(_LANES):
+                desks.append(await self._desk())  # noqa: PERF401 (closed below if one fails)
+        except BaseException:
+            for desk in desks:
+                desk.close()
+            raise
+        self._tasks = [
+            self._loop.create_task(self._lane(desk), name=f"ledger lane {n}")
+            for n, desk in enumerate(desks)
+        ]
+        self._tasks.append(self._loop.create_task(self._sweeper(), name="ledger sweep"))
+        return self
+
+    async def close(self, drain_s: float = 5.0) -> None:
+        """Take in nothing new, answer what waits within `drain_s`, let go of the connections.
+        Safe to call twice."""
+        self._draining = True
+        if self._tasks and (len(self._rounds) or self._rounds.in_flight):
+            self._nothing_left.clear()
+            self._kick()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._nothing_left.wait(), drain_s)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        for request in self._rounds.remove(lambda _: True):
+            _fail(request, Draining("the reservation stops; try again"))
+
+    async def __aenter__(self) -> Ledger:
+        return await self.open()
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    def reserve(self, msg: Reserve) -> Awaitable[Reserved]:
+        """Give the job a row and a lease, or say what its retry token already stands for. Cancel
+        the awaitable to forget it while it waits.
+
+        Raises:
+            BadRequest: a field can't be stored.
+            Conflict: the retry token is taken by another body.
+            Overloaded, Draining: nothing was done, nor will be.
+            Unavailable: PostgreSQL didn't answer in time; a lease may have been given, and the
+                same reserve finds it.
+        """
+        patience = min(msg.deadline_s, self._options.reserve_patience_s)
+        return self._offer((msg.tenant_id, msg.retry_token), msg, patience)
+
+    def settle(self, msg: Settle) -> Awaitable[Settled]:
+        """Close the job for good if `fence` is its latest: usage, ledger and lease with it.
+
+        Raises:
+            BadRequest, Overloaded, Draining, Unavailable: as for `reserve`.
+        """
+        return self._offer(msg.job_id, msg, self._options.settle_patience_s)
+
+    def _offer(self, key: object, msg: Reserve | Settle, patience: float) -> asyncio.Future[Any]:
+        if self._draining:
+            raise Draining("the reservation stops; try again", retry_after_s=1.0)
+        loop = self._loop
+        request = _Request(msg, check(msg), loop.create_future(), loop.time() + patience)
+        if not self._rounds.offer(key, request):
+            self._refused.inc()
+            raise Overloaded(
+                f"{self._options.waiting_max} reserves and settles wait for PostgreSQL already; "
+                "try again",
+                retry_after_s=1.0,
+            )
+        if self._idle and not self._kicked:
+            # Not at once: all messages of one read of the socket should share a round.
+            self._kicked = True
+            loop.call_soon(self._kick)
+        return request.future
+
+    def _kick(self) -> None:
+        """Wake as many idle lanes as there are rounds to fill."""
+        self._kicked = False
+        rounds = -(-len(self._rounds) // self._options.round_max) or 1
+        while self._idle and rounds > 0:
+            lane = self._idle.popleft()
+            if not lane.done():
+                lane.set_result(None)
+                rounds -= 1
+
+    # ---- lanes
+
+    async def _desk(self) -> Desk:
+        desk = await Desk.open(
+            self._dsn, grace_s=self._options.lease_grace_s, timeout_s=self._options.statement_s
+        )
+        # An idle lane whose connection ends makes another before it is needed.
+        desk.connection.add_termination_listener(lambda _: self._wake())
+        return desk
+
+    def _wake(self) -> None:
+        while self._idle:
+            lane = self._idle.popleft()
+            if not lane.done():
+                lane.set_result(None)
+
+    async def _lane(self, desk: Desk) -> None:
+        try:
+            while True:
+                if desk.closed:
+                    desk = await self._reconnected()
+                taken = self._rounds.take(_wanted)
+                if not taken:
+                    if not self._rounds.in_flight:
+                        self._nothing_left.set()
+                    idle = self._loop.create_future()
+                    self._idle.append(idle)
+                    await idle
+                    continue
+                again: _Taken = taken
+                try:
+                    again = await self._round(desk, taken)
+                except LOST as error:
+                    desk.close()
+                    self._reason = str(error) or type(error).__name__
+                    metrics.reservation_retried.inc()
+                finally:
+                    self._rounds.done(taken, again)
+                    if again:
+                        self._expire()
+        finally:
+            desk.close()
+
+    async def _round(self, desk: Desk, taken: _Taken) -> _Taken:
+        """Run a round, answer its requests, and return those to be asked once more. A fault of
+        one request fails that one: a round that PostgreSQL refuses is halved until it is found.
+        """
+        reserving = [e for e in taken if type(e[1].msg) is Reserve]
+        settling = [e for e in taken if type(e[1].msg) is Settle]
+        began = time.perf_counter()
+        try:
+            answers, settled = await desk.round(
+                [(r.job, r.msg) for _, r in reserving],  # type: ignore[misc]
+                [(r.job, r.msg) for _, r in settling],  # type: ignore[misc]
+            )
+        except LOST:
+            raise
+        except (asyncpg.PostgresError, ValueError, TypeError) as error:
+            if len(taken) > 1:
+                half = len(taken) // 2
+                first = await self._round(desk, taken[:half])
+                return first + await self._round(desk, taken[half:])
+            log.error("round.refused", error=str(error), request=type(taken[0][1].msg).__name__)
+            _fail(taken[0][1], Internal(f"PostgreSQL refused it: {error}"))
+            return []
+        metrics.reservation_round_seconds.observe(time.perf_counter() - began)
+        metrics.reservation_round_items.observe(len(taken))
+        self._used.set(len(self._rounds))
+        stale = 0
+        for (_, request), done in zip(settling, settled, strict=True):
+            stale += not done.first
+            if not request.future.done():
+                request.future.set_result(done)
+        if stale:
+            metrics.reservation_stale.inc(stale)
+        again: _Taken = []
+        for entry, answer in zip(reserving, answers, strict=True):
+            if not _answer(entry[1], answer):
+                again.append(entry)
+        return again
+
+    async def _reconnected(self) -> Desk:
+        """A new connection, however long it takes; meanwhile those whose patience ends are told."""
+        log.warning("postgres.lost", reason=self._reason)
+        pause = 0.02
+        while True:
+            try:
+                desk = await self._desk()
+            except TetherError as error:
+                self._reason = error.message
+            except (*LOST, asyncpg.PostgresError) as error:
+                self._reason = str(error) or type(error).__name__
+            else:
+                log.info("postgres.back")
+                return desk
+            self._expire()
+            await asyncio.sleep(pause)
+            pause = min(0.25, pause * 2)
+
+    def _expire(self) -> None:
+        now = self._loop.time()
+        for request in self._rounds.remove(lambda r: r.future.done() or r.deadline <= now):
+            _fail(
+                request,
+                Unavailable(
+                    f"PostgreSQL doesn't answer ({self._reason}); try again", retry_after_s=1.0
+                ),
+            )
+
+    # ---- sweeping
+
+    async def sweep(self, desk: Desk) -> int:
+        """Expire every job whose lease has run out; returns how many there were."""
+        total, batch = 0, self._options.sweep_batch
+        for _ in range(_SWEEPS):
+            swept = await desk.sweep(batch)
+            total += swept
+            if swept < batch:
+                break
+        if total:
+            metrics.reservation_expired.inc(total)
+            log.warning("leases.expired", jobs=total)
+        return total
+
+    async def _sweeper(self) -> None:
+        desk: Desk | None = None
+        try:
+            while True:
+                # Also after connecting: settles that waited for PostgreSQL go before the sweep.
+                await asyncio.sleep(self._options.sweep_s)
+                self._expire()
+                try:
+                    if desk is None or desk.closed:
+                        desk = await self._desk()
+                        continue
+                    await self.sweep(desk)
+                except (*LOST, TetherError, asyncpg.PostgresError) as error:
+                    log.warning("sweep.failed", reason=str(error))
+                    if desk is not None:
+                        desk.close()
+        finally:
+            if desk is not None:
+                desk.close()
+
+
+def _answer(request: _Request, answer: Answer) -> bool:
+    """Hand on what a reserve came to; False when it must be asked once more."""
+    if answer is None:
+        request.contests += 1
+        if request.contests < _CONTESTS:
+            return False
+        answer = Conflict("others take this retry token or job id again and again; use new ones")
+    if isinstance(answer, TetherError):
+        _fail(request, answer)
+        return True
+    if isinstance(answer, Reserved) and answer.known:
+        metrics.reservation_known.inc()
+    if not request.future.done():
+        request.future.set_result(answer)
+    return True
+
+
+def _fail(request: _Request, error: TetherError) -> None:
+    if not request.future.done():
+        request.future.set_exception(error)

@@ -1,0 +1,1 @@
+"""The numbered migrations: SQL files, applied in order, never changed once released."""

@@ -1,0 +1,182 @@
+-- Every statement that Tether sends, with a name and a sentence.
+-- Lock order, everywhere: jobs before leases before ledger.
+
+-- name: settle_and_reserve
+-- One round: gives each new job a row and a lease, and closes each told job whose fence is the
+-- latest; answers with the ordinals of the reserves ($1–$9) and settles ($10–$16) that took effect.
+WITH asked AS (
+    SELECT * FROM unnest(
+        $1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[],
+        $8::float8[], $9::integer[]
+    ) WITH ORDINALITY AS t (job_id, tenant_id, retry_token, fingerprint, model_ref, worker_id,
+                            worker_address, seconds, attempt, n)
+), opened AS (
+    INSERT INTO jobs (id, tenant_id, retry_token, fingerprint, model_ref, worker_id,
+                      worker_address, attempt)
+    SELECT job_id, tenant_id, retry_token, fingerprint, model_ref, worker_id, worker_address, attempt
+    FROM asked
+    ON CONFLICT DO NOTHING
+    RETURNING id, retry_token
+), leased AS (
+    INSERT INTO leases (job_id, worker_id, worker_address, fence, expires_at)
+    SELECT a.job_id, a.worker_id, a.worker_address, 1, now() + a.seconds * interval '1 second'
+    FROM opened o JOIN asked a ON a.job_id = o.id AND a.retry_token = o.retry_token
+), told AS (
+    SELECT * FROM unnest(
+        $10::uuid[], $11::bigint[], $12::text[], $13::integer[], $14::integer[], $15::text[],
+        $16::text[]
+    ) WITH ORDINALITY AS t (job_id, fence, outcome, prompt_tokens, completion_tokens, finish,
+                            error_code, n)
+), closed AS (
+    UPDATE jobs j
+    SET state = 'settled', outcome = t.outcome, prompt_tokens = t.prompt_tokens,
+        completion_tokens = t.completion_tokens, finish = t.finish, error_code = t.error_code,
+        settled_at = now()
+    FROM told t
+    WHERE j.id = t.job_id AND j.fence = t.fence AND j.state = 'running'
+    RETURNING t.n, j.id, j.tenant_id, j.model_ref, j.outcome, j.prompt_tokens, j.completion_tokens
+), freed AS (
+    DELETE FROM leases l USING closed c WHERE l.job_id = c.id
+), billed AS (
+    -- A row exists only where a cancelled job was taken up again: the last usage counts all.
+    INSERT INTO ledger (job_id, tenant_id, model_ref, prompt_tokens, completion_tokens)
+    SELECT id, tenant_id, model_ref, prompt_tokens, completion_tokens
+    FROM closed WHERE outcome IN ('completed', 'cancelled')
+    ON CONFLICT (job_id) DO UPDATE
+    SET prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens,
+        model_ref = excluded.model_ref, at = excluded.at
+)
+SELECT
+    (SELECT array_agg(a.n::integer) FROM opened o
+     JOIN asked a ON a.job_id = o.id AND a.retry_token = o.retry_token) AS opened,
+    (SELECT array_agg(c.n::integer) FROM closed c) AS closed;
+
+-- name: contest
+-- Says what the job is whose retry token a reserve found taken (ours, running, completed, or of
+-- another body), and gives the job away anew where it ended badly or moves to another worker.
+WITH asked AS (
+    SELECT * FROM unnest(
+        $1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[],
+        $8::float8[], $9::integer[]
+    ) WITH ORDINALITY AS t (job_id, tenant_id, retry_token, fingerprint, model_ref, worker_id,
+                            worker_address, seconds, attempt, n)
+), held AS (
+    SELECT a.*, j.id AS held_id, j.worker_id AS held_worker, j.worker_address AS held_address,
+        j.fence AS held_fence, j.outcome AS held_outcome,
+        CASE
+            WHEN j.fingerprint <> a.fingerprint THEN 'conflict'
+            WHEN j.outcome = 'completed' THEN 'completed'
+            WHEN j.state = 'settled' THEN 'give'
+            WHEN j.id <> a.job_id OR a.attempt < j.attempt THEN 'running'
+            WHEN a.attempt > j.attempt THEN 'give'
+            WHEN a.attempt > 1 AND a.worker_id <> j.worker_id THEN 'give'
+            ELSE 'ours'
+        END AS verdict
+    FROM asked a JOIN jobs j ON j.tenant_id = a.tenant_id AND j.retry_token = a.retry_token
+    ORDER BY j.id
+    FOR UPDATE OF j
+), given AS (
+    UPDATE jobs j
+    SET id = h.job_id, state = 'running', outcome = NULL, settled_at = NULL, finish = '',
+        error_code = '', prompt_tokens = 0, completion_tokens = 0, model_ref = h.model_ref,
+        attempt = h.attempt, fence = j.fence + 1, worker_id = h.worker_id,
+        worker_address = h.worker_address
+    FROM held h
+    WHERE j.id = h.held_id AND j.fence = h.held_fence AND h.verdict = 'give'
+    RETURNING h.n, j.id, j.fence, h.worker_id, h.worker_address, h.seconds
+), leased AS (
+    INSERT INTO leases (job_id, worker_id, worker_address, fence, expires_at)
+    SELECT id, worker_id, worker_address, fence, now() + seconds * interval '1 second' FROM given
+    ON CONFLICT (job_id) DO UPDATE
+    SET worker_id = excluded.worker_id, worker_address = excluded.worker_address,
+        fence = excluded.fence, expires_at = excluded.expires_at
+)
+SELECT h.n::integer AS n, h.verdict, h.held_id, h.held_worker, h.held_address, h.held_fence,
+    g.fence AS given_fence
+FROM held h LEFT JOIN given g ON g.n = h.n;
+
+-- name: sweep
+-- Closes up to $1 jobs whose lease has run out; a job that somebody is settling right now is left
+-- to them.
+WITH due AS (
+    SELECT job_id, fence FROM leases WHERE expires_at <= now() ORDER BY expires_at LIMIT $1
+), locked AS (
+    SELECT j.id FROM due d JOIN jobs j ON j.id = d.job_id AND j.fence = d.fence
+    WHERE j.state = 'running'
+    FOR UPDATE OF j SKIP LOCKED
+), expired AS (
+    UPDATE jobs j SET state = 'settled', outcome = 'expired', settled_at = now()
+    FROM locked WHERE j.id = locked.id
+    RETURNING j.id
+), freed AS (
+    DELETE FROM leases l USING expired e WHERE l.job_id = e.id
+)
+SELECT count(*) FROM expired;
+
+-- name: show_job
+-- One job, as it stands.
+SELECT id::text, tenant_id, model_ref, state, outcome, attempt, fence, worker_id, prompt_tokens,
+    completion_tokens, finish, error_code, created_at, settled_at
+FROM jobs WHERE id = $1::text::uuid;
+
+-- name: count_open
+-- How many jobs run, how many leases there are, and how many of those have run out.
+SELECT (SELECT count(*) FROM jobs WHERE state = 'running') AS running,
+    (SELECT count(*) FROM leases) AS leases,
+    (SELECT count(*) FROM leases WHERE expires_at <= now()) AS overdue;
+
+-- name: usage_of_tenant
+-- What a tenant is billed for since a time: jobs, prompt tokens, completion tokens.
+SELECT count(*) AS jobs, coalesce(sum(prompt_tokens), 0) AS prompt_tokens,
+    coalesce(sum(completion_tokens), 0) AS completion_tokens
+FROM ledger WHERE tenant_id = $1 AND at >= $2;
+
+-- name: add_tenant
+-- Makes sure that a tenant exists.
+INSERT INTO tenants (id) VALUES ($1) ON CONFLICT DO NOTHING;
+
+-- name: limit_tenant
+-- Sets the three limits of a tenant, making it if need be; null is the default.
+INSERT INTO tenants (id, requests_per_minute, tokens_per_minute, max_concurrency)
+VALUES ($1, $2, $3, $4)
+ON CONFLICT (id) DO UPDATE
+SET requests_per_minute = excluded.requests_per_minute,
+    tokens_per_minute = excluded.tokens_per_minute, max_concurrency = excluded.max_concurrency;
+
+-- name: add_key
+-- Stores the hash of a new key.
+INSERT INTO api_keys (id, tenant_id, hash, prefix, name)
+VALUES ($1::text::uuid, $2, $3, $4, $5)
+RETURNING created_at;
+
+-- name: find_key
+-- Whose key this is, and the limits of that tenant; nothing when it is unknown or revoked.
+SELECT k.id::text AS key_id, k.tenant_id, t.requests_per_minute, t.tokens_per_minute,
+    t.max_concurrency
+FROM api_keys k JOIN tenants t ON t.id = k.tenant_id
+WHERE k.hash = $1 AND k.revoked_at IS NULL;
+
+-- name: list_keys
+-- All keys, or those of one tenant, oldest first.
+SELECT id::text, tenant_id, prefix, name, created_at, revoked_at
+FROM api_keys WHERE $1::text IS NULL OR tenant_id = $1
+ORDER BY created_at, id;
+
+-- name: revoke_key
+-- Ends a key, named by its id or its prefix; a trigger tells those who cached it.
+UPDATE api_keys SET revoked_at = now()
+WHERE (id::text = $1 OR prefix = $1) AND revoked_at IS NULL
+RETURNING id::text;
+
+-- name: put_model
+-- Adds a version of a model to the catalog, or changes it.
+INSERT INTO models (name, version, engine, source, context, dtype, created_at)
+VALUES ($1, $2, $3, $4, $5, $6, to_timestamp($7::bigint))
+ON CONFLICT (name, version) DO UPDATE
+SET engine = excluded.engine, source = excluded.source, context = excluded.context,
+    dtype = excluded.dtype;
+
+-- name: list_models
+-- The whole catalog, in the order of names and versions.
+SELECT name, version, engine, source, context, dtype, extract(epoch FROM created_at)::bigint AS created_s
+FROM models ORDER BY name, version;
