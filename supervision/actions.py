@@ -1,0 +1,67 @@
+"""What the pure tree tells its shell to do. The shell answers each by calling the tree again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from supervision.events import Event
+from supervision.spec import ChildSpec
+from tether.contracts import ExitReason
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Create the process of `spec`; it idles until `Start`. Answered by `exited` if it fails."""
+
+    spec: ChildSpec
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Tell it to become ready. Answered by `ready`, `start_failed` or `exited`."""
+
+    id: str
+    generation: int
+    needs: tuple[tuple[str, str], ...]  # (sibling id, its address)
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Tell it to finish within `deadline_s` (infinite for supervisors). Answered by `exited`."""
+
+    id: str
+    generation: int
+    deadline_s: float
+    reason: ExitReason
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Send SIGKILL to its process, whatever it does. Answered by `exited`."""
+
+    id: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """All children are ready for the first time: so is the supervisor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """No child is left; end, and say `reason` and `causes` (latest first) to one's parent."""
+
+    reason: ExitReason
+    causes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Something happened that others may want to know."""
+
+    event: Event
+
+
+Action = Spawn | Start | Stop | Kill | Serve | Finish | Emit

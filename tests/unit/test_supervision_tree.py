@@ -1,0 +1,384 @@
+"""The decisions of a supervisor, one situation at a time."""
+
+from __future__ import annotations
+
+import pytest
+
+from supervision.actions import Action, Emit, Finish, Kill, Serve, Spawn, Start, Stop
+from supervision.backoff import Backoff
+from supervision.spec import ChildSpec, Kind, Restart, Shutdown
+from supervision.strategy import AutoShutdown, Strategy
+from supervision.tree import SupervisionTree
+from tether.contracts import ExitReason
+from tether.errors import Conflict, Overloaded
+
+
+def spec(id: str, **changes: object) -> ChildSpec:
+    return ChildSpec(**{"id": id, "start": "m:C", **changes})  # type: ignore[arg-type]
+
+
+def tree(*specs: ChildSpec, **changes: object) -> SupervisionTree:
+    options: dict[str, object] = {
+        "strategy": Strategy.ONE_FOR_ONE,
+        "intensity": 3,
+        "period_s": 5.0,
+        "draw": lambda: 1.0,
+    }
+    return SupervisionTree("top", specs, **(options | changes))  # type: ignore[arg-type]
+
+
+def short(actions: list[Action]) -> list[str]:
+    """The actions as words: 'spawn a', 'stop b', 'exited:vanished a' …; changes left out."""
+    words = []
+    for action in actions:
+        match action:
+            case Spawn(child, _):
+                words.append(f"spawn {child.id}")
+            case Start(id, _, _) | Stop(id, _, _, _) | Kill(id, _):
+                words.append(f"{type(action).__name__.lower()} {id}")
+            case Serve():
+                words.append("serve")
+            case Finish(reason, _):
+                words.append(f"finish {reason}")
+            case Emit(event) if event.name == "child.exited":
+                words.append(f"exited:{event.reason} {event.path.removeprefix('top/')}")  # type: ignore[attr-defined]
+            case Emit(event) if event.name != "tree.changed":
+                words.append(f"{event.name} {event.path.removeprefix('top/')}")
+    return words
+
+
+def up(t: SupervisionTree, now: float = 0.0) -> None:
+    """Start it and make every child ready."""
+    t.begin(now)
+    make_ready(t, now)
+
+
+def make_ready(t: SupervisionTree, now: float) -> list[str]:
+    """Answer every start with ready until there is none; the ids in the order of readiness."""
+    order: list[str] = []
+    progress = True
+    while progress:
+        progress = False
+        for node in t.which(now):
+            id = node.path.removeprefix("top/")
+            if any(
+                isinstance(a, Emit) and a.event.name == "child.started"
+                for a in t.ready(id, node.generation, 100, f"n/{id}/0", now)
+            ):
+                order.append(id)
+                progress = True
+    return order
+
+
+def gone(t: SupervisionTree, id: str, now: float) -> list[str]:
+    return short(t.exited(id, t.generation(id), now))
+
+
+def states(t: SupervisionTree, now: float = 0.0) -> dict[str, str]:
+    return {n.path.removeprefix("top/"): n.state for n in t.which(now)}
+
+
+def test_children_are_spawned_together_and_started_in_order() -> None:
+    t = tree(spec("a"), spec("b"), spec("c"))
+    assert short(t.begin(0)) == ["spawn a", "spawn b", "spawn c", "start a"]
+    assert short(t.ready("a", 1, 11, "n/a/0", 0.5)) == ["child.started a", "start b"]
+    assert short(t.ready("b", 2, 12, "n/b/0", 0.6)) == ["child.started b", "start c"]
+    assert short(t.ready("c", 3, 13, "n/c/0", 0.7)) == ["child.started c", "serve"]
+    assert states(t) == {"a": "running", "b": "running", "c": "running"}
+
+
+def test_a_supervisor_without_children_serves_at_once() -> None:
+    assert short(tree().begin(0)) == ["serve"]
+
+
+def test_needs_are_handed_over_as_addresses() -> None:
+    t = tree(spec("a"), spec("b", needs=("a",)), strategy=Strategy.REST_FOR_ONE)
+    t.begin(0)
+    start = next(a for a in t.ready("a", 1, 11, "n/a/0", 0) if isinstance(a, Start))
+    assert start == Start("b", 2, (("a", "n/a/0"),))
+
+
+def test_a_failed_first_start_undoes_what_was_started_in_reverse() -> None:
+    t = tree(spec("a"), spec("b"), spec("c"), spec("d"))
+    t.begin(0)
+    t.ready("a", 1, 11, "n/a/0", 0)
+    t.ready("b", 2, 12, "n/b/0", 0)
+    t.start_failed("c", 3, "no model folder", 0)
+    words = gone(t, "c", 0)
+    assert words[:2] == ["exited:start_failed c", "tree.stopping top"]
+    assert "kill d" in words  # was spawned ahead, never started
+    assert gone(t, "d", 0) == ["exited:killed d", "stop b"]
+    assert gone(t, "b", 0) == ["exited:shutdown b", "stop a"]
+    last = t.exited("a", 1, 0)
+    assert short(last)[-2:] == ["tree.escalated top", "finish failed"]
+    assert last[-1] == Finish(ExitReason.FAILED, ("top/c could not start: no model folder",))
+
+
+def test_one_for_one_restarts_that_child_alone_and_at_once() -> None:
+    t = tree(spec("a"), spec("b"), spec("c"))
+    up(t)
+    assert gone(t, "b", 1) == ["exited:vanished b", "child.restarting b", "spawn b", "start b"]
+    assert states(t) == {"a": "running", "b": "restarting", "c": "running"}
+    assert make_ready(t, 1.4) == ["b"]
+
+
+def test_rest_for_one_stops_successors_in_reverse_and_starts_in_order() -> None:
+    t = tree(spec("a"), spec("b"), spec("c"), spec("d"), strategy=Strategy.REST_FOR_ONE)
+    up(t)
+    assert gone(t, "b", 1) == [
+        "exited:vanished b",
+        "child.restarting b",
+        "stop d",
+        "spawn b",  # ahead of its turn: nothing starts while something has to stop
+    ]
+    assert gone(t, "d", 1) == ["exited:shutdown d", "stop c", "spawn d"]
+    assert gone(t, "c", 1) == ["exited:shutdown c", "spawn c", "start b"]
+    assert make_ready(t, 1.5) == ["b", "c", "d"]
+    assert states(t)["a"] == "running"
+
+
+def test_one_for_all_restarts_everything() -> None:
+    t = tree(spec("a"), spec("b"), spec("c"), strategy=Strategy.ONE_FOR_ALL)
+    up(t)
+    gone(t, "b", 1)
+    assert gone(t, "c", 1) == ["exited:shutdown c", "stop a", "spawn c"]
+    gone(t, "a", 1)
+    assert make_ready(t, 1) == ["a", "b", "c"]
+
+
+def test_two_deaths_of_a_group_at_once_count_once() -> None:
+    t = tree(spec("a"), spec("b"), strategy=Strategy.REST_FOR_ONE, intensity=1)
+    up(t)
+    gone(t, "a", 1)
+    assert gone(t, "b", 1) == ["exited:shutdown b", "spawn b", "start a"]
+    assert t.state == "running"
+
+
+def test_a_successor_that_only_waits_for_its_turn_needn_t_be_stopped() -> None:
+    t = tree(spec("a"), spec("b"), strategy=Strategy.REST_FOR_ONE)
+    up(t)
+    gone(t, "a", 1)
+    gone(t, "b", 1)
+    t.start_failed("a", t.generation("a"), "again", 1.1)
+    words = gone(t, "a", 1.1)
+    assert words == ["exited:start_failed a", "child.restarting a"]  # b keeps its process
+    assert short(t.tick(1.4)) == ["spawn a", "start a"]
+    assert make_ready(t, 1.5) == ["a", "b"]
+
+
+def test_reaching_the_intensity_stops_the_rest_and_escalates_with_causes() -> None:
+    t = tree(spec("a"), spec("b"), intensity=1, period_s=5.0)
+    up(t)
+    gone(t, "b", 1)
+    make_ready(t, 1.5)
+    t.noticed("b", t.generation("b"), ExitReason.FAILED, "disk full")
+    words = gone(t, "b", 2)
+    assert words == ["exited:failed b", "child.gave_up b", "tree.stopping top", "stop a"]
+    last = t.exited("a", 1, 2.1)
+    assert last[-1] == Finish(
+        ExitReason.FAILED, ("top/b failed more than 1 times in 5 s", "disk full")
+    )
+
+
+def test_deaths_further_apart_than_the_period_are_forgiven() -> None:
+    t = tree(spec("a"), intensity=1, period_s=5.0)
+    up(t)
+    for now in (1.0, 7.0, 13.0):
+        gone(t, "a", now)
+        make_ready(t, now)
+    assert t.state == "running"
+
+
+def test_repeated_failures_wait_and_a_steady_run_resets() -> None:
+    backoff = Backoff(initial_s=1.0, max_s=4.0, steady_s=10.0)
+    t = tree(spec("a", backoff=backoff), intensity=99)
+    up(t)
+    assert "spawn a" in gone(t, "a", 1)  # the first restart is immediate
+    make_ready(t, 1)
+    assert "spawn a" not in gone(t, "a", 2)
+    assert t.wakeup(2) == 3.0
+    assert short(t.tick(2.9)) == []
+    assert short(t.tick(3.0)) == ["spawn a", "start a"]
+    make_ready(t, 3)
+    assert "spawn a" in gone(t, "a", 13.0)  # it had run for ten seconds
+
+
+def test_failed_restarts_count() -> None:
+    t = tree(spec("a"), intensity=2, period_s=60)
+    up(t)
+    gone(t, "a", 1)
+    for now in (2.0, 3.0):
+        t.start_failed("a", t.generation("a"), "port taken", now)
+        words = gone(t, "a", now)
+        t.tick(now + 0.5)
+    assert "child.gave_up a" in words
+    assert words[-1] == "finish failed"
+
+
+def test_a_start_that_takes_too_long_is_killed() -> None:
+    t = tree(spec("a", start_timeout_s=10), intensity=3)
+    t.begin(0)
+    assert t.wakeup(0) == 10
+    assert short(t.tick(10)) == ["kill a", "child.killed a"]
+    assert gone(t, "a", 10)[0] == "exited:start_failed a"
+
+
+def test_a_child_that_cannot_start_and_does_not_end_is_killed() -> None:
+    t = tree(spec("a"), spec("b"))
+    up(t)
+    gone(t, "b", 1)
+    t.start_failed("b", t.generation("b"), "no", 1.5)
+    assert t.wakeup(1.5) == 2.5
+    assert short(t.tick(2.5)) == ["kill b", "child.killed b"]
+
+
+def test_whoever_outlives_its_shutdown_is_killed_again_and_again() -> None:
+    t = tree(spec("a", shutdown=2.0))
+    up(t)
+    stop = t.stop(1)
+    assert short(stop) == ["tree.stopping top", "stop a"]
+    assert next(a for a in stop if isinstance(a, Stop)).deadline_s == pytest.approx(1.8)
+    assert short(t.tick(2.9)) == []
+    assert short(t.tick(3.0)) == ["kill a", "child.killed a"]
+    assert short(t.tick(4.0)) == ["kill a"]
+    assert gone(t, "a", 4.1) == ["exited:killed a", "tree.stopped top", "finish shutdown"]
+
+
+def test_brutal_kill_asks_nobody_and_a_supervisor_has_all_time() -> None:
+    t = tree(
+        spec("a", kind=Kind.SUPERVISOR, shutdown=Shutdown.INFINITY),
+        spec("b", shutdown=Shutdown.BRUTAL_KILL),
+    )
+    up(t)
+    assert short(t.stop(1)) == ["tree.stopping top", "kill b", "child.killed b"]
+    assert gone(t, "b", 1) == ["exited:killed b", "stop a"]
+    assert t.wakeup(1) is None
+
+
+def test_stop_while_starting_goes_back_in_reverse() -> None:
+    t = tree(spec("a"), spec("b"), spec("c"))
+    t.begin(0)
+    t.ready("a", 1, 1, "n/a/0", 0)
+    assert short(t.stop(0)) == ["tree.stopping top", "kill c", "child.killed c"]
+    assert gone(t, "c", 0) == ["exited:killed c", "stop b"]
+    assert gone(t, "b", 0) == ["exited:shutdown b", "stop a"]
+    assert gone(t, "a", 0)[-1] == "finish shutdown"
+
+
+def test_transient_and_temporary() -> None:
+    t = tree(
+        spec("a", restart=Restart.TRANSIENT),
+        spec("b", restart=Restart.TEMPORARY),
+        spec("c", restart=Restart.TRANSIENT),
+    )
+    up(t)
+    t.noticed("a", 1, ExitReason.NORMAL, "")
+    assert gone(t, "a", 1) == ["exited:normal a"]
+    assert gone(t, "b", 1) == ["exited:vanished b"]
+    assert "spawn c" in gone(t, "c", 1)
+    assert states(t) == {"a": "stopped", "c": "restarting"}
+
+
+@pytest.mark.parametrize(
+    ("auto", "ends_with_first"),
+    [(AutoShutdown.ANY_SIGNIFICANT, True), (AutoShutdown.ALL_SIGNIFICANT, False)],
+)
+def test_significant_children_end_their_supervisor(
+    auto: AutoShutdown, ends_with_first: bool
+) -> None:
+    t = tree(
+        spec("a"),
+        spec("b", restart=Restart.TRANSIENT, significant=True),
+        spec("c", restart=Restart.TEMPORARY, significant=True),
+        auto_shutdown=auto,
+    )
+    up(t)
+    t.noticed("b", 2, ExitReason.NORMAL, "")
+    gone(t, "b", 1)
+    assert (t.state == "stopping") is ends_with_first
+    gone(t, "c", 2)
+    assert t.state == "stopping"
+    assert gone(t, "a", 3)[-1] == "finish shutdown"
+
+
+def test_verbs_of_a_dynamic_supervisor() -> None:
+    t = tree(together=True, eager=True, max_children=2)
+    assert short(t.begin(0)) == ["serve"]
+    assert short(t.add(spec("x"), 0)) == ["spawn x", "start x"]
+    with pytest.raises(Conflict, match="already has a child x"):
+        t.add(spec("x"), 0)
+    t.add(spec("y"), 0)
+    with pytest.raises(Overloaded, match="as many as it may"):
+        t.add(spec("z"), 0)
+    t.start_failed("y", t.generation("y"), "no such model", 1)
+    assert gone(t, "y", 1) == ["exited:start_failed y"]  # its first start: told, not repeated
+    assert states(t) == {"x": "starting"}
+    make_ready(t, 1)
+    assert short(t.terminate("x", 2)) == ["stop x"]
+    assert gone(t, "x", 2) == ["exited:shutdown x"]
+    assert states(t) == {"x": "stopped"}
+    assert short(t.restart("x", 3)) == ["spawn x", "start x"]
+    with pytest.raises(Conflict, match="terminate it first"):
+        t.delete("x", 3)
+    t.terminate("x", 3, forget=True)
+    gone(t, "x", 3)
+    assert states(t) == {}
+    with pytest.raises(Conflict, match="no child x"):
+        t.terminate("x", 3)
+
+
+def test_dynamic_children_stop_together() -> None:
+    t = tree(spec("x"), spec("y"), together=True, eager=True)
+    assert short(t.begin(0)) == ["spawn x", "spawn y", "start x", "start y", "serve"]
+    make_ready(t, 1)
+    assert short(t.stop(2)) == ["tree.stopping top", "stop x", "stop y"]
+
+
+def test_terminating_a_child_that_waits_needs_no_process() -> None:
+    t = tree(spec("a"), spec("b"), intensity=9)
+    up(t)
+    gone(t, "b", 1)
+    make_ready(t, 1)
+    gone(t, "b", 1.1)
+    assert states(t)["b"] == "restarting"
+    assert short(t.terminate("b", 1.2)) == []
+    assert states(t)["b"] == "stopped"
+    assert t.wakeup(1.2) is None
+
+
+def test_terminating_a_condemned_child_does_not_block_its_group() -> None:
+    t = tree(spec("a"), spec("b"), spec("c"), strategy=Strategy.REST_FOR_ONE)
+    up(t)
+    gone(t, "a", 1)
+    t.terminate("b", 1)
+    gone(t, "b", 1)
+    gone(t, "c", 1)
+    assert make_ready(t, 2) == ["a", "c"]
+    assert states(t)["b"] == "stopped"
+
+
+def test_a_temporary_child_goes_down_with_its_group_and_is_forgotten() -> None:
+    t = tree(spec("a"), spec("b", restart=Restart.TEMPORARY), strategy=Strategy.ONE_FOR_ALL)
+    up(t)
+    gone(t, "a", 1)
+    assert gone(t, "b", 1) == ["exited:shutdown b", "start a"]
+    assert states(t) == {"a": "restarting"}
+
+
+def test_a_terminated_child_stays_down_when_its_group_restarts() -> None:
+    t = tree(spec("a"), spec("b"), strategy=Strategy.REST_FOR_ONE)
+    up(t)
+    t.terminate("b", 1)
+    gone(t, "a", 1)
+    assert gone(t, "b", 1) == ["exited:shutdown b"]
+    assert states(t) == {"a": "restarting", "b": "stopped"}
+
+
+def test_a_second_stop_and_an_old_generation_change_nothing() -> None:
+    t = tree(spec("a"))
+    up(t)
+    gone(t, "a", 1)
+    make_ready(t, 1)
+    assert short(t.exited("a", 1, 1)) == []
+    assert short(t.stop(2)) == ["tree.stopping top", "stop a"]
+    assert short(t.stop(2)) == []
