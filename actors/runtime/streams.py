@@ -72,6 +72,11 @@ class Stream:
         self._inbox = inbox
         self._taken = 0
 
+    @property
+    def waiting(self) -> int:
+        """How many items can be taken without waiting for the writer."""
+        return len(self._inbox.items)
+
     def __aiter__(self) -> Stream:
         return self
 
