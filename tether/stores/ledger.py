@@ -50,7 +50,7 @@ class LedgerOptions(msgspec.Struct, frozen=True, kw_only=True):
     waiting_max: int = 8192
     sweep_s: float = 1.0
     sweep_batch: int = 500
-    lease_grace_s: float = 30.0
+    lease_grace_s: float = 60.0
     reserve_patience_s: float = 4.0
     settle_patience_s: float = 30.0
     statement_s: float = 5.0

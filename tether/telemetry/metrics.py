@@ -91,3 +91,30 @@ reservation_stale = Counter(
 reservation_expired = Counter(
     "tether_reservation_expired_total", "Jobs whose lease ran out and that nobody settled"
 )
+
+# ---- the request path: gateway, scheduler, worker
+
+requests = Counter(
+    "tether_requests_total", "Requests that a gateway is done with, by outcome", ["outcome"]
+)
+request_tokens = Counter(
+    "tether_request_tokens_total", "Tokens of completed and cancelled requests", ["kind"]
+)
+request_resumes = Counter(
+    "tether_request_resumes_total", "Attempts after the first, by why the one before ended", ["why"]
+)
+first_token_seconds = Histogram(
+    "tether_first_token_seconds",
+    "From a request's arrival at the gateway to its first token",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+queue_wait_seconds = Histogram(
+    "tether_queue_wait_seconds",
+    "How long requests waited for a worker, those that had to",
+    buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60),
+)
+settles = Counter("tether_settles_total", "Jobs closed, by who closed them and how", ["by", "how"])
+fleet_workers = Gauge(
+    "tether_fleet_workers", "Workers that are alive, as the roster sees them",
+    multiprocess_mode="livesum",
+)
