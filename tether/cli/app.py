@@ -28,17 +28,19 @@ app.command(keys)
 
 
 @app.command
-def up(*, config: ConfigPath = _CONFIG, dev: bool = False) -> int:
+def up(*, config: ConfigPath = _CONFIG, dev: bool = False, log_file: Path | None = None) -> int:
     """Run a node in the foreground until SIGTERM or Ctrl-C.
 
     Parameters
     ----------
     dev
         Log at level DEBUG, and make a tenant `dev` with a key that is printed.
+    log_file
+        Append the logs of all processes to this file in place of standard error.
     """
     from tether.cli.up import up as run
 
-    return run(config, dev=dev)
+    return run(config, dev=dev, log_file=log_file)
 
 
 @app.command

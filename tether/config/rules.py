@@ -34,7 +34,7 @@ def _http(config: Config) -> Iterator[Problem]:
             f"({http.max_deadline_s:g} s); lower it",
         )
     if http.port and http.port == node.admin_port:
-        yield Problem("node.admin_port", f"http.port is {http.port} too; take another, or 0")
+        yield Problem("node.admin_port", f"http.port is {http.port} too; take another")
     for number, origin in enumerate(http.cors_origins):
         parts = urlsplit(origin)
         plain = parts.scheme in ("http", "https") and parts.netloc and not parts.path

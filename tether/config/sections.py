@@ -6,6 +6,7 @@ against its annotation, and `rules` checks what concerns several fields.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -31,13 +32,14 @@ class Cluster(Section, frozen=True, kw_only=True):
 
 class Node(Section, frozen=True, kw_only=True):
     """This machine's part. `data_dir` is taken from the folder of the file when relative.
-    `admin_port` 0 lets the node pick a free one. `cache_dir` holds converted models; empty means
+    `admin_port` is part of the address of Thespian's Admin, and is not listened on
+    while a node is alone. `cache_dir` holds converted models; empty means
     `$XDG_CACHE_HOME/tether`, or `.cache` beside the file."""
 
     id: Word = "n1"
     data_dir: Annotated[str, Meta(min_length=1)] = ".tether"
     cache_dir: str = ""
-    admin_port: Port = 0
+    admin_port: Annotated[int, Meta(ge=1, le=65535)] = 1900
     start_deadline_s: Seconds = 300.0
     stop_deadline_s: Seconds = 30.0
 
@@ -127,6 +129,14 @@ class Config(Section, frozen=True, kw_only=True):
     models: tuple[Model, ...] = ()
     workers: tuple[Worker, ...] = ()
     folder: Path = Path()
+
+    @property
+    def cache_dir(self) -> Path:
+        """Where converted models are kept, absolute."""
+        if self.node.cache_dir:
+            return (self.folder / Path(self.node.cache_dir).expanduser()).resolve()
+        shared = os.environ.get("XDG_CACHE_HOME")
+        return Path(shared) / "tether" if shared else (self.folder / ".cache").resolve()
 
     @property
     def data_dir(self) -> Path:

@@ -25,8 +25,10 @@ import msgspec
 
 LAYOUT: Final = "1"
 MAX_SOCKET_PATH: Final = 107  # sun_path holds 108 bytes with its end, unix(7)
-LONGEST_NAME: Final = 44  # bytes that a socket's own name may add below run dir and node id
+LONGEST_NAME: Final = 24  # bytes of a socket's own name below run dir and node id
+POSTGRES_SOCKETS: Final = ".pg"  # below run dir; no node id begins with a dot
 _TEMPORARY_PREFIX: Final = "tether-"
+_ENTER_ONLY: Final = 0o711  # PostgreSQL may run as another user, and has its sockets below
 
 
 class HomeUnusable(Exception):
@@ -158,11 +160,13 @@ def _check_layout(path: Path) -> None:
 
 
 def _run_dir(path: Path, node: str) -> Path:
-    """A directory whose sockets have paths that fit, private to this user."""
-    below = len(f"/{node}/") + LONGEST_NAME
+    """A directory whose sockets have paths that fit; nobody else may list it, and what lies in it
+    is private itself."""
+    below = len(f"/{node}/") + LONGEST_NAME  # those of PostgreSQL are shorter
     near = path / "run"
     if len(os.fsencode(near)) + below <= MAX_SOCKET_PATH:
-        near.mkdir(mode=0o700)
+        near.mkdir()
+        near.chmod(_ENTER_ONLY)
         return near
     far = Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX))
     if len(os.fsencode(far)) + below > MAX_SOCKET_PATH:
@@ -171,6 +175,7 @@ def _run_dir(path: Path, node: str) -> Path:
             f"paths of Unix sockets below {path} and below {far.parent} are too long; "
             "set node.data_dir or TMPDIR to a shorter path, or shorten node.id"
         )
+    far.chmod(_ENTER_ONLY)
     return far
 
 

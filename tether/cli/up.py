@@ -1,0 +1,102 @@
+"""`tether up`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from tether.cli.failure import CommandFailed
+from tether.config import load
+from tether.node.launcher import Launcher, NodeFailed
+from tether.telemetry import logs
+
+
+def up(path: Path, *, dev: bool, log_file: Path | None) -> int:
+    """Run the node that `path` configures until it is told to stop; logs go to `log_file`, or to
+    standard error.
+
+    Raises:
+        ConfigInvalid, HomeUnusable, TetherError: it can't be started; says why.
+        CommandFailed: it did not come up, or broke.
+    """
+    config = load(path)
+    terminal = os.fdopen(os.dup(sys.stderr.fileno()), "w")
+    if log_file is not None:
+        _redirect(log_file)
+    logs.configure("DEBUG" if dev else os.environ.get("TETHER_LOG_LEVEL", "INFO"))
+    with terminal, Bars(terminal) as bars:
+        try:
+            Launcher(config, bars, dev=dev).run()
+        except KeyboardInterrupt:
+            bars.say("stopped before it was up")
+        except NodeFailed as error:
+            raise CommandFailed(str(error)) from error
+    return 0
+
+
+def _redirect(log_file: Path) -> None:
+    """Lead standard error, which all processes of the node inherit, to `log_file`."""
+    try:
+        log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError as error:
+        raise CommandFailed(f"{log_file} cannot be written ({error.strerror})") from None
+    os.dup2(log, sys.stderr.fileno())
+    os.close(log)
+
+
+class Bars:
+    """Progress bars where `terminal` is one; elsewhere a line for each beginning and
+    each end. What is said goes to standard output."""
+
+    def __init__(self, terminal: TextIO) -> None:
+        self._out = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            console=Console(file=terminal),
+            transient=True,
+        )
+        self._shown = self._bars.console.is_terminal
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Bars:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def working(self, told: str, what: str, fraction: float) -> None:
+        """See `Narrator`."""
+        begins = what not in self._tasks
+        if begins and fraction >= 1:
+            return  # there was nothing to wait for
+        if begins:
+            self._tasks[what] = self._bars.add_task(told, total=1.0)
+            if self._shown:
+                self._bars.start()
+            else:
+                self.say(f"{told} …")
+        self._bars.update(self._tasks[what], description=told, completed=fraction)
+        if fraction >= 1:
+            self._bars.remove_task(self._tasks.pop(what))
+            if not self._tasks:
+                self._bars.stop()
+            self.say(f"{what}: ready")
+
+    def say(self, sentence: str) -> None:
+        """See `Narrator`."""
+        self._out.print(sentence, markup=False)
+        self._out.file.flush()

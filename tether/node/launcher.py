@@ -1,0 +1,290 @@
+"""A node from its first file to its last process: start, wait, drain, end.
+
+The launcher is the process of `tether up`. It holds the data directory, starts Thespian's Admin
+and the root supervisor, and watches both; it serves nothing itself. Whatever ends it, ends all:
+SIGTERM in order, a failure at once, and SIGKILL because the Admin watches its owner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Coroutine
+from contextlib import suppress
+from types import FrameType
+from typing import Any, Final
+
+import msgspec
+from prometheus_client import multiprocess
+
+from actors.runtime import Address, Endpoint
+from actors.system import System
+from tether.config import Config
+from tether.contracts import StartChild, StopChild, Tree, WatchTree
+from tether.engines import prepare
+from tether.errors import TetherError
+from tether.node.home import Home, NodeState
+from tether.node.narrator import Narrator
+from tether.node.plan import ROOT, card_of, classes, dsn_of, tree_of
+from tether.node.processes import MARK, adopt_orphans, end_all, reap
+from tether.node.readiness import ready_models
+from tether.stores import keys
+from tether.stores.database import Database
+from tether.telemetry import logs
+
+STALE_GRACE_S: Final = 5.0
+END_GRACE_S: Final = 3.0
+MARGIN_S: Final = 5.0  # beyond a deadline that another process keeps by itself
+_CREATE_S: Final = 30.0
+_ASK_AGAIN_S: Final = 0.1
+
+log = logs.get(__name__)
+
+
+class NodeFailed(Exception):
+    """The node could not start, or broke; one sentence that says why and what to do."""
+
+
+class Launcher:
+    """One run of a node."""
+
+    def __init__(self, config: Config, narrator: Narrator, *, dev: bool = False) -> None:
+        self._config = config
+        self._narrator = narrator
+        self._dev = dev
+        self._port = config.http.port
+        self._seen = Tree(nodes=())
+        self._home: Home
+        self._state: NodeState
+
+    def run(self) -> None:
+        """Start the node, and return when it was told to stop and has.
+
+        Raises:
+            NodeFailed: it could not start, or broke; nothing of it is left.
+            HomeUnusable: its data directory can't be used.
+            TetherError: a model can't be used.
+            KeyboardInterrupt: it was told to stop before it was up; nothing of it is left.
+        """
+        config = self._config
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _interrupt)
+        self._port = _free_port(config.http.host, config.http.port)
+        self._home = Home.claim(config.data_dir, config.node.id)
+        try:
+            if left := end_all(config.data_dir, grace_s=STALE_GRACE_S):
+                self._narrator.say(f"killed {len(left)} processes that an earlier node had left")
+            self._prepare_models()
+            self._set_environment()
+            adopt_orphans()
+            system = System.start(self._capabilities())
+            try:
+                asyncio.run(self._live())
+            finally:
+                _ignore_signals()  # what follows is bounded, and must not be left halfway
+                system.shutdown()
+        finally:
+            _ignore_signals()
+            if killed := end_all(config.data_dir, grace_s=END_GRACE_S):
+                log.warning("killed what did not end by itself", pids=killed)
+            self._home.close()
+
+    # ---- before anything runs
+
+    def _prepare_models(self) -> None:
+        for model in self._config.models:
+            what = f"model {model.ref}"
+
+            def progress(stage: str, fraction: float, what: str = what) -> None:
+                self._narrator.working(f"{what}: {stage}", what, fraction)
+
+            if prepare(card_of(model), self._config.cache_dir, progress) is not None:
+                self._narrator.working(what, what, 1.0)
+
+    def _set_environment(self) -> None:
+        """What all processes of the node inherit."""
+        config, home = self._config, self._home
+        os.environ.update(
+            {
+                MARK: str(config.data_dir),
+                "PROMETHEUS_MULTIPROC_DIR": str(home.path / "metrics"),
+                "THESPLOG_FILE": str(home.path / "thespian.log"),  # it would be in /tmp
+                "HF_HOME": str(config.cache_dir / "huggingface"),
+                "HF_HUB_OFFLINE": "1",
+                "TOKENIZERS_PARALLELISM": "false",
+            }
+        )
+        if self._dev:
+            os.environ["TETHER_LOG_LEVEL"] = "DEBUG"
+
+    def _capabilities(self) -> dict[str, Any]:
+        return {
+            "Node Id": self._config.node.id,
+            "Admin Port": self._config.node.admin_port,
+            "Run Dir": str(self._home.run_dir),
+            "Actor Classes": classes(self._config),
+            "Owner Pid": os.getpid(),
+        }
+
+    # ---- while it runs
+
+    async def _live(self) -> None:
+        """From the root supervisor's start to its end."""
+        config = self._config
+        loop = asyncio.get_running_loop()
+        told, lost = asyncio.Event(), asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, told.set)
+        loop.add_signal_handler(signal.SIGCHLD, reap)
+        async with Endpoint.connect(
+            run_dir=str(self._home.run_dir), node=config.node.id, port=config.node.admin_port
+        ) as endpoint:
+            root = await endpoint.create(ROOT, timeout=_CREATE_S)
+            endpoint.watch(endpoint.admin, lost.set)
+            endpoint.watch(root, lost.set)
+            self._tell(root=str(root))
+            serving = asyncio.create_task(self._serve(endpoint, root))
+            watching = asyncio.create_task(self._watch(endpoint, root))
+            try:
+                await _first(serving, told.wait(), lost.wait())
+                if serving.done():
+                    serving.result()
+                if lost.is_set():
+                    raise NodeFailed(self._why_lost())
+            finally:
+                serving.cancel()
+                if not lost.is_set():
+                    self._narrator.say("stopping: running answers finish first")
+                    await self._stop(endpoint, root, lost)
+                watching.cancel()
+                await asyncio.wait((serving, watching), timeout=MARGIN_S)
+
+    async def _serve(self, endpoint: Endpoint, root: Address) -> None:
+        """Start everything, say so, and wait for ever.
+
+        Raises:
+            NodeFailed: it did not come up in time, or at all.
+        """
+        config = self._config
+        deadline_s = config.node.start_deadline_s
+        options = tree_of(config, self._home, port=self._port)
+        start = StartChild(
+            path="", generation=1, parent="", root="", args=msgspec.msgpack.encode(options)
+        )
+        try:
+            async with asyncio.timeout(deadline_s):
+                await endpoint.ask(root, start, timeout=deadline_s + MARGIN_S)
+                await self._until_models_answer()
+        except TimeoutError:
+            missing = ", ".join(n.path for n in self._seen.nodes if n.state != "running")
+            raise NodeFailed(
+                f"the node was not up within {deadline_s:g} s (not running: "
+                f"{missing or 'no child; a model does not answer'}); see its log, or raise "
+                "node.start_deadline_s"
+            ) from None
+        except TetherError as error:
+            raise NodeFailed(f"the node could not start: {self._why_lost(str(error))}") from error
+        self._tell(root=str(root), ready=True)
+        if self._dev:
+            async with Database(self._state.dsn, size=1) as database:
+                made = await keys.create(database, "dev", "tether up --dev")
+            self._narrator.say(f"key of tenant dev: {made.text}")
+        self._narrator.say(f"ready at {self._state.url}")
+        await asyncio.Event().wait()
+
+    async def _until_models_answer(self) -> None:
+        wanted = {model.ref for model in self._config.models}
+        while missing := wanted - set(await ready_models(self._config.http.host, self._port)):
+            done = len(wanted) - len(missing)
+            self._narrator.working("models answer", "models", done / len(wanted))
+            await asyncio.sleep(_ASK_AGAIN_S)
+        self._narrator.working("models answer", "models", 1.0)
+
+    async def _watch(self, endpoint: Endpoint, root: Address) -> None:
+        """Follow the tree: what is starting is told, and whose process is gone counts no more."""
+        pids: set[int] = set()
+        with suppress(TetherError):  # the root's end is noticed elsewhere
+            async for tree in endpoint.stream(root, WatchTree()):
+                assert isinstance(tree, Tree)
+                self._seen = tree
+                alive = {node.pid for node in tree.nodes if node.pid}
+                for pid in pids - alive:
+                    multiprocess.mark_process_dead(pid)
+                pids = alive
+                running = sum(node.state == "running" for node in tree.nodes)
+                if not self._state.ready and tree.nodes:
+                    self._narrator.working("actors run", "actors", running / len(tree.nodes))
+
+    async def _stop(self, endpoint: Endpoint, root: Address, lost: asyncio.Event) -> None:
+        """Ask the root to end all in reverse order, and wait for its end."""
+        deadline_s = self._config.node.stop_deadline_s
+        try:
+            async with asyncio.timeout(deadline_s + MARGIN_S):
+                await endpoint.ask(
+                    root, StopChild(deadline_s=deadline_s), timeout=deadline_s + MARGIN_S
+                )
+                await lost.wait()
+        except (TetherError, TimeoutError) as error:
+            if not lost.is_set():
+                log.warning("the tree did not stop in time", error=str(error))
+
+    def _tell(self, *, root: str, ready: bool = False) -> None:
+        host = self._config.http.host
+        self._state = NodeState(
+            pid=os.getpid(),
+            node=self._config.node.id,
+            run_dir=str(self._home.run_dir),
+            admin_port=self._config.node.admin_port,
+            root=root,
+            url=f"http://{f'[{host}]' if ':' in host else host}:{self._port}",
+            dsn=dsn_of(self._config, self._home),
+            ready=ready,
+        )
+        self._home.tell(self._state)
+
+    def _why_lost(self, otherwise: str = "the root supervisor or the Admin was killed") -> str:
+        """The last exit that the tree told of, as the reason of the whole."""
+        exits = [f"{n.path}: {n.last_exit}" for n in self._seen.nodes if n.last_exit]
+        return "; ".join(exits) if exits else otherwise
+
+
+async def _first(*waits: Any) -> None:
+    """Return when the first of these is done; the others are cancelled, but for tasks."""
+    own = [asyncio.ensure_future(w) for w in waits if isinstance(w, Coroutine)]
+    tasks = [w for w in waits if isinstance(w, asyncio.Task)]
+    try:
+        await asyncio.wait((*own, *tasks), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in own:
+            task.cancel()
+
+
+def _free_port(host: str, port: int) -> int:
+    """`port`, or a free one for 0.
+
+    Raises:
+        NodeFailed: something listens there, or the host is not this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise NodeFailed(
+                f"nobody can listen on {host}:{port} ({error.strerror}); stop what does, or set "
+                "http.host and http.port"
+            ) from None
+        return int(probe.getsockname()[1])
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Before the loop runs, SIGTERM ends the start as Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+def _ignore_signals() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
