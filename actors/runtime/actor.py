@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import Any, ClassVar, Final, TypeVar
 
 from thespian.actors import Actor as ThespianActor
@@ -152,8 +150,7 @@ class Actor(ThespianActor):
             )
         instance = self.createActor(actor_class).addressDetails.addressInstanceNum
         process = self._manager.child_process(instance)
-        pid = process.pid if process is not None else None
-        if pid is None:
+        if process is None:
             raise Unavailable(f"{class_name(actor_class)} could not be started")
         up: asyncio.Future[Address] = self.loop.create_future()
         self._expected[instance] = up
@@ -161,8 +158,7 @@ class Actor(ThespianActor):
             async with asyncio.timeout(timeout):
                 return await up
         except BaseException as error:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            process.abandon()
             if isinstance(error, TimeoutError):
                 raise DeadlineExceeded(
                     f"{class_name(actor_class)} was not up within {timeout} s"

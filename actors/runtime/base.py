@@ -46,6 +46,19 @@ class _Allowing:
             )
         super()._startChildActor(childAddr, childClass, *args, **kwargs)  # type: ignore[misc]
 
+    def h_EndpointConnected(self, envelope: Any) -> Any:
+        process = self.child_process(envelope.message.childInstance)
+        if process is not None:
+            process.settled()
+        return super().h_EndpointConnected(envelope)  # type: ignore[misc]
+
+    def child_process(self, instance: int) -> SpawnedProcess | None:
+        """The process of the child that Thespian counts as `instance`, while it lives."""
+        for child in getattr(self, "_child_procs", []):
+            if child.childNum == instance:
+                return child.childProc  # type: ignore[no-any-return]
+        return None
+
 
 class TetherAdmin(_Allowing, MultiProcAdmin):
     """Thespian's Admin, which takes no code from the wire."""
@@ -130,13 +143,6 @@ class TetherManager(_Allowing, MultiProcManager):
         finally:
             self.transport.close()
 
-    def child_process(self, instance: int) -> SpawnedProcess | None:
-        """The process of the child that Thespian counts as `instance`, while it lives."""
-        for child in getattr(self, "_child_procs", []):
-            if child.childNum == instance:
-                return child.childProc  # type: ignore[no-any-return]
-        return None
-
     def _pendingActorReady(
         self, childInstance: int, actualAddress: Any, isMyChild: bool = True
     ) -> None:
@@ -156,7 +162,7 @@ class ActorSystemBase(multiprocessCommon):
         system.capabilities["Thespian ActorSystem Name"] = NAME
         system.capabilities["Thespian ActorSystem Version"] = VERSION
         system.capabilities["Thespian Watch Supported"] = True
-        super().__init__(system, logDefs)
+        super().__init__(system, _portable(logDefs))
 
     @property
     def mpcontext(self) -> SpawnContext:
@@ -175,7 +181,19 @@ class ActorSystemBase(multiprocessCommon):
         finally:
             SpawnedProcess.on_start = None
             for process in started:
-                process.join(1.0)  # it forked the Admin and ended; leave no zombie
+                process.join()  # it forked the Admin and ended; leave no zombie
+
+
+def _portable(log_definitions: Any) -> Any:
+    """A logging configuration that may hold our standard streams, as one that another process
+    can take over."""
+    if isinstance(log_definitions, dict):
+        return {key: _portable(value) for key, value in log_definitions.items()}
+    if log_definitions is sys.stdout:
+        return "ext://sys.stdout"
+    if log_definitions is sys.stderr:
+        return "ext://sys.stderr"
+    return log_definitions
 
 
 _context: Final = SpawnContext()

@@ -14,10 +14,12 @@ import gc
 import io
 import multiprocessing.context as contexts
 import multiprocessing.popen_spawn_posix as popen_spawn
+import multiprocessing.process as processes
 import multiprocessing.spawn as mp_spawn
 import multiprocessing.util as mp_util
 import os
 import signal
+from collections import deque
 from collections.abc import Callable
 from multiprocessing import reduction
 from typing import Any, ClassVar, Final
@@ -25,6 +27,12 @@ from typing import Any, ClassVar, Final
 import thespian.system.multiprocCommon as thespian_processes
 import thespian.system.systemCommon as thespian_common
 
+from tether.telemetry import logs
+
+log = logs.get(__name__)
+
+MAX_STARTING: Final = max(2, os.cpu_count() or 1) + 1  # at once, of one parent
+MAX_STARTING_S: Final = 5.0  # after which a process that isn't up holds the others up no longer
 GC_THRESHOLDS: Final = (50_000, 50, 50)
 
 # A handler written in Python never runs for these: the faulting instruction is retried first.
@@ -75,23 +83,69 @@ def _close(*descriptors: int) -> None:
 
 
 class SpawnedProcess(contexts.SpawnProcess):
-    """A process of a node. Tells `on_start` the pid of each process that this one starts."""
+    """A process of a node. Tells `on_start` of each process that this one starts.
+
+    Actors are started a few at a time: a hundred interpreters that start at once on two cores
+    would all be late, and one after the other the first is up at once. `start` returns before
+    the process exists if its turn has not come; it counts as alive then, and has no pid.
+    """
 
     on_start: ClassVar[Callable[[SpawnedProcess], object] | None] = None
+    _popen: _Popen | None
+    _waiting: ClassVar[deque[SpawnedProcess]] = deque()
+    _starting: ClassVar[set[SpawnedProcess]] = set()
 
     def __init__(
         self, group: None = None, target: Any = None, name: str | None = None, args: Any = ()
     ) -> None:
-        super().__init__(group, _ENTRIES.get(target, target), name, args)
+        entry = _ENTRIES.get(target, target)
+        super().__init__(group, entry, name, args)
+        self._takes_turns = entry is start_child
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:
         return _Popen(process_obj)
 
     def start(self) -> None:
+        if self._takes_turns and len(self._starting) >= MAX_STARTING:
+            self._waiting.append(self)
+            processes._children.add(self)  # type: ignore[attr-defined]  # Thespian removes it
+        else:
+            self._launch()
+
+    def _launch(self) -> None:
+        if self._takes_turns:
+            self._starting.add(self)
         super().start()
         if SpawnedProcess.on_start is not None:
             SpawnedProcess.on_start(self)
+
+    def settled(self) -> None:
+        """It is up, or gone, or has taken too long: the next one may start."""
+        self._starting.discard(self)
+        while self._waiting and len(self._starting) < MAX_STARTING:
+            follower = self._waiting.popleft()
+            try:
+                follower._launch()
+            except OSError as error:  # no process or descriptor left; its parent will see it
+                log.error("a process could not be started", error=str(error))
+                self._starting.discard(follower)
+                continue
+            processes._children.discard(follower)  # type: ignore[attr-defined]
+
+    def abandon(self) -> None:
+        """Kills it, or takes it off the queue."""
+        if self in self._waiting:
+            self._waiting.remove(self)
+        elif self.pid is not None and super().is_alive():
+            self.kill()
+
+    def is_alive(self) -> bool:
+        return self in self._waiting or (self._popen is not None and super().is_alive())
+
+    def join(self, timeout: float | None = None) -> None:
+        if self._popen is not None:
+            super().join(timeout)
 
 
 class SpawnContext(contexts.SpawnContext):
@@ -104,7 +158,7 @@ def _set_up() -> None:
     # Thespian sleeps in the sender above 4,480 messages a second, which would stop the loop
     # and all that runs on it. Every road here has its own flow control.
     thespian_common.RATE_THROTTLE = 10**9
-    faulthandler.enable()
+    logs.configure(pid=os.getpid())
 
 
 def start_admin(admin_class: Any, *args: Any) -> None:

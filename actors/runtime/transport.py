@@ -19,7 +19,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from multiprocessing.process import BaseProcess
 from typing import Any, ClassVar
 
 import msgspec
@@ -53,6 +52,7 @@ from actors.runtime.address import Address
 from actors.runtime.hub import Hub, fresh_name, socket_path
 from actors.runtime.options import NodeOptions
 from actors.runtime.peer import Peer
+from actors.runtime.spawning import MAX_STARTING_S, SpawnedProcess
 from tether.errors import ProtocolError
 from tether.telemetry import logs
 
@@ -163,7 +163,7 @@ class Transport:
     def connectEndpoint(self, endpoint: ProcessSeat) -> None:
         """The process of `endpoint` was started just before."""
 
-    def watch_process(self, process: BaseProcess) -> None:
+    def watch_process(self, process: SpawnedProcess) -> None:
         """Asks Thespian to look after its children when `process` ends. SIGCHLD alone can't be
         trusted: libuv takes it over as soon as an actor starts a subprocess."""
         pid = process.pid
@@ -178,10 +178,12 @@ class Transport:
             self.loop.remove_reader(descriptor)
             os.close(descriptor)
             self.hub.sweep_sockets(pid)
+            process.settled()
             self._children_asked = True
             self._indicate()
 
         self.loop.add_reader(descriptor, ended)
+        self.loop.call_later(MAX_STARTING_S, process.settled)
 
     def end_with(self, address: Address) -> None:
         """Ends this process, in whatever state, soon after the one at `address` is gone."""

@@ -6,7 +6,15 @@ import logging
 import sys
 from typing import Any
 
-import structlog
+# structlog.dev imports rich, if it finds it, for a console renderer that Tether doesn't use:
+# 60 ms of every start of an actor. Where something else has imported rich, it stays.
+_absent = "rich" not in sys.modules
+if _absent:
+    sys.modules["rich"] = None  # type: ignore[assignment]
+import structlog  # noqa: E402
+
+if _absent:
+    del sys.modules["rich"]
 
 
 def configure(level: str = "INFO", **context: Any) -> None:

@@ -1,0 +1,103 @@
+"""Thespian's own test-suite, on our system base and on multiprocTCPBase in one run.
+
+The suite comes with the package (`thespian.test`) and is parametrized over system bases in
+its `__init__`; here the list is exchanged. On our base it needs the capability "Allow
+Pickle", since it sends objects and starts classes of its own: the wire is otherwise the same.
+
+Run: `python -m bench.thespian_suite [--json] [pytest arguments]`, some minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import actors.runtime.base as tether_base
+
+# The suite gives a port and a convention to bases whose name begins with this.
+SUBJECT = "multiprocTCPTether"
+OTHER = "multiprocTCPBase"
+_NEITHER = "no base"  # tests of Thespian's parts that start no multiprocess base
+
+_fixture = pytest.fixture
+
+
+def _exchanged(*args: Any, **kwargs: Any) -> Any:
+    if OTHER in (kwargs.get("params") or ()):
+        kwargs["params"] = [SUBJECT, OTHER]
+    return _fixture(*args, **kwargs)
+
+
+class ActorSystemBase(tether_base.ActorSystemBase):
+    """Our base, in the mode that the suite needs."""
+
+    def __init__(self, system: Any, logDefs: Any = None) -> None:  # noqa: N803
+        system.capabilities["Allow Pickle"] = True
+        system.capabilities["Run Dir"] = os.environ["TETHER_SUITE_RUN_DIR"]
+        super().__init__(system, logDefs)
+
+
+class Tally:
+    """A pytest plugin that counts outcomes by base."""
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, dict[str, str]] = defaultdict(dict)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        base = next((b for b in (SUBJECT, OTHER) if f"[{b}" in report.nodeid), _NEITHER)
+        known = self.outcomes[base].get(report.nodeid)
+        if report.when == "call" or report.outcome != "passed":
+            if known in (None, "passed"):
+                self.outcomes[base][report.nodeid] = report.outcome
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the suite; 0 if our base fails no more than the other one plus four."""
+    as_json = "--json" in arguments
+    rest = [a for a in arguments if a != "--json"]
+    sys.modules[f"thespian.system.{SUBJECT}"] = sys.modules[__name__]
+    pytest.fixture = _exchanged
+    try:
+        import thespian.test
+    finally:
+        pytest.fixture = _fixture
+    tally = Tally()
+    folder = Path(thespian.test.__file__).parent
+    with tempfile.TemporaryDirectory(prefix="tt") as run_dir:
+        os.environ["TETHER_SUITE_RUN_DIR"] = run_dir
+        chosen = [a for a in rest if ".py" in a]
+        targets = [str(folder / a) for a in chosen] or [str(folder)]
+        options = [a for a in rest if a not in chosen]
+        pytest.main(
+            ["-q", "-p", "no:cacheprovider", "-c", os.devnull, f"--rootdir={folder}",
+             "--timeout=120", *options, *targets],
+            plugins=[tally],
+        )
+    failed: dict[str, list[str]] = {}
+    for base in (SUBJECT, OTHER, _NEITHER):
+        outcomes = tally.outcomes[base]
+        failed[base] = sorted(test for test, outcome in outcomes.items() if outcome == "failed")
+        passed = sum(outcome == "passed" for outcome in outcomes.values())
+        skipped = sum(outcome == "skipped" for outcome in outcomes.values())
+        if as_json:
+            print(json.dumps({"bench": "thespian_suite", "subject": base, "passed": passed,
+                              "failed": len(failed[base]), "skipped": skipped,
+                              "which": failed[base]}))
+        else:
+            print(f"{base:20} passed {passed:4}  failed {len(failed[base]):3}  skipped {skipped:3}")
+            for test in failed[base]:
+                print(f"    failed: {test}")
+    return 0 if len(failed[SUBJECT]) <= 4 else 1
+
+
+if __name__ == "__main__":
+    from bench.thespian_suite import main as run  # once, under the name that processes import
+
+    sys.exit(run(sys.argv[1:]))
