@@ -66,11 +66,13 @@ class Stores(Section, frozen=True, kw_only=True):
 
 class Gateway(Section, frozen=True, kw_only=True):
     """`partitions` gateways share the tenants by stable hash. One gateway holds at most
-    `max_sessions` open answers, and `journal_bytes` of text and ids for each."""
+    `max_sessions` answers, and in all of their journals at most `journal_tokens` token ids and
+    `journal_characters` of text."""
 
     partitions: Annotated[int, Meta(ge=1, le=256)] = 1
-    max_sessions: Positive = 4096
-    journal_bytes: Positive = 4 << 20
+    max_sessions: Positive = 8192
+    journal_tokens: Positive = 8_000_000
+    journal_characters: Positive = 128_000_000
 
 
 class Limits(Section, frozen=True, kw_only=True):

@@ -1,0 +1,111 @@
+"""The commands against a node that runs, and against none."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import httpx2
+from node_process import Launcher, Node, tether, until, write_config
+
+
+def test_the_tree_shows_every_process(echo_node: Node) -> None:
+    tree = echo_node.tree()
+    assert {
+        "postgres",
+        "control",
+        "control/registry",
+        "control/roster",
+        "control/reservation",
+        "control/scheduler",
+        "control/gateways",
+        "control/gateways/0",
+        "workers",
+        "workers/echo",
+        "doors",
+        "doors/0",
+    } <= set(tree)
+    for child in tree.values():
+        assert child["state"] == "running", child
+        os.kill(child["pid"], 0)
+    shown = tether("tree", cwd=echo_node.folder)
+    assert shown.returncode == 0
+    assert f"pid {tree['control/scheduler']['pid']}" in shown.stdout
+
+
+async def test_a_restart_shows_in_the_tree(echo_node: Node) -> None:
+    before = echo_node.tree()["doors/0"]
+    os.kill(before["pid"], signal.SIGKILL)
+
+    async def back() -> bool:
+        now = echo_node.tree()["doors/0"]
+        return bool(now["state"] == "running" and now["pid"] != before["pid"])
+
+    await until(back, 30, "the front door is back")
+    now = echo_node.tree()["doors/0"]
+    assert now["restarts"] == before["restarts"] + 1
+    assert "vanished" in now["last_exit"] or "killed" in now["last_exit"]
+
+
+def test_keys_are_made_listed_and_revoked(echo_node: Node) -> None:
+    folder = echo_node.folder
+    made = tether("keys", "create", "globex", "--name", "a test", cwd=folder)
+    key = made.stdout.strip()
+    assert key.startswith("tether-globex-")
+    headers = {"authorization": f"Bearer {key}"}
+    assert httpx2.get(f"{echo_node.url}/v1/models", headers=headers).status_code == 200
+    listed = tether("keys", "list", "--tenant", "globex", "--json", cwd=folder)
+    (row,) = map(json.loads, listed.stdout.splitlines())
+    assert (row["name"], row["revoked_at"]) == ("a test", None)
+    assert key not in listed.stdout
+    assert "globex" in tether("keys", "list", cwd=folder).stdout
+    assert tether("keys", "revoke", row["id"], cwd=folder).returncode == 0
+    again = tether("keys", "revoke", row["id"], cwd=folder)
+    assert again.returncode == 1
+    assert "tether keys list" in again.stderr
+
+
+def test_a_tenant_that_cannot_be_one(echo_node: Node) -> None:
+    made = tether("keys", "create", "Not A Tenant", cwd=echo_node.folder)
+    assert made.returncode == 1
+    assert made.stderr.count("\n") == 1
+    assert "Traceback" not in made.stderr
+
+
+def test_without_a_node_each_command_says_so(tmp_path: Path) -> None:
+    write_config(tmp_path)
+    for command in (["tree"], ["down"], ["keys", "list"]):
+        done = tether(*command, cwd=tmp_path)
+        assert done.returncode == 1
+        assert "tether up" in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert not (tmp_path / ".tether").exists()
+
+
+def test_called_wrongly(tmp_path: Path) -> None:
+    for command in (["upp"], ["keys", "create"], ["tree", "--colour"]):
+        done = tether(*command, cwd=tmp_path)
+        assert done.returncode == 2, command
+        assert done.stderr.count("\n") == 1
+
+
+def test_dev_prints_a_key_that_works(launch: Launcher, tmp_path: Path) -> None:
+    write_config(tmp_path)
+    node = launch.start(tmp_path, "--dev")
+    node.wait_ready(90)
+    key = next(word for word in node.log.read_text().split() if word.startswith("tether-dev-"))
+    headers = {"authorization": f"Bearer {key}"}
+    assert httpx2.get(f"{node.url}/v1/models", headers=headers).status_code == 200
+    assert node.stop() == 0
+
+
+async def test_probes_and_metrics(echo_node: Node, http: httpx2.AsyncClient) -> None:
+    assert (await http.get("/healthz")).status_code == 200
+    ready = await http.get("/readyz")
+    assert ready.status_code == 200
+    assert ready.json()["models"] == ["echo@1"]
+    text = (await http.get("/metrics")).text
+    assert "tether_http_requests_total" in text
+    assert "tether_bound_used" in text
