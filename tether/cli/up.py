@@ -29,7 +29,7 @@ def up(path: Path, *, dev: bool, log_file: Path | None) -> int:
     terminal = os.fdopen(os.dup(sys.stderr.fileno()), "w")
     if log_file is not None:
         _redirect(log_file)
-    logs.configure("DEBUG" if dev else os.environ.get("TETHER_LOG_LEVEL", "INFO"))
+    logs.configure("DEBUG" if dev else None)
     with terminal, Bars(terminal) as bars:
         try:
             Launcher(config, bars, dev=dev).run()

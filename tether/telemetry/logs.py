@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Any
 
@@ -17,9 +18,10 @@ if _absent:
     del sys.modules["rich"]
 
 
-def configure(level: str = "INFO", **context: Any) -> None:
+def configure(level: str | None = None, **context: Any) -> None:
     """Set up structlog and the standard library's logging for this process, once at its start.
-    `context` (node, path, pid) goes into every line."""
+    `level` is by default what TETHER_LOG_LEVEL says, else INFO. `context` (node, path, pid) goes into every line."""
+    level = (level or os.environ.get("TETHER_LOG_LEVEL") or "INFO").upper()
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -31,12 +33,12 @@ def configure(level: str = "INFO", **context: Any) -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level)),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(**context)
-    logging.basicConfig(stream=sys.stderr, level=getattr(logging, level.upper()), force=True)
+    logging.basicConfig(stream=sys.stderr, level=getattr(logging, level), force=True)
 
 
 def get(name: str) -> Any:
