@@ -20,7 +20,8 @@ if _absent:
 
 def configure(level: str | None = None, **context: Any) -> None:
     """Set up structlog and the standard library's logging for this process, once at its start.
-    `level` is by default what TETHER_LOG_LEVEL says, else INFO. `context` (node, path, pid) goes into every line."""
+    `level` is by default what TETHER_LOG_LEVEL says, else INFO; `context` (node, path, pid) goes
+    into every line."""
     level = (level or os.environ.get("TETHER_LOG_LEVEL") or "INFO").upper()
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
