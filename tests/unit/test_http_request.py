@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from supervision.tree_view import index_of
 from tether.errors import (
     BadRequest,
     BodyTooLarge,
@@ -27,7 +28,6 @@ from tether.http import errors
 from tether.http.admission import Admission
 from tether.http.body import read_body
 from tether.http.caller import read_caller, tenant_of
-from tether.http.gateways import partition_of
 from tether.http.identity import clean_request_id, continue_trace, new_id, new_traceparent
 from tether.http.lifeline import GRACE_S, Lifeline
 from tether.http.listener import PortTaken, free_port, listen
@@ -90,11 +90,11 @@ def test_idempotency_key() -> None:
 def test_all_keys_of_a_tenant_have_one_partition(tenant: str, random: str) -> None:
     one, other = tenant_of(f"tether-{tenant}-{random}"), tenant_of(f"tether-{tenant}-zzz")
     assert one == other == tenant.split("-")[0]
-    assert 0 <= partition_of(one, 7) < 7
+    assert 0 <= index_of(one, 7) < 7
 
 
 def test_partition_is_stable_between_releases() -> None:
-    assert [partition_of(name, 4) for name in ("acme", "bolt", "")] == [2, 3, 0]
+    assert [index_of(name, 4) for name in ("acme", "bolt", "")] == [2, 3, 0]
     assert tenant_of("sk-123-x") == tenant_of("") == ""
 
 

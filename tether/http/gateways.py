@@ -8,12 +8,12 @@ answer, the stream is taken up again at the next token through the restarted one
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, Protocol
 
 import msgspec
 
+from supervision.tree_view import index_of
 from tether.contracts import (
     Catalog,
     Chunk,
@@ -65,11 +65,6 @@ class TreeView(Protocol):
     def address(self, path: str) -> Any: ...
 
     def on_change(self, callback: Callable[[], Any]) -> Any: ...
-
-
-def partition_of(tenant: str, partitions: int) -> int:
-    """The partition of a tenant, the same in every process and release."""
-    return zlib.crc32(tenant.encode()) % partitions
 
 
 class Gateways:
@@ -177,7 +172,7 @@ class Gateways:
         paths = self._paths
         if len(paths) == 1:
             return paths[0]
-        return paths[partition_of(tenant_of(credential), len(paths))]
+        return paths[index_of(tenant_of(credential), len(paths))]
 
     async def _find(self, path: str, lost: Any, timeout_s: float) -> Any:
         """The address at `path`, but for a while not the one just lost: the tree hears of an

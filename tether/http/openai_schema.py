@@ -179,10 +179,10 @@ def read_sampling(
     if not 0.0 <= heat <= 2.0:
         raise BadRequest(f"{names[2]} is {heat:g}; it must be between 0 and 2", param=names[2])
     mass = 1.0 if top_p is None else top_p
-    if not 0.0 <= mass <= 1.0:
-        raise BadRequest(f"{names[1]} is {mass:g}; it must be between 0 and 1", param=names[1])
-    if mass == 0.0:  # the likeliest token alone, which is what greedy means
-        heat, mass = 0.0, 1.0
+    if not 0.0 < mass <= 1.0:
+        raise BadRequest(
+            f"{names[1]} is {mass:g}; it must be above 0 and at most 1", param=names[1]
+        )
     if seed is not None and not -(1 << 63) <= seed < 1 << 63:
         raise BadRequest("seed must fit into 64 bits", param="seed")
     return Sampling(

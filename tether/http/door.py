@@ -1,0 +1,75 @@
+"""The front door as an actor: uvicorn on the loop of a supervised process."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import Any, ClassVar
+
+import msgspec
+
+from supervision.child import Supervised
+from supervision.spec import ChildSpec
+from tether.http.admission import Admission
+from tether.http.app import application
+from tether.http.gateways import Gateways
+from tether.http.listener import listen
+from tether.http.options import DoorOptions
+from tether.http.server import HttpServer
+from tether.telemetry import logs
+
+DRAIN_S = 30.0
+
+log = logs.get(__name__)
+
+
+class FrontDoor(Supervised):
+    """Serves HTTP. Ready when the port is open; whether a model answers is `/readyz`'s matter.
+
+    Any number of them may share a port (`DoorOptions.share_port`).
+    """
+
+    Options: ClassVar[type[msgspec.Struct]] = DoorOptions
+
+    _server: HttpServer | None = None
+
+    @classmethod
+    def spec(
+        cls, options: msgspec.Struct | None = None, *, id: str = "0", **changes: Any
+    ) -> ChildSpec:
+        """A door as a child; unless told otherwise it may take `DRAIN_S` seconds to let running
+        answers finish."""
+        return super().spec(options, id=id, **{"shutdown": DRAIN_S, **changes})
+
+    async def start(self, options: DoorOptions) -> None:
+        """
+        Raises:
+            PortTaken: the port is occupied.
+        """
+        sock = listen(options.host, options.port, share=options.share_port)
+        try:
+            gateways = Gateways(
+                self, self.tree, partitions=options.gateways, wait_s=options.gateway_wait_s
+            )
+            admission = Admission(options.max_requests)
+            app = application(gateways, admission, options)
+            self._server = HttpServer(app, sock, admission, options)
+        except BaseException:
+            sock.close()
+            raise
+        running = self.background(self._server.run(), name="http")
+        running.add_done_callback(self._ended)
+        # What lives now lives as long as the process; the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
+        log.info("serving", host=options.host, port=self._server.port)
+
+    async def stop(self, deadline_s: float) -> None:
+        """Lets running answers finish, turns new ones away."""
+        if self._server is not None:
+            await self._server.stop(deadline_s)
+
+    def _ended(self, running: asyncio.Task[None]) -> None:
+        if self._stopping is None and not running.cancelled():
+            self.background(self.fail("the HTTP server ended by itself"), name="fail")
