@@ -27,8 +27,11 @@ from tether.errors import DeadlineExceeded, Forbidden, Overloaded, Unavailable
 from tether.telemetry import logs, metrics
 
 MAX_BACKGROUND: Final = 4096
+MEASURE_S: Final = 5.0  # between two looks at how full the bounds are
 
 log = logs.get(__name__)
+_handlers_used = metrics.bound_used.labels("actor_handlers")
+_background_used = metrics.bound_used.labels("actor_background")
 _refused_background = metrics.bound_refused.labels("actor_background")
 _Result = TypeVar("_Result")
 
@@ -69,8 +72,8 @@ class Actor(ThespianActor):
         """Called once, on the loop, before any contract is handled. Raising ends the actor."""
 
     async def stopping(self) -> None:
-        """Called once before an orderly end, with `stop_timeout_s` to go; handlers still run,
-        new requests are refused after it."""
+        """Called once before an orderly end if the actor had started, with `stop_timeout_s` to go.
+        Handlers still run and requests are still taken until it returns; then both end."""
 
     def on_child_exited(self, address: Address) -> None:
         """The process of a child is gone, for whatever reason. Called once a child."""
@@ -187,7 +190,7 @@ class Actor(ThespianActor):
         self.address = self._transport.address
         self.pid = os.getpid()
         self._who = f"{type(self).__name__} {self.address}"
-        self._leaving = False
+        self._leaving = self._has_started = False
         self._background: set[asyncio.Task[Any]] = set()
         self._expected: dict[int, asyncio.Future[Address]] = {}
         self._children: set[Address] = set()
@@ -196,6 +199,7 @@ class Actor(ThespianActor):
         if self.ends_with_parent and self._transport.parent is not None:
             self._transport.end_with(self._transport.parent)
         self.loop.call_soon(lambda: self.background(self._start(), name="start"))
+        self.loop.call_soon(self._measure)
 
     def child_came_up(self, instance: int, address: Address) -> None:
         """Thespian's manager tells that a child has connected."""
@@ -215,6 +219,11 @@ class Actor(ThespianActor):
             self._children.discard(address)
             self.on_child_exited(address)
 
+    def _measure(self) -> None:
+        _handlers_used.set(self._serving.running)
+        _background_used.set(len(self._background))
+        self.loop.call_later(MEASURE_S, self._measure)
+
     # ---- begin and end
 
     async def _start(self) -> None:
@@ -227,6 +236,7 @@ class Actor(ThespianActor):
             self._transport.exit_gate = None
             self.exit_process("it could not start")
         else:
+            self._has_started = True
             self._serving.begin()
 
     def _gate(self, then: Callable[[], None]) -> None:
@@ -236,8 +246,9 @@ class Actor(ThespianActor):
 
     async def _end(self, then: Callable[[], None]) -> None:
         try:
-            async with asyncio.timeout(self.stop_timeout_s):
-                await self.stopping()
+            if self._has_started:
+                async with asyncio.timeout(self.stop_timeout_s):
+                    await self.stopping()
         except Exception:
             log.exception("actor could not stop in order", actor=self._who)
         try:

@@ -45,7 +45,7 @@ from actors.runtime.wire import (
     greet,
 )
 from tether.contracts import Contract
-from tether.errors import DeadlineExceeded, Internal, Overloaded, PeerLost, TetherError
+from tether.errors import DeadlineExceeded, Internal, Overloaded, PeerLost, ProtocolError, TetherError
 from tether.telemetry import logs, metrics
 
 MAX_ASKS: Final = 65_536  # asks and streams that wait at once
@@ -108,13 +108,17 @@ class Hub:
         self.connections: set[Connection] = set()
         self.on_request: Callable[[Peer, int, int, bytes], object] = self._nobody_serves
         self.on_system: Callable[[Peer, bytes], object] = lambda _peer, _payload: None
-        self.greeting = greet(Greeting(PROTOCOL_VERSION, address.node, str(address), max_frame))
+        self.greeting = greet(
+            Greeting(
+                PROTOCOL_VERSION, address.node, str(address), max_frame, secrets.randbits(63)
+            )
+        )
         self._path = socket_path(run_dir, address)
         self._peers: dict[Address, Peer] = {}
         self._asks: dict[int, tuple[asyncio.Future[Contract | None], Peer, float]] = {}
         self._streams: dict[int, Inbox] = {}
         self._numbers = itertools.count(1)
-        self._arrived: OrderedDict[Address, int] = OrderedDict()
+        self._arrived: OrderedDict[tuple[Address, int], int] = OrderedDict()
         self._sweep: asyncio.TimerHandle | None = None
         self._sweep_time = math.inf
         self._server: asyncio.Server | None = None
@@ -319,9 +323,10 @@ class Hub:
                 if isinstance(producer, Producer):
                     producer.grant(U32.unpack(payload)[0])
             elif kind == SYSTEM:
-                if number > self._arrived.get(peer.address, 0):
-                    self._arrived[peer.address] = number
-                    self._arrived.move_to_end(peer.address)
+                sender = (peer.address, peer.incarnation)
+                if number > self._arrived.get(sender, 0):  # else it was sent a second time
+                    self._arrived[sender] = number
+                    self._arrived.move_to_end(sender)
                     if len(self._arrived) > _MAX_SENDERS:
                         self._arrived.popitem(last=False)
                     self.on_system(peer, payload)
@@ -368,7 +373,7 @@ class Hub:
 
     def _nobody_serves(self, peer: Peer, kind: int, number: int, _payload: bytes) -> None:
         if kind != TELL:
-            refuse(peer, number, TetherError(f"{self.address} answers no contracts"))
+            refuse(peer, number, ProtocolError(f"{self.address} answers no contracts"))
 
     # ---- the end
 

@@ -64,6 +64,7 @@ class Peer:
         "connection",
         "dialing",
         "hub",
+        "incarnation",
         "max_frame",
         "out",
         "paused",
@@ -89,6 +90,7 @@ class Peer:
         self.paused = False
         self.resumed: asyncio.Event | None = None
         self.max_frame = hub.max_frame
+        self.incarnation = 0
         self.unacked: deque[tuple[int, bytes, Delivered]] = deque()
         self.serving: dict[int, Served] = {}
         self.watchers: dict[object, Callable[[], object]] = {}
@@ -312,6 +314,7 @@ class Connection(asyncio.Protocol):
             self.peer = self.hub.peer(address)
             self.peer.attached(self)
         self.peer.max_frame = greeting.max_frame
+        self.peer.incarnation = greeting.incarnation
 
     def pause_writing(self) -> None:
         if self.peer is not None and self.peer.connection is self:

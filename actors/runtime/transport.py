@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import faulthandler
 import os
 import socket
 import threading
@@ -56,6 +57,7 @@ from actors.runtime.spawning import MAX_STARTING_S, SpawnedProcess
 from tether.errors import ProtocolError
 from tether.telemetry import logs
 
+ORPHAN_S = 20.0  # an orphan that is still there is ended the hard way
 DRAIN_S = 5.0  # how long an exit waits for the last messages to be acknowledged
 _TICK_S = 0.001
 
@@ -189,9 +191,11 @@ class Transport:
         """Ends this process, in whatever state, soon after the one at `address` is gone."""
 
         def orphan() -> None:
-            if not self._closed:
-                log.warning("ends because its Admin is gone", admin=str(address))
+            if not self._closed and not self._orphaned:
                 self._orphaned = True
+                log.warning("ends because the process above it is gone", above=str(address))
+                # Should anything keep it from ending, a watchdog in C won't.
+                faulthandler.dump_traceback_later(ORPHAN_S, exit=True)
                 self._leave(lambda: self._stop(Thespian__Run_Terminated()))
 
         self.hub.watch(address, orphan)

@@ -51,13 +51,15 @@ def frame(kind: int, number: int, payload: bytes = b"") -> bytes:
 
 
 class Greeting(msgspec.Struct, frozen=True, array_like=True):
-    """Who speaks: protocol version, node id, address (`node/name/port`), and the largest frame
-    that it accepts, in bytes. Later versions may append fields."""
+    """Who speaks: protocol version, node id, address (`node/name/port`), the largest frame that
+    it accepts, in bytes, and a number that no other process at this address ever had (system
+    messages are counted anew with it). Later versions may append fields."""
 
     version: int
     node: str
     address: str
     max_frame: int
+    incarnation: int
 
 
 _greeting_encoder = msgspec.msgpack.Encoder()
