@@ -71,6 +71,15 @@ def test_concurrency() -> None:
     admission.admit("acme", limits, 1, 0.0)
 
 
+def test_a_resumed_request_is_counted_but_never_refused() -> None:
+    admission, limits = Admission(), TenantLimits(requests_per_minute=1, concurrency=1)
+    admission.admit("acme", limits, 1, 0.0)
+    admission.admit("acme", limits, 1, 0.0, resumed=True)
+    admission.leave("acme", 0, 0.0)
+    with pytest.raises(RateLimited, match="1 may at once"):
+        admission.admit("acme", limits, 1, 0.0)
+
+
 def test_new_limits_keep_the_count_of_running_requests() -> None:
     admission = Admission()
     admission.admit("acme", UNLIMITED, 1, 0.0)

@@ -81,18 +81,35 @@ class Admission:
     def __len__(self) -> int:
         return len(self._tenants)
 
-    def admit(self, tenant_id: str, limits: TenantLimits, tokens: int, now: float) -> None:
-        """Count one request of at most `tokens`; `leave` must follow.
+    def admit(
+        self,
+        tenant_id: str,
+        limits: TenantLimits,
+        tokens: int,
+        now: float,
+        *,
+        resumed: bool = False,
+    ) -> None:
+        """Count one request of at most `tokens`; `leave` must follow. A `resumed` one was let in
+        before, so it is counted but never refused.
 
         Raises:
             RateLimited: a limit is reached; nothing was counted.
         """
         tenant = self._tenants.get(tenant_id)
-        if tenant is None or tenant.limits != limits:
+        if tenant is None or (tenant.limits is not limits and tenant.limits != limits):
             tenant = self._meter(tenant_id, limits, tenant, now)
-        if limits is UNLIMITED or limits == UNLIMITED:
-            tenant.running += 1
-            return
+        if not resumed:
+            self._check(tenant, limits, tokens, now)
+        if limits.tokens_per_minute:
+            tenant.tokens.take(tokens, now)
+        if limits.requests_per_minute:
+            tenant.requests.take(1, now)
+        tenant.running += 1
+        self._tenants.move_to_end(tenant_id)
+
+    @staticmethod
+    def _check(tenant: _Tenant, limits: TenantLimits, tokens: int, now: float) -> None:
         if limits.concurrency and tenant.running >= limits.concurrency:
             raise RateLimited(
                 f"{tenant.running} requests run, and {limits.concurrency} may at once; "
@@ -103,11 +120,6 @@ class Admission:
             _refuse_early(tenant.requests.wait_s(1, now), "requests", limits.requests_per_minute)
         if limits.tokens_per_minute:
             _refuse_early(tenant.tokens.wait_s(tokens, now), "tokens", limits.tokens_per_minute)
-            tenant.tokens.take(tokens, now)
-        if limits.requests_per_minute:
-            tenant.requests.take(1, now)
-        tenant.running += 1
-        self._tenants.move_to_end(tenant_id)
 
     def leave(self, tenant_id: str, unused_tokens: int, now: float) -> None:
         """A request ended and did not use `unused_tokens` of those counted."""

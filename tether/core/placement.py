@@ -41,7 +41,8 @@ class Seat:
     def __init__(self, report: HealthReport) -> None:
         self.worker_id = report.worker_id
         self.address = report.address
-        self.jobs: dict[str, tuple[float, float]] = {}  # id → (placed at, deadline), in order
+        # id → (placed at, deadline, fence or 0 before it is known), in the order of placing
+        self.jobs: dict[str, tuple[float, float, int]] = {}
         self.faulted_until = 0.0
         self.shed_until = 0.0
         self.suspect = False
@@ -144,7 +145,20 @@ class Placement:
 
     def take(self, seat: Seat, job_id: str, now: float, deadline: float) -> None:
         """A job goes to `seat`."""
-        seat.jobs[job_id] = (now, deadline)
+        seat.jobs[job_id] = (now, deadline, 0)
+
+    def confirm(self, seat: Seat, job_id: str, fence: int) -> None:
+        """The job is reserved there, under this fence."""
+        job = seat.jobs.get(job_id)
+        if job is not None:
+            seat.jobs[job_id] = (job[0], job[1], fence)
+
+    def find(self, job_id: str) -> tuple[Seat, int] | None:
+        """Where a job is, and its fence; looks everywhere, so not for the common case."""
+        for seat in self._seats.values():
+            if job_id in seat.jobs:
+                return seat, seat.jobs[job_id][2]
+        return None
 
     def release(self, worker_id: str, job_id: str) -> bool:
         """A job is over there; whether that freed a slot. Safe to see twice."""
@@ -162,7 +176,7 @@ class Placement:
         """Forget jobs whose deadline has passed without a word; how many."""
         forgotten = 0
         for seat in self._seats.values():
-            late = [job_id for job_id, (_, deadline) in seat.jobs.items() if deadline <= now]
+            late = [job_id for job_id, (_, deadline, _) in seat.jobs.items() if deadline <= now]
             for job_id in late:
                 del seat.jobs[job_id]
             forgotten += len(late)
@@ -172,6 +186,6 @@ class Placement:
     def _reconcile(seat: Seat, report: HealthReport, now: float) -> None:
         """The worker holds fewer jobs than were placed long enough ago for it to know them: the
         oldest of ours were forgotten by a gateway that died."""
-        settled_in = [job for job, (at, _) in seat.jobs.items() if now - at >= SETTLED_IN_S]
+        settled_in = [job for job, (at, _, _) in seat.jobs.items() if now - at >= SETTLED_IN_S]
         for job_id in settled_in[: max(0, len(settled_in) - report.running - report.queued)]:
             del seat.jobs[job_id]

@@ -1,0 +1,358 @@
+"""One request on its way: placed, running on a worker, moved to another one when that is lost.
+
+A flight has no task of its own. Whoever reads from it moves it on, one event at a time; the
+others wait for what that one brings. So a request costs one task, that of its stream, and a
+reader that leaves at any point leaves a flight which the next reader can take further.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+from tether.contracts import (
+    Attach,
+    Chunk,
+    Completed,
+    Contract,
+    Infer,
+    ModelCard,
+    Outcome,
+    Place,
+    Placed,
+    Run,
+    Sampling,
+    Settle,
+    Usage,
+)
+from tether.core.attempts import Attempts
+from tether.core.ids import job_id
+from tether.core.session import Session
+from tether.errors import (
+    AnswerGone,
+    Cancelled,
+    Conflict,
+    DeadlineExceeded,
+    Draining,
+    PeerLost,
+    TetherError,
+    WorkerLost,
+)
+
+PLACE_MARGIN_S = 0.5  # the scheduler knows the deadline too, and its error says more than ours
+
+
+class Chunks(Protocol):
+    """A stream from a worker: read by one task at a time, closed from anywhere."""
+
+    def __aiter__(self) -> AsyncIterator[Any]: ...
+    async def __anext__(self) -> Any: ...
+    def close(self) -> None: ...
+
+
+class Ground(Protocol):
+    """What a flight needs of its gateway."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+    def scheduler(self) -> Any: ...
+    async def ask(self, address: Any, contract: Contract, timeout: float = 5.0) -> Any: ...
+    def stream(self, address: Any, contract: Contract, credit: int = 64) -> Any: ...
+    def placed(self, worker_address: str) -> None: ...
+    def released(self, job_id: str, worker_id: str, *, ok: bool) -> None: ...
+    def grew(self, flight: Flight) -> None: ...
+    def landed(self, flight: Flight) -> None: ...
+    def moved(self, flight: Flight, why: TetherError) -> None: ...
+
+
+class Flight(Session):
+    """A session that runs. The worker settles its job if it completes or is cancelled there,
+    the gateway if it fails or ends before a worker has it."""
+
+    __slots__ = (
+        "_attached",
+        "_attempts",
+        "_ground",
+        "_moving",
+        "_placed",
+        "_stream",
+        "_waiters",
+        "charged",
+        "deadline",
+        "error",
+        "first_at",
+        "infer",
+        "job_id",
+        "left_at",
+        "listeners",
+        "model_ref",
+        "outcome",
+        "sampling",
+        "since",
+        "tenant_id",
+    )
+
+    def __init__(
+        self,
+        ground: Ground,
+        infer: Infer,
+        *,
+        tenant_id: str,
+        card: ModelCard,
+        sampling: Sampling,
+        now: float,
+        deadline_s: float,
+        attempts: int,
+    ) -> None:
+        super().__init__((tenant_id, infer.retry_token), infer.fingerprint, infer.explicit_token)
+        self.infer = infer
+        self.tenant_id = tenant_id
+        self.model_ref = card.ref
+        self.sampling = sampling
+        self.job_id = job_id()
+        self.since = now
+        self.deadline = now + deadline_s
+        self.charged = 0
+        self.listeners = 0
+        self.left_at: float | None = None
+        """Since when nobody listens, while the flight is kept for them to come back."""
+        self.first_at: float | None = None
+        self.error: TetherError | None = None
+        self.outcome: Outcome | None = None
+        self._ground = ground
+        self._attempts = Attempts(self.deadline, attempts)
+        self._placed: Placed | None = None
+        self._attached = False
+        self._stream: Chunks | None = None
+        self._moving = False
+        self._waiters: list[asyncio.Future[None]] = []
+
+    # ---- reading
+
+    async def more(self) -> None:
+        """Returns when something may have changed: more to read, the end, or a fault."""
+        if self._moving:
+            waiter: asyncio.Future[None] = self._ground.loop.create_future()
+            self._waiters.append(waiter)
+            await waiter
+            return
+        self._moving = True
+        try:
+            await self._step()
+        finally:
+            self._moving = False
+            if self._waiters:
+                self._wake()
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # ---- moving on
+
+    async def _step(self) -> None:
+        stream = self._stream
+        if stream is None:
+            await self._place()
+            return
+        try:
+            item = await stream.__anext__()
+            if self.outcome is not None:
+                return  # it was ended while we waited
+            self._take(item)
+        except StopAsyncIteration:
+            self._broke(WorkerLost("the worker ended a stream before the answer was complete"))
+        except TetherError as error:
+            self._broke(error)
+
+    async def _place(self) -> None:
+        ground = self._ground
+        now = ground.loop.time()
+        remaining = self.deadline - now
+        if remaining <= 0:
+            self.fail(DeadlineExceeded("the request's deadline passed before it found a worker"))
+            return
+        attempts = self._attempts
+        infer = self.infer
+        try:
+            scheduler = ground.scheduler()
+            placed: Placed = await ground.ask(
+                scheduler,
+                Place(
+                    job_id=self.job_id,
+                    tenant_id=self.tenant_id,
+                    retry_token=infer.retry_token,
+                    fingerprint=infer.fingerprint,
+                    model_ref=self.model_ref,
+                    max_tokens=self.sampling.max_tokens,
+                    deadline_s=remaining,
+                    attempt=attempts.number,
+                    avoid=attempts.avoid,
+                    traceparent=infer.traceparent,
+                ),
+                timeout=remaining + PLACE_MARGIN_S,
+            )
+        except asyncio.CancelledError:
+            # The answer may be on its way already; whatever was placed shall be undone. If
+            # another reader places the job again, then under a fence that this can't undo.
+            ground.released(self.job_id, "", ok=True)
+            attempts.number += 1
+            raise
+        except PeerLost:
+            self.fail(Draining("the scheduler is gone, and this gateway restarts after it"))
+            return
+        except TetherError as error:
+            self.fail(error)
+            return
+        if self.outcome is not None:
+            ground.released(placed.job_id, "", ok=True)
+            return
+        self._placed = placed
+        self.job_id = placed.job_id
+        if placed.known not in ("", "running", "completed"):
+            self.fail(
+                Conflict(
+                    f"the job of this idempotency key ended as {placed.known}; use a new key",
+                    param="retry_token",
+                )
+            )
+            return
+        self._open(placed)
+
+    def _open(self, placed: Placed) -> None:
+        """Go to the worker."""
+        ground = self._ground
+        infer = self.infer
+        journal = self.journal
+        ask: Run | Attach
+        self._attached = bool(placed.known)
+        if self._attached:
+            ask = Attach(
+                job_id=placed.job_id,
+                from_seq=journal.tokens,
+                stream=infer.stream,
+                split_at=infer.from_seq,
+            )
+        else:
+            ask = Run(
+                job_id=placed.job_id,
+                tenant_id=self.tenant_id,
+                fence=placed.fence,
+                model_ref=self.model_ref,
+                input=infer.input,
+                sampling=self.sampling,
+                deadline_s=self.deadline - ground.loop.time(),
+                stream=infer.stream,
+                # without the prompt's ids nothing of the answer is known either
+                prompt_ids=journal.prompt_ids,
+                emitted_ids=journal.emitted_ids if journal.prompt_ids else (),
+                traceparent=infer.traceparent,
+                split_at=infer.from_seq,
+            )
+        try:
+            self._stream = ground.stream(placed.worker_address, ask)
+        except TetherError as error:
+            self._broke(error)
+            return
+        ground.placed(placed.worker_address)
+
+    def _take(self, item: Contract) -> None:
+        journal = self.journal
+        if not isinstance(item, Chunk | Completed):
+            raise WorkerLost(f"the worker sent {type(item).__name__} in place of a chunk")
+        if item.prompt_ids and not journal.prompt_ids:
+            journal.prompt_ids = item.prompt_ids
+        journal.add(item.token_ids, item.text, item.seq)
+        if self.first_at is None:
+            self.first_at = self._ground.loop.time()
+        if isinstance(item, Completed):
+            journal.close(item.finish, item.usage, item.model_ref)
+            self._end(Outcome.COMPLETED)
+        else:
+            self._ground.grew(self)
+
+    # ---- what can go wrong
+
+    def _broke(self, error: TetherError) -> None:
+        """The worker's stream ended badly: on to another worker, or give up."""
+        ground = self._ground
+        self._stream = None
+        if self.outcome is not None:
+            return
+        placed = self._placed
+        assert placed is not None
+        gone = isinstance(error, AnswerGone) and placed.known == "running"
+        if gone:
+            # Reserved, but its worker never began or has forgotten it: it can begin anew.
+            error = WorkerLost("the worker doesn't hold the answer")
+        if self._attached and placed.known == "completed":
+            self.fail(
+                error
+                if isinstance(error, AnswerGone)
+                else AnswerGone(
+                    "this request was answered, and the worker that kept the answer is gone; "
+                    "send it with a new idempotency key"
+                )
+            )
+            return
+        worker = "" if gone else placed.worker_address
+        if self._attempts.again(error, worker, ground.loop.time()):
+            ground.released(placed.job_id, placed.worker_id, ok=gone)
+            ground.moved(self, error)
+            return
+        if isinstance(error, PeerLost):
+            error = WorkerLost("the worker was lost, and no other could continue the answer")
+        self.fail(error)
+
+    def fail(self, error: TetherError) -> None:
+        """End it with an error; safe to call twice."""
+        if self.outcome is None:
+            self.error = error
+            self._end(Outcome.CANCELLED if isinstance(error, Cancelled) else Outcome.FAILED)
+
+    def _end(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        stream = self._stream
+        if stream is not None and outcome is not Outcome.COMPLETED:
+            stream.close()
+        self._ground.landed(self)
+        self._wake()
+
+    # ---- for the gateway's books
+
+    @property
+    def worker_id(self) -> str:
+        """Where it is or was; empty before it was placed."""
+        return "" if self._placed is None else self._placed.worker_id
+
+    @property
+    def worker_address(self) -> str:
+        return "" if self._placed is None else self._placed.worker_address
+
+    @property
+    def streaming(self) -> bool:
+        """Is a worker's stream open?"""
+        return self._stream is not None
+
+    def settle(self) -> Settle | None:
+        """How the job ends, as far as this gateway knows; None where it reserved nothing."""
+        placed = self._placed
+        if placed is None or placed.known == "completed" or self.outcome is None:
+            return None
+        if isinstance(self.error, Draining):
+            return None  # the front door takes it up again, through the gateway that follows
+        journal = self.journal
+        completed = self.outcome is Outcome.COMPLETED
+        return Settle(
+            job_id=placed.job_id,
+            fence=placed.fence,
+            outcome=self.outcome,
+            usage=journal.usage
+            if completed
+            else Usage(prompt_tokens=len(journal.prompt_ids), completion_tokens=journal.tokens),
+            finish="" if journal.finish is None else journal.finish,
+            error_code="" if self.error is None else self.error.code,
+        )

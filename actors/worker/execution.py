@@ -1,0 +1,212 @@
+"""One run on this worker: what it has said so far, who listens, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import Enum, auto
+
+from tether.contracts import Chunk, Completed, Outcome, Run, Settle, Usage
+from tether.core.coalescer import Coalescer
+from tether.core.journal import Journal, Reader
+from tether.engines import Engine
+from tether.errors import Cancelled, DeadlineExceeded, Draining, TetherError
+
+
+class Ending(Enum):
+    """Why a run was broken off from our side."""
+
+    CANCELLED = auto()  # its client left, or its gateway did not come back
+    LATE = auto()  # its deadline passed
+    SUPERSEDED = auto()  # it runs elsewhere, or here under a later fence
+    STOPPING = auto()  # the worker goes; another one continues
+
+
+class Execution:
+    """The record of a run. It outlives its readers for a while, so that a gateway which lost
+    its memory, or its life, finds the answer again."""
+
+    __slots__ = (
+        "deadline",
+        "delivered",
+        "ending",
+        "ends",
+        "engine",
+        "error",
+        "finished_at",
+        "journal",
+        "left_at",
+        "run",
+        "slot",
+        "task",
+    )
+
+    def __init__(self, run: Run, engine: Engine, prompt_ids: tuple[int, ...], now: float) -> None:
+        self.run = run
+        self.engine = engine
+        self.journal = Journal(len(run.emitted_ids))
+        self.journal.prompt_ids = prompt_ids
+        self.deadline = now + run.deadline_s
+        self.slot: asyncio.Future[None] | None = None
+        """Set while it waits for one."""
+        self.task: asyncio.Task[None] | None = None
+        self.ends: list[End] = []
+        self.error: TetherError | None = None
+        self.ending: Ending | None = None
+        self.finished_at: float | None = None
+        self.left_at: float | None = None
+        """Since when no gateway listens, after one was lost."""
+        self.delivered: asyncio.Future[None] | None = None
+        """Set while the finished answer is still on its way to a reader."""
+
+    @property
+    def running(self) -> bool:
+        """Has it no end yet?"""
+        return self.finished_at is None
+
+    def news(self, now: float) -> bool:
+        """Wakes the readers that should read now; whether others are left for later."""
+        later = False
+        for end in self.ends:
+            waiter = end.waiter
+            if waiter is not None:
+                if end.due(now):
+                    end.wake()
+                elif end.pending:
+                    later = True
+        return later
+
+    def wake(self) -> None:
+        """Wakes all readers."""
+        for end in self.ends:
+            end.wake()
+
+    def delivered_or_not(self) -> None:
+        """Nobody need wait any longer for the last chunk to leave."""
+        if self.delivered is not None and not self.delivered.done():
+            self.delivered.set_result(None)
+
+    def break_off(self, ending: Ending) -> None:
+        """End it; its task does the rest. Safe to call twice."""
+        if self.running and self.ending is None:
+            self.ending = ending
+            if self.task is not None:
+                self.task.cancel()
+
+    def explain(self) -> TetherError:
+        """What a reader is told of a run that was broken off."""
+        match self.ending:
+            case Ending.LATE:
+                return DeadlineExceeded("the answer was not complete by its deadline")
+            case Ending.STOPPING:
+                return Draining("the worker is stopping; another one can continue")
+            case Ending.SUPERSEDED:
+                return Cancelled("the run was moved")
+            case _:
+                return Cancelled("the run was cancelled")
+
+    def settle(self) -> Settle | None:
+        """How the job is closed; None where that is somebody else's business: a run that moves
+        on, and a fault, after which the gateway decides whether there is another attempt."""
+        run = self.run
+        journal = self.journal
+        usage = Usage(prompt_tokens=len(journal.prompt_ids), completion_tokens=journal.tokens)
+        if journal.finish is not None:
+            return Settle(
+                job_id=run.job_id,
+                fence=run.fence,
+                outcome=Outcome.COMPLETED,
+                usage=journal.usage,
+                finish=journal.finish,
+            )
+        if self.ending is Ending.CANCELLED:
+            return Settle(
+                job_id=run.job_id, fence=run.fence, outcome=Outcome.CANCELLED, usage=usage
+            )
+        if self.ending is Ending.LATE:
+            return Settle(
+                job_id=run.job_id,
+                fence=run.fence,
+                outcome=Outcome.FAILED,
+                usage=usage,
+                error_code=DeadlineExceeded.code,
+            )
+        return None
+
+
+class End(Reader):
+    """A reader with a pace, and somebody who waits for it."""
+
+    __slots__ = ("_coalescer", "_execution", "waiter")
+
+    def __init__(
+        self,
+        execution: Execution,
+        *,
+        from_seq: int,
+        whole: bool,
+        split_at: int,
+        window_s: float,
+        characters: int,
+    ) -> None:
+        super().__init__(
+            execution.journal, from_seq, whole=whole, split_at=split_at, with_prompt=True
+        )
+        self._execution = execution
+        self._coalescer = None if whole else Coalescer(window_s, characters)
+        self.waiter: asyncio.Future[None] | None = None
+        execution.ends.append(self)
+        execution.left_at = None
+
+    def due(self, now: float) -> bool:
+        """Should what there is be read now?"""
+        execution = self._execution
+        if execution.finished_at is not None or execution.journal.finish is not None:
+            return True
+        coalescer = self._coalescer
+        return (
+            coalescer is not None
+            and self.pending
+            and coalescer.due(execution.journal.characters - self.characters, now)
+        )
+
+    async def item(
+        self, loop: asyncio.AbstractEventLoop, later: Callable[[Execution], None]
+    ) -> Chunk | Completed:
+        """The next item, when it is due. `later` is told when something waits for its time.
+
+        Raises:
+            TetherError: the run ended without an answer.
+        """
+        execution = self._execution
+        while True:
+            now = loop.time()
+            if not self.due(now):
+                if self.pending:
+                    later(execution)
+                self.waiter = loop.create_future()
+                try:
+                    await self.waiter
+                finally:
+                    self.waiter = None
+                now = loop.time()
+            item = self.next()
+            if item is not None:
+                if self._coalescer is not None:
+                    self._coalescer.left(now)
+                return item
+            if execution.error is not None:
+                raise execution.error
+
+    def wake(self) -> None:
+        """Let it look."""
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    def leave(self) -> None:
+        """It reads no more."""
+        execution = self._execution
+        if self in execution.ends:
+            execution.ends.remove(self)
+        if not execution.ends:
+            execution.delivered_or_not()

@@ -1,0 +1,60 @@
+"""From a model's card to an engine that has answered."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import aclosing
+from pathlib import Path
+
+from tether import engines
+from tether.contracts import ChatInput, Message, ModelCard, Sampling, TextInput
+from tether.engines import Engine, Job
+from tether.errors import ModelUnusable
+from tether.telemetry import logs
+
+log = logs.get(__name__)
+
+PROOF_S = 120.0  # for the first token of a model that was just loaded
+
+
+async def load(card: ModelCard, *, slots: int, queue: int, threads: int, cache_dir: Path) -> Engine:
+    """Prepare the model's files, load it, and have it answer a real request with one token.
+
+    Raises:
+        TetherError: it can't be loaded, or does not answer, in one sentence.
+    """
+    began = time.monotonic()
+    await asyncio.to_thread(engines.prepare, card, cache_dir)
+    engine = engines.create(card, slots=slots, queue=queue, threads=threads, cache_dir=cache_dir)
+    try:
+        await engine.open()
+        async with asyncio.timeout(PROOF_S):
+            await _prove(engine)
+    except TimeoutError:
+        await engine.close()
+        raise ModelUnusable(
+            f"model {card.ref} was loaded but gave no token within {PROOF_S:g} s"
+        ) from None
+    except BaseException:
+        await engine.close()
+        raise
+    log.info("model ready", model=card.ref, seconds=round(time.monotonic() - began, 2))
+    return engine
+
+
+async def _prove(engine: Engine) -> None:
+    input = (
+        ChatInput(messages=(Message(role="user", content="Hello"),))
+        if engine.capabilities.chat
+        else TextInput(prompt="Hello")
+    )
+    sampling = Sampling(max_tokens=1, temperature=0.0, seed=0)
+    prompt_ids = engine.prompt(input)
+    engine.check(len(prompt_ids), sampling)
+    tokens = 0
+    async with aclosing(engine.run(Job(prompt_ids=prompt_ids, sampling=sampling))) as deltas:
+        async for delta in deltas:
+            tokens += len(delta.token_ids)
+    if not tokens:
+        raise ModelUnusable("the model was loaded but answered with nothing")

@@ -1,0 +1,51 @@
+"""What a worker is told when it starts."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tether.contracts import ModelCard
+
+
+class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds and times of a worker, in seconds.
+
+    `slots` requests run at once and `queue` more wait. A run whose gateway was lost is kept for
+    `grace_s`; a finished one for `keep_s`, at most `kept` of them with `kept_tokens` in all.
+    Chunks after the first leave at most `window_s` after the one before, or as soon as they
+    have `chunk_characters`.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    worker_id: str
+    node_id: str
+    cards: tuple[ModelCard, ...]
+    cache_dir: str
+    region: str = "local"
+    slots: int = 8
+    queue: int = 64
+    threads: int = 1
+    grace_s: float = 10.0
+    keep_s: float = 30.0
+    kept: int = 1024
+    kept_tokens: int = 1_000_000
+    window_s: float = 0.02
+    chunk_characters: int = 4096
+    report_s: float = 5.0
+    unsettled: int = 2048
+
+    def __post_init__(self) -> None:
+        if not self.cards:
+            raise ValueError(f"worker {self.worker_id} has no models")
+        if len({card.ref for card in self.cards}) != len(self.cards):
+            raise ValueError(f"worker {self.worker_id} has a model twice")
+        for name in ("slots", "threads", "chunk_characters", "unsettled"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} of worker {self.worker_id} must be at least 1")
+        for name in ("queue", "kept", "kept_tokens", "keep_s", "window_s", "grace_s"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} of worker {self.worker_id} must not be negative")
+        if not self.report_s > 0:
+            raise ValueError(f"report_s of worker {self.worker_id} must be above 0")

@@ -1,0 +1,165 @@
+"""Requests for which no worker is free: one fair queue per model, with one bound for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum, auto
+from typing import Generic, TypeVar
+
+from tether.core.fairqueue import FairQueue, QueueFull
+
+S = TypeVar("S")
+F = TypeVar("F")
+
+SECOND_CHANCE_S = 0.25
+
+
+class Waiter(Generic[F]):
+    """A request that waits. `avoid` are workers it doesn't want again, `call` is whatever the
+    shell needs to wake it."""
+
+    __slots__ = ("avoid", "call", "deadline", "job_id", "model_ref", "since", "tenant_id")
+
+    def __init__(
+        self,
+        *,
+        job_id: str,
+        tenant_id: str,
+        model_ref: str,
+        avoid: tuple[str, ...],
+        since: float,
+        deadline: float,
+        call: F,
+    ) -> None:
+        self.job_id = job_id
+        self.tenant_id = tenant_id
+        self.model_ref = model_ref
+        self.avoid = avoid
+        self.since = since
+        self.deadline = deadline
+        self.call = call
+
+
+class Gone(Enum):
+    """Why a waiter was sent away."""
+
+    LATE = auto()  # its deadline passed while all workers were busy
+    UNSERVED = auto()  # no worker for its model was there for too long
+
+
+class _Lane(Generic[F]):
+    __slots__ = ("again", "queue", "unserved_since")
+
+    def __init__(self, bound: int) -> None:
+        self.queue: FairQueue[Waiter[F]] = FairQueue(bound)
+        self.again: dict[str, Waiter[F]] = {}
+        self.unserved_since: float | None = None
+
+
+class WaitingRoom(Generic[F]):
+    """Who waits, by model. Those that broke off elsewhere go before those that have not begun,
+    for a client is already reading.
+
+    What a waiter avoids is avoided for `SECOND_CHANCE_S`; if nobody else came by then, a worker
+    that is still alive is better than none.
+
+    Args:
+        bound: waiters of all models.
+        patience_s: how long a model may have no worker at all; workers do restart.
+    """
+
+    def __init__(self, bound: int, patience_s: float) -> None:
+        self.bound = bound
+        self._patience_s = patience_s
+        self._lanes: dict[str, _Lane[F]] = {}
+        self._model_of: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._model_of)
+
+    @property
+    def models(self) -> Iterable[str]:
+        """The models that somebody waits for."""
+        return tuple(self._lanes)
+
+    def waits_for(self, model_ref: str) -> bool:
+        """Does anybody wait for this model?"""
+        return model_ref in self._lanes
+
+    def push(self, waiter: Waiter[F]) -> None:
+        """
+        Raises:
+            QueueFull: the bound is reached.
+            ValueError: the job waits already.
+        """
+        if len(self._model_of) >= self.bound:
+            raise QueueFull
+        if waiter.job_id in self._model_of:
+            raise ValueError(f"{waiter.job_id} waits already")
+        lane = self._lanes.get(waiter.model_ref)
+        if lane is None:
+            lane = self._lanes[waiter.model_ref] = _Lane(self.bound)
+        if waiter.avoid:
+            lane.again[waiter.job_id] = waiter
+        else:
+            lane.queue.push(waiter.tenant_id, waiter.job_id, waiter, waiter.deadline)
+        self._model_of[waiter.job_id] = waiter.model_ref
+
+    def remove(self, job_id: str) -> Waiter[F] | None:
+        """Take it out, if it waits."""
+        model_ref = self._model_of.pop(job_id, None)
+        if model_ref is None:
+            return None
+        lane = self._lanes[model_ref]
+        waiter = lane.again.pop(job_id, None) or lane.queue.remove(job_id)
+        self._tidy(model_ref, lane)
+        return waiter
+
+    def serve(
+        self, model_ref: str, choose: Callable[[tuple[str, ...]], S | None]
+    ) -> Iterator[tuple[Waiter[F], S]]:
+        """Take out waiters as long as `choose(avoid)` finds a seat for them."""
+        lane = self._lanes.get(model_ref)
+        if lane is None:
+            return
+        for waiter in list(lane.again.values()):
+            seat = choose(waiter.avoid)
+            if seat is not None:
+                self.remove(waiter.job_id)
+                yield waiter, seat
+        while lane.queue:
+            seat = choose(())
+            if seat is None:
+                return
+            next_ = lane.queue.pop()
+            assert next_ is not None
+            del self._model_of[next_.job_id]
+            self._tidy(model_ref, lane)
+            yield next_, seat
+
+    def sweep(self, now: float, serves: Callable[[str], bool]) -> list[tuple[Waiter[F], Gone]]:
+        """Take out those who have waited in vain."""
+        gone: list[tuple[Waiter[F], Gone]] = []
+        for model_ref, lane in list(self._lanes.items()):
+            if serves(model_ref):
+                lane.unserved_since = None
+            elif lane.unserved_since is None:
+                lane.unserved_since = now
+            waiters = [*lane.again.values(), *lane.queue]
+            in_vain = (
+                lane.unserved_since is not None and now - lane.unserved_since >= self._patience_s
+            )
+            for waiter in waiters:
+                if in_vain:
+                    gone.append((waiter, Gone.UNSERVED))
+                elif waiter.deadline <= now:
+                    gone.append((waiter, Gone.LATE))
+                elif waiter.avoid and now - waiter.since >= SECOND_CHANCE_S:
+                    waiter.avoid = ()
+        for waiter, _ in gone:
+            self.remove(waiter.job_id)
+        return gone
+
+    def _tidy(self, model_ref: str, lane: _Lane[F]) -> None:
+        if not lane.queue and not lane.again:
+            self._lanes.pop(model_ref, None)
