@@ -107,6 +107,14 @@ class SupervisionTree:
 
     # ---- what happens to a child; all of it may come twice, late, or out of order
 
+    def spawned(self, id: str, generation: int, pid: int, address: str, now: float) -> list[Action]:
+        """Its process is up, and can be told to start."""
+        member = self._member(id, generation)
+        if member is not None and member.live and not member.pid:
+            member.pid, member.address = pid, address
+            self._changed(member, now)
+        return self._advance(now)
+
     def ready(self, id: str, generation: int, pid: int, address: str, now: float) -> list[Action]:
         """A child answered `Start`."""
         member = self._member(id, generation)
@@ -256,6 +264,11 @@ class SupervisionTree:
             "workers": len(self._members) - supervisors,
             "supervisors": supervisors,
         }
+
+    def node(self, id: str, now: float) -> TreeNode | None:
+        """One child; None when there is none of that id."""
+        member = self._members.get(id)
+        return member.node(self.path, now) if member else None
 
     def generation(self, id: str) -> int:
         """The latest generation of a child; 0 when there is none of that id."""

@@ -34,6 +34,7 @@ from tether.contracts.inference import (
     Usage,
 )
 from tether.contracts.supervising import (
+    AddChild,
     ChildChanged,
     ChildReady,
     ChildStopped,
@@ -42,12 +43,14 @@ from tether.contracts.supervising import (
     ShowTree,
     StartChild,
     StopChild,
+    TerminateChild,
     Tree,
     TreeNode,
     WatchTree,
 )
 
 __all__ = [
+    "AddChild",
     "Attach",
     "Catalog",
     "ChatInput",
@@ -81,6 +84,7 @@ __all__ = [
     "ShowTree",
     "StartChild",
     "StopChild",
+    "TerminateChild",
     "TextInput",
     "Tree",
     "TreeNode",

@@ -60,6 +60,20 @@ class ExitNotice(Contract, frozen=True):
     error: str = ""
 
 
+class AddChild(Contract, frozen=True):
+    """→ dynamic supervisor, asked: start one more child and answer `ChildReady` when it serves.
+    `spec` is a `supervision.ChildSpec` as MessagePack."""
+
+    spec: bytes
+
+
+class TerminateChild(Contract, frozen=True):
+    """→ dynamic supervisor, asked: stop the child called `id`, forget it, and answer
+    `ChildStopped` when its process is gone."""
+
+    id: str
+
+
 class ChildChanged(Contract, frozen=True):
     """Supervisor → root, told: this child is now as described."""
 
@@ -68,7 +82,7 @@ class ChildChanged(Contract, frozen=True):
 
 class TreeNode(Value, frozen=True):
     """One line of the tree. `since_s` is how long it has been in `state` (starting, running,
-    restarting, stopping, stopped); `kind` is worker or supervisor."""
+    restarting, stopping, stopped; in a `ChildChanged` also deleted); `kind` is worker or supervisor."""
 
     path: str
     kind: str

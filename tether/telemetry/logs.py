@@ -18,6 +18,9 @@ if _absent:
     del sys.modules["rich"]
 
 
+_process: dict[str, Any] = {}  # a contextvar would reach only the task that has set it
+
+
 def configure(level: str | None = None, **context: Any) -> None:
     """Set up structlog and the standard library's logging for this process, once at its start.
     `level` is by default what TETHER_LOG_LEVEL says, else INFO; `context` (node, path, pid) goes
@@ -25,6 +28,7 @@ def configure(level: str | None = None, **context: Any) -> None:
     level = (level or os.environ.get("TETHER_LOG_LEVEL") or "INFO").upper()
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        _add_process,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -38,8 +42,27 @@ def configure(level: str | None = None, **context: Any) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(**context)
-    logging.basicConfig(stream=sys.stderr, level=getattr(logging, level), force=True)
+    _process.update(context)
+    _to_stderr(getattr(logging, level))
+
+
+def _to_stderr(level: int) -> None:
+    """As `logging.basicConfig(force=True)`, also where Thespian has put a root logger of its own
+    that lets nobody exchange the handler which sends all to its logging process."""
+    root = logging.root
+    for handler in list(root.handlers):
+        logging.Logger.removeHandler(root, handler)
+        handler.close()
+    own = logging.StreamHandler(sys.stderr)
+    own.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
+    logging.Logger.addHandler(root, own)
+    root.setLevel(level)
+
+
+def _add_process(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+    for key, value in _process.items():
+        event.setdefault(key, value)
+    return event
 
 
 def get(name: str) -> Any:

@@ -1,0 +1,72 @@
+"""The table of all children of a node, which the root supervisor keeps. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from tether.contracts import Tree, TreeNode
+
+DELETED = "deleted"
+
+
+@dataclass(slots=True)
+class _Row:
+    node: TreeNode
+    since: float  # on our clock, so that ages go on growing
+
+
+class Directory:
+    """Rows by path. `version` grows with every change."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self._rows: dict[str, _Row] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def apply(self, node: TreeNode, now: float) -> None:
+        """`node` is how it is now. A supervisor without a process has no children either."""
+        self.version += 1
+        if node.pid == 0:
+            self._drop_below(node.path)
+        if node.state == DELETED:
+            self._rows.pop(node.path, None)
+            return
+        row = self._rows.get(node.path)
+        if row is None:
+            self._rows[node.path] = _Row(node, now - node.since_s)
+        else:
+            row.node, row.since = node, now - node.since_s
+
+    def get(self, path: str) -> TreeNode | None:
+        """The row of `path`."""
+        row = self._rows.get(path)
+        return row.node if row else None
+
+    def tree(self, now: float) -> Tree:
+        """All of it, parents before children, siblings in the order in which they appeared."""
+        below: dict[str, list[str]] = {}
+        for path in self._rows:
+            if path:
+                below.setdefault(path.rpartition("/")[0], []).append(path)
+        nodes: list[TreeNode] = []
+        pending = [""]
+        while pending:
+            path = pending.pop()
+            row = self._rows.get(path)
+            if row is not None:
+                since_s = max(0.0, now - row.since)
+                nodes.append(msgspec.structs.replace(row.node, since_s=since_s))
+            pending.extend(reversed(below.pop(path, [])))
+        # a supervisor's children may be heard of before itself, on another connection
+        for orphans in below.values():
+            nodes.extend(self._rows[path].node for path in orphans)
+        return Tree(nodes=tuple(nodes))
+
+    def _drop_below(self, path: str) -> None:
+        prefix = f"{path}/" if path else ""
+        for below in [p for p in self._rows if p.startswith(prefix) and p != path]:
+            del self._rows[below]

@@ -1,0 +1,33 @@
+"""A supervisor of equal children among which keys are divided (Elixir's PartitionSupervisor).
+
+`index_of` says which partition a key belongs to; `TreeView.partition` which path that is.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any, ClassVar
+
+import msgspec
+
+from supervision.spec import PartitionOptions
+from supervision.strategy import Strategy
+from supervision.supervisor import Supervisor
+from supervision.tree import SupervisionTree
+
+
+class PartitionSupervisor(Supervisor):
+    """Starts its partitions together, and serves when all of them do."""
+
+    Options: ClassVar[type[msgspec.Struct]] = PartitionOptions
+
+    def plan(self, options: Any) -> SupervisionTree:
+        return SupervisionTree(
+            self.path,
+            options.children,
+            strategy=Strategy.ONE_FOR_ONE,
+            intensity=options.intensity,
+            period_s=options.period_s,
+            draw=random.random,
+            together=True,
+        )

@@ -1,0 +1,57 @@
+"""The operating system's side of a child: one process, held by a descriptor that can't be
+mistaken for another process when its number is used again (pidfd_open(2))."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+
+class ChildProcess:
+    """Calls `ended` once when the process is gone; `close` forgets it. Linux only.
+
+    Raises:
+        ProcessLookupError: there is no such process any more.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, pid: int, ended: Callable[[], object]
+    ) -> None:
+        self.pid = pid
+        self._loop = loop
+        self._ended = ended
+        self._descriptor = os.pidfd_open(pid)
+        loop.add_reader(self._descriptor, self._readable)
+
+    def kill(self) -> None:
+        """Send SIGKILL; no error if it is gone."""
+        if self._descriptor >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let go of the descriptor; may be called twice."""
+        if self._descriptor >= 0:
+            self._loop.remove_reader(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _readable(self) -> None:
+        self.close()
+        self._ended()
+
+
+def name_process(path: str) -> None:
+    """Show `path` as the name of this process in ps and top: all of it where Thespian's optional
+    setproctitle is installed, else the last 15 characters, as many as the kernel keeps."""
+    try:
+        from setproctitle import setproctitle  # type: ignore[import-not-found]
+    except ImportError:
+        with suppress(OSError):
+            Path("/proc/self/comm").write_text(f"tether:{path}"[-15:] if path else "tether:root")
+    else:
+        setproctitle(f"tether: {path or 'root'}")

@@ -1,0 +1,140 @@
+"""The supervisor at the top of a node: it has no parent, and knows the whole tree."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import msgspec
+
+from actors.runtime import Address, Endpoint, on
+from supervision.directory import Directory
+from supervision.spec import SupervisorOptions
+from supervision.supervisor import Supervisor
+from tether.contracts import (
+    ChildChanged,
+    ExitReason,
+    ShowTree,
+    StartChild,
+    StopChild,
+    Tree,
+    TreeNode,
+    WatchTree,
+)
+from tether.errors import DeadlineExceeded, PeerLost
+from tether.telemetry import logs, metrics
+
+_PACE_S: Final = 0.01  # between two trees to the same watcher
+_MAX_ROWS: Final = 16_384
+_MAX_DEAD: Final = 256
+
+log = logs.get(__name__)
+
+
+class Root(Supervisor):
+    """Keeps the table of all children of the node, and streams it to whoever watches."""
+
+    def plan(self, options: Any) -> Any:
+        self._directory = Directory()
+        self._news = asyncio.Event()
+        self._shown: tuple[int, Tree] = (-1, Tree(nodes=()))
+        self._tellers: dict[str, Address] = {}  # by path of the supervisor
+        self._bygone: OrderedDict[Address, None] = OrderedDict()
+        self._rows = metrics.bound_used.labels("tree rows")
+        self._refused = metrics.bound_refused.labels("tree rows")
+        self._apply(
+            TreeNode(
+                path="",
+                kind="supervisor",
+                state="running",
+                address=str(self.address),
+                pid=self.pid,
+                generation=self.generation,
+                strategy=str(options.strategy),
+            )
+        )
+        return super().plan(options)
+
+    @on(ShowTree)
+    def _show(self, msg: ShowTree, sender: Address) -> Tree:
+        return self._directory.tree(self._now())
+
+    @on(WatchTree)
+    async def _watch(self, msg: WatchTree, sender: Address) -> AsyncIterator[Tree]:
+        seen = -1
+        while True:
+            while self._directory.version == seen:
+                await self._news.wait()
+            seen = self._directory.version
+            yield self._newest()
+            await asyncio.sleep(_PACE_S)
+
+    @on(ChildChanged)
+    def _changed(self, msg: ChildChanged, sender: Address) -> None:
+        if sender in self._bygone:
+            return  # it was read after the supervisor's end was seen, and would stay for ever
+        self._tellers[msg.node.path.rpartition("/")[0]] = sender
+        self._apply(msg.node)
+
+    def tell_root(self, node: TreeNode) -> None:
+        """The root is here."""
+        self._apply(node)
+
+    def _apply(self, node: TreeNode) -> None:
+        if len(self._directory) >= _MAX_ROWS and self._directory.get(node.path) is None:
+            self._refused.inc()
+            return
+        if node.pid == 0:
+            for path in [p for p in self._tellers if f"{p}/".startswith(f"{node.path}/")]:
+                self._bygone[self._tellers.pop(path)] = None
+            while len(self._bygone) > _MAX_DEAD:
+                self._bygone.popitem(last=False)
+        self._directory.apply(node, self._now())
+        self._rows.set(len(self._directory))
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    def _newest(self) -> Tree:
+        if self._shown[0] != self._directory.version:
+            self._shown = (self._directory.version, self._directory.tree(self._now()))
+        return self._shown[1]
+
+
+async def start_tree(
+    endpoint: Endpoint, options: SupervisorOptions, *, timeout: float | None = None
+) -> Address:
+    """Start a root supervisor with all its children on the node of `endpoint`.
+
+    Raises:
+        TetherError: it didn't start; nothing of it is left.
+    """
+    root = await endpoint.create(Root)
+    start = StartChild(
+        path="", generation=1, parent="", root="", args=msgspec.msgpack.encode(options)
+    )
+    await endpoint.ask(root, start, timeout=timeout or options.start_timeout_s)
+    return root
+
+
+async def stop_tree(endpoint: Endpoint, root: Address, *, timeout: float = 60.0) -> None:
+    """Stop all children in reverse order, and wait for the root's process to end.
+
+    Raises:
+        DeadlineExceeded: it took longer than `timeout` seconds.
+    """
+    gone = asyncio.Event()
+    cancel = endpoint.watch(root, gone.set)
+    try:
+        async with asyncio.timeout(timeout):
+            try:
+                stop = StopChild(deadline_s=timeout, reason=ExitReason.SHUTDOWN)
+                await endpoint.ask(root, stop, timeout=timeout)
+            except PeerLost:
+                pass
+            await gone.wait()
+    except TimeoutError:
+        raise DeadlineExceeded(f"the tree did not stop within {timeout:g} s") from None
+    finally:
+        cancel()

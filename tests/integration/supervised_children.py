@@ -1,0 +1,73 @@
+"""Children for the tests of supervision; they run in processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+import msgspec
+
+from actors.runtime import Address, on
+from supervision import Supervised
+from tether.contracts import ListModels, Readiness, Ready
+
+
+class StubOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a stub does. Every start and stop is a line of `journal`: word, path, pid. While
+    the file `broken` exists it can't start."""
+
+    journal: str = ""
+    broken: str = ""
+    start_s: float = 0.0
+    stop_s: float = 0.0
+    deaf: bool = False  # blocks its loop when it is told to stop
+
+
+class Stub(Supervised):
+    """Answers `Readiness` with its path, its needs, and what it was told to look up."""
+
+    Options = StubOptions
+
+    async def start(self, options: StubOptions) -> None:
+        self.options = options
+        self.note("start")
+        if options.broken and Path(options.broken).exists():
+            raise RuntimeError("the disk is on fire")
+        await asyncio.sleep(options.start_s)
+        self.note("ready")
+
+    async def stop(self, deadline_s: float) -> None:
+        if self.options.deaf:
+            time.sleep(600)  # noqa: ASYNC251
+        await asyncio.sleep(self.options.stop_s)
+        self.note("stop")
+
+    def note(self, word: str) -> None:
+        if self.options.journal:
+            with open(self.options.journal, "a") as journal:  # noqa: PTH123
+                journal.write(f"{word} {self.path} {self.pid}\n")
+
+    @on(Readiness)
+    def ready(self, msg: Readiness, sender: Address) -> Ready:
+        return Ready(models=(self.path, *(f"{k}={v}" for k, v in sorted(self.needs.items()))))
+
+    @on(ListModels)
+    async def obey(self, msg: ListModels, sender: Address) -> Ready | None:
+        """`credential` is a command."""
+        word, _, rest = msg.credential.partition(" ")
+        if word == "fail":
+            await self.fail(RuntimeError(rest))
+        elif word == "finish":
+            await self.finish()
+        elif word == "hang":
+            signal.pthread_sigmask(signal.SIG_BLOCK, set())
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif word == "wait":
+            return Ready(models=(str(await self.tree.wait(rest, 10.0)),))
+        elif word == "under":
+            await self.tree.first()
+            return Ready(models=tuple(node.path for node in self.tree.under(rest)))
+        return None
