@@ -1,0 +1,106 @@
+"""A model folder with something missing is one clear sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tether.contracts import ModelCard
+from tether.engines import create, folder, prepare
+from tether.errors import ModelUnusable
+
+
+def weights(path: Path, size: int = 16, cut: int = 0) -> None:
+    header = json.dumps(
+        {"w": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}
+    ).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size - cut))
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "config.json").write_text('{"model_type": "llama"}')
+    (path / "tokenizer.json").write_text("{}")
+    weights(path / "model.safetensors")
+    return path
+
+
+def sharded(path: Path) -> None:
+    (path / "model.safetensors").unlink()
+    names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    for name in names.values():
+        weights(path / name)
+    (path / folder.INDEX).write_text(json.dumps({"weight_map": names}))
+
+
+def test_a_whole_folder_passes(whole: Path) -> None:
+    assert folder.check(whole)["model_type"] == "llama"
+    sharded(whole)
+    assert folder.check(whole)["model_type"] == "llama"
+
+
+def lose_a_shard(path: Path) -> None:
+    sharded(path)
+    (path / "model-00002-of-00002.safetensors").unlink()
+
+
+def point_outside(path: Path) -> None:
+    sharded(path)
+    (path / folder.INDEX).write_text('{"weight_map": {"a": "../x.safetensors"}}')
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (lambda p: (p / "config.json").unlink(), "has no config.json"),
+        (lambda p: (p / "config.json").write_text("{"), "config.json cannot be read"),
+        (lambda p: (p / "config.json").write_text("[]"), "not a JSON object"),
+        (lambda p: (p / "config.json").write_text("{}"), "no model_type"),
+        (lambda p: (p / "tokenizer.json").unlink(), "has no tokenizer.json"),
+        (lambda p: (p / "model.safetensors").unlink(), "neither model.safetensors nor"),
+        (lambda p: weights(p / "model.safetensors", cut=3), "is not whole"),
+        (lambda p: (p / "model.safetensors").write_bytes(b"\xff" * 64), "is not whole"),
+        (lambda p: (p / "model.safetensors").write_bytes(b""), "is not whole"),
+        (lose_a_shard, "has no model-00002-of-00002"),
+        (point_outside, "points out of its folder"),
+    ],
+)
+def test_each_fault_is_told(whole: Path, harm: Callable[[Path], object], told: str) -> None:
+    harm(whole)
+    with pytest.raises(ModelUnusable, match=told) as caught:
+        folder.check(whole)
+    assert "\n" not in caught.value.message
+
+
+def card(**more: str) -> ModelCard:
+    return ModelCard(name="m", version="1", **{"engine": "transformers", **more})
+
+
+@pytest.mark.parametrize(
+    ("card", "told"),
+    [
+        (card(source="/nowhere/at/all"), "does not exist"),
+        (card(), "has no source"),
+        (card(source="package:other"), "the only package known"),
+    ],
+)
+def test_a_wrong_source_is_told(card: ModelCard, told: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelUnusable, match=told):
+        prepare(card, tmp_path)
+
+
+def test_an_unknown_engine_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnusable, match="use echo or transformers"):
+        create(card(engine="magic"), cache_dir=tmp_path)
+    with pytest.raises(ValueError, match="slots is 0"):
+        create(card(engine="echo"), cache_dir=tmp_path, slots=0)
+
+
+def test_an_engine_without_weights_needs_no_folder(tmp_path: Path) -> None:
+    assert prepare(card(engine="echo"), tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
