@@ -36,7 +36,8 @@ log = logs.get(__name__)
 class Root(Supervisor):
     """Keeps the table of all children of the node, and streams it to whoever watches."""
 
-    def plan(self, options: Any) -> Any:
+    async def started(self) -> None:
+        """Whoever made this root may watch the tree before there is one."""
         self._directory = Directory()
         self._news = asyncio.Event()
         self._shown: tuple[int, Tree] = (-1, Tree(nodes=()))
@@ -44,6 +45,8 @@ class Root(Supervisor):
         self._bygone: OrderedDict[Address, None] = OrderedDict()
         self._rows = metrics.bound_used.labels("tree rows")
         self._refused = metrics.bound_refused.labels("tree rows")
+
+    def plan(self, options: Any) -> Any:
         self._apply(
             TreeNode(
                 path="",
