@@ -53,9 +53,9 @@ class Tally:
     def pytest_runtest_logreport(self, report: Any) -> None:
         base = next((b for b in (SUBJECT, OTHER) if f"[{b}" in report.nodeid), _NEITHER)
         known = self.outcomes[base].get(report.nodeid)
-        if report.when == "call" or report.outcome != "passed":
-            if known in (None, "passed"):
-                self.outcomes[base][report.nodeid] = report.outcome
+        news = report.when == "call" or report.outcome != "passed"
+        if news and known in (None, "passed"):
+            self.outcomes[base][report.nodeid] = report.outcome
 
 
 def main(arguments: list[str]) -> int:
@@ -76,8 +76,17 @@ def main(arguments: list[str]) -> int:
         targets = [str(folder / a) for a in chosen] or [str(folder)]
         options = [a for a in rest if a not in chosen]
         pytest.main(
-            ["-q", "-p", "no:cacheprovider", "-c", os.devnull, f"--rootdir={folder}",
-             "--timeout=120", *options, *targets],
+            [
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                "-c",
+                os.devnull,
+                f"--rootdir={folder}",
+                "--timeout=120",
+                *options,
+                *targets,
+            ],
             plugins=[tally],
         )
     failed: dict[str, list[str]] = {}
@@ -87,9 +96,18 @@ def main(arguments: list[str]) -> int:
         passed = sum(outcome == "passed" for outcome in outcomes.values())
         skipped = sum(outcome == "skipped" for outcome in outcomes.values())
         if as_json:
-            print(json.dumps({"bench": "thespian_suite", "subject": base, "passed": passed,
-                              "failed": len(failed[base]), "skipped": skipped,
-                              "which": failed[base]}))
+            print(
+                json.dumps(
+                    {
+                        "bench": "thespian_suite",
+                        "subject": base,
+                        "passed": passed,
+                        "failed": len(failed[base]),
+                        "skipped": skipped,
+                        "which": failed[base],
+                    }
+                )
+            )
         else:
             print(f"{base:20} passed {passed:4}  failed {len(failed[base]):3}  skipped {skipped:3}")
             for test in failed[base]:

@@ -17,7 +17,7 @@ from thespian.actors import Actor as ThespianActor
 from thespian.actors import ActorExitRequest, ChildActorExited
 
 from actors.runtime.address import Address
-from actors.runtime.base import TetherManager, class_name
+from actors.runtime.base import REFUSED, TetherManager, class_name
 from actors.runtime.hub import Hub
 from actors.runtime.serving import Serving, handlers_of
 from actors.runtime.streams import Stream
@@ -139,8 +139,9 @@ class Actor(ThespianActor):
             self._transport.deliver(self._transport.myAddress, ActorExitRequest())
 
     async def create(self, actor_class: type[Actor], *, timeout: float = 30.0) -> Address:
-        """Starts a child in a process of its own; it serves contracts once it has started.
-        Cancelling this kills the process.
+        """Starts a child in a process of its own, and returns when that has connected. The child
+        is made and started after that; if it can't be, `on_child_exited` tells. Contracts wait
+        for it. Cancelling this kills the process.
 
         Raises:
             Forbidden: the class is not on the node's list.
@@ -148,9 +149,7 @@ class Actor(ThespianActor):
             DeadlineExceeded: it wasn't up within `timeout` seconds, and was killed.
         """
         if not self._transport.options.allows(class_name(actor_class)):
-            raise Forbidden(
-                f"{class_name(actor_class)} is not on the list of the capability 'Actor Classes'"
-            )
+            raise Forbidden(f"{class_name(actor_class)} {REFUSED}")
         instance = self.createActor(actor_class).addressDetails.addressInstanceNum
         process = self._manager.child_process(instance)
         if process is None:

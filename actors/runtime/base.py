@@ -13,6 +13,7 @@ import sys
 from typing import Any, Final
 
 from thespian.actors import InvalidActorSpecification
+from thespian.system.addressManager import ActorLocalAddress
 from thespian.system.messages.admin import PendingActorResponse, SystemShutdown
 from thespian.system.multiprocCommon import MultiProcAdmin, MultiProcManager, multiprocessCommon
 
@@ -22,6 +23,7 @@ from tether.telemetry import logs
 
 NAME: Final = "tether"
 VERSION: Final = 1
+REFUSED: Final = "is not on the list of the capability 'Actor Classes'"
 
 log = logs.get(__name__)
 
@@ -41,9 +43,7 @@ class _Allowing:
     def _startChildActor(self, childAddr: Any, childClass: Any, *args: Any, **kwargs: Any) -> None:
         name = class_name(childClass)
         if not self.transport.options.allows(name):
-            raise InvalidActorSpecification(
-                name, "it is not on the list of the capability 'Actor Classes'"
-            )
+            raise InvalidActorSpecification(name, REFUSED)
         super()._startChildActor(childAddr, childClass, *args, **kwargs)  # type: ignore[misc]
 
     def h_EndpointConnected(self, envelope: Any) -> Any:
@@ -93,17 +93,34 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
         transport.loop.add_reader(descriptor, ended)
 
     def h_PendingActor(self, envelope: Any) -> Any:
-        name = class_name(envelope.message.actorClassName)
-        if not self.transport.options.allows(name):
+        request = envelope.message
+        name = class_name(request.actorClassName)
+        if not self.transport.options.allows(name) and request.globalName not in self._globalNames:
             log.warning("refused to start an actor", actor=name, sender=str(envelope.sender))
-            self._sendPendingActorResponse(
-                envelope,
-                None,
-                errorCode=PendingActorResponse.ERROR_Invalid_ActorClass,
-                errorStr=f"{name} is not on the list of the capability 'Actor Classes'",
-            )
+            self._fail(envelope, PendingActorResponse.ERROR_Invalid_ActorClass, f"{name} {REFUSED}")
             return True
-        return super().h_PendingActor(envelope)
+        pending = set(self._pendingChildren)
+        outcome = super().h_PendingActor(envelope)
+        for instance in set(self._pendingChildren) - pending:
+            # Thespian keeps a request that failed, and with it the global name.
+            if self.child_process(instance) is None:
+                del self._pendingChildren[instance]
+        return outcome
+
+    def h_ChildActorExited(self, envelope: Any) -> Any:
+        details = envelope.message.childAddress.addressDetails
+        if isinstance(details, ActorLocalAddress) and self._pendingChildren:
+            # It never came up, and whoever waits for it would wait on.
+            for waiting in self._pendingChildren.pop(details.addressInstanceNum, ()):
+                self._fail(
+                    waiting,
+                    PendingActorResponse.ERROR_Import,
+                    f"the process of {waiting.message.actorClassName} ended before it was up",
+                )
+        return super().h_ChildActorExited(envelope)
+
+    def _fail(self, envelope: Any, code: int, why: str) -> None:
+        self._sendPendingActorResponse(envelope, None, errorCode=code, errorStr=why)
 
     def h_RegisterSourceAuthority(self, envelope: Any) -> Any:
         return self._source(envelope, super().h_RegisterSourceAuthority)

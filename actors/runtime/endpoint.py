@@ -13,7 +13,7 @@ from thespian.system.messages.admin import PendingActor, PendingActorResponse
 from actors.runtime import unpickler
 from actors.runtime.actor import address_of
 from actors.runtime.address import Address
-from actors.runtime.base import class_name
+from actors.runtime.base import REFUSED, class_name
 from actors.runtime.hub import Hub, fresh_name
 from actors.runtime.options import DEFAULT_PORT
 from actors.runtime.peer import Peer
@@ -114,6 +114,11 @@ class Endpoint:
                 return
             await asyncio.sleep(CONNECT_PAUSE)
 
+    @property
+    def admin_pid(self) -> int:
+        """The process of the node's Admin, as the kernel says."""
+        return self._hub.peer(self.admin).pid
+
     async def ask(self, address: Address | str, contract: Contract, timeout: float = 5.0) -> Any:
         """See `Actor.ask`."""
         return await self._hub.ask(address_of(address), contract, timeout)
@@ -193,8 +198,8 @@ class Endpoint:
 
 
 def _refusal(name: str, response: PendingActorResponse) -> TetherError:
-    if response.errorCode == PendingActorResponse.ERROR_Invalid_ActorClass:
-        return Forbidden(response.errorStr or f"{name} may not be started here")
+    if REFUSED in (response.errorStr or ""):
+        return Forbidden(response.errorStr)
     return Unavailable(
         f"{name} could not be started: error {response.errorCode:#x} {response.errorStr or ''}"
     )

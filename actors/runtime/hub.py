@@ -45,7 +45,14 @@ from actors.runtime.wire import (
     greet,
 )
 from tether.contracts import Contract
-from tether.errors import DeadlineExceeded, Internal, Overloaded, PeerLost, ProtocolError, TetherError
+from tether.errors import (
+    DeadlineExceeded,
+    Internal,
+    Overloaded,
+    PeerLost,
+    ProtocolError,
+    TetherError,
+)
 from tether.telemetry import logs, metrics
 
 MAX_ASKS: Final = 65_536  # asks and streams that wait at once
@@ -109,9 +116,7 @@ class Hub:
         self.on_request: Callable[[Peer, int, int, bytes], object] = self._nobody_serves
         self.on_system: Callable[[Peer, bytes], object] = lambda _peer, _payload: None
         self.greeting = greet(
-            Greeting(
-                PROTOCOL_VERSION, address.node, str(address), max_frame, secrets.randbits(63)
-            )
+            Greeting(PROTOCOL_VERSION, address.node, str(address), max_frame, secrets.randbits(63))
         )
         self._path = socket_path(run_dir, address)
         self._peers: dict[Address, Peer] = {}

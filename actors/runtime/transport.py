@@ -287,6 +287,12 @@ class Transport:
         if self._closed or not isinstance(address, Address):
             intent.tx_done(SendStatus.DeadTarget)
             return
+        if address == self.address:
+            # Never pickled: it may speak of a child that has no address yet.
+            message = intent.message
+            self._soon(lambda: self.loop.call_soon(lambda: self.deliver(self.myAddress, message)))
+            intent.tx_done(SendStatus.Sent)
+            return
         payload = unpickler.dumps(intent.message)
         if len(payload) > self.options.max_frame - 64:
             intent.tx_done(SendStatus.Failed)
@@ -297,11 +303,6 @@ class Transport:
         self._soon(lambda: self._transmit(address, payload, intent))
 
     def _transmit(self, address: Address, payload: bytes, intent: Any) -> None:
-        if address == self.address:
-            message = intent.message
-            self.loop.call_soon(lambda: self.deliver(self.myAddress, message))
-            intent.tx_done(SendStatus.Sent)
-            return
         self.hub.system(
             address,
             payload,
