@@ -24,6 +24,7 @@ _PLANNER = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
+    "client_connection_check_interval": "1000",
 }
 _INT4 = 2**31 - 1
 _INT8 = 2**63 - 1
@@ -121,12 +122,20 @@ class Desk:
         Raises:
             Unavailable, Internal: as `database.connect`.
         """
-        connection = await connect(dsn, timeout=timeout_s, **_PLANNER)
+        # The server itself gives up first, or a backend that hangs on a lock would outlive its
+        # connection, and each further try would add one.
+        milliseconds = str(max(1, int(timeout_s * 1000)))
+        connection = await connect(
+            dsn, timeout=timeout_s, statement_timeout=milliseconds, **_PLANNER
+        )
         try:
-            desk = cls(connection, grace_s, timeout_s)
+            desk = cls(connection, grace_s, timeout_s * 1.5)
             desk._round = await connection.prepare(sql("settle_and_reserve"), timeout=timeout_s)
             desk._contest = await connection.prepare(sql("contest"), timeout=timeout_s)
             desk._sweep = await connection.prepare(sql("sweep"), timeout=timeout_s)
+            # asyncpg flushes after a Parse and doesn't sync, so the server keeps the transaction
+            # open, with its locks on the tables, until the next statement has run.
+            await connection.execute("SELECT 1", timeout=timeout_s)
         except BaseException:
             connection.terminate()
             raise

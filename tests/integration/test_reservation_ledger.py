@@ -1,0 +1,471 @@
+"""The ledger on a real server: once per retry token, once per fence, whatever is repeated, swept,
+raced or killed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import msgspec
+import pytest
+import pytest_asyncio
+
+from tether.contracts import Outcome, Reserve, Reserved, Settle, Usage
+from tether.core.ids import job_id
+from tether.errors import BadRequest, Conflict, Draining, Overloaded, TetherError, Unavailable
+from tether.stores import jobs
+from tether.stores.database import connect
+from tether.stores.embedded import Embedded
+from tether.stores.ledger import Ledger, LedgerOptions
+from tether.stores.queries import sql
+
+USAGE = Usage(prompt_tokens=3, completion_tokens=5)
+
+
+def reserve(token: str = "t", **changes: Any) -> Reserve:
+    fresh = Reserve(
+        job_id=job_id(),
+        tenant_id="acme",
+        retry_token=token,
+        fingerprint=b"body",
+        model_ref="m@1",
+        worker_id="w1",
+        worker_address="n1/w1/1",
+        deadline_s=60.0,
+    )
+    return msgspec.structs.replace(fresh, **changes)
+
+
+def settle(job: str, fence: int = 1, outcome: Outcome = Outcome.COMPLETED) -> Settle:
+    return Settle(job_id=job, fence=fence, outcome=outcome, usage=USAGE, finish="stop")
+
+
+@pytest_asyncio.fixture
+async def ledger(dsn: str) -> AsyncIterator[Ledger]:
+    async with Ledger(dsn) as opened:
+        yield opened
+
+
+async def ledger_rows(connection: asyncpg.Connection) -> list[tuple[str, int, int]]:
+    rows = await connection.fetch("SELECT * FROM ledger ORDER BY job_id")
+    return [(str(r["job_id"]), r["prompt_tokens"], r["completion_tokens"]) for r in rows]
+
+
+async def until(ask: Callable[[], Awaitable[int]], wanted: int) -> None:
+    """Wait for what only a query can tell."""
+    async with asyncio.timeout(30):
+        while await ask() != wanted:  # noqa: ASYNC110 (no event crosses from the server)
+            await asyncio.sleep(0.01)
+
+
+async def running(connection: asyncpg.Connection) -> int:
+    return (await jobs.still_open(connection)).running
+
+
+async def test_a_job_is_reserved_and_settled_in_full(
+    ledger: Ledger, connection: asyncpg.Connection
+) -> None:
+    asked = reserve()
+    given = await ledger.reserve(asked)
+    assert given == Reserved(job_id=asked.job_id, worker_id="w1", worker_address="n1/w1/1", fence=1)
+    lease = await connection.fetchrow("SELECT *, expires_at - now() AS left FROM leases")
+    assert (str(lease["job_id"]), lease["worker_id"], lease["fence"]) == (asked.job_id, "w1", 1)
+    # The deadline and the grace, 60 s each.
+    assert 110 < lease["left"].total_seconds() <= 120
+    assert (await ledger.settle(settle(asked.job_id))).first
+    assert not (await ledger.settle(settle(asked.job_id))).first
+    assert await ledger_rows(connection) == [(asked.job_id, 3, 5)]
+    assert await jobs.still_open(connection) == jobs.Open(running=0, leases=0, overdue=0)
+    job = await jobs.show(connection, asked.job_id)
+    assert job is not None
+    assert (job.state, job.outcome, job.finish) == ("settled", "completed", "stop")
+    assert (job.prompt_tokens, job.completion_tokens, job.attempt) == (3, 5, 1)
+    assert job.settled_at is not None
+    assert await jobs.show(connection, job_id()) is None
+    billed = await connection.fetchrow(sql("usage_of_tenant"), "acme", job.created_at)
+    assert tuple(billed) == (1, 3, 5)
+
+
+async def test_the_same_reserve_again_finds_its_own_job(ledger: Ledger) -> None:
+    """So a reserve whose answer was lost can be sent again, and again by another scheduler."""
+    asked = reserve()
+    given = await ledger.reserve(asked)
+    assert await ledger.reserve(asked) == given
+    elsewhere = msgspec.structs.replace(asked, worker_id="w2", worker_address="n1/w2/1")
+    assert await ledger.reserve(elsewhere) == given
+
+
+async def test_another_job_with_the_token_of_a_running_one_is_led_to_it(ledger: Ledger) -> None:
+    given = await ledger.reserve(reserve())
+    known = await ledger.reserve(reserve(worker_id="w2"))
+    assert known == msgspec.structs.replace(given, known="running")
+    assert (await ledger.reserve(reserve(tenant_id="other"))).known == ""
+
+
+async def test_a_completed_job_is_never_run_again(ledger: Ledger) -> None:
+    asked = reserve()
+    await ledger.reserve(asked)
+    await ledger.settle(settle(asked.job_id))
+    for again in (reserve(), asked, msgspec.structs.replace(asked, attempt=2)):
+        known = await ledger.reserve(again)
+        assert (known.job_id, known.known) == (asked.job_id, "completed")
+        assert known.worker_address == "n1/w1/1"
+
+
+async def test_the_token_of_another_body_is_a_conflict(ledger: Ledger) -> None:
+    asked = reserve()
+    await ledger.reserve(asked)
+    other = reserve(fingerprint=b"other body")
+    with pytest.raises(Conflict, match="Idempotency-Key was used for another request"):
+        await ledger.reserve(other)
+    await ledger.settle(settle(asked.job_id, outcome=Outcome.FAILED))
+    with pytest.raises(Conflict):
+        await ledger.reserve(other)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "billed"), [(Outcome.FAILED, 0), (Outcome.CANCELLED, 1), (Outcome.EXPIRED, 0)]
+)
+async def test_what_ended_badly_may_be_run_again(
+    ledger: Ledger, connection: asyncpg.Connection, outcome: Outcome, billed: int
+) -> None:
+    first = reserve()
+    await ledger.reserve(first)
+    assert (await ledger.settle(settle(first.job_id, outcome=outcome))).first
+    assert len(await ledger_rows(connection)) == billed
+    second = reserve(worker_id="w2")
+    given = await ledger.reserve(second)
+    assert (given.job_id, given.known, given.fence) == (second.job_id, "", 2)
+    assert not (await ledger.settle(settle(first.job_id))).first
+    assert (await ledger.settle(settle(second.job_id, fence=2))).first
+    assert len(await ledger_rows(connection)) == billed + 1
+    assert await connection.fetchval("SELECT count(*) FROM jobs") == 1
+
+
+async def test_an_attempt_moves_the_lease_and_fences_the_worker_off(
+    ledger: Ledger, connection: asyncpg.Connection
+) -> None:
+    asked = reserve()
+    await ledger.reserve(asked)
+    second = msgspec.structs.replace(asked, attempt=2, worker_id="w2", worker_address="n2/w2/1")
+    moved = await ledger.reserve(second)
+    assert (moved.worker_address, moved.fence, moved.known) == ("n2/w2/1", 2, "")
+    assert await ledger.reserve(second) == moved  # its answer was lost
+    late = await ledger.reserve(asked)  # a message of the first attempt, late
+    assert (late.worker_id, late.known) == ("w2", "running")
+    assert not (await ledger.settle(settle(asked.job_id, fence=1))).first
+    assert await ledger_rows(connection) == []
+    assert (await ledger.settle(settle(asked.job_id, fence=2))).first
+    assert await ledger_rows(connection) == [(asked.job_id, 3, 5)]
+
+
+async def test_a_gateway_that_took_over_may_not_know_how_many_attempts_there_were(
+    ledger: Ledger,
+) -> None:
+    asked = reserve()
+    await ledger.reserve(asked)
+    await ledger.reserve(msgspec.structs.replace(asked, attempt=2, worker_id="w2"))
+    moved = await ledger.reserve(msgspec.structs.replace(asked, attempt=2, worker_id="w3"))
+    assert (moved.worker_id, moved.fence, moved.known) == ("w3", 3, "")
+
+
+async def test_a_cancelled_job_taken_up_again_is_billed_once_in_full(
+    ledger: Ledger, connection: asyncpg.Connection
+) -> None:
+    """Its worker lost sight of the gateway and settled; the gateway goes on elsewhere."""
+    asked = reserve()
+    await ledger.reserve(asked)
+    await ledger.settle(settle(asked.job_id, outcome=Outcome.CANCELLED))
+    again = await ledger.reserve(msgspec.structs.replace(asked, attempt=2, worker_id="w2"))
+    assert again.fence == 2
+    whole = msgspec.structs.replace(
+        settle(asked.job_id, fence=2), usage=Usage(prompt_tokens=3, completion_tokens=50)
+    )
+    assert (await ledger.settle(whole)).first
+    assert await ledger_rows(connection) == [(asked.job_id, 3, 50)]
+
+
+async def test_equal_tokens_at_once_make_one_job(
+    ledger: Ledger, dsn: str, connection: asyncpg.Connection
+) -> None:
+    """In one round, over two rounds, and over two reservation actors."""
+    async with Ledger(dsn) as second:
+        for n in range(20):
+            asked = [reserve(f"t{n}") for _ in range(12)]
+            answers = await asyncio.gather(
+                *((second if i % 2 else ledger).reserve(m) for i, m in enumerate(asked))
+            )
+            assert len({a.job_id for a in answers}) == 1
+            assert sorted(a.known for a in answers) == [""] + ["running"] * 11
+    assert await connection.fetchval("SELECT count(*) FROM leases") == 20
+
+
+async def test_equal_settles_at_once_count_once(
+    ledger: Ledger, dsn: str, connection: asyncpg.Connection
+) -> None:
+    async with Ledger(dsn) as second:
+        for n in range(20):
+            asked = reserve(f"t{n}")
+            await ledger.reserve(asked)
+            answers = await asyncio.gather(
+                *((second if i % 2 else ledger).settle(settle(asked.job_id)) for i in range(12))
+            )
+            assert sum(a.first for a in answers) == 1
+    assert len(await ledger_rows(connection)) == 20
+
+
+async def test_moves_settles_and_sweeps_of_one_job_at_once_agree(
+    dsn: str, connection: asyncpg.Connection
+) -> None:
+    """Whoever wins, there is one outcome, at most one bill, and no lease without a running job."""
+    options = LedgerOptions(lease_grace_s=0.01, settle_patience_s=0.01, sweep_s=0.005)
+    rng = random.Random(7)
+    async with Ledger(dsn, options) as one, Ledger(dsn, options) as two:
+        for n in range(40):
+            asked = reserve(f"t{n}", deadline_s=0.02)
+            await one.reserve(asked)
+            work: list[Any] = []
+            for attempt in range(2, 5):
+                again = msgspec.structs.replace(asked, attempt=attempt, worker_id=f"w{attempt}")
+                work.append(rng.choice((one, two)).reserve(again))
+                work.append(rng.choice((one, two)).settle(settle(asked.job_id, fence=attempt - 1)))
+            for result in await asyncio.gather(*work, return_exceptions=True):
+                assert not isinstance(result, BaseException) or isinstance(result, Unavailable)
+        await until(lambda: running(connection), 0)
+    assert await jobs.still_open(connection) == jobs.Open(running=0, leases=0, overdue=0)
+    completed = await connection.fetch("SELECT id::text FROM jobs WHERE outcome = 'completed'")
+    assert {row["id"] for row in completed} == {row[0] for row in await ledger_rows(connection)}
+
+
+async def test_a_lease_that_runs_out_is_swept_and_its_late_settle_changes_nothing(
+    dsn: str, connection: asyncpg.Connection
+) -> None:
+    options = LedgerOptions(lease_grace_s=0.01, settle_patience_s=0.01, sweep_s=0.02, sweep_batch=7)
+    async with Ledger(dsn, options) as ledger:
+        short = [reserve(f"s{n}", deadline_s=0.01) for n in range(50)]
+        await asyncio.gather(*map(ledger.reserve, short))
+        keeps = reserve("keeps")
+        await ledger.reserve(keeps)
+        await until(lambda: running(connection), 1)
+        assert await jobs.still_open(connection) == jobs.Open(running=1, leases=1, overdue=0)
+        rows = await connection.fetch("SELECT DISTINCT outcome, state FROM jobs WHERE outcome > ''")
+        assert [tuple(row) for row in rows] == [("expired", "settled")]
+        with contextlib.suppress(Unavailable):  # a slow machine may say so after 10 ms
+            assert not (await ledger.settle(settle(short[0].job_id))).first
+        assert await ledger_rows(connection) == []
+
+
+async def test_a_job_that_is_being_settled_is_not_swept(
+    connection: asyncpg.Connection, dsn: str
+) -> None:
+    async with Ledger(dsn) as ledger:
+        asked = reserve()
+        await ledger.reserve(asked)
+    await connection.execute("UPDATE leases SET expires_at = now() - interval '1 second'")
+    settler = await connect(dsn)
+    async with settler.transaction():
+        await settler.execute("SELECT FROM jobs FOR UPDATE")
+        assert await connection.fetchval(sql("sweep"), 10) == 0
+    assert await connection.fetchval(sql("sweep"), 10) == 1
+    await settler.close()
+
+
+async def test_one_bad_row_fails_alone(ledger: Ledger, connection: asyncpg.Connection) -> None:
+    good = [reserve(f"good{n}") for n in range(9)]
+    bad = reserve("NUL \0 is no text for PostgreSQL")
+    mixed = [*good[:4], bad, *good[4:]]
+    answers = await asyncio.gather(*map(ledger.reserve, mixed), return_exceptions=True)
+    assert isinstance(answers[4], TetherError)
+    assert "PostgreSQL refused it" in str(answers[4])
+    assert all(isinstance(a, Reserved) for n, a in enumerate(answers) if n != 4)
+    assert (await jobs.still_open(connection)).leases == 9
+
+
+async def test_a_job_id_taken_by_another_token_is_a_conflict(ledger: Ledger) -> None:
+    first = reserve("one")
+    await ledger.reserve(first)
+    with pytest.raises(Conflict, match="use new ones"):
+        await ledger.reserve(reserve("two", job_id=first.job_id))
+
+
+async def test_malformed_messages_are_refused_at_once(ledger: Ledger) -> None:
+    with pytest.raises(BadRequest, match="is no job id"):
+        ledger.reserve(reserve(job_id="17"))
+    with pytest.raises(BadRequest, match="tokens and fence"):
+        ledger.settle(settle(job_id(), fence=-1))
+    assert not (await ledger.settle(settle(job_id()))).first  # unknown: nothing to close
+
+
+async def test_what_waits_is_bounded_and_what_nobody_wants_is_not_sent(
+    dsn: str, connection: asyncpg.Connection
+) -> None:
+    async with Ledger(dsn, LedgerOptions(waiting_max=10)) as ledger:
+        lock = await connect(dsn)
+        async with lock.transaction():
+            await lock.execute("LOCK TABLE jobs")  # both lanes hang on it
+            flying = [asyncio.ensure_future(ledger.reserve(reserve("lane0")))]
+            await asyncio.sleep(0.05)
+            flying.append(asyncio.ensure_future(ledger.reserve(reserve("lane1"))))
+            await asyncio.sleep(0.05)
+            waiting = [asyncio.ensure_future(ledger.reserve(reserve(f"w{n}"))) for n in range(10)]
+            with pytest.raises(Overloaded, match="10 reserves and settles wait"):
+                ledger.reserve(reserve("one too many"))
+            for future in waiting[5:]:
+                future.cancel()
+        await asyncio.gather(*flying, *waiting[:5])
+        await lock.close()
+    tokens = {row[0] for row in await connection.fetch("SELECT retry_token FROM jobs")}
+    assert tokens == {"lane0", "lane1", "w0", "w1", "w2", "w3", "w4"}
+
+
+async def test_a_statement_that_hangs_is_given_up_and_sent_again(
+    dsn: str, connection: asyncpg.Connection
+) -> None:
+    options = LedgerOptions(statement_s=0.2, reserve_patience_s=0.5)
+    async with Ledger(dsn, options) as ledger:
+        lock = await connect(dsn)
+        async with lock.transaction():
+            await lock.execute("LOCK TABLE jobs")
+            with pytest.raises(Unavailable, match="doesn't answer"):
+                await ledger.reserve(reserve("short of patience"))
+            patient = asyncio.ensure_future(ledger.settle(settle(job_id())))
+            await asyncio.sleep(0.3)
+        assert not (await patient).first
+        await lock.close()
+
+
+async def test_closing_answers_what_waits_and_refuses_the_rest(
+    dsn: str, connection: asyncpg.Connection
+) -> None:
+    ledger = await Ledger(dsn).open()
+    futures = [asyncio.ensure_future(ledger.reserve(reserve(f"t{n}"))) for n in range(500)]
+    await ledger.close()
+    assert all(f.result().fence == 1 for f in futures)
+    with pytest.raises(Draining):
+        ledger.reserve(reserve("late"))
+    await ledger.close()
+    others = await connection.fetchval(
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    assert others <= 3  # backends end a moment after their socket
+    assert (await jobs.still_open(connection)).leases == 500
+
+
+async def test_an_idle_ledger_holds_no_lock(ledger: Ledger, dsn: str) -> None:
+    """Or it would hold up a migration, and vacuum. (A prepared statement does, until the next.)"""
+    observer = await connect(dsn)
+    held = await observer.fetch(
+        "SELECT mode FROM pg_locks WHERE relation = 'jobs'::regclass OR relation = 'leases'::regclass"
+    )
+    assert held == []
+    await observer.close()
+
+
+async def test_lost_connections_are_made_anew(
+    ledger: Ledger, connection: asyncpg.Connection
+) -> None:
+    for n in range(5):
+        await connection.fetchval(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        asked = reserve(f"t{n}")
+        assert (await ledger.reserve(asked)).known == ""
+        assert (await ledger.settle(settle(asked.job_id))).first
+    assert len(await ledger_rows(connection)) == 5
+
+
+async def test_postgres_killed_under_load_loses_no_settle_and_bills_nothing_twice() -> None:
+    """SIGKILL of the server, three times, while 32 clients reserve and settle without a pause."""
+    folder = Path(tempfile.mkdtemp(prefix="tether-"))
+    server = Embedded(folder / "pg", folder / "s")
+    kills, settled, again = 3, [], 0
+    over, progress, goal = asyncio.Event(), asyncio.Event(), 300
+
+    async def client(ledger: Ledger, name: int) -> None:
+        nonlocal again
+        count = 0
+        while not over.is_set():
+            asked = reserve(f"{name}-{count}")
+            count += 1
+            given = await ledger.reserve(asked)
+            assert given.known == ""
+            assert given.fence == 1
+            done = await ledger.settle(settle(asked.job_id))
+            # Not the first: the commit took effect, its answer was lost, and it was sent again.
+            again += not done.first
+            settled.append(asked.job_id)
+            if len(settled) >= goal:
+                progress.set()
+
+    async def more() -> None:
+        nonlocal goal
+        await asyncio.wait_for(progress.wait(), 30)
+        goal = len(settled) + 300
+        progress.clear()
+
+    try:
+        dsn = await server.start()
+        patient = LedgerOptions(reserve_patience_s=30.0)
+        async with Ledger(dsn, patient) as ledger:
+            clients = [asyncio.create_task(client(ledger, n)) for n in range(32)]
+            for _ in range(kills):
+                await more()
+                pid = server.running()
+                assert pid is not None
+                os.kill(pid, signal.SIGKILL)
+                await server.ended()
+                await server.start()
+            await more()
+            over.set()
+            await asyncio.gather(*clients)
+        connection = await connect(dsn)
+        assert await jobs.still_open(connection) == jobs.Open(running=0, leases=0, overdue=0)
+        rows = await ledger_rows(connection)
+        assert [row[0] for row in rows] == sorted(settled)  # each once, and no other
+        states = await connection.fetch("SELECT DISTINCT outcome, fence FROM jobs")
+        assert [tuple(row) for row in states] == [("completed", 1)]
+        await connection.close()
+        assert again <= kills * 32
+    finally:
+        await server.stop()
+        shutil.rmtree(folder)
+
+
+async def test_without_postgres_callers_hear_of_it_when_their_patience_ends() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="tether-"))
+    server = Embedded(folder / "pg", folder / "s")
+    try:
+        dsn = await server.start()
+        options = LedgerOptions(reserve_patience_s=0.3, settle_patience_s=0.6)
+        async with Ledger(dsn, options) as ledger:
+            asked = reserve()
+            await ledger.reserve(asked)
+            await server.stop()
+            loop = asyncio.get_running_loop()
+            begin = loop.time()
+            refused = await asyncio.gather(
+                ledger.reserve(reserve("a")),
+                ledger.settle(settle(asked.job_id)),
+                return_exceptions=True,
+            )
+            assert all(isinstance(r, Unavailable) for r in refused)
+            assert "PostgreSQL doesn't answer" in str(refused[0])
+            assert 0.3 <= loop.time() - begin < 5
+            with pytest.raises(Unavailable, match="can't be reached"):
+                await Ledger(dsn).open()
+            await server.start()
+            assert (await ledger.settle(settle(asked.job_id))).first
+    finally:
+        await server.stop()
+        shutil.rmtree(folder)
