@@ -46,6 +46,7 @@ class Supervised(Actor):
     parent: str = ""
     root: str = ""
     needs: dict[str, Address]
+    strategy: str = ""  # of a supervisor, for the tree
 
     _child_ready: ChildReady | None = None
     _child_starting: asyncio.Task[None] | None = None
@@ -117,7 +118,9 @@ class Supervised(Actor):
             self.loop.call_soon(self.exit_process, "it could not start")
             raise error if isinstance(error, TetherError) else Internal(sentence(error)) from error
         if self._child_ready is None:
-            self._child_ready = ChildReady(pid=self.pid, address=str(self.address))
+            self._child_ready = ChildReady(
+                pid=self.pid, address=str(self.address), strategy=self.strategy
+            )
         return self._child_ready
 
     @on(StopChild)

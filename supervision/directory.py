@@ -27,19 +27,20 @@ class Directory:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def apply(self, node: TreeNode, now: float) -> None:
-        """`node` is how it is now. A supervisor without a process has no children either."""
+    def apply(self, node: TreeNode, now: float) -> list[TreeNode]:
+        """`node` is how it is now. A supervisor without a process has no children either: those
+        that it had are dropped and returned."""
         self.version += 1
-        if node.pid == 0:
-            self._drop_below(node.path)
+        dropped = self._drop_below(node.path) if node.pid == 0 else []
         if node.state == DELETED:
             self._rows.pop(node.path, None)
-            return
+            return dropped
         row = self._rows.get(node.path)
         if row is None:
             self._rows[node.path] = _Row(node, now - node.since_s)
         else:
             row.node, row.since = node, now - node.since_s
+        return dropped
 
     def get(self, path: str) -> TreeNode | None:
         """The row of `path`."""
@@ -66,7 +67,7 @@ class Directory:
             nodes.extend(self._rows[path].node for path in orphans)
         return Tree(nodes=tuple(nodes))
 
-    def _drop_below(self, path: str) -> None:
+    def _drop_below(self, path: str) -> list[TreeNode]:
         prefix = f"{path}/" if path else ""
-        for below in [p for p in self._rows if p.startswith(prefix) and p != path]:
-            del self._rows[below]
+        below = [p for p in self._rows if p.startswith(prefix) and p != path]
+        return [self._rows.pop(p).node for p in below]

@@ -24,6 +24,7 @@ class DynamicSupervisor(Supervisor):
     """Starts and stops its children together; at most `max_children` of them."""
 
     Options: ClassVar[type[msgspec.Struct]] = DynamicOptions
+    kind: ClassVar[str] = "dynamic"
 
     def plan(self, options: Any) -> SupervisionTree:
         self._news = asyncio.Event()

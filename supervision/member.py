@@ -60,6 +60,7 @@ class Member:
     notice: tuple[ExitReason, str] | None = None  # what it said before it ended
     error: str = ""
     last_exit: str = ""
+    strategy: str = ""  # of a supervisor, as it said itself
 
     @property
     def live(self) -> bool:
@@ -123,6 +124,7 @@ class Member:
             generation=self.generation,
             restarts=self.restarts,
             since_s=max(0.0, now - self.since),
+            strategy=self.strategy,
             last_exit=self.last_exit,
         )
 

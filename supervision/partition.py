@@ -20,6 +20,7 @@ class PartitionSupervisor(Supervisor):
     """Starts its partitions together, and serves when all of them do."""
 
     Options: ClassVar[type[msgspec.Struct]] = PartitionOptions
+    kind: ClassVar[str] = "partition"
 
     def plan(self, options: Any) -> SupervisionTree:
         return SupervisionTree(

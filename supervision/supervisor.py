@@ -67,6 +67,8 @@ class Supervisor(Supervised):
     Options: ClassVar[type[msgspec.Struct]] = SupervisorOptions
     stop_timeout_s: ClassVar[float] = 5.0
 
+    kind: ClassVar[str] = ""  # what the tree shows instead of a strategy
+
     _tree: SupervisionTree
     _timer: asyncio.TimerHandle | None = None
 
@@ -102,6 +104,7 @@ class Supervisor(Supervised):
         self._served: asyncio.Future[None] = self.loop.create_future()
         self._finished: asyncio.Future[Finish] = self.loop.create_future()
         self._tree = self.plan(options)
+        self.strategy = self.kind or str(self._tree.strategy)
         self._perform(self._tree.begin(self._now()))
         try:
             await asyncio.shield(self._served)
@@ -119,7 +122,9 @@ class Supervisor(Supervised):
     def _noticed(self, msg: ExitNotice, sender: Address) -> None:
         parent, _, id = msg.path.rpartition("/")
         if parent == self.path:
-            self._perform(self._tree.noticed(id, msg.generation, msg.reason, msg.error))
+            self._perform(
+                self._tree.noticed(id, msg.generation, msg.reason, msg.error, self._now())
+            )
 
     def on_child_exited(self, address: Address) -> None:
         """Thespian says that a child is gone."""
@@ -247,7 +252,14 @@ class Supervisor(Supervised):
         else:
             assert isinstance(ready, ChildReady)
             self._perform(
-                self._tree.ready(spec.id, generation, ready.pid, ready.address, self._now())
+                self._tree.ready(
+                    spec.id,
+                    generation,
+                    ready.pid,
+                    ready.address,
+                    self._now(),
+                    strategy=ready.strategy,
+                )
             )
 
     async def _ask_to_stop(self, child: _Child, deadline_s: float, reason: ExitReason) -> None:

@@ -115,13 +115,16 @@ class SupervisionTree:
             self._changed(member, now)
         return self._advance(now)
 
-    def ready(self, id: str, generation: int, pid: int, address: str, now: float) -> list[Action]:
-        """A child answered `Start`."""
+    def ready(
+        self, id: str, generation: int, pid: int, address: str, now: float, *, strategy: str = ""
+    ) -> list[Action]:
+        """A child answered `Start`; `strategy` is a supervisor's own."""
         member = self._member(id, generation)
         if member is None or member.phase is not Phase.STARTING:
             return []
         self._show(member, Phase.RUNNING, now)
         member.pid, member.address, member.ready_at = pid, address, now
+        member.strategy = strategy
         member.due, member.ever_ready, member.probation = math.inf, True, False
         self._emit(
             ChildStarted(
@@ -145,12 +148,18 @@ class SupervisionTree:
         member.began, member.due = now, now + _SELF_END_S
         return self._advance(now)
 
-    def noticed(self, id: str, generation: int, reason: ExitReason, error: str) -> list[Action]:
-        """A child says why it is about to end; the exit itself follows."""
+    def noticed(
+        self, id: str, generation: int, reason: ExitReason, error: str, now: float
+    ) -> list[Action]:
+        """A child says why it is about to end; it has as long as if it were told to."""
         member = self._member(id, generation)
-        if member is not None and member.live and member.notice is None:
-            member.notice = (reason, error)
-        return []
+        if member is None or not member.live or member.notice is not None:
+            return []
+        member.notice = (reason, error)
+        if member.phase is Phase.RUNNING:
+            self._show(member, Phase.STOPPING, now)
+            member.began, member.due = now, now + member.spec.stop_s
+        return self._advance(now)
 
     def exited(self, id: str, generation: int, now: float, error: str = "") -> list[Action]:
         """The process of a child is gone, or could not be created."""
@@ -387,6 +396,8 @@ class SupervisionTree:
     def _start_next(self, members: Sequence[Member], now: float) -> None:
         """Spawn all that is due; start those whose turn has come."""
         for member in members:
+            if member.condemned:
+                break  # in start order, so that who is first to start isn't last to be spawned
             if member.phase is Phase.IDLE and member.due <= now:
                 self._generation += 1
                 member.spawned(self._generation, now)

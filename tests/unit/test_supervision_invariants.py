@@ -226,12 +226,21 @@ class Machine(RuleBasedStateMachine):
             self.carry_out(self.tree.start_failed(process.id, process.generation, "oh", self.now))
 
     @precondition(lambda self: self.processes)
-    @rule(data=st.data(), reason=st.sampled_from([None, ExitReason.NORMAL, ExitReason.FAILED]))
-    def dies(self, data: st.DataObject, reason: ExitReason | None) -> None:
+    @rule(
+        data=st.data(),
+        reason=st.sampled_from([None, ExitReason.NORMAL, ExitReason.FAILED]),
+        lingers=st.booleans(),
+    )
+    def dies(self, data: st.DataObject, reason: ExitReason | None, lingers: bool) -> None:
         process = self.one(data)
         assert process is not None
         if reason:
-            self.tree.noticed(process.id, process.generation, reason, "so it said")
+            self.carry_out(
+                self.tree.noticed(process.id, process.generation, reason, "so it said", self.now)
+            )
+            if lingers and process.state == "ready":
+                process.state = "failing"
+                return
         self.bury(process)
 
     @precondition(lambda self: self.processes)
@@ -249,7 +258,7 @@ class Machine(RuleBasedStateMachine):
         assert self.tree.exited(id, generation, self.now) == []
         assert self.tree.start_failed(id, generation, "late", self.now) == []
         assert self.tree.ready(id, generation, 7, "n/x/0", self.now) == []
-        assert self.tree.noticed(id, generation, ExitReason.FAILED, "late") == []
+        assert self.tree.noticed(id, generation, ExitReason.FAILED, "late", self.now) == []
         assert before == {k: v for k, v in vars(self.tree).items() if k != "_draw"}
 
     @rule(seconds=st.sampled_from([0.01, 0.3, 1.0, 2.5, 6.0]))
@@ -344,6 +353,8 @@ class Machine(RuleBasedStateMachine):
                 break
             for process in [p for p in self.processes.values() if p.killed]:
                 self.bury(process)
+            if self.finished:
+                break
             due = self.tree.wakeup(self.now)
             if due is not None:
                 self.now = max(self.now, due)

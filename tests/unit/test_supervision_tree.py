@@ -131,8 +131,8 @@ def test_rest_for_one_stops_successors_in_reverse_and_starts_in_order() -> None:
         "stop d",
         "spawn b",  # ahead of its turn: nothing starts while something has to stop
     ]
-    assert gone(t, "d", 1) == ["exited:shutdown d", "stop c", "spawn d"]
-    assert gone(t, "c", 1) == ["exited:shutdown c", "spawn c", "start b"]
+    assert gone(t, "d", 1) == ["exited:shutdown d", "stop c"]
+    assert gone(t, "c", 1) == ["exited:shutdown c", "spawn c", "spawn d", "start b"]
     assert make_ready(t, 1.5) == ["b", "c", "d"]
     assert states(t)["a"] == "running"
 
@@ -141,7 +141,7 @@ def test_one_for_all_restarts_everything() -> None:
     t = tree(spec("a"), spec("b"), spec("c"), strategy=Strategy.ONE_FOR_ALL)
     up(t)
     gone(t, "b", 1)
-    assert gone(t, "c", 1) == ["exited:shutdown c", "stop a", "spawn c"]
+    assert gone(t, "c", 1) == ["exited:shutdown c", "stop a"]
     gone(t, "a", 1)
     assert make_ready(t, 1) == ["a", "b", "c"]
 
@@ -171,7 +171,7 @@ def test_reaching_the_intensity_stops_the_rest_and_escalates_with_causes() -> No
     up(t)
     gone(t, "b", 1)
     make_ready(t, 1.5)
-    t.noticed("b", t.generation("b"), ExitReason.FAILED, "disk full")
+    t.noticed("b", t.generation("b"), ExitReason.FAILED, "disk full", 2)
     words = gone(t, "b", 2)
     assert words == ["exited:failed b", "child.gave_up b", "tree.stopping top", "stop a"]
     last = t.exited("a", 1, 2.1)
@@ -272,7 +272,7 @@ def test_transient_and_temporary() -> None:
         spec("c", restart=Restart.TRANSIENT),
     )
     up(t)
-    t.noticed("a", 1, ExitReason.NORMAL, "")
+    t.noticed("a", 1, ExitReason.NORMAL, "", 1)
     assert gone(t, "a", 1) == ["exited:normal a"]
     assert gone(t, "b", 1) == ["exited:vanished b"]
     assert "spawn c" in gone(t, "c", 1)
@@ -293,7 +293,7 @@ def test_significant_children_end_their_supervisor(
         auto_shutdown=auto,
     )
     up(t)
-    t.noticed("b", 2, ExitReason.NORMAL, "")
+    t.noticed("b", 2, ExitReason.NORMAL, "", 1)
     gone(t, "b", 1)
     assert (t.state == "stopping") is ends_with_first
     gone(t, "c", 2)
@@ -382,3 +382,12 @@ def test_a_second_stop_and_an_old_generation_change_nothing() -> None:
     assert short(t.exited("a", 1, 1)) == []
     assert short(t.stop(2)) == ["tree.stopping top", "stop a"]
     assert short(t.stop(2)) == []
+
+
+def test_who_says_that_it_ends_is_no_longer_shown_as_running_and_must_end() -> None:
+    t = tree(spec("a", shutdown=2.0))
+    up(t)
+    t.noticed("a", 1, ExitReason.FAILED, "disk full", 1)
+    assert states(t) == {"a": "stopping"}
+    assert short(t.tick(3)) == ["kill a", "child.killed a"]
+    assert gone(t, "a", 3)[:2] == ["exited:failed a", "child.restarting a"]

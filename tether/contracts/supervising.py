@@ -34,10 +34,11 @@ class StartChild(Contract, frozen=True):
 
 
 class ChildReady(Contract, frozen=True):
-    """The child serves now. `pid` is its process; `children` counts a supervisor's own."""
+    """The child serves now. `pid` is its process; `strategy` is a supervisor's."""
 
     pid: int
     address: str
+    strategy: str = ""
 
 
 class StopChild(Contract, frozen=True):
