@@ -365,7 +365,7 @@ async def test_an_idle_ledger_holds_no_lock(ledger: Ledger, dsn: str) -> None:
     """Or it would hold up a migration, and vacuum. (A prepared statement does, until the next.)"""
     observer = await connect(dsn)
     held = await observer.fetch(
-        "SELECT mode FROM pg_locks WHERE relation = 'jobs'::regclass OR relation = 'leases'::regclass"
+        "SELECT mode FROM pg_locks WHERE relation IN ('jobs'::regclass, 'leases'::regclass)"
     )
     assert held == []
     await observer.close()

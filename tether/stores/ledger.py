@@ -21,7 +21,7 @@ import msgspec
 from tether.contracts import Reserve, Reserved, Settle, Settled
 from tether.core.rounds import Rounds
 from tether.errors import Conflict, Draining, Internal, Overloaded, TetherError, Unavailable
-from tether.stores.database import LOST, connect, migrate
+from tether.stores.database import LOST, answers, connect, migrate
 from tether.stores.jobs import Answer, Desk, check
 from tether.telemetry import logs, metrics
 
@@ -121,13 +121,15 @@ class Ledger:
         self._loop = asyncio.get_running_loop()
         connection = await connect(self._dsn)
         try:
-            await migrate(connection)
+            with answers():
+                await migrate(connection)
         finally:
             connection.terminate()
         desks: list[Desk] = []
         try:
-            for _ in range(_LANES):
-                desks.append(await self._desk())  # noqa: PERF401 (closed below if one fails)
+            with answers():
+                for _ in range(_LANES):
+                    desks.append(await self._desk())  # noqa: PERF401 (closed below if one fails)
         except BaseException:
             for desk in desks:
                 desk.close()

@@ -1,0 +1,5 @@
+"""Reservation: job, lease, usage and ledger, once each."""
+
+from actors.reservation.reservation import Reservation, ReservationOptions
+
+__all__ = ["Reservation", "ReservationOptions"]

@@ -1,0 +1,80 @@
+"""The actor through which all jobs are reserved and settled. A shell around the `Ledger`."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any, ClassVar
+
+import msgspec
+
+from actors.runtime import Address, on
+from supervision import ChildSpec, Supervised
+from tether.contracts import Reserve, Reserved, Settle, Settled
+from tether.errors import Unavailable
+from tether.stores.ledger import Ledger, LedgerOptions
+from tether.telemetry import logs
+
+log = logs.get(__name__)
+
+_DRAIN_S = 5.0
+
+
+class ReservationOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """`dsn` is PostgreSQL's. A start waits up to `connect_s` for it, since it may be restarting
+    too.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    dsn: str
+    connect_s: float = 20.0
+    ledger: LedgerOptions = LedgerOptions()
+
+    def __post_init__(self) -> None:
+        if not self.dsn:
+            raise ValueError("the reservation needs the DSN of its PostgreSQL")
+        if not 0 < self.connect_s < 3600:
+            raise ValueError("connect_s of the reservation must be above 0")
+
+
+class Reservation(Supervised):
+    """Answers `Reserve` and `Settle`, both idempotent, and sweeps leases that ran out. Keeps
+    nothing that PostgreSQL doesn't: any number of them may run, and each may be killed."""
+
+    Options: ClassVar[type[msgspec.Struct]] = ReservationOptions
+    max_handlers: ClassVar[int] = 16_384  # the ledger's own bound, `waiting_max`, comes first
+
+    @classmethod
+    def spec(
+        cls, options: msgspec.Struct | None = None, *, id: str = "", **changes: Any
+    ) -> ChildSpec:
+        """As a child. Rounds in flight are answered before it ends."""
+        return super().spec(options, id=id, **{"shutdown": _DRAIN_S + 2.0, **changes})
+
+    async def start(self, options: ReservationOptions) -> None:
+        self._ledger = Ledger(options.dsn, options.ledger)
+        give_up = self.loop.time() + options.connect_s
+        while True:
+            try:
+                await self._ledger.open()
+                break
+            except Unavailable as error:
+                if self.loop.time() >= give_up:
+                    raise
+                log.warning("waits for PostgreSQL", reason=error.message)
+                await asyncio.sleep(random.uniform(0.05, 0.2))
+
+    async def stop(self, deadline_s: float) -> None:
+        await self._ledger.close(min(_DRAIN_S, max(0.0, deadline_s - 0.5)))
+
+    @on(Reserve)
+    async def reserve(self, msg: Reserve, sender: Address) -> Reserved:
+        """See `Ledger.reserve`."""
+        return await self._ledger.reserve(msg)
+
+    @on(Settle)
+    async def settle(self, msg: Settle, sender: Address) -> Settled:
+        """See `Ledger.settle`."""
+        return await self._ledger.settle(msg)
