@@ -143,6 +143,9 @@ class Supervised(Actor):
             self.needs = {need: Address.parse(text) for need, text in msg.needs.items()}
             options = msgspec.msgpack.decode(msg.args, type=self.Options) if msg.args else None
             await self.start(options if options is not None else self.Options())
+        except TetherError as error:
+            log.error("could not start", error=error.message)
+            raise
         except Exception:
             log.exception("could not start")
             raise

@@ -317,7 +317,10 @@ class SupervisionTree:
             self._emit(
                 ChildGaveUp(path=path, restarts=member.restarts, period_s=period_s, error=error)
             )
-            why = f"{path} {reason} more than {limit} times in {period_s:g} s"
+            why = (
+                f"{path} had to be restarted more than {limit} times in {period_s:g} s, "
+                f"last because of {reason}"
+            )
             self._end(ExitReason.FAILED, (why, *([error] if error else [])), why, now)
             return
         delay_s = backoff.delay_s(member.failures, self._draw())

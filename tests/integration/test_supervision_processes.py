@@ -321,7 +321,7 @@ async def test_failing_over_and_over_escalates_to_the_top(
         broken.touch()
         await grown.kill("in/b")
         nodes = await grown.until(lambda nodes: "in" in nodes and nodes["in"].restarts)
-        assert nodes["in"].last_exit.startswith("failed: in/b ")
+        assert nodes["in"].last_exit.startswith("failed: in/b had to be restarted")
         assert "more than 2 times in 60 s" in nodes["in"].last_exit
         assert "the disk is on fire" in nodes["in"].last_exit
         assert nodes["first"].pid == before["first"].pid

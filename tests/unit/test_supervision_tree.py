@@ -176,7 +176,8 @@ def test_reaching_the_intensity_stops_the_rest_and_escalates_with_causes() -> No
     assert words == ["exited:failed b", "child.gave_up b", "tree.stopping top", "stop a"]
     last = t.exited("a", 1, 2.1)
     assert last[-1] == Finish(
-        ExitReason.FAILED, ("top/b failed more than 1 times in 5 s", "disk full")
+        ExitReason.FAILED,
+        ("top/b had to be restarted more than 1 times in 5 s, last because of failed", "disk full"),
     )
 
 
