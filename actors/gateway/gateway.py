@@ -53,6 +53,7 @@ log = logs.get(__name__)
 TICK_S = 0.25
 OVERTIME_S = 0.5  # the worker knows the deadline too, and settles by it
 START_S = 15.0
+SETTLES_AT_ONCE = 128
 MAX_TOKEN_LENGTH = 255
 _CHARACTERS_A_TOKEN = 4  # a guess for the token limit, corrected when the answer is there
 
@@ -299,8 +300,16 @@ class Gateway(Supervised):
 
     def _worker_lost(self, worker_address: str) -> None:
         self._watched.discard(worker_address)
-        for settle in self._completions.take(worker_address):
-            self._settle(settle)
+        taken = self._completions.take(worker_address)
+        if taken:
+            log.info("settles for a worker that is gone", worker=worker_address, jobs=len(taken))
+            self.background(self._settle_all(taken), name="settle")
+
+    async def _settle_all(self, settles: list[Settle]) -> None:
+        for first in range(0, len(settles), SETTLES_AT_ONCE):
+            await asyncio.gather(
+                *map(self._settler.settle, settles[first : first + SETTLES_AT_ONCE])
+            )
 
     # ---- the surroundings
 

@@ -10,6 +10,7 @@ from tether.errors import Overloaded, Unauthenticated
 from tether.stores import keys
 from tether.stores.database import Database
 
+PATIENCE_S = 20.0  # with PostgreSQL, at the start
 MAX_QUESTIONS = 1000  # look-ups of different keys at once
 
 
@@ -42,9 +43,9 @@ class Keyring:
     async def open(self) -> None:
         """
         Raises:
-            Unavailable: PostgreSQL can't be reached.
+            Unavailable: PostgreSQL can't be reached, and wasn't back within `PATIENCE_S`.
         """
-        await self._database.open()
+        await self._database.open(PATIENCE_S)
 
     async def close(self) -> None:
         for task in list(self._asked.values()):

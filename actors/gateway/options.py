@@ -32,7 +32,7 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
     unknown_key_s: float = 5.0
     tenants: int = 10_000
     completions: int = 4096
-    remember_s: float = 15.0
+    remember_s: float = 5.0
     max_deadline_s: float = 3600.0
 
     def __post_init__(self) -> None:

@@ -14,6 +14,8 @@ from tether.contracts import Catalog, ModelCard, WatchCatalog
 from tether.stores import models
 from tether.stores.database import Database
 
+PATIENCE_S = 20.0  # with PostgreSQL, at the start
+
 
 class RegistryOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`catalog` is what the configuration offers; `dsn` is PostgreSQL's.
@@ -39,9 +41,12 @@ class Registry(Supervised):
 
     async def start(self, options: RegistryOptions) -> None:
         database = Database(options.dsn)
-        async with database:
+        try:
+            await database.open(PATIENCE_S)
             await models.put(database, options.catalog)
             kept = await models.listed(database)
+        finally:
+            await database.close()
         offered = {card.ref for card in options.catalog}
         self._catalog = Catalog(version=1, models=tuple(c for c in kept if c.ref in offered))
         self._news = asyncio.Event()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -18,6 +19,7 @@ from tether.errors import Internal, Unavailable
 MIGRATION_LOCK = 0x74BB_34E8
 _FILE = re.compile(r"^(\d{4})_(\w+)\.sql$")
 _OLDEST_SERVER = 14
+_AGAIN_S = 0.2
 
 #: What a connection that broke, or a server that is starting, stopping or full, raises. The
 #: statement may or may not have taken effect; the same again is right where it is idempotent.
@@ -184,9 +186,18 @@ class Database:
         self._timeout = timeout_s
         self._pool: asyncpg.Pool | None = None
 
-    async def open(self) -> Database:
-        """Connect and migrate."""
-        connection = await connect(self.dsn, timeout=self._timeout)
+    async def open(self, patience_s: float = 0.0) -> Database:
+        """Connect and migrate. A server that is away is tried again for `patience_s`, for it may
+        be restarting like everything else."""
+        give_up = time.monotonic() + patience_s
+        while True:
+            try:
+                connection = await connect(self.dsn, timeout=self._timeout)
+                break
+            except Unavailable:
+                if time.monotonic() >= give_up:
+                    raise
+            await asyncio.sleep(_AGAIN_S)
         try:
             with answers():
                 await migrate(connection)
