@@ -1,0 +1,100 @@
+"""Frames and greetings, however the bytes were cut."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.runtime.wire import (
+    ASK,
+    HEADER,
+    HELLO,
+    MAX_GREETING,
+    PROTOCOL_VERSION,
+    REPLY,
+    Framer,
+    Greeting,
+    frame,
+    greet,
+    read_greeting,
+)
+from tether.errors import ProtocolError
+
+LIMIT = 4096
+frames = st.lists(
+    st.tuples(st.integers(0, 255), st.integers(0, 2**64 - 1), st.binary(max_size=LIMIT - 9)),
+    max_size=12,
+)
+
+
+@given(frames, st.data())
+def test_any_cut_gives_the_same_frames(sent: list[tuple[int, int, bytes]], data: st.DataObject):
+    stream = b"".join(frame(*one) for one in sent)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=20)))
+    framer = Framer(LIMIT, first=LIMIT)
+    got = []
+    for begin, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        got += framer.feed(stream[begin:end])
+    assert got == sent
+
+
+def test_byte_by_byte():
+    framer = Framer()
+    got = []
+    for byte in frame(ASK, 7, b"payload"):
+        got += framer.feed(bytes([byte]))
+    assert got == [(ASK, 7, b"payload")]
+
+
+@pytest.mark.parametrize("length", [0, 8, LIMIT + 1, 2**32 - 1])
+def test_a_length_out_of_bounds_is_refused_before_its_bytes_come(length: int):
+    framer = Framer(LIMIT, first=LIMIT)
+    assert framer.feed(frame(ASK, 1)) == [(ASK, 1, b"")]
+    with pytest.raises(ProtocolError, match=str(length)):
+        framer.feed(HEADER.pack(length, REPLY, 1))
+
+
+def test_a_stranger_gets_little_memory():
+    with pytest.raises(ProtocolError, match=str(MAX_GREETING)):
+        Framer(LIMIT).feed(HEADER.pack(MAX_GREETING + 1, HELLO, 0))
+
+
+def test_the_small_limit_ends_with_the_greeting_even_in_the_same_read():
+    large = frame(ASK, 1, bytes(LIMIT - 9))
+    hello = frame(HELLO, 0, b"x")
+    assert len(Framer(LIMIT).feed(hello + large)) == 2
+    framer = Framer(LIMIT)
+    assert len(framer.feed(hello + large[:2000])) == 1
+    assert framer.feed(large[2000:]) == [(ASK, 1, bytes(LIMIT - 9))]
+
+
+def test_a_large_frame_in_small_pieces_is_not_quadratic():
+    # 64 MiB in 4 KiB pieces: minutes if every piece copied what came before it.
+    size = 64 << 20
+    framer = Framer(size + 64, first=size + 64)
+    stream = memoryview(frame(ASK, 1, bytes(size)))
+    got = []
+    for begin in range(0, len(stream), 4096):
+        got += framer.feed(bytes(stream[begin : begin + 4096]))
+    assert [len(payload) for _, _, payload in got] == [size]
+
+
+def test_greeting():
+    greeting = Greeting(PROTOCOL_VERSION, "n1", "n1/12-ab/0", 4096, 77)
+    (kind, _, payload), *rest = Framer().feed(greet(greeting))
+    assert (kind, rest) == (HELLO, [])
+    assert read_greeting(payload) == greeting
+
+
+def test_another_version_is_refused_and_names_both():
+    other = Greeting(PROTOCOL_VERSION + 1, "n1", "n1/12-ab/0", 4096, 77)
+    (_, _, payload), *_ = Framer().feed(greet(other))
+    with pytest.raises(ProtocolError, match=f"{PROTOCOL_VERSION + 1}.*{PROTOCOL_VERSION}"):
+        read_greeting(payload)
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xc1", b"\x90", b"\x01", b"GET / HTTP/1.1"])
+def test_no_greeting(payload: bytes):
+    with pytest.raises(ProtocolError):
+        read_greeting(payload)
