@@ -112,6 +112,7 @@ class Root(Supervisor):
             return
 
         def ended() -> None:
+            self._hub.sweep_sockets(pid)  # its supervisor would, but may be gone
             if self._held.get(path) is process:
                 del self._held[path]
 

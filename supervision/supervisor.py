@@ -218,6 +218,9 @@ class Supervisor(Supervised):
         except asyncio.CancelledError:
             self._gone(child, "it was killed before it was up")
             raise
+        except ProcessLookupError:
+            self._gone(child, "its process ended as soon as it was up")
+            return
         except Exception as error:
             self._gone(child, sentence(error))
             return
