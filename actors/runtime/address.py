@@ -65,7 +65,11 @@ class Address:
         found = _parsed.get(text)
         if found is None:
             parts = text.split("/")
-            if len(parts) != 3 or not (parts[2].isascii() and parts[2].isdecimal()) or len(parts[2]) > 5:
+            if (
+                len(parts) != 3
+                or not (parts[2].isascii() and parts[2].isdecimal())
+                or len(parts[2]) > 5
+            ):
                 raise ValueError(f"{text[:200]!r} is no address: write node/name/port")
             found = cls(parts[0], parts[1], int(parts[2]))
             if len(_parsed) >= _CACHE_SIZE:

@@ -149,7 +149,6 @@ class TetherManager(_Allowing, MultiProcManager):
     """Thespian's manager of one actor, in the actor's own process."""
 
     def _createInstance(self) -> None:
-        self.transport.end_with(self.transport.admin)
         SpawnedProcess.on_start = self.transport.watch_process
         super()._createInstance()
         serving_now()

@@ -178,6 +178,15 @@ def start_child(*args: Any) -> None:
     thespian_processes.startChild(*args)
 
 
+def start_logger(*args: Any) -> None:
+    """Thespian's logger, which knows no end but a message of its Admin's."""
+    from actors.runtime.transport import Transport
+
+    _set_up()
+    Transport.ends_at_once = True
+    thespian_processes.startupASLogger(*args)
+
+
 def serving_now() -> None:
     """Called when a process is set up: what it has imported is kept out of every collection,
     and a fault kills it, whatever Thespian installed."""
@@ -192,4 +201,5 @@ def serving_now() -> None:
 _ENTRIES: Final[dict[Any, Any]] = {
     thespian_processes.startAdmin: start_admin,
     thespian_processes.startChild: start_child,
+    thespian_processes.startupASLogger: start_logger,
 }

@@ -78,9 +78,14 @@ class ProcessSeat(msgspec.Struct, frozen=True):
 class Transport:
     """One per process of a node, and one per `ActorSystem` (or clone of it) outside."""
 
-    current: ClassVar[Transport | None] = None
+    ends_at_once: ClassVar[bool] = False  # when orphaned; else in an orderly way
 
     def __init__(self, init: Any, *args: Any) -> None:
+        if asyncio._get_running_loop() is not None:
+            raise RuntimeError(
+                "Thespian's ActorSystem blocks and can't be made where a loop runs: use "
+                "actors.runtime.Endpoint, or asyncio.to_thread"
+            )
         fixed: Address | None = None
         self.parent: Address | None = None
         if isinstance(init, ExternalInterfaceTransportInit):
@@ -89,7 +94,6 @@ class Transport:
         elif isinstance(init, ProcessSeat):
             self.options, self.admin = init.options, init.admin
             fixed, self.parent = init.fixed, init.parent
-            Transport.current = self
         else:
             self.options, self.admin = init
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
@@ -111,6 +115,8 @@ class Transport:
         self._watched: set[int] = set()
         self._wakeups: list[Any] = []
         self.loop.run_until_complete(self.hub.start())
+        if self.parent is not None and address != self.admin:
+            self.end_with(self.admin)
         atexit.register(self.close)
 
     # ---- addresses
@@ -196,6 +202,9 @@ class Transport:
                 log.warning("ends because the process above it is gone", above=str(address))
                 # Should anything keep it from ending, a watchdog in C won't.
                 faulthandler.dump_traceback_later(ORPHAN_S, exit=True)
+                if Transport.ends_at_once:
+                    self.hub.close()
+                    os._exit(0)
                 self._leave(lambda: self._stop(Thespian__Run_Terminated()))
 
         self.hub.watch(address, orphan)

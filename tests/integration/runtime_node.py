@@ -7,7 +7,7 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +91,14 @@ def wait_for(condition: Any, timeout: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it didn't happen"
         time.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def fresh_node(**capabilities: Any) -> AsyncIterator[Node]:
+    """As `running_node`, where a loop runs: Thespian's door blocks."""
+    manager = running_node(**capabilities)
+    node = await asyncio.to_thread(manager.__enter__)
+    try:
+        yield node
+    finally:
+        await asyncio.to_thread(manager.__exit__, None, None, None)
