@@ -8,6 +8,7 @@ the thread itself has let go of them.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections import deque
@@ -284,6 +285,9 @@ class TransformersEngine:
             self._post(self._abandon, Internal(self._fault))
 
     def _load(self) -> Batcher:
+        # Before torch loads OpenMP: its threads wait by spinning, which on cores that are
+        # shared with other processes makes a step 3 to 10 times as slow as sleeping does.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         folder = prepare(
             self._card,
             self._options.cache_dir,
