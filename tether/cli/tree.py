@@ -47,12 +47,14 @@ def tree(path: Path, *, as_json: bool) -> int:
 
 def drawn(tree: Tree, state: NodeState) -> Drawing:
     """The tree as rich draws it, the node's own process at the top."""
-    top = Drawing(f"[bold]{escape(state.node)}[/]  pid {state.pid}  {escape(state.url)}")
+    root = next((node for node in tree.nodes if not node.path), None)
+    words = f"{_line(root, state.node)}  " if root else f"[bold]{escape(state.node)}[/]  "
+    top = Drawing(f"{words}[dim](tether up: pid {state.pid})[/]  {escape(state.url)}")
     branches = {"": top}
     for node in tree.nodes:
         parent, _, id_ = node.path.rpartition("/")
-        line = _line(node, id_)
-        branches[node.path] = branches.get(parent, top).add(line) if node.path else top
+        if node.path:
+            branches[node.path] = branches.get(parent, top).add(_line(node, id_))
     return top
 
 

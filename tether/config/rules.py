@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
 from tether.config.problem import Problem
-from tether.config.sections import Config, Model, Worker
+from tether.config.sections import Config, Model, Worker, chosen
 
 
 def violations(
@@ -116,8 +116,3 @@ def _served(models: Sequence[Model], workers: Sequence[Worker]) -> Iterator[Prob
                 f"models[{number}]",
                 f"no worker serves {model.ref}; name it in a worker's models, or remove it",
             )
-
-
-def chosen(models: Sequence[Model], name: str) -> Model | None:
-    """The model that `name` or `name@version` names; of several versions, the last listed."""
-    return next((m for m in reversed(models) if name in (m.name, m.ref)), None)

@@ -7,6 +7,7 @@ against its annotation, and `rules` checks what concerns several fields.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -144,3 +145,12 @@ class Config(Section, frozen=True, kw_only=True):
     def data_dir(self) -> Path:
         """The node's own directory, absolute."""
         return (self.folder / Path(self.node.data_dir).expanduser()).resolve()
+
+    def model(self, name: str) -> Model | None:
+        """The model that `name` or `name@version` names; of several versions, the last listed."""
+        return chosen(self.models, name)
+
+
+def chosen(models: Sequence[Model], name: str) -> Model | None:
+    """See `Config.model`."""
+    return next((m for m in reversed(models) if name in (m.name, m.ref)), None)

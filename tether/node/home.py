@@ -26,7 +26,6 @@ import msgspec
 LAYOUT: Final = "1"
 MAX_SOCKET_PATH: Final = 107  # sun_path holds 108 bytes with its end, unix(7)
 LONGEST_NAME: Final = 24  # bytes of a socket's own name below run dir and node id
-POSTGRES_SOCKETS: Final = ".pg"  # below run dir; no node id begins with a dot
 _TEMPORARY_PREFIX: Final = "tether-"
 _ENTER_ONLY: Final = 0o711  # PostgreSQL may run as another user, and has its sockets below
 

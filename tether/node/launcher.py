@@ -21,13 +21,14 @@ from prometheus_client import multiprocess
 
 from actors.runtime import Address, Endpoint
 from actors.system import System
+from supervision import Root, stop_tree
 from tether.config import Config
-from tether.contracts import StartChild, StopChild, Tree, WatchTree
+from tether.contracts import StartChild, Tree, WatchTree
 from tether.engines import prepare
 from tether.errors import TetherError
 from tether.node.home import Home, NodeState
 from tether.node.narrator import Narrator
-from tether.node.plan import ROOT, card_of, classes, dsn_of, tree_of
+from tether.node.plan import ACTOR_CLASSES, card_of, dsn_of, tree_of
 from tether.node.processes import MARK, adopt_orphans, end_all, reap
 from tether.node.readiness import ready_models
 from tether.stores import keys
@@ -124,7 +125,7 @@ class Launcher:
             "Node Id": self._config.node.id,
             "Admin Port": self._config.node.admin_port,
             "Run Dir": str(self._home.run_dir),
-            "Actor Classes": classes(self._config),
+            "Actor Classes": list(ACTOR_CLASSES),
             "Owner Pid": os.getpid(),
         }
 
@@ -141,7 +142,7 @@ class Launcher:
         async with Endpoint.connect(
             run_dir=str(self._home.run_dir), node=config.node.id, port=config.node.admin_port
         ) as endpoint:
-            root = await endpoint.create(ROOT, timeout=_CREATE_S)
+            root = await endpoint.create(Root, timeout=_CREATE_S)
             endpoint.watch(endpoint.admin, lost.set)
             endpoint.watch(root, lost.set)
             self._tell(root=str(root))
@@ -157,7 +158,7 @@ class Launcher:
                 serving.cancel()
                 if not lost.is_set():
                     self._narrator.say("stopping: running answers finish first")
-                    await self._stop(endpoint, root, lost)
+                    await self._stop(endpoint, root)
                 watching.cancel()
                 await asyncio.wait((serving, watching), timeout=MARGIN_S)
 
@@ -169,13 +170,14 @@ class Launcher:
         """
         config = self._config
         deadline_s = config.node.start_deadline_s
-        options = tree_of(config, self._home, port=self._port)
+        options = tree_of(config, self._home.run_dir, port=self._port)
         start = StartChild(
             path="", generation=1, parent="", root="", args=msgspec.msgpack.encode(options)
         )
         try:
             async with asyncio.timeout(deadline_s):
                 await endpoint.ask(root, start, timeout=deadline_s + MARGIN_S)
+                self._narrator.working("actors run", "actors", 1.0)
                 await self._until_models_answer()
         except TimeoutError:
             missing = ", ".join(n.path for n in self._seen.nodes if n.state != "running")
@@ -186,11 +188,11 @@ class Launcher:
             ) from None
         except TetherError as error:
             raise NodeFailed(f"the node could not start: {self._why_lost(str(error))}") from error
-        self._tell(root=str(root), ready=True)
         if self._dev:
             async with Database(self._state.dsn, size=1) as database:
                 made = await keys.create(database, "dev", "tether up --dev")
             self._narrator.say(f"key of tenant dev: {made.text}")
+        self._tell(root=str(root), ready=True)
         self._narrator.say(f"ready at {self._state.url}")
         await asyncio.Event().wait()
 
@@ -211,24 +213,19 @@ class Launcher:
                 self._seen = tree
                 alive = {node.pid for node in tree.nodes if node.pid}
                 for pid in pids - alive:
-                    multiprocess.mark_process_dead(pid)
+                    multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
                 pids = alive
                 running = sum(node.state == "running" for node in tree.nodes)
-                if not self._state.ready and tree.nodes:
+                if running < len(tree.nodes) and not self._state.ready:
                     self._narrator.working("actors run", "actors", running / len(tree.nodes))
 
-    async def _stop(self, endpoint: Endpoint, root: Address, lost: asyncio.Event) -> None:
-        """Ask the root to end all in reverse order, and wait for its end."""
-        deadline_s = self._config.node.stop_deadline_s
+    async def _stop(self, endpoint: Endpoint, root: Address) -> None:
+        """Stop doors, workers, control and database, in this order; each keeps its own deadline."""
+        timeout_s = 2 * self._config.node.stop_deadline_s + MARGIN_S
         try:
-            async with asyncio.timeout(deadline_s + MARGIN_S):
-                await endpoint.ask(
-                    root, StopChild(deadline_s=deadline_s), timeout=deadline_s + MARGIN_S
-                )
-                await lost.wait()
-        except (TetherError, TimeoutError) as error:
-            if not lost.is_set():
-                log.warning("the tree did not stop in time", error=str(error))
+            await stop_tree(endpoint, root, timeout=timeout_s)
+        except TetherError as error:
+            log.warning("the tree did not stop in order", error=error.message)
 
     def _tell(self, *, root: str, ready: bool = False) -> None:
         host = self._config.http.host
@@ -239,7 +236,7 @@ class Launcher:
             admin_port=self._config.node.admin_port,
             root=root,
             url=f"http://{f'[{host}]' if ':' in host else host}:{self._port}",
-            dsn=dsn_of(self._config, self._home),
+            dsn=dsn_of(self._config, self._home.run_dir),
             ready=ready,
         )
         self._home.tell(self._state)
