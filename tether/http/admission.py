@@ -7,6 +7,8 @@ import asyncio
 from tether.errors import Draining, Overloaded
 from tether.telemetry import metrics
 
+TELL_S = 0.25
+
 
 class Admission:
     """Counts the inference requests of a door; turns away what is above `limit` or comes
@@ -18,6 +20,7 @@ class Admission:
         self.draining = False
         self._idle = asyncio.Event()
         self._idle.set()
+        self._telling = False
         self._used = metrics.bound_used.labels("door_requests")
         self._refused = metrics.bound_refused.labels("door_requests")
 
@@ -39,14 +42,24 @@ class Admission:
         if not self.running:
             self._idle.clear()
         self.running += 1
-        self._used.inc()
+        self._changed()
 
     def leave(self) -> None:
         """Gives a place back."""
         self.running -= 1
-        self._used.dec()
+        self._changed()
         if not self.running:
             self._idle.set()
+
+    def _changed(self) -> None:
+        """A gauge shared between processes costs more than counting; it is told now and then."""
+        if not self._telling:
+            self._telling = True
+            asyncio.get_running_loop().call_later(TELL_S, self._tell)
+
+    def _tell(self) -> None:
+        self._telling = False
+        self._used.set(self.running)
 
     async def drain(self, timeout_s: float) -> bool:
         """Lets nobody in any more and waits until all have left; False if they did not within
