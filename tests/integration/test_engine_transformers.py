@@ -14,7 +14,16 @@ import pytest_asyncio
 from tests import tiny
 from tether.contracts import ChatInput, Finish, Message, ModelCard, Sampling, TextInput
 from tether.engines import Delta, Engine, Job, create
-from tether.errors import BadRequest, ContextExceeded, Draining, ModelUnusable, Overloaded
+from tether.engines.transformer import TransformersEngine
+from tether.errors import (
+    BadRequest,
+    ContextExceeded,
+    Draining,
+    Internal,
+    ModelUnusable,
+    Overloaded,
+    Unavailable,
+)
 
 
 @pytest.fixture(scope="module")
@@ -237,3 +246,22 @@ async def test_a_wrong_dtype_and_a_missing_file_are_told(folder: Path, tmp_path:
     card = ModelCard(name="m", version="1", engine="transformers", source=str(tmp_path / "empty"))
     with pytest.raises(ModelUnusable, match=r"no config\.json"):
         await create(card, cache_dir=tmp_path).open()
+
+
+async def test_a_broken_engine_says_so_and_takes_no_more(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(engine, TransformersEngine)
+    run = engine.run(job(engine, "long", max_tokens=450))
+    await anext(run)
+
+    def out_of_memory(slots: int, length: int) -> None:
+        raise MemoryError
+
+    assert engine._batcher is not None
+    monkeypatch.setattr(engine._batcher._cache, "reserve", out_of_memory)
+    with pytest.raises(Internal, match=r"broke down \(MemoryError\)"):
+        await rest(run)
+    assert "broke down" in engine.snapshot().fault
+    with pytest.raises(Unavailable, match="broke down"):
+        await answer(engine, job(engine, "next"))
