@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any, ClassVar
@@ -54,6 +55,7 @@ TICK_S = 0.25
 OVERTIME_S = 0.5  # the worker knows the deadline too, and settles by it
 START_S = 15.0
 SETTLES_AT_ONCE = 128
+SECOND_S = 2.0  # after a worker should have settled a cancelled run
 MAX_TOKEN_LENGTH = 255
 _CHARACTERS_A_TOKEN = 4  # a guess for the token limit, corrected when the answer is there
 
@@ -79,6 +81,7 @@ class Gateway(Supervised):
         self._admission = Admission(options.tenants)
         self._completions = Completions(options.completions, options.remember_s)
         self._settler = Settler(self, "gateway")
+        self._second: deque[tuple[float, Settle]] = deque(maxlen=options.completions)
         self._watched: set[str] = set()
         self._index = Index(Catalog(version=0, models=()))
         self._ready: tuple[str, ...] = ()
@@ -285,8 +288,12 @@ class Gateway(Supervised):
                 self._completions.add(flight.worker_address, settle, now)
         else:
             self._sessions.drop(flight)
-            # A worker that has the run settles a cancellation itself, with what it computed.
-            if settle is not None and not (outcome is Outcome.CANCELLED and flight.streaming):
+            if settle is None:
+                pass
+            elif outcome is Outcome.CANCELLED and flight.streaming:
+                # The worker settles with what it computed, unless it never began or dies now.
+                self._second.append((now + SECOND_S, settle))
+            else:
                 self._settle(settle)
         if flight.worker_id:
             fault = isinstance(flight.error, TetherError) and flight.error.retryable
@@ -339,9 +346,18 @@ class Gateway(Supervised):
                     flight.fail(Cancelled("the client did not come back"))
             self._sessions.sweep(now)
             self._completions.sweep(now)
+            due = [settle for at, settle in self._second if at <= now]
+            if due:
+                self._second = deque(
+                    (one for one in self._second if one[0] > now), self._second.maxlen
+                )
+                self.background(self._settle_all(due), name="settle")
             self._used_sessions.set(len(self._sessions))
             self._used_tokens.set(self._sessions.tokens)
             self._used_characters.set(self._sessions.characters)
+            self._used_completions.set(len(self._completions))
+            self._used_keys.set(len(self._keyring))
+            self._used_tenants.set(len(self._admission))
 
     def _bind_metrics(self) -> None:
         self._outcomes = {outcome: metrics.requests.labels(outcome.value) for outcome in Outcome}
@@ -352,6 +368,9 @@ class Gateway(Supervised):
         self._used_sessions = metrics.bound_used.labels("gateway_sessions")
         self._used_tokens = metrics.bound_used.labels("gateway_tokens")
         self._used_characters = metrics.bound_used.labels("gateway_characters")
+        self._used_completions = metrics.bound_used.labels("gateway_completions")
+        self._used_keys = metrics.bound_used.labels("gateway_keys")
+        self._used_tenants = metrics.bound_used.labels("gateway_tenants")
 
 
 def _characters(input: ChatInput | TextInput) -> int:

@@ -64,6 +64,15 @@ class Execution:
         """Has it no end yet?"""
         return self.finished_at is None
 
+    def same(self, run: Run) -> bool:
+        """Is `run` the order that this run follows?"""
+        return (
+            self.run.fence == run.fence
+            and self.error is None
+            and self.ending is None
+            and self.journal.base == len(run.emitted_ids)
+        )
+
     def news(self, now: float) -> bool:
         """Wakes the readers that should read now; whether others are left for later."""
         later = False
@@ -150,7 +159,12 @@ class End(Reader):
         characters: int,
     ) -> None:
         super().__init__(
-            execution.journal, from_seq, whole=whole, split_at=split_at, with_prompt=True
+            execution.journal,
+            from_seq,
+            whole=whole,
+            split_at=split_at,
+            # only who may have to continue needs the prompt's ids; a whole answer comes at its end
+            with_prompt=not whole,
         )
         self._execution = execution
         self._coalescer = None if whole else Coalescer(window_s, characters)

@@ -135,7 +135,7 @@ class Worker(Supervised):
 
     def _begin(self, msg: Run) -> Execution:
         held = self._records.check_fence(msg.job_id, msg.fence)
-        if held is not None and held.run.fence == msg.fence and held.error is None:
+        if held is not None and held.same(msg):
             return held  # the same order once more
         engine = self._engines.get(msg.model_ref)
         if engine is None:
@@ -291,6 +291,8 @@ class Worker(Supervised):
             self._used_slots.set(self._guard.running)
             self._used_queue.set(self._guard.queued)
             self._used_records.set(len(self._records))
+            self._used_tokens.set(self._records.tokens)
+            self._used_tasks.set(self._tasks)
 
     # ---- models
 
@@ -370,3 +372,5 @@ class Worker(Supervised):
         self._used_slots = metrics.bound_used.labels("worker_slots")
         self._used_queue = metrics.bound_used.labels("worker_queue")
         self._used_records = metrics.bound_used.labels("worker_records")
+        self._used_tokens = metrics.bound_used.labels("worker_record_tokens")
+        self._used_tasks = metrics.bound_used.labels("worker_unsettled")
