@@ -14,9 +14,10 @@ from actors.runtime import unpickler
 from actors.runtime.actor import address_of
 from actors.runtime.address import Address
 from actors.runtime.base import REFUSED, class_name
-from actors.runtime.hub import Hub, fresh_name
+from actors.runtime.hub import Hub
 from actors.runtime.options import DEFAULT_PORT
 from actors.runtime.peer import Peer
+from actors.runtime.sockets import fresh_name
 from actors.runtime.streams import Stream
 from actors.runtime.wire import MAX_FRAME
 from tether.contracts import Contract

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
-import os
 import secrets
-import socket
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, Final
 
 from actors.runtime.address import Address
+from actors.runtime.asks import Asks
 from actors.runtime.codec import decode, decode_error, encode, encode_error
-from actors.runtime.peer import Connection, Delivered, Peer, same_machine_uids
+from actors.runtime.connection import Connection
+from actors.runtime.peer import Delivered, Peer
+from actors.runtime.sockets import Listener, connected, socket_path
 from actors.runtime.streams import Inbox, Producer, Stream
 from actors.runtime.wire import (
     ACK,
@@ -46,7 +45,6 @@ from actors.runtime.wire import (
 )
 from tether.contracts import Contract
 from tether.errors import (
-    DeadlineExceeded,
     Internal,
     Overloaded,
     PeerLost,
@@ -55,39 +53,16 @@ from tether.errors import (
 )
 from tether.telemetry import logs, metrics
 
-MAX_ASKS: Final = 65_536  # asks and streams that wait at once
+MAX_STREAMS: Final = 65_536  # that are open at once
 MAX_CONNECTIONS: Final = 4096
-BACKLOG: Final = 4096  # Linux cuts it to net.core.somaxconn
 DIAL_TIMEOUT: Final = 5.0
-_DIAL_PAUSE: Final = 0.005  # between attempts on a listener whose backlog is full
 _MAX_SENDERS: Final = 4096  # whose last system message is remembered
-_SUN_PATH: Final = 107  # bytes of a path that fit into sockaddr_un, see unix(7)
-_COARSEST_TICK: Final = 0.001  # the clock of a loop counts milliseconds
 
 log = logs.get(__name__)
-_refused_asks = metrics.bound_refused.labels("hub_asks")
+_refused_streams = metrics.bound_refused.labels("hub_streams")
 _refused_connections = metrics.bound_refused.labels("hub_connections")
 
 _pack_header = HEADER.pack
-
-
-def fresh_name() -> str:
-    """The socket name of this process: its pid, and something that no other ever had."""
-    return f"{os.getpid()}-{secrets.token_hex(4)}"
-
-
-def socket_path(run_dir: str, address: Address) -> str:
-    """
-    Raises:
-        ValueError: the path is longer than the kernel allows.
-    """
-    path = f"{run_dir}/{address.node}/{address.name}"
-    if len(os.fsencode(path)) > _SUN_PATH:
-        raise ValueError(
-            f"the socket path {path!r} has {len(os.fsencode(path))} bytes and the kernel allows "
-            f"{_SUN_PATH}: choose a shorter run directory or node id"
-        )
-    return path
 
 
 class Hub:
@@ -105,7 +80,7 @@ class Hub:
 
         Raises:
             ValueError: the path of the socket is too long.
-            OSError: the run directory can't be made, or isn't ours.
+            OSError: the run directory can't be made, or somebody listens at the address.
         """
         self.loop = loop
         self.run_dir = run_dir
@@ -118,30 +93,17 @@ class Hub:
         self.greeting = greet(
             Greeting(PROTOCOL_VERSION, address.node, str(address), max_frame, secrets.randbits(63))
         )
-        self._path = socket_path(run_dir, address)
         self._peers: dict[Address, Peer] = {}
-        self._asks: dict[int, tuple[asyncio.Future[Contract | None], Peer, float]] = {}
+        self._asks = Asks(loop)
         self._streams: dict[int, Inbox] = {}
         self._numbers = itertools.count(1)
         self._arrived: OrderedDict[tuple[Address, int], int] = OrderedDict()
-        self._sweep: asyncio.TimerHandle | None = None
-        self._sweep_time = math.inf
         self._server: asyncio.Server | None = None
-        folder = Path(self._path).parent
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._uids = same_machine_uids(str(folder))
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            Path(self._path).unlink(missing_ok=True)
-            self._socket.bind(self._path)
-            self._socket.listen(BACKLOG)
-            self._socket.setblocking(False)
-        except BaseException:
-            self._socket.close()
-            raise
+        self._listener = Listener(socket_path(run_dir, address))
+        self._uids = self._listener.uids()
 
     async def start(self) -> None:
-        self._server = await self.loop.create_unix_server(self._accept, sock=self._socket)
+        self._server = await self.loop.create_unix_server(self._accept, sock=self._listener.socket)
 
     def _accept(self) -> asyncio.BaseProtocol:
         if len(self.connections) >= MAX_CONNECTIONS:
@@ -191,18 +153,8 @@ class Hub:
             peer.dialing = None
 
     async def _connect(self, peer: Peer) -> None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.setblocking(False)
+        sock = await connected(socket_path(self.run_dir, peer.address))
         try:
-            path = socket_path(self.run_dir, peer.address)
-            while True:
-                try:
-                    sock.connect(path)
-                except BlockingIOError:
-                    # The backlog is full. asyncio would take EAGAIN for "in progress".
-                    await asyncio.sleep(_DIAL_PAUSE)
-                else:
-                    break
             await self.loop.create_unix_connection(lambda: Connection(self, peer), sock=sock)
         except BaseException:
             sock.close()
@@ -242,44 +194,15 @@ class Hub:
         """
         payload = encode(contract)
         peer = self._peers.get(address) or self.peer(address)
-        asks = self._asks
-        if len(asks) >= MAX_ASKS:
-            _refused_asks.inc()
-            raise Overloaded(f"{len(asks)} asks of this process wait already")
         peer.check(len(payload) + OVERHEAD)
         number = next(self._numbers)
-        loop = self.loop
-        future: asyncio.Future[Contract | None] = loop.create_future()
-        deadline = loop.time() + timeout
-        asks[number] = (future, peer, deadline)
-        if deadline < self._sweep_time:
-            self._sweep_at(deadline)
+        answer = self._asks.add(number, peer, timeout)
         peer.send(_pack_header(len(payload) + OVERHEAD, ASK, number) + payload)
         try:
-            return await future
+            return await answer
         except BaseException:
-            # Still there when we were cancelled, gone when it failed.
-            if asks.pop(number, None) is not None:
-                peer.send(frame(CANCEL, number))
+            self._asks.given_up(number)
             raise
-
-    def _sweep_at(self, deadline: float) -> None:
-        if self._sweep is not None:
-            self._sweep.cancel()
-        self._sweep_time = deadline
-        self._sweep = self.loop.call_at(deadline + _COARSEST_TICK, self._expire)
-
-    def _expire(self) -> None:
-        self._sweep, self._sweep_time = None, math.inf
-        now = self.loop.time()
-        expired = [item for item in self._asks.items() if item[1][2] <= now]
-        for number, (future, peer, _) in expired:
-            del self._asks[number]
-            peer.send(frame(CANCEL, number))
-            if not future.done():
-                future.set_exception(DeadlineExceeded(f"no answer from {peer.address} in time"))
-        if self._asks:
-            self._sweep_at(min(entry[2] for entry in self._asks.values()))
 
     def stream(self, address: Address, contract: Contract, credit: int) -> Stream:
         """Opens a stream at `address`; the request leaves with this call.
@@ -292,8 +215,8 @@ class Hub:
             raise ValueError(f"credit {credit} must lie in 1..1048576")
         payload = encode(contract)
         peer = self.peer(address)
-        if len(self._streams) >= MAX_ASKS:
-            _refused_asks.inc()
+        if len(self._streams) >= MAX_STREAMS:
+            _refused_streams.inc()
             raise Overloaded(f"{len(self._streams)} streams of this process are open already")
         peer.check(len(payload) + OVERHEAD + U32.size)
         number = next(self._numbers)
@@ -311,12 +234,8 @@ class Hub:
         """One frame. Never raises: a bad one concerns only whoever waits for it."""
         try:
             if kind == REPLY:
-                entry = self._asks.get(number)
-                if entry is not None and entry[1] is peer:
-                    answer = decode(payload) if payload else None
-                    del self._asks[number]
-                    if not entry[0].done():
-                        entry[0].set_result(answer)
+                if self._asks.waits(number, peer):
+                    self._asks.answered(number, decode(payload) if payload else None)
             elif kind == ITEM:
                 stream = self._streams.get(number)
                 if stream is not None and stream.peer is peer:
@@ -356,12 +275,8 @@ class Hub:
         # A kind of a later release is passed over.
 
     def _fail(self, peer: Peer, number: int, error: TetherError) -> None:
-        entry = self._asks.get(number)
-        if entry is not None:
-            if entry[1] is peer:
-                del self._asks[number]
-                if not entry[0].done():
-                    entry[0].set_exception(error)
+        if self._asks.waits(number, peer):
+            self._asks.failed(number, error)
             return
         stream = self._streams.get(number)
         if stream is not None and stream.peer is peer:
@@ -369,10 +284,7 @@ class Hub:
 
     def peer_lost(self, peer: Peer) -> None:
         """Tells all who wait for `peer`."""
-        for number in [n for n, entry in self._asks.items() if entry[1] is peer]:
-            future = self._asks.pop(number)[0]
-            if not future.done():
-                future.set_exception(PeerLost(f"{peer.address} is gone"))
+        self._asks.lost(peer)
         for stream in [s for s in self._streams.values() if s.peer is peer]:
             stream.ended(PeerLost(f"{peer.address} is gone"))
 
@@ -384,8 +296,7 @@ class Hub:
 
     def sweep_sockets(self, pid: int) -> None:
         """Removes what a process of this node left behind that was killed."""
-        for path in Path(self._path).parent.glob(f"{pid}-*"):
-            path.unlink(missing_ok=True)
+        self._listener.sweep(pid)
 
     @property
     def pending(self) -> bool:
@@ -397,18 +308,17 @@ class Hub:
         if self.closed:
             return
         self.closed = True
-        if self._sweep is not None:
-            self._sweep.cancel()
+        self._asks.close()
         for peer in list(self._peers.values()):
             if peer.dialing is not None:
                 peer.dialing.cancel()
             peer.lost(None)
         for connection in list(self.connections):
             connection.transport.close()
+        self._listener.withdraw()  # before it stops to listen, else it may hit a successor's
         if self._server is not None:
             self._server.close()
-        self._socket.close()
-        Path(self._path).unlink(missing_ok=True)
+        self._listener.socket.close()
 
 
 class Loopback(Peer):

@@ -15,7 +15,6 @@ import asyncio
 import atexit
 import faulthandler
 import os
-import socket
 import threading
 import time
 from collections import deque
@@ -50,9 +49,10 @@ from thespian.system.transport import (
 
 from actors.runtime import unpickler
 from actors.runtime.address import Address
-from actors.runtime.hub import Hub, fresh_name, socket_path
+from actors.runtime.hub import Hub
 from actors.runtime.options import NodeOptions
 from actors.runtime.peer import Peer
+from actors.runtime.sockets import fresh_name, listens, socket_path
 from actors.runtime.spawning import MAX_STARTING_S, SpawnedProcess
 from tether.errors import ProtocolError
 from tether.telemetry import logs
@@ -148,12 +148,7 @@ class Transport:
 
     def probeAdmin(self, address: Any) -> bool:
         """Does an Admin listen there?"""
-        with socket.socket(socket.AF_UNIX) as sock:
-            try:
-                sock.connect(socket_path(self.options.run_dir, address.addressDetails))
-            except OSError:
-                return False
-            return True
+        return listens(socket_path(self.options.run_dir, address.addressDetails))
 
     # ---- processes
 

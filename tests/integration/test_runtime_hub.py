@@ -15,9 +15,10 @@ import pytest_asyncio
 from runtime_actors import RtPing, RtPong, RtUnanswered
 
 from actors.runtime import Address
-from actors.runtime.hub import Hub, fresh_name, refuse
+from actors.runtime.hub import Hub, refuse
 from actors.runtime.peer import MAX_QUEUED, Peer
 from actors.runtime.serving import reply
+from actors.runtime.sockets import fresh_name
 from actors.runtime.wire import (
     ASK,
     ERROR,
@@ -150,7 +151,7 @@ async def test_strangers_are_shown_out_and_nobody_else_notices(
 async def test_silence_instead_of_a_greeting_is_ended(
     hubs: list[Hub], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("actors.runtime.peer.GREETING_TIMEOUT", 0.05)
+    monkeypatch.setattr("actors.runtime.connection.GREETING_TIMEOUT", 0.05)
     raw = await Raw.to(hubs[0])
     assert await raw.closed()
     raw.close()

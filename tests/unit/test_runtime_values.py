@@ -8,9 +8,9 @@ import pytest
 from thespian.actors import ActorAddress
 
 from actors.runtime import Address, on
-from actors.runtime.hub import socket_path
 from actors.runtime.options import NodeOptions
 from actors.runtime.serving import ASYNC, STREAM, SYNC, handlers_of
+from actors.runtime.sockets import socket_path
 from tether.contracts import Catalog, Fleet, WatchFleet
 
 

@@ -1,0 +1,126 @@
+"""One socket: who is at its other end, and the frames that come in on it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from actors.runtime.address import Address
+from actors.runtime.peer import Peer
+from actors.runtime.sockets import credentials
+from actors.runtime.wire import ACK, HELLO, SYSTEM, Framer, frame, read_greeting
+from tether.errors import ProtocolError
+from tether.telemetry import logs, metrics
+
+if TYPE_CHECKING:
+    from actors.runtime.hub import Hub
+
+HIGH_WATER: Final = 1 << 20  # bytes in the socket's buffer above which streams pause
+GREETING_TIMEOUT: Final = 5.0  # seconds from connect to greeting
+
+log = logs.get(__name__)
+_refused = metrics.bound_refused.labels("connection_uid")
+
+
+class Connection(asyncio.Protocol):
+    """A socket: checks who is at the other end, then passes frames on to the hub."""
+
+    def __init__(self, hub: Hub, dialed: Peer | None) -> None:
+        self.hub = hub
+        self.dialed = dialed
+        self.peer: Peer | None = None
+        self.pid = 0
+        self.transport: asyncio.Transport
+        self._framer = Framer(hub.max_frame)
+        self._timer: asyncio.TimerHandle | None = None
+        self._arrived = self._acked = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        there = credentials(transport)
+        if there is not None:
+            self.pid, uid = there
+            if not self.hub.admits(uid):
+                log.warning("refused a connection of another user", uid=uid, pid=self.pid)
+                _refused.inc()
+                self.transport.abort()
+                return
+        self.hub.connections.add(self)
+        self.transport.set_write_buffer_limits(high=HIGH_WATER, low=HIGH_WATER // 4)
+        self.transport.write(self.hub.greeting)
+        self._timer = self.hub.loop.call_later(GREETING_TIMEOUT, self._unknown)
+        if self.dialed is not None:
+            # Frames follow the greeting at once: the socket's path and owner vouch for the
+            # peer, and its own greeting is checked when it comes.
+            self.peer = self.dialed
+            self.dialed.attached(self)
+
+    def _unknown(self) -> None:
+        log.warning("closed a connection that sent no greeting", pid=self.pid)
+        self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            frames = self._framer.feed(data)
+            if self._timer is not None:
+                if not frames:
+                    return
+                self._greeted(*frames.pop(0))
+        except ProtocolError as error:
+            log.warning(
+                "closed a connection",
+                peer=str(self.peer and self.peer.address),
+                pid=self.pid,
+                reason=error.message,
+            )
+            self.transport.abort()
+            return
+        peer = self.peer
+        assert peer is not None
+        receive = self.hub.receive
+        for kind, number, payload in frames:
+            receive(peer, kind, number, payload)
+            if kind == SYSTEM:
+                self._arrived = number
+        if self._arrived != self._acked:
+            self._acked = self._arrived
+            peer.send(frame(ACK, self._arrived))
+
+    def _greeted(self, kind: int, _: int, payload: bytes) -> None:
+        if kind != HELLO:
+            raise ProtocolError("the first frame of a connection must be a greeting")
+        greeting = read_greeting(payload)
+        try:
+            address = Address.parse(greeting.address)
+        except ValueError as error:
+            raise ProtocolError(str(error)) from error
+        if address.node != greeting.node:
+            raise ProtocolError(f"{address} greets as node {greeting.node}")
+        if address.pid and self.pid and address.pid != self.pid:
+            raise ProtocolError(f"{address} greets from process {self.pid}")
+        if self.dialed is not None and address != self.dialed.address:
+            raise ProtocolError(f"{address} answers at the place of {self.dialed.address}")
+        assert self._timer is not None
+        self._timer.cancel()
+        self._timer = None
+        if self.peer is None:
+            self.peer = self.hub.peer(address)
+            self.peer.attached(self)
+        self.peer.max_frame = greeting.max_frame
+        self.peer.incarnation = greeting.incarnation
+
+    def pause_writing(self) -> None:
+        if self.peer is not None and self.peer.connection is self:
+            self.peer.pause(True)
+
+    def resume_writing(self) -> None:
+        if self.peer is not None and self.peer.connection is self:
+            self.peer.pause(False)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.hub.connections.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.peer is not None:
+            self.peer.lost(self)
