@@ -21,7 +21,7 @@ from actors.runtime.base import REFUSED, TetherManager, class_name
 from actors.runtime.hub import Hub
 from actors.runtime.serving import Serving, handlers_of
 from actors.runtime.streams import Stream
-from actors.runtime.transport import Transport, told_of_exit
+from actors.runtime.transport import Transport
 from tether.contracts import Contract
 from tether.errors import DeadlineExceeded, Forbidden, Overloaded, Unavailable
 from tether.telemetry import logs, metrics
@@ -208,9 +208,9 @@ class Actor(ThespianActor):
             up.set_result(address)
 
     def _child_exited(self, message: Any) -> None:
-        address = told_of_exit(message)
-        if address is None:
-            instance = getattr(message.childAddress.addressDetails, "addressInstanceNum", -1)
+        address = message.childAddress.addressDetails
+        if not isinstance(address, Address):  # Thespian's number of a child that wasn't up
+            instance = getattr(address, "addressInstanceNum", -1)
             up = self._expected.get(instance)
             if up is not None and not up.done():
                 up.set_exception(Unavailable("the process of the actor ended before it was up"))
