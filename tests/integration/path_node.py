@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -16,6 +17,7 @@ from typing import Any
 import asyncpg
 import msgspec
 import psutil
+from conftest import TEMPLATE, in_database
 
 from actors.gateway import Gateway, GatewayOptions
 from actors.registry import Registry, RegistryOptions
@@ -53,14 +55,17 @@ from tether.core.admission import TenantLimits
 from tether.errors import Draining, PeerLost, TetherError
 from tether.stores import keys
 from tether.stores.database import connect
+from tether.stores.embedded import Embedded
 
 CARD = ModelCard(name="echo", version="1", engine="echo", context=4096)
 GATEWAY = "control/gateways/0"
 WORKERS = ("w1", "w2")
 
 
-def options_of(dsn: str, cache_dir: Path, workers: tuple[str, ...] = WORKERS) -> SupervisorOptions:
-    """The tree of the node."""
+def options_of(
+    dsn: str, cache_dir: Path, workers: tuple[str, ...], slots: int, queue: int
+) -> SupervisorOptions:
+    """The tree of the node. `queue` requests may wait at the scheduler."""
     gateway = Gateway.spec(
         GatewayOptions(dsn=dsn, limits=TenantLimits(), grace_s=5.0), id="gateway"
     )
@@ -71,7 +76,7 @@ def options_of(dsn: str, cache_dir: Path, workers: tuple[str, ...] = WORKERS) ->
             Registry.spec(RegistryOptions(dsn=dsn, catalog=(CARD,))),
             Roster.spec(),
             Reservation.spec(ReservationOptions(dsn=dsn)),
-            Scheduler.spec(SchedulerOptions()),
+            Scheduler.spec(SchedulerOptions(queue=queue)),
             PartitionSupervisor.spec(
                 PartitionOptions(child=gateway, partitions=1, intensity=50), id="gateways"
             ),
@@ -84,7 +89,7 @@ def options_of(dsn: str, cache_dir: Path, workers: tuple[str, ...] = WORKERS) ->
                 node_id="n1",
                 cards=(CARD,),
                 cache_dir=str(cache_dir),
-                slots=64,
+                slots=slots,
             )
         )
         for worker_id in workers
@@ -284,8 +289,19 @@ def echoed(text: str, tokens: int) -> str:
 
 
 @contextlib.contextmanager
-def running_path(dsn: str) -> Iterator[PathNode]:
-    """A node from its first process to its last."""
+def running_path(
+    server: Embedded, workers: tuple[str, ...] = WORKERS, slots: int = 64, queue: int = 4096
+) -> Iterator[PathNode]:
+    """A node from its first process to its last, on a database of its own."""
+    name = f"path_{secrets.token_hex(4)}"
+
+    async def make() -> str:
+        connection = await connect(server.dsn)
+        await connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        await connection.close()
+        return in_database(server.dsn, name)
+
+    dsn = asyncio.run(make())
     run_dir = Path(tempfile.mkdtemp(prefix="tp-"))
     system = System.start(
         {
@@ -297,6 +313,7 @@ def running_path(dsn: str) -> Iterator[PathNode]:
         }
     )
     processes: list[psutil.Process] = []
+    options = options_of(dsn, run_dir, workers, slots, queue)
 
     async def begin() -> tuple[Address, str]:
         connection = await connect(dsn)
@@ -305,7 +322,7 @@ def running_path(dsn: str) -> Iterator[PathNode]:
         endpoint = Endpoint.connect(run_dir=str(run_dir), node="n1", port=1901)
         async with endpoint:
             processes.append(psutil.Process(endpoint.admin_pid))
-            return await start_tree(endpoint, options_of(dsn, run_dir)), made.text
+            return await start_tree(endpoint, options), made.text
 
     async def end(root: Address) -> None:
         endpoint = Endpoint.connect(run_dir=str(run_dir), node="n1", port=1901)

@@ -10,12 +10,10 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
-from conftest import in_database
 from path_node import GATEWAY, Answer, Client, PathNode, echoed, running_path, until
 
 from tether.contracts import ExitReason, Infer, StopChild
 from tether.errors import Draining, PeerLost
-from tether.stores.database import connect
 from tether.stores.embedded import Embedded
 
 TOKENS = 100
@@ -24,15 +22,7 @@ TEXT = "alpha beta gamma delay=20"
 
 @pytest.fixture(scope="module")
 def node(server: Embedded) -> Iterator[PathNode]:
-    name = f"kills_{secrets.token_hex(4)}"
-
-    async def make() -> None:
-        connection = await connect(server.dsn)
-        await connection.execute(f"CREATE DATABASE {name} TEMPLATE migrated")
-        await connection.close()
-
-    asyncio.run(make())
-    with running_path(in_database(server.dsn, name)) as running:
+    with running_path(server) as running:
         yield running
 
 

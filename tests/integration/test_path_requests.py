@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Iterator
 import asyncpg
 import pytest
 import pytest_asyncio
-from conftest import in_database
 from path_node import Answer, Client, PathNode, echoed, running_path
 
 from tether.contracts import Completed, Finish, ListModels, Readiness
@@ -23,21 +22,12 @@ from tether.errors import (
     Unauthenticated,
 )
 from tether.stores import keys
-from tether.stores.database import connect
 from tether.stores.embedded import Embedded
 
 
 @pytest.fixture(scope="module")
 def node(server: Embedded) -> Iterator[PathNode]:
-    name = f"path_{secrets.token_hex(4)}"
-
-    async def make() -> None:
-        connection = await connect(server.dsn)
-        await connection.execute(f"CREATE DATABASE {name} TEMPLATE migrated")
-        await connection.close()
-
-    asyncio.run(make())
-    with running_path(in_database(server.dsn, name)) as running:
+    with running_path(server) as running:
         yield running
 
 

@@ -1,0 +1,146 @@
+"""More requests than slots: one worker with two slots, and a scheduler that lets four wait."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+from path_node import Client, PathNode, echoed, running_path, until
+
+from tether.errors import Cancelled, DeadlineExceeded, Overloaded
+from tether.stores import keys
+from tether.stores.embedded import Embedded
+
+
+@pytest.fixture(scope="module")
+def node(server: Embedded) -> Iterator[PathNode]:
+    with running_path(server, workers=("w1",), slots=2, queue=4) as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def client(node: PathNode) -> AsyncIterator[Client]:
+    async with node.client() as made:
+        yield made
+
+
+@pytest.fixture
+def token() -> str:
+    return secrets.token_hex(8)
+
+
+async def test_they_wait_for_a_slot_and_all_are_answered(client: Client, token: str) -> None:
+    infers = [
+        client.infer(f"w{n} delay=20", f"{token}-{n}", max_tokens=10, stream=n % 2 == 0)
+        for n in range(6)
+    ]
+    answers = await asyncio.gather(*map(client.answer, infers))
+    for number, answer in enumerate(answers):
+        assert answer.text == echoed(f"w{number}", 10)
+    for infer in infers:
+        assert (await client.settled(infer.retry_token))["outcome"] == "completed"
+
+
+async def test_beyond_the_bound_they_are_sent_away(client: Client, token: str) -> None:
+    async def one(number: int) -> str:
+        try:
+            infer = client.infer("w delay=20", f"{token}-{number}", max_tokens=20)
+            return (await client.answer(infer)).text
+        except Overloaded:
+            return ""
+
+    texts = await asyncio.gather(*map(one, range(12)))
+    assert sorted(texts) == [""] * 6 + [echoed("w", 20)] * 6
+    await client.no_lease_left()
+
+
+async def test_who_leaves_the_queue_takes_no_slot(client: Client, token: str) -> None:
+    busy = [
+        asyncio.create_task(
+            client.answer(client.infer("w delay=20", f"{token}-{n}", max_tokens=50))
+        )
+        for n in range(2)
+    ]
+    for n in range(2):
+        await client.known(f"{token}-{n}")
+    gateway = await client.gateway()
+    left = [
+        client.endpoint.stream(
+            gateway, client.infer("w", f"{token}-left-{n}", explicit_token=False)
+        )
+        for n in range(4)
+    ]
+    waiting = [asyncio.create_task(stream.__anext__()) for stream in left]
+
+    async def crowded() -> bool:
+        try:
+            await client.answer(client.infer("w", secrets.token_hex(8), deadline_s=0.2))
+        except Overloaded:
+            return True
+        except DeadlineExceeded:
+            return False
+        return False
+
+    await until(crowded)
+    for stream in left:
+        stream.close()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    after = await client.answer(client.infer("w", f"{token}-after"))
+    assert after.text == echoed("w", 8)
+    for task in busy:
+        assert (await task).text == echoed("w", 50)
+    rows = await client.database.fetchval(
+        "SELECT count(*) FROM jobs WHERE retry_token LIKE $1", f"{token}-left-%"
+    )
+    assert rows == 0, "nothing was reserved for them"
+    await client.no_lease_left()
+
+
+async def test_a_deadline_passes_in_the_queue(client: Client, token: str) -> None:
+    busy = [
+        asyncio.create_task(
+            client.answer(client.infer("w delay=20", f"{token}-{n}", max_tokens=60))
+        )
+        for n in range(2)
+    ]
+    for n in range(2):
+        await client.known(f"{token}-{n}")
+    with pytest.raises((DeadlineExceeded, Cancelled)):
+        await client.answer(client.infer("w", f"{token}-late", deadline_s=0.4))
+    for task in busy:
+        await task
+
+
+async def test_a_crowd_of_one_tenant_lets_another_one_in(client: Client, token: str) -> None:
+    """Round robin: the other tenant's only request isn't last."""
+    other = (await keys.create(client.database, "quiet")).text
+    order: list[str] = []
+
+    async def one(name: str, credential: str) -> None:
+        infer = client.infer("w delay=20", f"{token}-{name}", max_tokens=10, credential=credential)
+        await client.answer(infer)
+        order.append(name)
+
+    crowd = [asyncio.create_task(one(f"c{n}", client.node.key)) for n in range(5)]
+    await client.known(f"{token}-c0")
+    await client.known(f"{token}-c1")
+    await asyncio.gather(*crowd, one("quiet", other))
+    assert order.index("quiet") < 5
+
+
+async def test_while_the_only_worker_restarts_requests_wait_for_it(
+    client: Client, token: str
+) -> None:
+    running = asyncio.create_task(
+        client.answer(client.infer("w delay=20", f"{token}-0", max_tokens=60))
+    )
+    await client.known(f"{token}-0")
+    line = await client.kill("workers/w1")
+    during = await client.answer(client.infer("x", f"{token}-1"))
+    assert during.text == echoed("x", 8)
+    assert (await running).text == echoed("w", 60), "continued on the restarted worker"
+    await client.successor(line)
+    await client.no_lease_left()
