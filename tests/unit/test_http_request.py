@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervision.tree_view import index_of
+from supervision import index_of
 from tether.errors import (
     BadRequest,
     BodyTooLarge,

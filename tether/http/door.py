@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from supervision.child import Supervised
-from supervision.spec import ChildSpec
+from supervision import ChildSpec, Supervised
 from tether.http.admission import Admission
 from tether.http.app import application
 from tether.http.gateways import Gateways

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from supervision.tree_view import index_of
+from supervision import index_of
 from tether.contracts import (
     Catalog,
     Chunk,
