@@ -281,7 +281,7 @@ async def test_a_job_that_is_being_settled_is_not_swept(
 
 async def test_one_bad_row_fails_alone(ledger: Ledger, connection: asyncpg.Connection) -> None:
     good = [reserve(f"good{n}") for n in range(9)]
-    bad = reserve("NUL \0 is no text for PostgreSQL")
+    bad = reserve("bad", worker_address="NUL \0 is no text for PostgreSQL")
     mixed = [*good[:4], bad, *good[4:]]
     answers = await asyncio.gather(*map(ledger.reserve, mixed), return_exceptions=True)
     assert isinstance(answers[4], TetherError)

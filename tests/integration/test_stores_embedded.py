@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -206,7 +207,7 @@ async def test_lock_files_that_name_a_stranger_are_cleared(server: Embedded) -> 
     """After a reboot or in a new container the pid of the dead server belongs to anyone."""
     await server.start()
     await server.stop()
-    stranger = os.getpid()
+    stranger = os.getpid()  # and it lives
     lines = [str(stranger), str(server.cluster), "1", "5432", str(server.socket_dir), "", "", ""]
     (server.cluster / "postmaster.pid").write_text("\n".join(lines))
     (server.socket_dir / ".s.PGSQL.5432.lock").write_text("\n".join(lines))
@@ -218,7 +219,7 @@ async def test_lock_files_that_name_a_stranger_are_cleared(server: Embedded) -> 
 
 async def test_a_kill_in_the_middle_of_initdb_is_made_good(fresh: Embedded) -> None:
     server = fresh
-    half = server.data_dir / "cluster.new"
+    half = server.data_dir / "cluster.new-x1y2"
     half.mkdir(parents=True)
     (half / "PG_VERSION").write_text("18\n")
     (server.data_dir / "password.new").write_text("left over")
@@ -245,6 +246,34 @@ async def test_a_folder_that_is_no_cluster_is_refused(fresh: Embedded) -> None:
     with pytest.raises(EmbeddedError, match="no PostgreSQL data directory; move it away"):
         await server.start()
     assert (server.cluster / "letter.txt").exists()
+
+
+async def test_a_folder_that_is_a_file_is_refused_in_a_sentence(fresh: Embedded) -> None:
+    fresh.data_dir.write_text("not a directory")
+    try:
+        with pytest.raises(EmbeddedError, match=r"can't be used: .*File exists.*; see who owns"):
+            await fresh.start()
+    finally:
+        fresh.data_dir.unlink()
+
+
+async def test_two_managers_of_which_one_was_killed_in_a_launch_agree_on_one_server(
+    server: Embedded,
+) -> None:
+    """The server that the first one launched has its lock file only after the second looked."""
+    await server.start()
+    pid = server.running()
+    server.release()
+    second = Embedded(server.data_dir, server.socket_dir)
+    program = binaries() / "postgres"
+    second._take_lock(1)
+    try:
+        await asyncio.to_thread(
+            second._launch, second._user(program), program, time.monotonic() + 9
+        )
+        assert second.running() == pid
+    finally:
+        second.release()
 
 
 async def test_a_lost_password_is_said_to_be_lost(server: Embedded) -> None:
@@ -331,13 +360,16 @@ async def test_root_hands_the_server_to_someone_else(folder: Path) -> None:
             await server.stop()
 
 
-def test_a_cluster_of_someone_else_is_refused(folder: Path) -> None:
-    """As a plain user: a folder of root's. As root: one of a user who can't enter his folder."""
-    program = binaries() / "postgres"
-    if os.geteuid() != 0:
-        with pytest.raises(EmbeddedError, match="belongs to uid"):
-            choose((Path("/"),), program, Path("/proc/1"))
-        return
+def test_a_cluster_of_someone_else_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, me = binaries() / "postgres", os.geteuid()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: me + 1)
+        with pytest.raises(EmbeddedError, match=f"belongs to uid {me}, .* runs as uid {me + 1};"):
+            choose((folder,), program, folder)
+    if me != 0:
+        return  # only root could give a folder away
     closed = folder / "closed"
     cluster = closed / "cluster"
     cluster.mkdir(parents=True)

@@ -22,6 +22,7 @@ import os
 import secrets
 import shutil
 import subprocess
+import tempfile
 import time
 from importlib import util
 from pathlib import Path
@@ -57,6 +58,7 @@ _SETTINGS = {
     "jit": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
+    "autovacuum_naptime": "15s",
     "log_checkpoints": "off",
     "log_min_messages": "warning",
     "logging_collector": "off",
@@ -118,8 +120,13 @@ class Embedded:
         try:
             await asyncio.to_thread(self._start)
             await self._make_database()
-        except BaseException:
+        except BaseException as error:
             self._unlock()
+            if isinstance(error, OSError):
+                raise EmbeddedError(
+                    f"the embedded PostgreSQL in {self.data_dir} can't be used: {error}; see who "
+                    "owns that directory and whether its disk is full"
+                ) from error
             raise
         return self.dsn
 
@@ -241,13 +248,15 @@ class Embedded:
     def _initialise(self, user: ServerUser) -> None:
         """Make the cluster under another name and rename it: a kill halfway leaves nothing that
         looks whole."""
-        fresh, secret_file = self.data_dir / "cluster.new", self.data_dir / "password.new"
-        shutil.rmtree(fresh, ignore_errors=True)
+        for left in self.data_dir.glob("cluster.new-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        secret_file = self.data_dir / "password.new"
         secret_file.unlink(missing_ok=True)
         _write_private(self.data_dir / "password", secrets.token_urlsafe(32))
+        # A name of its own: the initdb of a manager that was killed may still be at work.
+        fresh = Path(tempfile.mkdtemp(prefix="cluster.new-", dir=self.data_dir))
         try:
             _write_private(secret_file, (self.data_dir / "password").read_text())
-            fresh.mkdir(mode=0o700)
             user.own(fresh)
             user.own(secret_file)
             status, said = user.run(
@@ -271,6 +280,7 @@ class Embedded:
             fresh.rename(self.cluster)
         finally:
             secret_file.unlink(missing_ok=True)
+            shutil.rmtree(fresh, ignore_errors=True)  # only where the renaming wasn't reached
 
     def _write_pgpass(self) -> None:
         try:
@@ -283,7 +293,8 @@ class Embedded:
         _write_private(self.data_dir / "pgpass", f"*:*:*:{USER}:{password}\n")
 
     def _clear_stale(self) -> None:
-        """Remove the lock files of a dead server, whose pid another process may have by now."""
+        """Remove the lock files of a dead server whose pid another process has by now. Those
+        whose pid nobody has are PostgreSQL's to remove: it knows how not to race for them."""
         lock = Path(f"{self._socket}.lock")
         holder = postmaster.lock_holder(lock)
         if holder is not None and Path(holder[1]) != self.cluster.resolve():
@@ -291,8 +302,9 @@ class Embedded:
                 f"the socket directory {self.socket_dir} is used by another PostgreSQL (pid "
                 f"{holder[0]}, data directory {holder[1]}); give this node one of its own"
             )
-        for stale in (self.cluster / "postmaster.pid", lock, self._socket):
-            stale.unlink(missing_ok=True)
+        for stale in (self.cluster / "postmaster.pid", lock):
+            if postmaster.names_a_stranger(stale):
+                stale.unlink(missing_ok=True)
 
     def _launch(self, user: ServerUser, program: Path, deadline: float) -> None:
         """Start a server and wait until it has its lock file. One that finds processes of a
@@ -312,6 +324,8 @@ class Embedded:
                 if postmaster.read(self.cluster) is not None:
                     return
                 time.sleep(0.005)
+            if postmaster.read(self.cluster) is not None:
+                return  # one that a killed manager had launched was faster
             with self.log.open("rb") as log:
                 log.seek(begin)
                 said = log.read(65536).decode(errors="replace")

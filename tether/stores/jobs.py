@@ -28,6 +28,7 @@ _PLANNER = {
 }
 _INT4 = 2**31 - 1
 _INT8 = 2**63 - 1
+_TOKEN = 512  # characters of a retry token; an entry of the index has at most 2,704 bytes
 
 #: What a request in a round came to; None means that it must be asked once more.
 Answer = Reserved | Settled | TetherError | None
@@ -98,8 +99,14 @@ def check(msg: Reserve | Settle) -> Any:
             and 0 <= msg.fence <= _INT8
         ):
             raise BadRequest("a settle's tokens and fence must be numbers from 0 that fit a row")
-    elif type(msg) is Reserve and not (1 <= msg.attempt <= _INT4 and 0 < msg.deadline_s < 1e7):
-        raise BadRequest("a reserve needs an attempt from 1 and a deadline above 0 s")
+    elif type(msg) is Reserve:
+        if not (1 <= msg.attempt <= _INT4 and 0 < msg.deadline_s < 1e7):
+            raise BadRequest("a reserve needs an attempt from 1 and a deadline above 0 s")
+        if len(msg.retry_token) > _TOKEN or "\0" in msg.retry_token:
+            raise BadRequest(
+                f"an Idempotency-Key has at most {_TOKEN} characters, and no NUL",
+                param="Idempotency-Key",
+            )
     return check_uuid(msg.job_id)
 
 

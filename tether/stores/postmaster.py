@@ -65,6 +65,19 @@ def lock_holder(lock: Path) -> tuple[int, str] | None:
     return (pid, folder) if comm.startswith("postgres") else None
 
 
+def names_a_stranger(lock: Path) -> bool:
+    """Whether a lock file names a process that lives and is no postgres, or is a zombie."""
+    try:
+        pid = abs(int(lock.read_text("utf-8").splitlines()[0]))
+        os.kill(pid, 0)
+        comm, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+    except (ValueError, IndexError, ProcessLookupError, FileNotFoundError):
+        return False
+    except PermissionError:  # it is someone else's process
+        return True
+    return not comm.partition("(")[2].startswith("postgres") or rest.split()[0] == "Z"
+
+
 def await_end(pid: int, timeout_s: float) -> bool:
     """Block until process `pid` has ended; False when it still runs after `timeout_s`."""
     try:

@@ -69,6 +69,11 @@ CREATE TABLE leases (
     worker_address text NOT NULL,
     fence          bigint NOT NULL,
     expires_at     timestamptz NOT NULL
+) WITH (
+    -- They come and go with every request: vacuumed by their number, not by their share.
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 20000,
+    autovacuum_vacuum_cost_delay = 0
 );
 COMMENT ON TABLE leases IS 'One row per running job, for the sweep of those that nobody settles.';
 CREATE INDEX leases_expires_at ON leases (expires_at);
