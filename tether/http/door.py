@@ -70,5 +70,5 @@ class FrontDoor(Supervised):
             await self._server.stop(deadline_s)
 
     def _ended(self, running: asyncio.Task[None]) -> None:
-        if self._stopping is None and not running.cancelled():
+        if self._child_stopping is None and not running.cancelled():
             self.background(self.fail("the HTTP server ended by itself"), name="fail")
