@@ -61,7 +61,9 @@ def tether(*args: str, cwd: Path, timeout: float = 60.0) -> subprocess.Completed
 
 def environment() -> dict[str, str]:
     """Ours, so that tests find what the checkout installed, but no configuration of the shell."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("TETHER_")}
+    return {
+        k: v for k, v in os.environ.items() if not k.startswith("TETHER_") or k == "TETHER_DEBUG"
+    }
 
 
 def write_config(
@@ -108,7 +110,7 @@ class Node:
 
     def wait_ready(self, timeout_s: float) -> None:
         until = time.monotonic() + timeout_s
-        while not self.state.get("ready"):
+        while not (self.state.get("ready") and self.state["pid"] == self.process.pid):
             assert self.process.poll() is None, f"tether up ended early:\n{self.tail()}"
             assert time.monotonic() < until, f"not ready in {timeout_s} s:\n{self.tail()}"
             time.sleep(STEP_S)

@@ -69,6 +69,7 @@ async def chat(
 
 
 def echoed(prompt: str, tokens: int) -> str:
-    """What the echo engine answers: the words of the last message, over and over."""
-    words = prompt.split()
+    """What the echo engine answers: the words of the last message, over and over, but
+    for `delay=MS`."""
+    words = [word for word in prompt.split() if not word.startswith("delay=")]
     return " ".join(words[n % len(words)] for n in range(tokens))
