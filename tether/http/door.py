@@ -31,6 +31,7 @@ class FrontDoor(Supervised):
     Options: ClassVar[type[msgspec.Struct]] = DoorOptions
 
     _server: HttpServer | None = None
+    _told_to_stop = False
 
     @classmethod
     def spec(
@@ -66,9 +67,10 @@ class FrontDoor(Supervised):
 
     async def stop(self, deadline_s: float) -> None:
         """Lets running answers finish, turns new ones away."""
+        self._told_to_stop = True
         if self._server is not None:
             await self._server.stop(deadline_s)
 
     def _ended(self, running: asyncio.Task[None]) -> None:
-        if self._child_stopping is None and not running.cancelled():
+        if not self._told_to_stop and not running.cancelled():
             self.background(self.fail("the HTTP server ended by itself"), name="fail")

@@ -8,6 +8,7 @@ request that is refused gets its true status even if it asked for a stream.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from hashlib import blake2b
 from time import perf_counter
 
@@ -26,6 +27,8 @@ from tether.http.identity import new_traceparent
 from tether.http.lifeline import Lifeline
 from tether.http.options import DoorOptions
 from tether.telemetry import logs, metrics
+
+LAST_WORDS_S = 2.0
 
 log = logs.get(__name__)
 
@@ -53,19 +56,31 @@ class Exchange:
             await reply.fail(error)
             return
         try:
-            await self._run(envelope, receive, reply)
-        except TetherError as error:
-            if isinstance(error, Cancelled):
-                metrics.http_hangups.inc()
-            await reply.fail(error)
-        except asyncio.CancelledError:
-            # The server's shutdown ran out of patience. The answer is ended here, as broken.
-            await reply.fail(Draining("the server stopped before the answer was complete"))
-        except Exception:
-            log.exception("a request failed", request_id=envelope.request_id)
-            await reply.fail(Internal(f"an error of ours; its id is {envelope.request_id}"))
+            await self._answer(envelope, receive, reply)
         finally:
             admission.leave()
+
+    async def _answer(self, envelope: Envelope, receive: Receive, reply: _Reply) -> None:
+        """Whatever happens is said to the client, if it takes that within `LAST_WORDS_S`: one
+        that doesn't read keeps no place here beyond its deadline."""
+        why: TetherError
+        try:
+            await self._run(envelope, receive, reply)
+            return
+        except Cancelled as error:
+            metrics.http_hangups.inc()
+            why = error
+        except TetherError as error:
+            why = error
+        except asyncio.CancelledError:
+            # The server's shutdown ran out of patience. The answer is ended here, as broken.
+            why = Draining("the server stopped before the answer was complete")
+        except Exception:
+            log.exception("a request failed", request_id=envelope.request_id)
+            why = Internal(f"an error of ours; its id is {envelope.request_id}")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_S):
+                await reply.fail(why)
 
     async def _run(self, envelope: Envelope, receive: Receive, reply: _Reply) -> None:
         headers, options = envelope.headers, self._options

@@ -7,6 +7,12 @@ import socket
 from tether.errors import Unavailable
 
 BACKLOG = 4096
+UNREAD_MS = 120_000  # a client that takes nothing for so long is cut off
+_CONNECTION = (  # inherited by every connection, tcp(7)
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MS),
+)
 
 
 class PortTaken(Unavailable):
@@ -31,6 +37,8 @@ def listen(host: str, port: int, *, share: bool) -> socket.socket:
         raise PortTaken(f"cannot listen on {host}: {error.strerror}; set http.host") from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for option in _CONNECTION:
+            sock.setsockopt(*option)
         if share:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(address)

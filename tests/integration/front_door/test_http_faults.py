@@ -219,6 +219,16 @@ async def test_a_slow_reader_stops_the_producer(door: Served) -> None:
         assert said(await raw.body()).count("x" * 2000) == total
 
 
+async def test_a_reader_that_stops_keeps_its_place_no_longer_than_its_deadline(
+    door: Served,
+) -> None:
+    async with await Raw.open(door.port, limit=1024) as raw:
+        raw.post(CHAT, chat("x" * 2000, 20_000, stream=True), x_request_timeout_s="0.5")
+        await raw.head()  # and not a byte more
+        await until(lambda: door.node.gateway().running == 0)
+        await until(lambda: door.admission.running == 0)
+
+
 async def test_draining(door: Served) -> None:
     async with await Raw.open(door.port) as running, await Raw.open(door.port) as idle:
         idle.write(request("GET", "/healthz"))
