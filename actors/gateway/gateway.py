@@ -28,6 +28,8 @@ from tether.contracts import (
     Infer,
     ListModels,
     Outcome,
+    Place,
+    Placed,
     Readiness,
     Ready,
     Settle,
@@ -55,6 +57,8 @@ TICK_S = 0.25
 OVERTIME_S = 0.5  # the worker knows the deadline too, and settles by it
 START_S = 15.0
 SETTLES_AT_ONCE = 128
+FINISHED_S = 0.002
+MAX_FINISHED = 64
 SECOND_S = 2.0  # after a worker should have settled a cancelled run
 MAX_TOKEN_LENGTH = 255
 _CHARACTERS_A_TOKEN = 4  # a guess for the token limit, corrected when the answer is there
@@ -83,10 +87,15 @@ class Gateway(Supervised):
         self._settler = Settler(self, "gateway")
         self._second: deque[tuple[float, Settle]] = deque(maxlen=options.completions)
         self._watched: set[str] = set()
+        self._finished: list[Finished] = []
+        self._finished_timer: asyncio.TimerHandle | None = None
         self._index = Index(Catalog(version=0, models=()))
         self._ready: tuple[str, ...] = ()
         self._alive: frozenset[str] = frozenset()
         self._draining = False
+        self._ended: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
+        self._tokens_in = 0
+        self._tokens_out = 0
         self._bind_metrics()
         await self._keyring.open()
         self.background(self._keyring.watch(), name="keys")
@@ -104,6 +113,7 @@ class Gateway(Supervised):
         chain doesn't wait for the slowest stream; at the end of a node the doors, which stop
         first, have let all streams finish."""
         self._draining = True
+        self._publish()
         await self._keyring.close()
 
     # ---- requests
@@ -235,10 +245,22 @@ class Gateway(Supervised):
     # ---- what a flight needs
 
     def scheduler(self) -> Any:
+        """
+        Raises:
+            Draining: it doesn't run.
+        """
         address = self.tree.address("control/scheduler")
         if address is None:
             raise Draining("the scheduler is gone, and this gateway restarts after it")
         return address
+
+    async def place(self, place: Place, timeout: float) -> Placed:
+        """Ask the scheduler. Raises what it says, or `Draining` when it is gone."""
+        scheduler = self.scheduler()
+        if self._finished:
+            self._tell_finished()
+        placed: Placed = await self.ask(scheduler, place, timeout)
+        return placed
 
     def placed(self, worker_address: str) -> None:
         """Hear of that worker's end."""
@@ -247,9 +269,23 @@ class Gateway(Supervised):
             self.watch(Address.parse(worker_address), lambda: self._worker_lost(worker_address))
 
     def released(self, job_id: str, worker_id: str, *, ok: bool) -> None:
-        """Tell the scheduler that a slot is free."""
+        """Tell the scheduler that a slot is free: at once if there is nothing else to do, else
+        with the next `Place`, or after a moment. That is one write less a request."""
+        self._finished.append(Finished(job_id=job_id, worker_id=worker_id, ok=ok))
+        if not self._flights or len(self._finished) >= MAX_FINISHED:
+            self._tell_finished()
+        elif self._finished_timer is None:
+            self._finished_timer = self.loop.call_later(FINISHED_S, self._tell_finished)
+
+    def _tell_finished(self) -> None:
+        if self._finished_timer is not None:
+            self._finished_timer.cancel()
+            self._finished_timer = None
+        finished, self._finished = self._finished, []
         with suppress(TetherError):  # it is away, and comes back with empty seats
-            self.tell(self.scheduler(), Finished(job_id=job_id, worker_id=worker_id, ok=ok))
+            scheduler = self.scheduler()
+            for one in finished:
+                self.tell(scheduler, one)
 
     def grew(self, flight: Flight) -> None:
         self._sessions.grew(flight)
@@ -275,15 +311,15 @@ class Gateway(Supervised):
         if outcome is not Outcome.COMPLETED:
             used = len(flight.journal.prompt_ids) + flight.journal.tokens
         self._admission.leave(flight.tenant_id, flight.charged - used, now)
-        self._outcomes[outcome].inc()
+        self._ended[outcome] += 1
         if flight.first_at is not None:
             self._first_token.observe(flight.first_at - flight.since)
         settle = flight.settle()
         if outcome is Outcome.COMPLETED:
             self._sessions.grew(flight)
             self._sessions.finish(flight, now, keep=flight.explicit)
-            self._prompt_tokens.inc(usage.prompt_tokens)
-            self._output_tokens.inc(usage.completion_tokens)
+            self._tokens_in += usage.prompt_tokens
+            self._tokens_out += usage.completion_tokens
             if settle is not None:
                 self._completions.add(flight.worker_address, settle, now)
         else:
@@ -352,12 +388,24 @@ class Gateway(Supervised):
                     (one for one in self._second if one[0] > now), self._second.maxlen
                 )
                 self.background(self._settle_all(due), name="settle")
+            self._publish()
             self._used_sessions.set(len(self._sessions))
             self._used_tokens.set(self._sessions.tokens)
             self._used_characters.set(self._sessions.characters)
             self._used_completions.set(len(self._completions))
             self._used_keys.set(len(self._keyring))
             self._used_tenants.set(len(self._admission))
+
+    def _publish(self) -> None:
+        """What was counted since the last time; a counter's lock a request would cost more."""
+        for outcome, count in self._ended.items():
+            if count:
+                self._outcomes[outcome].inc(count)
+                self._ended[outcome] = 0
+        if self._tokens_in or self._tokens_out:
+            self._prompt_tokens.inc(self._tokens_in)
+            self._output_tokens.inc(self._tokens_out)
+            self._tokens_in = self._tokens_out = 0
 
     def _bind_metrics(self) -> None:
         self._outcomes = {outcome: metrics.requests.labels(outcome.value) for outcome in Outcome}

@@ -36,6 +36,7 @@ log = logs.get(__name__)
 
 TICK_S = 0.1
 LAST_WORDS_S = 0.5  # at the end, for what was broken off to be said
+MOMENT_S = 0.002
 DELIVERY_S = 2.0  # how long a settle waits for a reader that is slow to take the last chunk
 ROSTER = "control/roster"
 
@@ -62,6 +63,7 @@ class Worker(Supervised):
         self._settler = Settler(self, "worker")
         self._tasks = 0
         self._idle = asyncio.Event()
+        self._soon: asyncio.Future[None] | None = None
         self._undelivered: set[Execution] = set()
         self._draining = False
         self._later: set[Execution] = set()
@@ -187,12 +189,27 @@ class Worker(Supervised):
         settle = execution.settle()
         if settle is None:
             return
+        if self._guard.running:
+            await self._moment()  # shared, and nothing cancels a run that is over
         if execution.ends and execution.journal.finish is not None:
             execution.delivered = self.loop.create_future()
             self._undelivered.add(execution)
             await execution.delivered
             self._undelivered.discard(execution)
         await self._settler.settle(settle)
+
+    def _moment(self) -> asyncio.Future[None]:
+        """A little later, the same for all who wait: what they then say leaves in one write, and
+        is one round for reservation. The last chunks leave meanwhile."""
+        if self._soon is None:
+            self._soon = self.loop.create_future()
+            self.loop.call_later(MOMENT_S, self._now)
+        return self._soon
+
+    def _now(self) -> None:
+        soon, self._soon = self._soon, None
+        if soon is not None and not soon.done():
+            soon.set_result(None)
 
     async def _compute(self, execution: Execution) -> None:
         run, journal, loop = execution.run, execution.journal, self.loop

@@ -108,12 +108,8 @@ class Ground:
         self.landings = 0
         self.loop = asyncio.get_running_loop()
 
-    def scheduler(self) -> str:
-        return "scheduler"
-
-    async def ask(self, address: Any, contract: Contract, timeout: float = 5.0) -> Any:
-        assert isinstance(contract, Place)
-        self.places.append(contract)
+    async def place(self, place: Place, timeout: float) -> Placed:
+        self.places.append(place)
         answer = next(self.placements)
         if isinstance(answer, asyncio.Event):
             await answer.wait()
