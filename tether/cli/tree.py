@@ -41,7 +41,7 @@ def tree(path: Path, *, as_json: bool) -> int:
         for node in found.nodes:
             print(msgspec.json.encode(_as_dict(node)).decode())
     else:
-        Console().print(drawn(found, state))
+        Console(soft_wrap=True).print(drawn(found, state))
     return 0
 
 

@@ -76,7 +76,7 @@ class Bars:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bars.stop()
+        self._hide()
 
     def working(self, told: str, what: str, fraction: float) -> None:
         """See `Narrator`."""
@@ -93,8 +93,12 @@ class Bars:
         if fraction >= 1:
             self._bars.remove_task(self._tasks.pop(what))
             if not self._tasks:
-                self._bars.stop()
+                self._hide()
             self.say(f"{what}: ready")
+
+    def _hide(self) -> None:
+        if self._shown:  # rich ends a line that it never began
+            self._bars.stop()
 
     def say(self, sentence: str) -> None:
         """See `Narrator`."""

@@ -25,7 +25,7 @@ from supervision import Root, stop_tree
 from tether.config import Config
 from tether.contracts import StartChild, Tree, WatchTree
 from tether.engines import prepare
-from tether.errors import TetherError
+from tether.errors import PeerLost, TetherError
 from tether.node.home import Home, NodeState
 from tether.node.narrator import Narrator
 from tether.node.plan import ACTOR_CLASSES, card_of, dsn_of, tree_of
@@ -155,8 +155,9 @@ class Launcher:
                 if lost.is_set():
                     raise NodeFailed(self._why_lost())
             finally:
+                broken = serving.done() and not serving.cancelled()
                 serving.cancel()
-                if not lost.is_set():
+                if not lost.is_set() and not broken:
                     self._narrator.say("stopping: running answers finish first")
                     await self._stop(endpoint, root)
                 watching.cancel()
@@ -187,7 +188,8 @@ class Launcher:
                 "node.start_deadline_s"
             ) from None
         except TetherError as error:
-            raise NodeFailed(f"the node could not start: {self._why_lost(str(error))}") from error
+            why = self._why_lost() if isinstance(error, PeerLost) else error.message
+            raise NodeFailed(f"the node could not start: {why}") from error
         if self._dev:
             async with Database(self._state.dsn, size=1) as database:
                 made = await keys.create(database, "dev", "tether up --dev")
@@ -241,10 +243,12 @@ class Launcher:
         )
         self._home.tell(self._state)
 
-    def _why_lost(self, otherwise: str = "the root supervisor or the Admin was killed") -> str:
-        """The last exit that the tree told of, as the reason of the whole."""
-        exits = [f"{n.path}: {n.last_exit}" for n in self._seen.nodes if n.last_exit]
-        return "; ".join(exits) if exits else otherwise
+    def _why_lost(self) -> str:
+        """The failures that the tree told of last, as the reason of the whole."""
+        ends = {n.path: n.last_exit for n in self._seen.nodes if n.state != "running"}
+        failures = [f"{path}: {end}" for path, end in ends.items() if "fail" in end]
+        why = "; ".join(failures) or "its process or the Admin's was killed"
+        return f"the root supervisor is gone ({why}); see the log, and start the node again"
 
 
 async def _first(*waits: Any) -> None:
