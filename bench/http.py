@@ -150,9 +150,8 @@ class Bare(Subject):
     name = "bare"
 
     def start(self) -> None:
-        path = self.folder / "back"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.http_floor", str(self.port), str(path)],
+            [sys.executable, "-m", "bench.http_floor", str(self.port)],
             stdin=subprocess.DEVNULL,
         )
         until = time.monotonic() + 30

@@ -2,7 +2,7 @@
 
 The front passes a few bytes for each request over one connection to the back, which answers
 with the same tokens that the echo engine makes: all at once, or 10 ms apart. Nothing is parsed,
-checked, counted or kept. `python -m bench.http_floor PORT SOCKET` runs both until it is ended.
+checked, counted or kept. `python -m bench.http_floor PORT` runs both until it is ended.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
+import socket
 import struct
 import subprocess
 import sys
@@ -72,7 +72,7 @@ class Frames(asyncio.Protocol):
         self.out.clear()
 
 
-async def back(path: str) -> None:
+async def back(end: socket.socket) -> None:
     """Answers b"u" with 8 tokens, b"b" with 64 at once, b"p" with 64 that are 10 ms apart."""
     tasks: set[asyncio.Task[None]] = set()
 
@@ -92,11 +92,11 @@ async def back(path: str) -> None:
         task.add_done_callback(tasks.discard)
 
     left = asyncio.Event()
-    await asyncio.get_running_loop().create_unix_server(lambda: Frames(arrived, left), path)
+    await asyncio.get_running_loop().create_unix_connection(lambda: Frames(arrived, left), sock=end)
     await left.wait()  # it ends with the front, however that ends
 
 
-async def front(port: int, path: str) -> None:
+async def front(port: int, end: socket.socket) -> None:
     """uvicorn with one plain ASGI function."""
     numbers = itertools.count()
     queues: dict[int, asyncio.Queue[int]] = {}
@@ -105,7 +105,9 @@ async def front(port: int, path: str) -> None:
         queues[number].put_nowait(last)
 
     loop = asyncio.get_running_loop()
-    _, frames = await loop.create_unix_connection(lambda: Frames(arrived, asyncio.Event()), path)
+    _, frames = await loop.create_unix_connection(
+        lambda: Frames(arrived, asyncio.Event()), sock=end
+    )
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         body = json.loads((await receive())["body"])
@@ -137,14 +139,15 @@ async def front(port: int, path: str) -> None:
 
 def main() -> None:
     if sys.argv[1] == "back":
-        uvloop.run(back(sys.argv[2]))
+        uvloop.run(back(socket.socket(fileno=int(sys.argv[2]))))
         return
-    port, path = int(sys.argv[1]), sys.argv[2]
-    behind = subprocess.Popen([sys.executable, "-m", "bench.http_floor", "back", path])
-    while not os.path.exists(path):  # noqa: PTH110
-        if behind.poll() is not None:
-            sys.exit("the back of the floor did not start")
-    uvloop.run(front(port, path))
+    near, far = socket.socketpair()
+    subprocess.Popen(
+        [sys.executable, "-m", "bench.http_floor", "back", str(far.fileno())],
+        pass_fds=[far.fileno()],
+    )
+    far.close()
+    uvloop.run(front(int(sys.argv[1]), near))
 
 
 if __name__ == "__main__":
