@@ -46,7 +46,8 @@ def test_once(checkout: Path, measured: list[str]) -> None:
     process = demo(checkout, "--once")
     shown, _ = process.communicate(timeout=280)
     assert process.returncode == 0, shown
-    assert "blue" in shown.split("> Why is the sky blue", 1)[1].split("(finish_reason", 1)[0][40:]
+    answer = shown.split("in one sentence.", 1)[1].split("(finish_reason stop", 1)[0]
+    assert "force" in answer
     for told in ("control", "reservation", "gateways", "torch", "doors"):
         assert re.search(rf"{told}\s.*running", shown), shown
     assert re.search(r"state\s+settled", shown)
@@ -63,7 +64,8 @@ def test_once(checkout: Path, measured: list[str]) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_it_stays_up_and_its_curl_line_works(checkout: Path) -> None:
+def test_stays_up(checkout: Path) -> None:
+    """Its curl line works, and Ctrl-C stops it."""
     process = demo(checkout)
     try:
         assert process.stdout is not None

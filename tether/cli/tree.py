@@ -41,15 +41,15 @@ def tree(path: Path, *, as_json: bool) -> int:
         for node in found.nodes:
             print(msgspec.json.encode(_as_dict(node)).decode())
     else:
-        Console(soft_wrap=True).print(drawn(found, state))
+        print(f"{state.url}  (tether up: pid {state.pid})")
+        Console().print(drawn(found, state))
     return 0
 
 
 def drawn(tree: Tree, state: NodeState) -> Drawing:
     """The tree as rich draws it, the node's own process at the top."""
     root = next((node for node in tree.nodes if not node.path), None)
-    words = f"{_line(root, state.node)}  " if root else f"[bold]{escape(state.node)}[/]  "
-    top = Drawing(f"{words}[dim](tether up: pid {state.pid})[/]  {escape(state.url)}")
+    top = Drawing(_line(root, state.node) if root else f"[bold]{escape(state.node)}[/]")
     branches = {"": top}
     for node in tree.nodes:
         parent, _, id_ = node.path.rpartition("/")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -26,11 +28,8 @@ def up(path: Path, *, dev: bool, log_file: Path | None) -> int:
         CommandFailed: it did not come up, or broke.
     """
     config = load(path)
-    terminal = os.fdopen(os.dup(sys.stderr.fileno()), "w")
-    if log_file is not None:
-        _redirect(log_file)
-    logs.configure("DEBUG" if dev else None)
-    with terminal, Bars(terminal) as bars:
+    with _logging_to(log_file) as terminal, Bars(terminal) as bars:
+        logs.configure("DEBUG" if dev else None)
         try:
             Launcher(config, bars, dev=dev).run()
         except KeyboardInterrupt:
@@ -40,14 +39,24 @@ def up(path: Path, *, dev: bool, log_file: Path | None) -> int:
     return 0
 
 
-def _redirect(log_file: Path) -> None:
-    """Lead standard error, which all processes of the node inherit, to `log_file`."""
-    try:
-        log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    except OSError as error:
-        raise CommandFailed(f"{log_file} cannot be written ({error.strerror})") from None
-    os.dup2(log, sys.stderr.fileno())
-    os.close(log)
+@contextmanager
+def _logging_to(log_file: Path | None) -> Iterator[TextIO]:
+    """Lead standard error, which all processes of the node inherit, to `log_file` for a while;
+    gives what it was."""
+    number = sys.stderr.fileno()
+    with os.fdopen(os.dup(number), "w") as terminal:
+        try:
+            if log_file is not None:
+                log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+                os.dup2(log, number)
+                os.close(log)
+            yield terminal
+        except OSError as error:
+            if error.filename != str(log_file):
+                raise
+            raise CommandFailed(f"{log_file} cannot be written ({error.strerror})") from None
+        finally:
+            os.dup2(terminal.fileno(), number)
 
 
 class Bars:

@@ -114,6 +114,7 @@ class Launcher:
                 "THESPLOG_FILE": str(home.path / "thespian.log"),  # it would be in /tmp
                 "HF_HOME": str(config.cache_dir / "huggingface"),
                 "HF_HUB_OFFLINE": "1",
+                "TORCHINDUCTOR_CACHE_DIR": str(config.cache_dir / "torchinductor"),  # likewise
                 "TOKENIZERS_PARALLELISM": "false",
             }
         )
