@@ -40,6 +40,7 @@ class ActorSystemBase(tether_base.ActorSystemBase):
 
     def __init__(self, system: Any, logDefs: Any = None) -> None:  # noqa: N803
         system.capabilities["Allow Pickle"] = True
+        system.capabilities["Max Frame"] = 256 << 20  # the suite sends up to 100 MB
         system.capabilities["Run Dir"] = os.environ["TETHER_SUITE_RUN_DIR"]
         super().__init__(system, logDefs)
 
@@ -72,6 +73,10 @@ def main(arguments: list[str]) -> int:
     folder = Path(thespian.test.__file__).parent
     with tempfile.TemporaryDirectory(prefix="tt") as run_dir:
         os.environ["TETHER_SUITE_RUN_DIR"] = run_dir
+        os.environ.pop("PYTHONUNBUFFERED", None)  # one test counts on the buffer of a pipe
+        # Many tests wait a quarter of a second for an actor: it mustn't compile its imports.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = f"{run_dir}/pyc"
         chosen = [a for a in rest if ".py" in a]
         targets = [str(folder / a) for a in chosen] or [str(folder)]
         options = [a for a in rest if a not in chosen]

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import os
 import sys
+from datetime import timedelta
 from typing import Any, Final
 
 from thespian.actors import InvalidActorSpecification
 from thespian.system.addressManager import ActorLocalAddress
 from thespian.system.messages.admin import PendingActorResponse, SystemShutdown
 from thespian.system.multiprocCommon import MultiProcAdmin, MultiProcManager, multiprocessCommon
+from thespian.system.transport import TransmitOnly
 
 from actors.runtime.spawning import SpawnContext, SpawnedProcess, serving_now
 from actors.runtime.transport import Transport
@@ -23,6 +25,7 @@ from tether.telemetry import logs
 
 NAME: Final = "tether"
 VERSION: Final = 1
+LAST_WORDS_S: Final = 2.0  # how long an Admin that ends waits for its messages to arrive
 REFUSED: Final = "is not on the list of the capability 'Actor Classes'"
 
 log = logs.get(__name__)
@@ -73,6 +76,9 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
         serving_now()
         try:
             super().run()
+            # Thespian goes as soon as its own starter knows; others may still have to hear of
+            # exits, and of the end of the node.
+            self.transport.run(TransmitOnly, timedelta(seconds=LAST_WORDS_S))
         finally:
             self.transport.close()
 
