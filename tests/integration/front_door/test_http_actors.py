@@ -8,6 +8,7 @@ import signal
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
+from pathlib import Path
 
 import openai
 import pytest
@@ -42,6 +43,8 @@ def run_dir() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="tether-") as folder:
         patch = pytest.MonkeyPatch()
         patch.setenv("THESPLOG_FILE", f"{folder}/thespian.log")
+        patch.setenv("PROMETHEUS_MULTIPROC_DIR", f"{folder}/metrics")
+        (Path(folder) / "metrics").mkdir()
         system = System.start(
             {
                 "Node Id": NODE,
@@ -170,6 +173,12 @@ async def test_clients_kills_and_hangups(node: Node) -> None:
     assert (await node.nodes())["doors/1"].pid == before["doors/1"].pid
     for _ in range(10):
         assert (await call(node.port, "POST", CHAT, chat("a")))[0] == 200
+
+    # whichever door is asked tells the sum of all of them, the killed one included
+    _, _, text = await call(node.port, "GET", "/metrics")
+    counted = b'tether_http_requests_total{route="chat_completions",status="200"} 20.0'
+    assert counted in text.splitlines()
+    assert b"tether_http_hangups_total 1.0" in text.splitlines()
 
 
 async def test_stopping_drains(node: Node) -> None:
