@@ -200,7 +200,9 @@ class Peer:
                 log.exception("a watcher failed", peer=str(self.address))
         for served in list(self.serving.values()):
             served.cancel("peer_lost")
-        if not again:
+        if self.hub.closed:
+            self.unacked.clear()  # they may well have arrived, and nobody asks any more
+        elif not again:
             self.abandon()
 
     def abandon(self) -> None:
