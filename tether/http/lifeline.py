@@ -62,8 +62,9 @@ class Lifeline:
         self._reading = False
 
     def remaining_s(self) -> float:
-        """Seconds until the deadline; never below a millisecond."""
-        return max(self._ends - GRACE_S - self._loop.time(), 0.001)
+        """Seconds until the deadline; never below a millisecond, nor above what was asked."""
+        left = self._ends - GRACE_S - self._loop.time()
+        return min(max(left, 0.001), self._deadline_s)
 
     def _look(self) -> None:
         now = self._loop.time()
