@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from pathlib import Path
 
 import httpx2
+import pytest
 from node_process import Launcher, assert_gone, of_home, tether, until, write_config
 from sse import chat, echoed
 
@@ -105,3 +107,31 @@ def test_ctrl_c_before_it_is_up(launch: Launcher, tmp_path: Path) -> None:
     node.process.send_signal(signal.SIGINT)
     assert node.process.wait(60) == 0
     assert_gone(tmp_path)
+
+
+@pytest.mark.parametrize("victim", ["root", "Admin"])
+def test_without_root_or_admin_the_node_ends(launch: Launcher, tmp_path: Path, victim: str) -> None:
+    write_config(tmp_path)
+    node = launch(tmp_path)
+    root = int(node.tree()[""]["pid"])
+    # Thespian's Admin starts the root: it is the root's parent, the fourth word of proc(5)'s stat.
+    admin = int(Path(f"/proc/{root}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill({"root": root, "Admin": admin}[victim], signal.SIGKILL)
+    assert node.process.wait(60) == 1
+    said = [line for line in node.log.read_text().splitlines() if line.startswith("tether: ")]
+    assert len(said) == 1
+    assert "start the node again" in said[0]
+    assert_gone(tmp_path)
+
+
+def test_a_node_that_does_not_stop_is_killed(launch: Launcher, tmp_path: Path) -> None:
+    write_config(tmp_path)
+    node = launch(tmp_path)
+    os.kill(node.process.pid, signal.SIGSTOP)
+    done = tether("down", "--timeout", "1", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "was killed" in done.stderr
+    node.process.wait(10)
+    assert list(of_home(tmp_path / ".tether")) == []
+    again = launch(tmp_path)
+    assert again.stop() == 0
