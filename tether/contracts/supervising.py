@@ -83,7 +83,8 @@ class ChildChanged(Contract, frozen=True):
 
 class TreeNode(Value, frozen=True):
     """One line of the tree. `since_s` is how long it has been in `state` (starting, running,
-    restarting, stopping, stopped; in a `ChildChanged` also deleted); `kind` is worker or supervisor."""
+    restarting, stopping, stopped; in a `ChildChanged` also deleted); `kind` is worker or
+    supervisor."""
 
     path: str
     kind: str

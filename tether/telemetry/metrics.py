@@ -42,9 +42,7 @@ engine_step_seconds = Histogram(
 
 # ---- front door: what clients see
 
-http_requests = Counter(
-    "tether_http_requests_total", "HTTP requests answered", ["route", "status"]
-)
+http_requests = Counter("tether_http_requests_total", "HTTP requests answered", ["route", "status"])
 http_seconds = Histogram(
     "tether_http_request_seconds",
     "From the head of a request to the end of its answer",
@@ -115,7 +113,8 @@ queue_wait_seconds = Histogram(
 )
 settles = Counter("tether_settles_total", "Jobs closed, by who closed them and how", ["by", "how"])
 fleet_workers = Gauge(
-    "tether_fleet_workers", "Workers that are alive, as the roster sees them",
+    "tether_fleet_workers",
+    "Workers that are alive, as the roster sees them",
     multiprocess_mode="livesum",
 )
 
