@@ -63,7 +63,7 @@ WORKERS = ("w1", "w2")
 
 
 def options_of(
-    dsn: str, cache_dir: Path, workers: tuple[str, ...], slots: int, queue: int
+    dsn: str, cache_dir: Path, workers: tuple[str, ...], slots: int, queue: int, card: ModelCard
 ) -> SupervisorOptions:
     """The tree of the node. `queue` requests may wait at the scheduler."""
     gateway = Gateway.spec(
@@ -73,7 +73,7 @@ def options_of(
         strategy=Strategy.REST_FOR_ONE,
         intensity=50,
         children=(
-            Registry.spec(RegistryOptions(dsn=dsn, catalog=(CARD,))),
+            Registry.spec(RegistryOptions(dsn=dsn, catalog=(card,))),
             Roster.spec(),
             Reservation.spec(ReservationOptions(dsn=dsn)),
             Scheduler.spec(SchedulerOptions(queue=queue)),
@@ -87,7 +87,7 @@ def options_of(
             WorkerOptions(
                 worker_id=worker_id,
                 node_id="n1",
-                cards=(CARD,),
+                cards=(card,),
                 cache_dir=str(cache_dir),
                 slots=slots,
             )
@@ -290,7 +290,11 @@ def echoed(text: str, tokens: int) -> str:
 
 @contextlib.contextmanager
 def running_path(
-    server: Embedded, workers: tuple[str, ...] = WORKERS, slots: int = 64, queue: int = 4096
+    server: Embedded,
+    workers: tuple[str, ...] = WORKERS,
+    slots: int = 64,
+    queue: int = 4096,
+    card: ModelCard = CARD,
 ) -> Iterator[PathNode]:
     """A node from its first process to its last, on a database of its own."""
     name = f"path_{secrets.token_hex(4)}"
@@ -313,7 +317,7 @@ def running_path(
         }
     )
     processes: list[psutil.Process] = []
-    options = options_of(dsn, run_dir, workers, slots, queue)
+    options = options_of(dsn, run_dir, workers, slots, queue, card)
 
     async def begin() -> tuple[Address, str]:
         connection = await connect(dsn)
