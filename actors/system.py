@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from thespian.actors import ActorSystem
+from thespian.actors import ActorSystem, ActorSystemException
 
 import actors.runtime  # noqa: F401  registers the system base "tether"
+from tether.errors import Unavailable
 
 
 class System:
@@ -23,9 +24,14 @@ class System:
         """Start an Admin with these capabilities (see `actors.runtime.options.NodeOptions`).
 
         Raises:
-            thespian.actors.ActorSystemException: it did not come up.
+            Unavailable: it did not come up.
         """
-        return cls(ActorSystem("tether", capabilities))
+        try:
+            return cls(ActorSystem("tether", capabilities))
+        except ActorSystemException as error:
+            raise Unavailable(
+                f"Thespian's Admin did not come up ({error}); see the log, and start again"
+            ) from error
 
     def shutdown(self) -> None:
         """End all actors and the Admin, and wait for it. Safe to call twice."""

@@ -57,6 +57,7 @@ class Launcher:
         self._dev = dev
         self._port = config.http.port
         self._seen = Tree(nodes=())
+        self._undone = False  # the root could not start, and has stopped what had
         self._home: Home
         self._state: NodeState
 
@@ -101,7 +102,7 @@ class Launcher:
             def progress(stage: str, fraction: float, what: str = what) -> None:
                 self._narrator.working(f"{what}: {stage}", what, fraction)
 
-            if prepare(card_of(model), self._config.cache_dir, progress) is not None:
+            if prepare(card_of(self._config, model), self._config.cache_dir, progress) is not None:
                 self._narrator.working(what, what, 1.0)
 
     def _set_environment(self) -> None:
@@ -156,9 +157,8 @@ class Launcher:
                 if lost.is_set():
                     raise NodeFailed(self._why_lost())
             finally:
-                broken = serving.done() and not serving.cancelled()
                 serving.cancel()
-                if not lost.is_set() and not broken:
+                if not lost.is_set() and not self._undone:
                     self._narrator.say("stopping: running answers finish first")
                     await self._stop(endpoint, root)
                 watching.cancel()
@@ -189,6 +189,7 @@ class Launcher:
                 "node.start_deadline_s"
             ) from None
         except TetherError as error:
+            self._undone = True
             why = self._why_lost() if isinstance(error, PeerLost) else error.message
             raise NodeFailed(f"the node could not start: {why}") from error
         if self._dev:

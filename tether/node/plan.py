@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -74,16 +74,23 @@ def dsn_of(config: Config, run_dir: Path) -> str:
     )
 
 
-def card_of(model: Model) -> ModelCard:
-    """A model of the configuration as the catalog knows it."""
+def card_of(config: Config, model: Model) -> ModelCard:
+    """A model of the configuration as the catalog knows it; its folder is absolute."""
+    source = model.source
+    if source and not source.startswith("package:"):
+        source = str(config.folder / Path(source).expanduser())
     return ModelCard(
         name=model.name,
         version=model.version,
         engine=model.engine,
-        source=model.source,
+        source=source,
         context=model.context,
         dtype=model.dtype,
     )
+
+
+def _cards(config: Config, models: Iterable[Model]) -> tuple[ModelCard, ...]:
+    return tuple(card_of(config, model) for model in models)
 
 
 def _postgres_data(config: Config) -> Path:
@@ -91,7 +98,7 @@ def _postgres_data(config: Config) -> Path:
 
 
 def _control(config: Config, dsn: str) -> Iterator[ChildSpec]:
-    yield Registry.spec(RegistryOptions(dsn=dsn, catalog=tuple(map(card_of, config.models))))
+    yield Registry.spec(RegistryOptions(dsn=dsn, catalog=_cards(config, config.models)))
     yield Roster.spec()
     yield Reservation.spec(ReservationOptions(dsn=dsn))
     yield Scheduler.spec(SchedulerOptions(region=config.cluster.region))
@@ -117,7 +124,7 @@ def _control(config: Config, dsn: str) -> Iterator[ChildSpec]:
 
 def _workers(config: Config) -> Iterator[ChildSpec]:
     for worker in config.workers:
-        cards = tuple(card_of(m) for name in worker.models if (m := config.model(name)))
+        cards = _cards(config, (m for name in worker.models if (m := config.model(name))))
         for id_ in worker.ids:
             options = WorkerOptions(
                 worker_id=id_,
