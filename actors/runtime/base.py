@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 from datetime import timedelta
@@ -25,6 +26,7 @@ from tether.telemetry import logs
 
 NAME: Final = "tether"
 VERSION: Final = 1
+END_S: Final = 10.0  # from the last message of an actor to the end of its process
 LAST_WORDS_S: Final = 2.0  # how long an Admin that ends waits for its messages to arrive
 REFUSED: Final = "is not on the list of the capability 'Actor Classes'"
 
@@ -164,6 +166,8 @@ class TetherManager(_Allowing, MultiProcManager):
             super().run()
         finally:
             self.transport.close()
+            # A thread that won't end must not keep the process: it has said goodbye.
+            faulthandler.dump_traceback_later(END_S, exit=True)
 
     def _pendingActorReady(
         self, childInstance: int, actualAddress: Any, isMyChild: bool = True

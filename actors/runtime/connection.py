@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from actors.runtime.address import Address
-from actors.runtime.peer import Peer
+from actors.runtime.peer import MAX_BACKLOG, Peer
 from actors.runtime.sockets import credentials
 from actors.runtime.wire import ACK, HELLO, SYSTEM, Framer, frame, read_greeting
 from tether.errors import ProtocolError
@@ -20,6 +20,7 @@ GREETING_TIMEOUT: Final = 5.0  # seconds from connect to greeting
 
 log = logs.get(__name__)
 _refused = metrics.bound_refused.labels("connection_uid")
+_refused_backlog = metrics.bound_refused.labels("peer_backlog")
 
 
 class Connection(asyncio.Protocol):
@@ -85,6 +86,10 @@ class Connection(asyncio.Protocol):
         if self._arrived != self._acked:
             self._acked = self._arrived
             peer.send(frame(ACK, self._arrived))
+        if peer.queued > MAX_BACKLOG:
+            log.warning("cut off a peer that doesn't read", peer=str(peer.address))
+            _refused_backlog.inc()
+            self.transport.abort()
 
     def _greeted(self, kind: int, _: int, payload: bytes) -> None:
         if kind != HELLO:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from actors.runtime.hub import Hub
 
 MAX_QUEUED: Final = 32 << 20  # bytes on their way to one peer; then asks and tells are refused
+MAX_BACKLOG: Final = 128 << 20  # bytes of answers; a peer that asks and never reads is cut off
 MAX_UNACKED: Final = 10_000  # system messages on their way to one peer
+MAX_UNACKED_BYTES: Final = 64 << 20  # of them, unless it is a single one
 
 log = logs.get(__name__)
 _refused_bytes = metrics.bound_refused.labels("peer_queue")
@@ -61,6 +63,7 @@ class Peer:
         "scheduled",
         "serving",
         "unacked",
+        "unacked_bytes",
         "watchers",
     )
 
@@ -79,6 +82,7 @@ class Peer:
         self.max_frame = hub.max_frame
         self.incarnation = 0
         self.unacked: deque[tuple[int, bytes, Delivered]] = deque()
+        self.unacked_bytes = 0
         self.serving: dict[int, Served] = {}
         self.watchers: dict[object, Callable[[], object]] = {}
 
@@ -112,18 +116,21 @@ class Peer:
         """Sends a system message and keeps it until the peer has said that it arrived."""
         if self.closed:
             done(PeerLost(f"{self.address} is gone"))
-        elif len(self.unacked) >= MAX_UNACKED:
+        elif len(self.unacked) >= MAX_UNACKED or self.unacked_bytes > MAX_UNACKED_BYTES:
             _refused_system.inc()
             done(Overloaded(f"{len(self.unacked)} messages wait for {self.address}"))
         else:
             data = frame(SYSTEM, number, payload)
             self.unacked.append((number, data, done))
+            self.unacked_bytes += len(data)
             self.send(data)
 
     def acknowledged(self, number: int) -> None:
         unacked = self.unacked
         while unacked and unacked[0][0] <= number:
-            unacked.popleft()[2](None)
+            _, data, done = unacked.popleft()
+            self.unacked_bytes -= len(data)
+            done(None)
 
     def flush(self) -> None:
         self.scheduled = False
@@ -207,6 +214,7 @@ class Peer:
 
     def abandon(self) -> None:
         """Gives up on the system messages that haven't arrived."""
+        self.unacked_bytes = 0
         while self.unacked:
             self.unacked.popleft()[2](PeerLost(f"{self.address} is gone"))
 

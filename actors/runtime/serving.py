@@ -2,7 +2,7 @@
 
 Synchronous handlers answer within the turn of the loop in which the frame arrived; the others
 run as tasks, at most `max_handlers` of them. Contracts that come before the actor has started
-wait, at most `MAX_HELD` of them.
+wait, at most `MAX_HELD` of them and about `MAX_HELD_BYTES`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from tether.errors import (
 from tether.telemetry import logs, metrics
 
 MAX_HELD: Final = 4096
+MAX_HELD_BYTES: Final = 32 << 20
 SYNC: Final = 0
 ASYNC: Final = 1
 STREAM: Final = 2
@@ -96,7 +97,7 @@ class Serving:
         self._who = who
         self._tasks: set[asyncio.Task[Any]] = set()
         self._held: deque[tuple[Peer, int, int, bytes]] = deque()
-        self._stopping = False
+        self._held_bytes = 0
         hub.on_request = self._hold
 
     def begin(self) -> None:
@@ -133,7 +134,8 @@ class Serving:
         return len(self._tasks)
 
     def _hold(self, peer: Peer, kind: int, number: int, payload: bytes) -> None:
-        if len(self._held) < MAX_HELD:
+        if len(self._held) < MAX_HELD and self._held_bytes < MAX_HELD_BYTES:
+            self._held_bytes += len(payload)
             self._held.append((peer, kind, number, payload))
         else:
             _refused.inc()

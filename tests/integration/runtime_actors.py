@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import threading
 import time
 from collections.abc import AsyncIterator
 
+import actors.runtime.base
 from actors.runtime import Actor, Address, on
 from tether.contracts import Contract
 from tether.errors import ContextExceeded, RateLimited
@@ -204,6 +206,14 @@ class Broken(Echo):
 class Unborn(Echo):
     def __init__(self) -> None:
         raise RuntimeError("not even this")
+
+
+class Threaded(Echo):
+    """Has a thread that doesn't end."""
+
+    async def started(self) -> None:
+        actors.runtime.base.END_S = 0.5  # type: ignore[misc]
+        threading.Thread(target=time.sleep, args=(60,)).start()
 
 
 class Stubborn(Echo):

@@ -31,6 +31,7 @@ from runtime_actors import (
     RtSync,
     RtUnanswered,
     Stubborn,
+    Threaded,
 )
 from runtime_node import Node, alive, running_node, wait_for
 
@@ -291,6 +292,12 @@ async def test_sigterm_is_an_orderly_exit(endpoint: Endpoint) -> None:
     with pytest.raises(Unavailable):
         await task
     wait_for(lambda: not alive(echo.pid))
+
+
+async def test_a_thread_that_wont_end_does_not_keep_the_process(endpoint: Endpoint) -> None:
+    threaded = await endpoint.create(Threaded)
+    await endpoint.ask(threaded, RtExit(reason="test"))
+    wait_for(lambda: not alive(threaded.pid), timeout=15)
 
 
 @pytest.mark.parametrize("how", ["kill", "crash", "exit"])

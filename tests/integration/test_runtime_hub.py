@@ -261,6 +261,25 @@ async def test_a_peer_that_does_not_read_bounds_what_waits_for_it(hubs: list[Hub
     deaf.close()
 
 
+async def test_a_peer_that_asks_and_never_reads_is_cut_off(
+    hubs: list[Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.runtime.connection.MAX_BACKLOG", 1 << 20)
+    large = RtPong(number=1, payload="x" * 65536)
+    hubs[0].on_request = lambda peer, kind, number, _: reply(peer, number, large)
+    deaf = await Raw.to(hubs[0], hello())
+    await deaf.frames(1)
+    deaf.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    gone = asyncio.Event()
+    hubs[0].watch(Address("n1", f"{os.getpid()}-raw"), gone.set)
+    for _ in range(100):
+        deaf.writer.write(frame(ASK, 1, b"x"))
+        await asyncio.sleep(0.002)
+    await asyncio.wait_for(gone.wait(), 5)
+    deaf.close()
+    assert isinstance(await hubs[1].ask(hubs[0].address, RtPing(), 5), RtPong)
+
+
 async def test_a_full_backlog_is_waited_for(folder: Path, hubs: list[Hub]) -> None:
     address = Address("n1", f"{os.getpid()}-late")
     listener = socket.socket(socket.AF_UNIX)
