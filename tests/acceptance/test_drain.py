@@ -10,11 +10,12 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from node_process import Launcher, assert_gone, of_home, tether, until, write_config
+from node_process import Launcher, Node, assert_gone, of_home, tether, until, write_config
 from sse import chat, echoed
 
 PROMPT = "delay=20 going down slowly"
 TOKENS = 120
+SHORT = {"model": "echo", "max_tokens": 1, "messages": [{"role": "user", "content": "x"}]}
 
 
 async def test_streams_finish_and_new_requests_are_turned_away(
@@ -22,14 +23,9 @@ async def test_streams_finish_and_new_requests_are_turned_away(
 ) -> None:
     write_config(tmp_path)
     node = launch(tmp_path)
-    async with httpx2.AsyncClient(base_url=node.url, headers=node.headers, timeout=60) as client:
-        # A connection that is open before the drain begins: a new one is refused by the kernel.
-        first = await client.post(
-            "/v1/chat/completions",
-            json={"model": "echo", "max_tokens": 1,
-                  "messages": [{"role": "user", "content": "x"}]},
-        )  # fmt: skip
-        assert first.status_code == 200
+    async with client_of(node) as client, client_of(node) as latecomer:
+        # Its connection is open before the drain begins: later, nobody listens for new ones.
+        assert (await latecomer.post("/v1/chat/completions", json=SHORT)).status_code == 200
         streams = [
             asyncio.create_task(chat(client, f"{PROMPT} {n}", max_tokens=TOKENS)) for n in range(8)
         ]
@@ -39,9 +35,19 @@ async def test_streams_finish_and_new_requests_are_turned_away(
 
         await until(all_run, 10, "all streams have a lease")
         node.process.send_signal(signal.SIGTERM)
-        turned_away = await _turned_away(client)
+
+        async def turned_away() -> bool:
+            response = await latecomer.post("/v1/chat/completions", json=SHORT)
+            if response.status_code == 200:
+                return False
+            assert response.status_code == 503
+            assert response.json()["error"]["code"] == "draining"
+            assert "retry-after" in response.headers
+            return True
+
+        await until(turned_away, 2, "a new request gets 503")
+        assert not any(stream.done() for stream in streams)
         answers = await asyncio.gather(*streams)
-    assert turned_away
     for n, answer in enumerate(answers):
         assert answer.complete, answer
         assert answer.text.split() == echoed(f"{PROMPT} {n}", TOKENS).split()
@@ -49,24 +55,8 @@ async def test_streams_finish_and_new_requests_are_turned_away(
     assert_gone(tmp_path)
 
 
-async def _turned_away(client: httpx2.AsyncClient) -> bool:
-    """Is a new request refused (503, or no connection) soon after SIGTERM?"""
-    until = time.monotonic() + 2
-    while time.monotonic() < until:
-        try:
-            response = await client.post(
-                "/v1/chat/completions",
-                json={"model": "echo", "max_tokens": 1,
-                      "messages": [{"role": "user", "content": "x"}]},
-            )  # fmt: skip
-        except httpx2.TransportError:
-            return True
-        if response.status_code == 503:
-            assert "retry-after" in response.headers
-            return True
-        assert response.status_code == 200
-        await asyncio.sleep(0.02)
-    return False
+def client_of(node: Node) -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(base_url=node.url, headers=node.headers, timeout=60)
 
 
 def test_down_stops_it_and_everything_is_kept(launch: Launcher, tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ class Launcher:
         try:
             async with asyncio.timeout(deadline_s):
                 await endpoint.ask(root, start, timeout=deadline_s + MARGIN_S)
-                self._narrator.working("actors run", "actors", 1.0)
+                self._narrator.working("all started", "actors", 1.0)
                 await self._until_models_answer()
         except TimeoutError:
             missing = ", ".join(n.path for n in self._seen.nodes if n.state != "running")
@@ -219,9 +219,10 @@ class Launcher:
                 for pid in pids - alive:
                     multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
                 pids = alive
-                running = sum(node.state == "running" for node in tree.nodes)
-                if running < len(tree.nodes) and not self._state.ready:
-                    self._narrator.working("actors run", "actors", running / len(tree.nodes))
+                waiting = [node.path for node in tree.nodes if node.state != "running"]
+                if waiting and not self._state.ready:
+                    done = 1 - len(waiting) / len(tree.nodes)
+                    self._narrator.working(f"starting {waiting[0]}", "actors", done)
 
     async def _stop(self, endpoint: Endpoint, root: Address) -> None:
         """Stop doors, workers, control and database, in this order; each keeps its own deadline."""
