@@ -94,9 +94,10 @@ class Actor(ThespianActor):
         """Opens a stream: iterate over it with `async for`. At most `credit` items are under
         way. Leaving it before its end cancels the other side.
 
-        Raises, while iterating:
-            PeerLost: its process is gone.
-            TetherError: what its handler raised.
+        Raises:
+            PeerLost: its process is gone (while iterating).
+            TetherError: what its handler raised (while iterating).
+            Overloaded: too much waits for it already (at once).
         """
         return self._hub.stream(address_of(address), contract, credit)
 

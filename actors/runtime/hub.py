@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from actors.runtime.address import Address
+from actors.runtime.address import ADMIN, Address
 from actors.runtime.asks import Asks
 from actors.runtime.codec import decode, decode_error, encode, encode_error
 from actors.runtime.connection import Connection
@@ -80,7 +80,8 @@ class Hub:
 
         Raises:
             ValueError: the path of the socket is too long.
-            OSError: the run directory can't be made, or somebody listens at the address.
+            OSError: the run directory can't be made, or is not ours, or somebody listens at the
+                address.
         """
         self.loop = loop
         self.run_dir = run_dir
@@ -99,7 +100,7 @@ class Hub:
         self._numbers = itertools.count(1)
         self._arrived: OrderedDict[tuple[Address, int], int] = OrderedDict()
         self._server: asyncio.Server | None = None
-        self._listener = Listener(socket_path(run_dir, address))
+        self._listener = Listener(socket_path(run_dir, address), foreign=address.name != ADMIN)
         self._uids = self._listener.uids()
 
     async def start(self) -> None:
@@ -118,9 +119,15 @@ class Hub:
     # ---- peers
 
     def peer(self, address: Address) -> Peer:
-        """The peer at `address`; a new one is dialed when something is sent."""
+        """The peer at `address`; a new one is dialed when something is sent.
+
+        Raises:
+            PeerLost: this hub is closed.
+        """
         found = self._peers.get(address)
         if found is None:
+            if self.closed:
+                raise PeerLost(f"{self.address} is closed itself")
             found = self._peers[address] = (
                 Loopback(self, address) if address == self.address else Peer(self, address)
             )
@@ -163,10 +170,9 @@ class Hub:
     def watch(self, address: Address, callback: Callable[[], object]) -> Callable[[], None]:
         """Calls `callback` once when the process at `address` is gone; returns what takes the
         wish back. Connects if that hasn't happened yet."""
+        if self.closed:
+            return self.loop.call_soon(callback).cancel
         peer = self.peer(address)
-        if peer.closed or self.closed:
-            handle = self.loop.call_soon(callback)
-            return handle.cancel
         key = object()
         peer.watchers[key] = callback
         peer.seek()

@@ -41,14 +41,25 @@ def socket_path(run_dir: str, address: Address) -> str:
 class Listener:
     """A bound socket in the file system, in a folder that only its owner may enter."""
 
-    def __init__(self, path: str) -> None:
-        """Listens at `path`, over the remains of a process that was killed.
+    def __init__(self, path: str, *, foreign: bool = True) -> None:
+        """Listens at `path`, over the remains of a process that was killed. Only root may use
+        the folder of another user, and only if `foreign`: it is a guest there.
 
         Raises:
+            PermissionError: the folder belongs to somebody else.
             OSError: the folder can't be made; with EADDRINUSE, somebody listens there.
         """
         self.path = Path(path)
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = self.path.parent
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = folder.stat().st_uid
+        if owner != os.geteuid() and not (foreign and os.geteuid() == 0):
+            raise PermissionError(
+                f"{folder} belongs to user {owner}: remove it, or choose another run directory"
+            )
+        if owner == os.geteuid():
+            folder.chmod(0o700)
+        self._owner = owner
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             if listens(path):
@@ -65,7 +76,7 @@ class Listener:
     def uids(self) -> frozenset[int]:
         """The users whose processes may connect: ours, root, and the owner of the folder (who
         is another one only when root looks at a node)."""
-        return frozenset({os.geteuid(), 0, self.path.parent.stat().st_uid})
+        return frozenset({os.geteuid(), 0, self._owner})
 
     def sweep(self, pid: int) -> None:
         """Removes what a process of this node left behind that was killed."""

@@ -18,7 +18,7 @@ from actors.runtime import Address
 from actors.runtime.hub import Hub, refuse
 from actors.runtime.peer import MAX_QUEUED, Peer
 from actors.runtime.serving import reply
-from actors.runtime.sockets import fresh_name
+from actors.runtime.sockets import Listener, fresh_name
 from actors.runtime.wire import (
     ASK,
     ERROR,
@@ -122,6 +122,35 @@ async def works(hubs: list[Hub]) -> None:
 
 async def test_the_run_directory_is_private(hubs: list[Hub], folder: Path) -> None:
     assert stat.S_IMODE((folder / "n1").stat().st_mode) == 0o700
+
+
+async def test_an_open_folder_is_shut_and_a_foreign_one_refused(folder: Path) -> None:
+    (folder / "n1").mkdir(mode=0o777)
+    (folder / "n1").chmod(0o777)
+    listener = Listener(str(folder / "n1" / "x"))
+    assert stat.S_IMODE((folder / "n1").stat().st_mode) == 0o700
+    with pytest.raises(OSError, match="another process listens"):
+        Listener(str(folder / "n1" / "x"))
+    listener.withdraw()
+    listener.socket.close()
+    # Somebody else's: as a plain user / belongs to root; as root it can be given away.
+    foreign = folder / "n2"
+    if os.geteuid() == 0:
+        foreign.mkdir()
+        os.chown(foreign, 65534, -1)
+    else:
+        foreign = Path("/")
+    with pytest.raises(PermissionError, match="belongs to user"):
+        Listener(str(foreign / "x"), foreign=False)
+
+
+async def test_a_closed_hub_reaches_nobody(hubs: list[Hub]) -> None:
+    hubs[1].close()
+    with pytest.raises(PeerLost, match="closed itself"):
+        await hubs[1].ask(hubs[0].address, RtPing(), 5)
+    gone = asyncio.Event()
+    hubs[1].watch(hubs[0].address, gone.set)
+    await asyncio.wait_for(gone.wait(), 5)
 
 
 @pytest.mark.parametrize(
