@@ -12,11 +12,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 import pytest_asyncio
+from databases import TEMPLATE, in_database
 
 from tether.stores.database import connect, migrate
 from tether.stores.embedded import Embedded
-
-TEMPLATE = "migrated"
 
 
 @pytest.fixture
@@ -81,7 +80,3 @@ async def _database(server: Embedded, template: str) -> AsyncIterator[str]:
         await root.execute(f"DROP DATABASE {name} WITH (FORCE)")
     finally:
         await root.close()
-
-
-def in_database(dsn: str, name: str) -> str:
-    return dsn.replace("@/tether?", f"@/{name}?")

@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from conftest import TEMPLATE, in_database
+from databases import TEMPLATE, in_database
 from path_node import Answer, Client, PathNode, echoed, running_path, until
 
 from tether.errors import TetherError

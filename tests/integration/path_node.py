@@ -17,7 +17,7 @@ from typing import Any
 import asyncpg
 import msgspec
 import psutil
-from conftest import TEMPLATE, in_database
+from databases import TEMPLATE, in_database
 
 from actors.gateway import Gateway, GatewayOptions
 from actors.registry import Registry, RegistryOptions
