@@ -304,6 +304,12 @@ class Flight(Session):
             error = WorkerLost("the worker was lost, and no other could continue the answer")
         self.fail(error)
 
+    def desert(self) -> None:
+        """The roster has given its worker up, though its connection stands: it hangs. Whoever
+        reads finds the stream ended, and moves on."""
+        if self._stream is not None:
+            self._stream.close()
+
     def fail(self, error: TetherError) -> None:
         """End it with an error; safe to call twice."""
         if self.outcome is None:

@@ -92,6 +92,7 @@ class Gateway(Supervised):
         self._index = Index(Catalog(version=0, models=()))
         self._ready: tuple[str, ...] = ()
         self._alive: frozenset[str] = frozenset()
+        self._workers: frozenset[str] = frozenset()
         self._draining = False
         self._ended: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
         self._tokens_in = 0
@@ -365,6 +366,13 @@ class Gateway(Supervised):
             model for worker in fleet.workers if not worker.draining for model in worker.models
         )
         self._fit()
+        workers = frozenset(worker.address for worker in fleet.workers)
+        silent = self._workers - workers
+        self._workers = workers
+        if silent:
+            for flight in list(self._flights):
+                if flight.worker_address in silent:
+                    flight.desert()
 
     def _fit(self) -> None:
         catalog = self._index.catalog

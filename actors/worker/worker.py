@@ -303,6 +303,10 @@ class Worker(Supervised):
             for execution in self._undelivered:
                 if now - (execution.finished_at or now) >= DELIVERY_S:
                     execution.delivered_or_not()
+            for engine in self._engines.values():
+                if fault := engine.snapshot().fault:
+                    await self.fail(WorkerLost(fault))
+                    return
             self._records.sweep(now)
             self._report(now)
             self._used_slots.set(self._guard.running)
@@ -342,9 +346,6 @@ class Worker(Supervised):
         if not health.due(guard.running, guard.queued, now):
             return
         options = self._options
-        fault = next((f for e in self._engines.values() if (f := e.snapshot().fault)), "")
-        if fault:
-            self.background(self.fail(WorkerLost(fault)), name="fail")
         tags = {engine.capabilities.tag for engine in self._engines.values()}
         health.send(
             HealthReport(

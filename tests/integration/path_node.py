@@ -22,7 +22,7 @@ from databases import TEMPLATE, in_database
 from actors.gateway import Gateway, GatewayOptions
 from actors.registry import Registry, RegistryOptions
 from actors.reservation import Reservation, ReservationOptions
-from actors.roster import Roster
+from actors.roster import Roster, RosterOptions
 from actors.runtime import Address, Endpoint
 from actors.scheduler import Scheduler, SchedulerOptions
 from actors.system import System
@@ -74,7 +74,7 @@ def options_of(
         intensity=50,
         children=(
             Registry.spec(RegistryOptions(dsn=dsn, catalog=(card,))),
-            Roster.spec(),
+            Roster.spec(RosterOptions(suspect_s=3.0, expiry_s=6.0)),
             Reservation.spec(ReservationOptions(dsn=dsn)),
             Scheduler.spec(SchedulerOptions(queue=queue)),
             PartitionSupervisor.spec(
@@ -90,6 +90,7 @@ def options_of(
                 cards=(card,),
                 cache_dir=str(cache_dir),
                 slots=slots,
+                report_s=1.0,
             )
         )
         for worker_id in workers

@@ -193,6 +193,20 @@ async def test_a_worker_killed_after_its_answer_and_before_it_was_settled(
     await client.successor(line)
 
 
+async def test_a_worker_that_hangs_is_given_up_by_the_roster(client: Client, token: str) -> None:
+    """Its connection stands, so nothing but its silence tells."""
+    answer, reading = await begun(client, client.infer(TEXT, token, max_tokens=TOKENS))
+    line = await client.line(f"workers/{(await client.job(token))['worker_id']}")
+    os.kill(line.pid, signal.SIGSTOP)
+    try:
+        await reading
+        assert answer.text == echoed(TEXT, TOKENS)
+    finally:
+        os.kill(line.pid, signal.SIGCONT)
+    await books_are_right(client, [token])
+    assert (await client.job(token))["fence"] == 2, "what the thawed worker says is stale"
+
+
 async def test_a_worker_that_is_told_to_stop_hands_its_runs_on(client: Client, token: str) -> None:
     """Draining is no loss: what is left at the deadline goes on elsewhere, exactly."""
     infer = client.infer("a b delay=50", token, max_tokens=TOKENS)
