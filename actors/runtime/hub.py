@@ -2,7 +2,8 @@
 
 The hub listens on a Unix socket in the node's folder of the run directory (mode 0700), dials
 peers when there is something to send, and knows who waits for what. What comes in goes to
-`on_request` (contracts that want an answer from this process) and `on_system` (Thespian).
+`on_request` (contracts that want an answer from this process), `on_cancel` (for requests on
+which nothing works yet) and `on_system` (Thespian).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from actors.runtime.address import ADMIN, Address
 from actors.runtime.asks import Asks
 from actors.runtime.codec import decode, decode_error, encode, encode_error
 from actors.runtime.connection import Connection
-from actors.runtime.peer import Delivered, Peer
+from actors.runtime.peer import Delivered, Peer, end
 from actors.runtime.sockets import Listener, connected, socket_path
 from actors.runtime.streams import Inbox, Producer, Stream
 from actors.runtime.wire import (
@@ -90,6 +91,7 @@ class Hub:
         self.closed = False
         self.connections: set[Connection] = set()
         self.on_request: Callable[[Peer, int, int, bytes], object] = self._nobody_serves
+        self.on_cancel: Callable[[Peer, int], object] = lambda _peer, _number: None
         self.on_system: Callable[[Peer, bytes], object] = lambda _peer, _payload: None
         self.greeting = greet(
             Greeting(PROTOCOL_VERSION, address.node, str(address), max_frame, secrets.randbits(63))
@@ -265,7 +267,9 @@ class Hub:
             elif kind == CANCEL:
                 served = peer.serving.get(number)
                 if served is not None:
-                    served.cancel("cancelled")
+                    end(served, "cancelled")
+                else:
+                    self.on_cancel(peer, number)
             elif kind == END:
                 stream = self._streams.get(number)
                 if stream is not None and stream.peer is peer:
@@ -318,6 +322,7 @@ class Hub:
         for peer in list(self._peers.values()):
             if peer.dialing is not None:
                 peer.dialing.cancel()
+            peer.flush()
             peer.lost(None)
         for connection in list(self.connections):
             connection.transport.close()

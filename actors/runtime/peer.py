@@ -206,7 +206,7 @@ class Peer:
             except Exception:
                 log.exception("a watcher failed", peer=str(self.address))
         for served in list(self.serving.values()):
-            served.cancel("peer_lost")
+            end(served, "peer_lost")
         if self.hub.closed:
             self.unacked.clear()  # they may well have arrived, and nobody asks any more
         elif not again:
@@ -224,3 +224,10 @@ class Peer:
         return bool(self.out or self.unacked) or (
             self.connection is not None and self.connection.transport.get_write_buffer_size() > 0
         )
+
+
+def end(served: Served, why: str) -> None:
+    """Cancels with CancelledError(why), once: a second time would hit whatever the first one
+    made it clean up."""
+    if not isinstance(served, asyncio.Task) or not served.cancelling():
+        served.cancel(why)

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 from actors.runtime.address import Address
 from actors.runtime.codec import decode, encode
 from actors.runtime.hub import Hub, refuse
-from actors.runtime.peer import Peer
+from actors.runtime.peer import Peer, Served, end
 from actors.runtime.streams import Producer
 from actors.runtime.wire import HEADER, OPEN, OVERHEAD, REPLY, TELL, U32
 from tether.contracts import Contract
@@ -95,10 +95,11 @@ class Serving:
         self._handlers = handlers
         self._limit = limit
         self._who = who
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[asyncio.Task[Any], Served] = {}
         self._held: deque[tuple[Peer, int, int, bytes]] = deque()
         self._held_bytes = 0
         hub.on_request = self._hold
+        hub.on_cancel = self._unhold
 
     def begin(self) -> None:
         """The actor has started: serves what was held back, and all that comes."""
@@ -120,14 +121,10 @@ class Serving:
     async def stop(self) -> None:
         """Refuses what comes, cancels what runs, and waits for it."""
         self.refuse_all(Draining(f"{self._who} is stopping"))
-        for peer in list(self._hub.peers()):
-            for served in list(peer.serving.values()):
-                served.cancel("stopping")
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel("stopping")
-        if tasks:
-            await asyncio.wait(tasks)
+        for served in list(self._tasks.values()):
+            end(served, "stopping")
+        if self._tasks:
+            await asyncio.wait(list(self._tasks))
 
     @property
     def running(self) -> int:
@@ -141,6 +138,12 @@ class Serving:
             _refused.inc()
             if kind != TELL:
                 refuse(peer, number, Overloaded(f"{self._who} is still starting"))
+
+    def _unhold(self, peer: Peer, number: int) -> None:
+        for held in self._held:
+            if held[0] is peer and held[2] == number:
+                self._held.remove(held)
+                return
 
     def _take(self, peer: Peer, kind: int, number: int, payload: bytes) -> None:
         """One request; all that goes wrong becomes its answer."""
@@ -200,8 +203,8 @@ class Serving:
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = task
+        task.add_done_callback(self._tasks.pop)
         return task
 
     def _stream(
@@ -211,8 +214,8 @@ class Serving:
         serving = peer.serving
         serving[number] = producer
         task = producer.run(items)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = producer
+        task.add_done_callback(self._tasks.pop)
         task.add_done_callback(lambda _: serving.pop(number, None))
 
     async def _asked(

@@ -32,7 +32,7 @@ from tether.telemetry import logs
 log = logs.get(__name__)
 
 MAX_STARTING: Final = max(2, os.cpu_count() or 1) + 1  # at once, of one parent
-MAX_STARTING_S: Final = 5.0  # after which a process that isn't up holds the others up no longer
+MAX_STARTING_S: Final = 15.0  # after which a process that isn't up holds the others up no longer
 GC_THRESHOLDS: Final = (50_000, 50, 50)
 
 # A handler written in Python never runs for these: the faulting instruction is retried first.

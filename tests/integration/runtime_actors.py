@@ -110,6 +110,7 @@ class Echo(Actor):
             if msg.delay_s:
                 await asyncio.sleep(msg.delay_s)
         except asyncio.CancelledError as error:
+            await asyncio.sleep(0.05)  # cleaning up isn't cancelled a second time
             self.notes.append(f"ping {error.args}")
             raise
         return RtPong(number=msg.number, payload=msg.payload)
@@ -186,7 +187,7 @@ class Parent(Echo):
 
 class Late(Echo):
     async def started(self) -> None:
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.3)
         self.notes.append("started")
 
     async def stopping(self) -> None:

@@ -28,6 +28,7 @@ from runtime_actors import (
     RtPong,
     RtRead,
     RtReport,
+    RtReported,
     RtSync,
     RtUnanswered,
     Stubborn,
@@ -253,8 +254,21 @@ async def test_large_messages_pass_and_too_large_ones_are_refused(
 
 async def test_contracts_wait_until_the_actor_has_started(endpoint: Endpoint) -> None:
     late = await endpoint.create(Late)
-    assert await notes(endpoint, late) == ["started"]
+    stream = endpoint.stream(late, RtCount(items=1000))
+    asked = asyncio.create_task(endpoint.ask(late, RtNothing()))
+    await asyncio.sleep(0)
+    stream.close()
+    asked.cancel()
+    assert (await endpoint.ask(late, RtReport())) == RtReported(notes=("started",))
     kill(late)
+
+
+async def test_a_handler_is_cancelled_once(node: Node, endpoint: Endpoint, echo: Address) -> None:
+    other = node.endpoint()
+    async with other:
+        with pytest.raises(DeadlineExceeded):
+            await other.ask(echo, RtPing(delay_s=30), timeout=0.05)
+    assert await noted(endpoint, echo, "ping") == "ping ('cancelled',)"
 
 
 async def test_an_actor_that_cannot_start_says_so_and_ends(endpoint: Endpoint) -> None:
