@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, int], ...] = (
     ("tether.stores", 3),
     ("tether.engines", 3),
     ("tether.artifacts", 3),
-    ("tether.security", 3),
+    ("tether.security", 1),  # the runtime shows and checks certificates
     ("tether.telemetry", 1),  # metrics and logs are used by the runtime itself
     ("tether.core", 1),
     ("tether.contracts", 0),

@@ -1,0 +1,152 @@
+"""A node's identity: what it takes from its folder, and whom it believes."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tether.security.authority import DAY, Authority
+from tether.security.identity import CertificateRefused, Identity, IdentityUnusable, Reason
+
+URI = "tether://blue/node/n2"
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    made = Authority.init(tmp_path / "ca", "blue")
+    made.issue("n1")
+    return made
+
+
+@pytest.fixture
+def identity(authority: Authority) -> Identity:
+    made = Identity(authority.folder_of("n1"), "n1")
+    made.load()
+    return made
+
+
+def shown(uri: str = URI, serial: int = 7, ends: str = "Jan  1 00:00:00 2100 GMT") -> Any:
+    """A certificate in the form of `SSLSocket.getpeercert()`."""
+    return {"subjectAltName": (("URI", uri),), "serialNumber": f"{serial:X}", "notAfter": ends}
+
+
+def refusal(identity: Identity, certificate: Any) -> Reason:
+    with pytest.raises(CertificateRefused) as refused:
+        identity.vouch(certificate)
+    return refused.value.reason
+
+
+def test_whom_it_believes(identity: Identity):
+    vouched = identity.vouch(shown())
+    assert (vouched.node, vouched.serial) == ("n2", 7)
+    assert vouched.ends_at == ssl.cert_time_to_seconds("Jan  1 00:00:00 2100 GMT")
+
+
+def test_whom_it_does_not_believe(identity: Identity):
+    assert refusal(identity, None) is Reason.ABSENT
+    assert refusal(identity, {}) is Reason.ABSENT
+    assert refusal(identity, shown("https://example.org")) is Reason.FOREIGN
+    assert refusal(identity, shown("tether://red/node/n2")) is Reason.FOREIGN
+    assert refusal(identity, shown(ends="Jan  1 00:00:00 2020 GMT")) is Reason.EXPIRED
+    both = shown()
+    both["subjectAltName"] = (("URI", URI), ("URI", "tether://blue/node/n3"))
+    assert refusal(identity, both) is Reason.FOREIGN
+
+
+def test_a_revocation_is_seen(authority: Authority, identity: Identity):
+    made = authority.issue("n2")
+    certificate = shown(serial=int(made.serial, 16))
+    vouched = identity.vouch(certificate)
+    assert authority.revoke("n2")
+    assert identity.changed()
+    identity.load()
+    assert not identity.changed()
+    assert refusal(identity, certificate) is Reason.REVOKED
+    with pytest.raises(CertificateRefused):
+        identity.still_good(vouched)
+
+
+def test_an_old_list_takes_no_revocation_back(authority: Authority, identity: Identity):
+    made = authority.issue("n2")
+    path = authority.folder_of("n1") / "crl.pem"
+    before = path.read_bytes()
+    authority.revoke("n2")
+    identity.load()
+    path.write_bytes(before)
+    identity.load()
+    assert int(made.serial, 16) in identity.current.revocations.serials
+    path.unlink()
+    identity.load()
+    assert int(made.serial, 16) in identity.current.revocations.serials
+
+
+def test_a_renewal_is_taken_over(authority: Authority, identity: Identity):
+    before = identity.current
+    made = authority.renew("n1")
+    assert identity.changed()
+    identity.load()
+    assert identity.current.serial == int(made.serial, 16) != before.serial
+    assert identity.current.server is not before.server
+    assert identity.current.ends_at == made.ends_at
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("node.pem", b""),
+        ("node.pem", b"-----BEGIN CERTIFICATE-----\nxx\n-----END CERTIFICATE-----\n"),
+        ("ca.pem", b"nothing"),
+        ("crl.pem", b"nothing"),
+        ("node.pem", None),
+        ("ca.pem", None),
+    ],
+)
+def test_broken_files_leave_what_was_good(
+    authority: Authority, identity: Identity, name: str, content: bytes | None
+):
+    before = identity.current
+    path = authority.folder_of("n1") / name
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    assert identity.changed()
+    with pytest.raises(IdentityUnusable):
+        identity.load()
+    assert identity.current is before
+    assert not identity.changed()  # said once
+    fresh = Identity(authority.folder_of("n1"), "n1")
+    with pytest.raises(IdentityUnusable):
+        fresh.load()
+    with pytest.raises(IdentityUnusable):
+        _ = fresh.current
+
+
+def test_the_identity_of_another_node_is_refused(authority: Authority):
+    with pytest.raises(IdentityUnusable, match="this is node n2"):
+        Identity(authority.folder_of("n1"), "n2").load()
+
+
+def test_a_key_that_others_may_read_is_refused(authority: Authority):
+    (authority.folder_of("n1") / "node.pem").chmod(0o640)
+    with pytest.raises(IdentityUnusable, match="chmod 600"):
+        Identity(authority.folder_of("n1"), "n1").load()
+
+
+def test_a_key_without_its_certificate_is_refused(authority: Authority, identity: Identity):
+    path = authority.folder_of("n1") / "node.pem"
+    key = path.read_bytes().split(b"-----BEGIN CERTIFICATE-----")[0]
+    authority.renew("n1")
+    certificate = path.read_bytes().partition(b"-----BEGIN CERTIFICATE-----")
+    path.write_bytes(key + certificate[1] + certificate[2])
+    with pytest.raises(IdentityUnusable, match="can't be used"):
+        identity.load()
+
+
+def test_the_end_of_an_own_certificate_is_known(authority: Authority, identity: Identity):
+    (one,) = authority.listed()
+    assert identity.current.ends_at == one.ends_at
+    assert one.ends_at - one.begins_at == DAY
