@@ -8,9 +8,8 @@ reader that leaves at any point leaves a flight which the next reader can take f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any, Protocol
 
+from actors.gateway.ground import Chunks, Ground
 from tether.contracts import (
     Attach,
     Chunk,
@@ -41,28 +40,6 @@ from tether.errors import (
 )
 
 PLACE_MARGIN_S = 0.5  # the scheduler knows the deadline too, and its error says more than ours
-
-
-class Chunks(Protocol):
-    """A stream from a worker: read by one task at a time, closed from anywhere."""
-
-    def __aiter__(self) -> AsyncIterator[Any]: ...
-    async def __anext__(self) -> Any: ...
-    def close(self) -> None: ...
-
-
-class Ground(Protocol):
-    """What a flight needs of its gateway."""
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop: ...
-    async def place(self, place: Place, timeout: float) -> Placed: ...
-    def stream(self, address: Any, contract: Contract, credit: int = 64) -> Any: ...
-    def placed(self, worker_address: str) -> None: ...
-    def released(self, job_id: str, worker_id: str, *, ok: bool) -> None: ...
-    def grew(self, flight: Flight) -> None: ...
-    def landed(self, flight: Flight) -> None: ...
-    def moved(self, flight: Flight, why: TetherError) -> None: ...
 
 
 class Flight(Session):

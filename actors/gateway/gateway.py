@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import suppress
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
 
-from actors.follower import Follower
-from actors.gateway.completions import Completions
+from actors.gateway.closing import Closing
 from actors.gateway.flight import Flight
 from actors.gateway.keyring import Caller, Keyring
 from actors.gateway.options import GatewayOptions
+from actors.gateway.releases import SCHEDULER, Releases
+from actors.gateway.surroundings import Surroundings
+from actors.gateway.tally import Tally
 from actors.runtime import Address, on
-from actors.settler import Settler
 from supervision import Supervised
 from tether.contracts import (
     Catalog,
@@ -24,7 +23,6 @@ from tether.contracts import (
     Chunk,
     Completed,
     Finished,
-    Fleet,
     Infer,
     ListModels,
     Outcome,
@@ -32,13 +30,10 @@ from tether.contracts import (
     Placed,
     Readiness,
     Ready,
-    Settle,
     TextInput,
-    WatchCatalog,
-    WatchFleet,
+    Usage,
 )
 from tether.core.admission import Admission
-from tether.core.catalog import Index
 from tether.core.journal import Reader
 from tether.core.sampling import seeded, validated
 from tether.core.session import Sessions
@@ -56,10 +51,6 @@ log = logs.get(__name__)
 TICK_S = 0.25
 OVERTIME_S = 0.5  # the worker knows the deadline too, and settles by it
 START_S = 15.0
-SETTLES_AT_ONCE = 128
-FINISHED_S = 0.002
-MAX_FINISHED = 64
-SECOND_S = 2.0  # after a worker should have settled a cancelled run
 MAX_TOKEN_LENGTH = 255
 _CHARACTERS_A_TOKEN = 4  # a guess for the token limit, corrected when the answer is there
 
@@ -83,28 +74,16 @@ class Gateway(Supervised):
         self._sessions = Sessions(options.sessions)
         self._flights: set[Flight] = set()
         self._admission = Admission(options.tenants)
-        self._completions = Completions(options.completions, options.remember_s)
-        self._settler = Settler(self, "gateway")
-        self._second: deque[tuple[float, Settle]] = deque(maxlen=options.completions)
+        self._closing = Closing(self, options.completions, options.remember_s)
+        self._releases = Releases(self)
+        self._tally = Tally()
+        self._surroundings = Surroundings(self)
         self._watched: set[str] = set()
-        self._finished: list[Finished] = []
-        self._finished_timer: asyncio.TimerHandle | None = None
-        self._index = Index(Catalog(version=0, models=()))
-        self._ready: tuple[str, ...] = ()
-        self._alive: frozenset[str] = frozenset()
-        self._workers: frozenset[str] = frozenset()
         self._draining = False
-        self._ended: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
-        self._tokens_in = 0
-        self._tokens_out = 0
-        self._bind_metrics()
         await self._keyring.open()
         self.background(self._keyring.watch(), name="keys")
-        catalog = Follower(self, "control/registry", WatchCatalog(), self._see_catalog)
-        fleet = Follower(self, "control/roster", WatchFleet(), self._see_fleet)
-        self.background(catalog.run(), name="catalog")
-        self.background(fleet.run(), name="fleet")
-        await self.tree.wait("control/scheduler", START_S)
+        catalog = self._surroundings.follow()
+        await self.tree.wait(SCHEDULER, START_S)
         await asyncio.wait_for(catalog.first.wait(), START_S)
         self.background(self._sweep(), name="sweep")
 
@@ -114,7 +93,7 @@ class Gateway(Supervised):
         chain doesn't wait for the slowest stream; at the end of a node the doors, which stop
         first, have let all streams finish."""
         self._draining = True
-        self._publish()
+        self._tally.publish()
         await self._keyring.close()
 
     # ---- requests
@@ -174,12 +153,12 @@ class Gateway(Supervised):
         caller = self._keyring.known(msg.credential, self.loop.time())
         if caller is None:
             await self._keyring.find(msg.credential, self.loop)
-        return self._index.catalog
+        return self._surroundings.index.catalog
 
     @on(Readiness)
     def readiness(self, msg: Readiness, sender: Address) -> Ready:
         """Which models of the catalog some living worker has answered for."""
-        return Ready(models=() if self._draining else self._ready)
+        return Ready(models=() if self._draining else self._surroundings.ready)
 
     def _join(self, msg: Infer, caller: Caller) -> Flight | None:
         session = self._sessions.find((caller.tenant_id, msg.retry_token), msg.fingerprint)
@@ -196,7 +175,7 @@ class Gateway(Supervised):
             )
         if not msg.deadline_s > 0:
             raise DeadlineExceeded("the request came after its deadline")
-        card = self._index.resolve(msg.model_ref)
+        card = self._surroundings.index.resolve(msg.model_ref)
         sampling = validated(msg.sampling, card.context)
         sampling = seeded(sampling, caller.tenant_id, msg.retry_token)
         characters = _characters(msg.input)
@@ -219,7 +198,7 @@ class Gateway(Supervised):
             self._sessions.open(flight, characters)
         except TetherError:
             self._admission.leave(caller.tenant_id, tokens, now)
-            self._refused.inc()
+            self._tally.refused.inc()
             raise
         self._flights.add(flight)
         return flight
@@ -245,21 +224,16 @@ class Gateway(Supervised):
 
     # ---- what a flight needs
 
-    def scheduler(self) -> Any:
+    async def place(self, place: Place, timeout: float) -> Placed:
         """
         Raises:
-            Draining: it doesn't run.
+            Draining: there is no scheduler.
+            TetherError: what it says.
         """
-        address = self.tree.address("control/scheduler")
-        if address is None:
+        scheduler = self.tree.address(SCHEDULER)
+        if scheduler is None:
             raise Draining("the scheduler is gone, and this gateway restarts after it")
-        return address
-
-    async def place(self, place: Place, timeout: float) -> Placed:
-        """Ask the scheduler. Raises what it says, or `Draining` when it is gone."""
-        scheduler = self.scheduler()
-        if self._finished:
-            self._tell_finished()
+        self._releases.flush()
         placed: Placed = await self.ask(scheduler, place, timeout)
         return placed
 
@@ -270,23 +244,8 @@ class Gateway(Supervised):
             self.watch(Address.parse(worker_address), lambda: self._worker_lost(worker_address))
 
     def released(self, job_id: str, worker_id: str, *, ok: bool) -> None:
-        """Tell the scheduler that a slot is free: at once if there is nothing else to do, else
-        with the next `Place`, or after a moment. That is one write less a request."""
-        self._finished.append(Finished(job_id=job_id, worker_id=worker_id, ok=ok))
-        if not self._flights or len(self._finished) >= MAX_FINISHED:
-            self._tell_finished()
-        elif self._finished_timer is None:
-            self._finished_timer = self.loop.call_later(FINISHED_S, self._tell_finished)
-
-    def _tell_finished(self) -> None:
-        if self._finished_timer is not None:
-            self._finished_timer.cancel()
-            self._finished_timer = None
-        finished, self._finished = self._finished, []
-        with suppress(TetherError):  # it is away, and comes back with empty seats
-            scheduler = self.scheduler()
-            for one in finished:
-                self.tell(scheduler, one)
+        finished = Finished(job_id=job_id, worker_id=worker_id, ok=ok)
+        self._releases.add(finished, urgent=not self._flights)
 
     def grew(self, flight: Flight) -> None:
         self._sessions.grew(flight)
@@ -307,126 +266,57 @@ class Gateway(Supervised):
         outcome = flight.outcome
         assert outcome is not None
         self._flights.discard(flight)
-        usage = flight.journal.usage
+        journal = flight.journal
+        completed = outcome is Outcome.COMPLETED
+        usage = (
+            journal.usage
+            if completed
+            else Usage(prompt_tokens=len(journal.prompt_ids), completion_tokens=journal.tokens)
+        )
         used = usage.prompt_tokens + usage.completion_tokens
-        if outcome is not Outcome.COMPLETED:
-            used = len(flight.journal.prompt_ids) + flight.journal.tokens
         self._admission.leave(flight.tenant_id, flight.charged - used, now)
-        self._ended[outcome] += 1
-        if flight.first_at is not None:
-            self._first_token.observe(flight.first_at - flight.since)
+        first_s = None if flight.first_at is None else flight.first_at - flight.since
+        self._tally.ended(outcome, usage, first_s)
         settle = flight.settle()
-        if outcome is Outcome.COMPLETED:
+        if completed:
             self._sessions.grew(flight)
             self._sessions.finish(flight, now, keep=flight.explicit)
-            self._tokens_in += usage.prompt_tokens
-            self._tokens_out += usage.completion_tokens
-            if settle is not None:
-                self._completions.add(flight.worker_address, settle, now)
         else:
             self._sessions.drop(flight)
-            if settle is None:
-                pass
+        if settle is not None:
+            if completed:
+                self._closing.answered(flight.worker_address, settle, now)
             elif outcome is Outcome.CANCELLED and flight.streaming:
-                # The worker settles with what it computed, unless it never began or dies now.
-                self._second.append((now + SECOND_S, settle))
+                self._closing.cancelled(settle, now)
             else:
-                self._settle(settle)
+                self._closing.ended(settle)
         if flight.worker_id:
-            fault = isinstance(flight.error, TetherError) and flight.error.retryable
+            fault = flight.error is not None and flight.error.retryable
             self.released(flight.job_id, flight.worker_id, ok=not fault)
-
-    def _settle(self, settle: Settle) -> None:
-        try:
-            self.background(self._settler.settle(settle), name="settle")
-        except TetherError:
-            log.warning("no room to settle; the lease will run out", job_id=settle.job_id)
 
     def _worker_lost(self, worker_address: str) -> None:
         self._watched.discard(worker_address)
-        taken = self._completions.take(worker_address)
-        if taken:
-            log.info("settles for a worker that is gone", worker=worker_address, jobs=len(taken))
-            self.background(self._settle_all(taken), name="settle")
+        self._closing.worker_lost(worker_address)
 
-    async def _settle_all(self, settles: list[Settle]) -> None:
-        for first in range(0, len(settles), SETTLES_AT_ONCE):
-            await asyncio.gather(
-                *map(self._settler.settle, settles[first : first + SETTLES_AT_ONCE])
-            )
-
-    # ---- the surroundings
-
-    def _see_catalog(self, catalog: Catalog) -> None:
-        self._index = Index(catalog)
-        self._fit()
-
-    def _see_fleet(self, fleet: Fleet) -> None:
-        self._alive = frozenset(
-            model for worker in fleet.workers if not worker.draining for model in worker.models
-        )
-        self._fit()
-        workers = frozenset(worker.address for worker in fleet.workers)
-        silent = self._workers - workers
-        self._workers = workers
-        if silent:
-            for flight in list(self._flights):
-                if flight.worker_address in silent:
-                    flight.desert()
-
-    def _fit(self) -> None:
-        catalog = self._index.catalog
-        self._ready = tuple(card.ref for card in catalog.models if card.ref in self._alive)
+    # ---- time
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
             now = self.loop.time()
             grace = self._options.grace_s
+            silent = self._surroundings.take_silent()
             for flight in list(self._flights):
                 if now > flight.deadline + OVERTIME_S:
                     flight.fail(DeadlineExceeded("no complete answer before the deadline"))
                 elif flight.left_at is not None and now - flight.left_at >= grace:
                     flight.fail(Cancelled("the client did not come back"))
+                elif silent and flight.worker_address in silent:
+                    flight.desert()
             self._sessions.sweep(now)
-            self._completions.sweep(now)
-            due = [settle for at, settle in self._second if at <= now]
-            if due:
-                self._second = deque(
-                    (one for one in self._second if one[0] > now), self._second.maxlen
-                )
-                self.background(self._settle_all(due), name="settle")
-            self._publish()
-            self._used_sessions.set(len(self._sessions))
-            self._used_tokens.set(self._sessions.tokens)
-            self._used_characters.set(self._sessions.characters)
-            self._used_completions.set(len(self._completions))
-            self._used_keys.set(len(self._keyring))
-            self._used_tenants.set(len(self._admission))
-
-    def _publish(self) -> None:
-        """What was counted since the last time; a counter's lock a request would cost more."""
-        for outcome, count in self._ended.items():
-            if count:
-                self._outcomes[outcome].inc(count)
-                self._ended[outcome] = 0
-        if self._tokens_in or self._tokens_out:
-            self._prompt_tokens.inc(self._tokens_in)
-            self._output_tokens.inc(self._tokens_out)
-            self._tokens_in = self._tokens_out = 0
-
-    def _bind_metrics(self) -> None:
-        self._outcomes = {outcome: metrics.requests.labels(outcome.value) for outcome in Outcome}
-        self._first_token = metrics.first_token_seconds
-        self._prompt_tokens = metrics.request_tokens.labels("prompt")
-        self._output_tokens = metrics.request_tokens.labels("output")
-        self._refused = metrics.bound_refused.labels("gateway_sessions")
-        self._used_sessions = metrics.bound_used.labels("gateway_sessions")
-        self._used_tokens = metrics.bound_used.labels("gateway_tokens")
-        self._used_characters = metrics.bound_used.labels("gateway_characters")
-        self._used_completions = metrics.bound_used.labels("gateway_completions")
-        self._used_keys = metrics.bound_used.labels("gateway_keys")
-        self._used_tenants = metrics.bound_used.labels("gateway_tenants")
+            self._closing.sweep(now)
+            self._tally.publish()
+            self._tally.bounds(self._sessions, len(self._keyring), len(self._admission))
 
 
 def _characters(input: ChatInput | TextInput) -> int:

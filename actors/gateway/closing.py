@@ -1,0 +1,73 @@
+"""That every job is closed: by whom, when its worker can't or may not have."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from actors.gateway.completions import Completions
+from actors.settler import Settler
+from supervision import Supervised
+from tether.contracts import Settle
+from tether.errors import Overloaded
+from tether.telemetry import logs, metrics
+
+log = logs.get(__name__)
+
+AT_ONCE = 128
+SECOND_S = 2.0  # after a worker should have settled a cancelled run
+
+
+class Closing:
+    """The settles of a gateway. Settling what is settled changes nothing, so in doubt it does.
+
+    Args:
+        bound: answers, and cancelled runs, that are remembered.
+        keep_s: how long an answer is.
+    """
+
+    def __init__(self, actor: Supervised, bound: int, keep_s: float) -> None:
+        self._actor = actor
+        self._settler = Settler(actor, "gateway")
+        self._completions = Completions(bound, keep_s)
+        self._second: deque[tuple[float, Settle]] = deque(maxlen=bound)
+        self._used = metrics.bound_used.labels("gateway_completions")
+
+    def answered(self, worker_address: str, settle: Settle, now: float) -> None:
+        """The worker has answered, and settles unless it dies first."""
+        self._completions.add(worker_address, settle, now)
+
+    def cancelled(self, settle: Settle, now: float) -> None:
+        """The worker was told, and settles with what it computed, unless it never began."""
+        self._second.append((now + SECOND_S, settle))
+
+    def ended(self, settle: Settle) -> None:
+        """No worker settles this."""
+        self._begin([settle])
+
+    def worker_lost(self, worker_address: str) -> None:
+        """What came from there lately may not be settled."""
+        taken = self._completions.take(worker_address)
+        if taken:
+            log.info("settles for a worker that is gone", worker=worker_address, jobs=len(taken))
+            self._begin(taken)
+
+    def sweep(self, now: float) -> None:
+        """Now and then."""
+        self._completions.sweep(now)
+        self._used.set(len(self._completions) + len(self._second))
+        due: list[Settle] = []
+        while self._second and self._second[0][0] <= now:
+            due.append(self._second.popleft()[1])
+        if due:
+            self._begin(due)
+
+    def _begin(self, settles: list[Settle]) -> None:
+        try:
+            self._actor.background(self._settle(settles), name="settle")
+        except Overloaded:
+            log.warning("no room to settle; leases will run out", jobs=len(settles))
+
+    async def _settle(self, settles: list[Settle]) -> None:
+        for first in range(0, len(settles), AT_ONCE):
+            await asyncio.gather(*map(self._settler.settle, settles[first : first + AT_ONCE]))

@@ -1,0 +1,49 @@
+"""What a flight needs of its gateway."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tether.contracts import Contract, Place, Placed
+from tether.errors import TetherError
+
+if TYPE_CHECKING:
+    from actors.gateway.flight import Flight
+
+
+class Chunks(Protocol):
+    """A stream from a worker: read by one task at a time, closed from anywhere."""
+
+    def __aiter__(self) -> AsyncIterator[Any]: ...
+    async def __anext__(self) -> Any: ...
+    def close(self) -> None: ...
+
+
+class Ground(Protocol):
+    """A gateway is one."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+
+    async def place(self, place: Place, timeout: float) -> Placed:
+        """Ask the scheduler."""
+
+    def stream(self, address: Any, contract: Contract, credit: int = 64) -> Any:
+        """Open a stream at a worker."""
+
+    def placed(self, worker_address: str) -> None:
+        """Something runs there now."""
+
+    def released(self, job_id: str, worker_id: str, *, ok: bool) -> None:
+        """The slot is free; without a worker, whatever this job was given is to be undone."""
+
+    def grew(self, flight: Flight) -> None:
+        """Its journal has more than before."""
+
+    def moved(self, flight: Flight, why: TetherError) -> None:
+        """It goes to another worker."""
+
+    def landed(self, flight: Flight) -> None:
+        """It has its outcome."""

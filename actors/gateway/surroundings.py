@@ -1,0 +1,52 @@
+"""What a gateway knows of the network: the models, and which workers answer for them."""
+
+from __future__ import annotations
+
+from actors.follower import Follower
+from supervision import Supervised
+from tether.contracts import Catalog, Fleet, WatchCatalog, WatchFleet
+from tether.core.catalog import Index
+
+
+class Surroundings:
+    """Follows registry and roster. `ready` are the refs of the catalog that some living worker
+    has answered for."""
+
+    def __init__(self, actor: Supervised) -> None:
+        self._actor = actor
+        self.index = Index(Catalog(version=0, models=()))
+        self.ready: tuple[str, ...] = ()
+        self.silent: frozenset[str] = frozenset()
+        """Addresses of workers that the roster has just given up."""
+        self._alive: frozenset[str] = frozenset()
+        self._workers: frozenset[str] = frozenset()
+
+    def follow(self) -> Follower:
+        """Begin; the follower of the catalog tells when it is known."""
+        catalog = Follower(self._actor, "control/registry", WatchCatalog(), self._see_catalog)
+        fleet = Follower(self._actor, "control/roster", WatchFleet(), self._see_fleet)
+        self._actor.background(catalog.run(), name="catalog")
+        self._actor.background(fleet.run(), name="fleet")
+        return catalog
+
+    def take_silent(self) -> frozenset[str]:
+        """The workers given up since the last call."""
+        silent, self.silent = self.silent, frozenset()
+        return silent
+
+    def _see_catalog(self, catalog: Catalog) -> None:
+        self.index = Index(catalog)
+        self._fit()
+
+    def _see_fleet(self, fleet: Fleet) -> None:
+        self._alive = frozenset(
+            model for worker in fleet.workers if not worker.draining for model in worker.models
+        )
+        workers = frozenset(worker.address for worker in fleet.workers)
+        self.silent = (self.silent | self._workers) - workers
+        self._workers = workers
+        self._fit()
+
+    def _fit(self) -> None:
+        models = self.index.catalog.models
+        self.ready = tuple(card.ref for card in models if card.ref in self._alive)

@@ -1,0 +1,49 @@
+"""What a gateway counts. A counter's lock per request costs more than all the rest of it, so
+counts are kept here and published a few times a second."""
+
+from __future__ import annotations
+
+from tether.contracts import Outcome, Usage
+from tether.core.session import Sessions
+from tether.telemetry import metrics
+
+
+class Tally:
+    """Requests by outcome, tokens, time to the first token, and how full the bounds are."""
+
+    def __init__(self) -> None:
+        self._ended: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
+        self._tokens = [0, 0]
+        self._outcomes = {outcome: metrics.requests.labels(outcome.value) for outcome in Outcome}
+        self._prompt = metrics.request_tokens.labels("prompt")
+        self._output = metrics.request_tokens.labels("output")
+        self._first_token = metrics.first_token_seconds
+        self.refused = metrics.bound_refused.labels("gateway_sessions")
+        bounds = ("sessions", "tokens", "characters", "keys", "tenants")
+        self._used = [metrics.bound_used.labels(f"gateway_{bound}") for bound in bounds]
+
+    def ended(self, outcome: Outcome, usage: Usage, first_token_s: float | None) -> None:
+        """A request has its outcome."""
+        self._ended[outcome] += 1
+        if outcome is not Outcome.FAILED:
+            self._tokens[0] += usage.prompt_tokens
+            self._tokens[1] += usage.completion_tokens
+        if first_token_s is not None:
+            self._first_token.observe(first_token_s)
+
+    def publish(self) -> None:
+        """What was counted since the last time."""
+        for outcome, count in self._ended.items():
+            if count:
+                self._outcomes[outcome].inc(count)
+                self._ended[outcome] = 0
+        if any(self._tokens):
+            self._prompt.inc(self._tokens[0])
+            self._output.inc(self._tokens[1])
+            self._tokens = [0, 0]
+
+    def bounds(self, sessions: Sessions, keys: int, tenants: int) -> None:
+        """How full everything is."""
+        values = (len(sessions), sessions.tokens, sessions.characters, keys, tenants)
+        for gauge, value in zip(self._used, values, strict=True):
+            gauge.set(value)

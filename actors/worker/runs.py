@@ -1,0 +1,252 @@
+"""The runs of a worker: from an order to an answer that is settled."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing, suppress
+
+from actors.settler import Settler
+from actors.worker.execution import Ending, Execution
+from actors.worker.options import WorkerOptions
+from actors.worker.records import Records
+from supervision import Supervised
+from tether.contracts import Run, Usage
+from tether.core.quota import QuotaGuard
+from tether.engines import Engine, Job
+from tether.errors import Overloaded, TetherError, WorkerLost
+from tether.telemetry import logs, metrics
+
+log = logs.get(__name__)
+
+LAST_WORDS_S = 0.5  # at the end, for what was broken off to be said
+DELIVERY_S = 2.0  # how long a settle waits for a reader that is slow to take the last chunk
+MOMENT_S = 0.002
+
+
+class Runs:
+    """Slots, records, and one task a run: it computes, waits until the last chunk has left, and
+    settles. All times are the loop's."""
+
+    def __init__(self, actor: Supervised, options: WorkerOptions) -> None:
+        self._loop = actor.loop
+        self._options = options
+        self._guard: QuotaGuard[Execution] = QuotaGuard(options.slots, options.queue)
+        self._records = Records(options.kept, options.kept_tokens, options.keep_s)
+        self._settler = Settler(actor, "worker")
+        self._tasks = 0
+        self._idle = asyncio.Event()
+        self._soon: asyncio.Future[None] | None = None
+        self._undelivered: set[Execution] = set()
+        self._later: set[Execution] = set()
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._bind_metrics()
+
+    @property
+    def running(self) -> int:
+        """Runs that have a slot."""
+        return self._guard.running
+
+    @property
+    def queued(self) -> int:
+        """Runs that wait for one."""
+        return self._guard.queued
+
+    def find(self, job_id: str) -> Execution | None:
+        """The run of this job, if it is held."""
+        return self._records.find(job_id)
+
+    def held(self, run: Run) -> Execution | None:
+        """The run that follows just this order already.
+
+        Raises:
+            Conflict: the job was given away again since; the order is stale.
+        """
+        held = self._records.check_fence(run.job_id, run.fence)
+        return held if held is not None and held.same(run) else None
+
+    def begin(self, run: Run, engine: Engine) -> Execution:
+        """
+        Raises:
+            BadRequest, ContextExceeded: the request is at fault.
+            Overloaded: slots and queue are full, or too many answers wait to be settled.
+        """
+        if self._tasks - self._guard.running - self._guard.queued >= self._options.unsettled:
+            self._refused_unsettled.inc()
+            raise Overloaded("too many answers wait to be settled", retry_after_s=1.0)
+        prompt_ids = run.prompt_ids or engine.prompt(run.input)
+        engine.check(len(prompt_ids), run.sampling)
+        execution = Execution(run, engine, prompt_ids, self._loop.time())
+        try:
+            if not self._guard.admit(execution):
+                execution.slot = self._loop.create_future()
+        except Overloaded:
+            self._refused_slots.inc()
+            raise
+        older = self._records.find(run.job_id)
+        if older is not None:
+            older.break_off(Ending.SUPERSEDED)
+        self._records.add(execution)
+        self._tasks += 1
+        self._idle.clear()
+        # not `background`: it outlives the orderly end of handlers, and has its own bound
+        task = execution.task = self._loop.create_task(self._pump(execution))
+        task.add_done_callback(lambda done: self._pumped(done, execution))
+        return execution
+
+    def deserted(self, execution: Execution, why: str) -> None:
+        """A run has no reader left: its client left (cancelled), or its gateway died."""
+        if why == "cancelled":
+            execution.break_off(Ending.CANCELLED)
+        elif why == "peer_lost":
+            execution.left_at = self._loop.time()
+
+    async def stop(self, deadline_s: float) -> None:
+        """Let what runs finish and be settled, and hand the rest on."""
+        await self._quiet(deadline_s - 2 * LAST_WORDS_S)
+        for execution in list(self._records.running):
+            execution.break_off(Ending.STOPPING)
+        await self._quiet(LAST_WORDS_S)
+
+    async def _quiet(self, timeout_s: float) -> None:
+        """Returns when nothing runs, or after `timeout_s`."""
+        if self._tasks and timeout_s > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), timeout_s)
+
+    # ---- one run
+
+    async def _pump(self, execution: Execution) -> None:
+        """From the engine into the journal, then to reservation."""
+        await self._compute(execution)
+        settle = execution.settle()
+        if settle is None:
+            return
+        if self._guard.running:
+            await self._moment()  # shared, and nothing cancels a run that is over
+        if execution.ends and execution.journal.finish is not None:
+            execution.delivered = self._loop.create_future()
+            self._undelivered.add(execution)
+            await execution.delivered
+            self._undelivered.discard(execution)
+        await self._settler.settle(settle)
+
+    def _moment(self) -> asyncio.Future[None]:
+        """A little later, the same for all who wait: what they then say leaves in one write, and
+        is one round for reservation. The last chunks leave meanwhile."""
+        if self._soon is None:
+            self._soon = self._loop.create_future()
+            self._loop.call_later(MOMENT_S, self._now)
+        return self._soon
+
+    def _now(self) -> None:
+        soon, self._soon = self._soon, None
+        if soon is not None and not soon.done():
+            soon.set_result(None)
+
+    async def _compute(self, execution: Execution) -> None:
+        run, journal, loop = execution.run, execution.journal, self._loop
+        try:
+            if execution.slot is not None:
+                await execution.slot
+                execution.slot = None
+            job = Job(
+                prompt_ids=journal.prompt_ids, emitted_ids=run.emitted_ids, sampling=run.sampling
+            )
+            async with aclosing(execution.engine.run(job)) as deltas:
+                async for delta in deltas:
+                    journal.add(delta.token_ids, delta.text)
+                    if delta.finish is not None:
+                        journal.close(
+                            delta.finish,
+                            Usage(
+                                prompt_tokens=len(journal.prompt_ids),
+                                completion_tokens=journal.tokens,
+                            ),
+                            run.model_ref,
+                        )
+                    elif execution.news(loop.time()):
+                        self.read_later(execution)
+            if journal.finish is None:
+                execution.error = WorkerLost("the engine ended without an end of the answer")
+        except asyncio.CancelledError:
+            execution.error = execution.explain()
+            if execution.ending is None:
+                raise
+            task = asyncio.current_task()
+            if task is not None:
+                task.uncancel()
+        except TetherError as error:
+            execution.error = error
+        except Exception:
+            log.exception("an engine failed", job_id=run.job_id, model=run.model_ref)
+            execution.error = WorkerLost("the engine failed; another worker may continue")
+        finally:
+            self._over(execution)
+
+    def _over(self, execution: Execution) -> None:
+        """The engine is done with it: pass on the slot, let the readers see the end."""
+        if execution.slot is not None and self._guard.forget(execution):
+            pass  # it never had a slot
+        else:
+            following = self._guard.leave()
+            if following is not None:
+                assert following.slot is not None
+                if not following.slot.done():
+                    following.slot.set_result(None)
+        execution.finished_at = self._loop.time()
+        self._later.discard(execution)
+        self._records.over(execution, keep=execution.error is None)
+        execution.wake()
+
+    def _pumped(self, task: asyncio.Task[None], execution: Execution) -> None:
+        self._tasks -= 1
+        if not self._tasks:
+            self._idle.set()
+        if execution.running:  # cancelled before its first step
+            execution.error = execution.explain()
+            self._over(execution)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a run failed", exc_info=task.exception())
+
+    # ---- time
+
+    def read_later(self, execution: Execution) -> None:
+        """Some reader of it waits for the window to pass; one timer serves all."""
+        self._later.add(execution)
+        if self._flush_timer is None:
+            self._flush_timer = self._loop.call_later(self._options.window_s, self._flush)
+
+    def _flush(self) -> None:
+        self._flush_timer = None
+        later, self._later = self._later, set()
+        for execution in later:
+            execution.wake()
+
+    def sweep(self, now: float) -> None:
+        """A few times a second: deadlines, grace, and what was kept long enough."""
+        for execution in list(self._records.running):
+            if now >= execution.deadline:
+                execution.break_off(Ending.LATE)
+            elif execution.left_at is not None and now - execution.left_at >= self._options.grace_s:
+                execution.break_off(Ending.CANCELLED)
+        for execution in self._undelivered:
+            if now - (execution.finished_at or now) >= DELIVERY_S:
+                execution.delivered_or_not()
+        self._records.sweep(now)
+        for gauge, value in (
+            (self._used_slots, self._guard.running),
+            (self._used_queue, self._guard.queued),
+            (self._used_records, len(self._records)),
+            (self._used_tokens, self._records.tokens),
+            (self._used_tasks, self._tasks),
+        ):
+            gauge.set(value)
+
+    def _bind_metrics(self) -> None:
+        self._refused_slots = metrics.bound_refused.labels("worker_slots")
+        self._refused_unsettled = metrics.bound_refused.labels("worker_unsettled")
+        self._used_slots = metrics.bound_used.labels("worker_slots")
+        self._used_queue = metrics.bound_used.labels("worker_queue")
+        self._used_records = metrics.bound_used.labels("worker_records")
+        self._used_tokens = metrics.bound_used.labels("worker_record_tokens")
+        self._used_tasks = metrics.bound_used.labels("worker_unsettled")
