@@ -1,0 +1,53 @@
+"""Retry, breaker and their kind: state machines in an explicit order. Pure but for the drivers,
+which are imported by their own names."""
+
+from supervision.policies.breaker import Breaker, BreakerOptions, Mode, State
+from supervision.policies.breakers import Breakers
+from supervision.policies.budget import Budget, BudgetOptions
+from supervision.policies.bulkhead import Bulkhead, BulkheadOptions
+from supervision.policies.deadline import Deadline, DeadlineOptions
+from supervision.policies.hedge import Hedge, HedgeOptions
+from supervision.policies.outcome import CANCELLED, COMPLETED, Ended, Outcome, outcome_of
+from supervision.policies.policy import NEVER, Again, Done, GiveUp, Go, Guard, Policy, Refuse
+from supervision.policies.rate import Rate, RateOptions
+from supervision.policies.retry import Retry, RetryOptions
+from supervision.policies.stack import Call, Stack, StackOptions
+from supervision.policies.timeout import Timeout, TimeoutOptions
+
+__all__ = [
+    "CANCELLED",
+    "COMPLETED",
+    "NEVER",
+    "Again",
+    "Breaker",
+    "BreakerOptions",
+    "Breakers",
+    "Budget",
+    "BudgetOptions",
+    "Bulkhead",
+    "BulkheadOptions",
+    "Call",
+    "Deadline",
+    "DeadlineOptions",
+    "Done",
+    "Ended",
+    "GiveUp",
+    "Go",
+    "Guard",
+    "Hedge",
+    "HedgeOptions",
+    "Mode",
+    "Outcome",
+    "Policy",
+    "Rate",
+    "RateOptions",
+    "Refuse",
+    "Retry",
+    "RetryOptions",
+    "Stack",
+    "StackOptions",
+    "State",
+    "Timeout",
+    "TimeoutOptions",
+    "outcome_of",
+]

@@ -1,0 +1,71 @@
+"""How an attempt ended, as policies see it."""
+
+from __future__ import annotations
+
+import math
+from enum import Enum, auto
+from typing import Final
+
+import msgspec
+
+from tether.errors import (
+    BadRequest,
+    Cancelled,
+    Draining,
+    ModelUnusable,
+    Overloaded,
+    RateLimited,
+    TetherError,
+)
+
+
+class Ended(Enum):
+    """What an attempt came to."""
+
+    COMPLETED = auto()  # answered
+    REFUSED = auto()  # nothing began: trying again, here or elsewhere, repeats no work
+    FAILED = auto()  # it broke off; the same may go well the next time
+    FATAL = auto()  # it broke off, and the same would do so again
+    REJECTED = auto()  # the request itself is at fault, and whoever said so is well
+    CANCELLED = auto()  # nobody waits any more; says nothing about whoever worked on it
+
+
+class Outcome(msgspec.Struct, frozen=True, gc=False):
+    """The end of one attempt.
+
+    `error` is None for `COMPLETED` and `CANCELLED` only. `until` is the time, on the caller's
+    clock, before which another attempt is pointless. `began` says that the first chunk has
+    reached the caller, so that only a resumption may follow, never a retry.
+    """
+
+    ended: Ended
+    error: Exception | None = None
+    until: float = -math.inf
+    began: bool = False
+
+
+COMPLETED: Final = Outcome(Ended.COMPLETED)
+CANCELLED: Final = Outcome(Ended.CANCELLED)
+
+
+def outcome_of(error: Exception, now: float = -math.inf, *, began: bool = False) -> Outcome:
+    """What an exception means. Its `retry_after_s` counts from `now`."""
+    until = -math.inf
+    if isinstance(error, TetherError):
+        if error.retry_after_s is not None:
+            until = now + error.retry_after_s
+        if isinstance(error, Cancelled):
+            return Outcome(Ended.CANCELLED)
+        if isinstance(error, Overloaded | Draining | RateLimited):
+            ended = Ended.REFUSED
+        elif isinstance(error, BadRequest | ModelUnusable):
+            ended = Ended.REJECTED
+        elif error.retryable:
+            ended = Ended.FAILED
+        else:
+            ended = Ended.FATAL
+    elif isinstance(error, OSError | TimeoutError):
+        ended = Ended.FAILED  # TimeoutError is an OSError; named since both are meant
+    else:
+        ended = Ended.FATAL
+    return Outcome(ended, error, until, began)

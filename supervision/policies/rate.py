@@ -1,0 +1,58 @@
+"""At most so many calls a second."""
+
+from __future__ import annotations
+
+import msgspec
+
+from supervision.policies.outcome import Outcome
+from supervision.policies.policy import DONE, NEVER, Done, Go, Refuse
+from tether.core.admission import TokenBucket
+from tether.errors import RateLimited
+
+
+class RateOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """`per_s` calls a second on average, `burst` at once after a quiet while.
+
+    Raises:
+        ValueError: `per_s` isn't above 0, or `burst` is below 1.
+    """
+
+    per_s: float = 100.0
+    burst: float = 200.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.per_s < NEVER:
+            raise ValueError(f"rate: per_s is {self.per_s}; it must be above 0")
+        if not 1 <= self.burst < NEVER:
+            raise ValueError(f"rate: burst is {self.burst}; it must be at least 1")
+
+
+class Rate:
+    """A token bucket (see `tether.core.admission`). Whoever comes too early is refused, with the
+    time at which there is room; it queues nobody. Each admission is charged, also when the call
+    comes again, and nothing is given back: what was asked was asked."""
+
+    __slots__ = ("_bucket", "_per_s")
+
+    def __init__(self, options: RateOptions, now: float) -> None:
+        self._bucket = TokenBucket(options.per_s, options.burst, now)
+        self._per_s = options.per_s
+
+    def begin(self) -> Rate:
+        return self
+
+    def admit(self, now: float, until: float = NEVER) -> Go | Refuse:
+        wait_s = self._bucket.wait_s(1.0, now)
+        if wait_s > 0:
+            return Refuse(
+                now + wait_s,
+                RateLimited(
+                    f"more than {self._per_s:g} calls a second; try again in {wait_s:.3g} s",
+                    retry_after_s=wait_s,
+                ),
+            )
+        self._bucket.take(1.0, now)
+        return Go(until)
+
+    def settle(self, outcome: Outcome, now: float) -> Done:
+        return DONE

@@ -1,0 +1,116 @@
+"""Another attempt after one that broke off or was sent away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from supervision.policies.budget import Budget
+from supervision.policies.outcome import Ended, Outcome
+from supervision.policies.policy import DONE, NEVER, Again, Done, GiveUp, Go
+
+
+class RetryOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """`attempts` in which something began, the first included (0: as many as fit before the
+    deadline), and `refusals` on top. The pause after the nth that went wrong is
+    `uniform(.5, 1) · min(max_s, initial_s · 2ⁿ⁻¹)`: the draw is taken of the capped pause, so
+    those that wait longest are spread as well.
+
+    Source: Brooker, Exponential Backoff and Jitter, AWS Architecture Blog, 2015 ("equal jitter").
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    attempts: int = 3
+    refusals: int = 8
+    initial_s: float = 0.1
+    max_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 0 or self.refusals < 0:
+            raise ValueError("retry: attempts and refusals must not be negative")
+        if not 0 <= self.initial_s <= self.max_s < NEVER:
+            raise ValueError(
+                f"retry: 0 ≤ initial_s ({self.initial_s}) ≤ max_s ({self.max_s}) must hold"
+            )
+
+    def pause_s(self, wrong: int, draw: float) -> float:
+        """Seconds after the `wrong`th attempt in a row that went wrong (from 1); `draw` is
+        uniform in [0, 1)."""
+        # the exponent is capped only so that a float can't overflow
+        ceiling = min(self.max_s, self.initial_s * 2.0 ** min(wrong - 1, 60))
+        return (0.5 + 0.5 * draw) * ceiling
+
+
+class Retry:
+    """
+    Args:
+        random: a number from 0 (inclusive) to 1 (exclusive).
+        budget: shared with whoever goes the same way; None for those few who retry alone, such
+            as a start that waits for its database.
+    """
+
+    __slots__ = ("_budget", "_options", "_random")
+
+    def __init__(
+        self, options: RetryOptions, random: Callable[[], float], budget: Budget | None
+    ) -> None:
+        self._options = options
+        self._random = random
+        self._budget = budget
+
+    def begin(self) -> RetryGuard:
+        return RetryGuard(self._options, self._random, self._budget)
+
+
+class RetryGuard:
+    """Never retries what began to answer, what is the request's own fault or would repeat
+    itself, nor what could not begin before the deadline."""
+
+    __slots__ = ("_budget", "_options", "_random", "_running", "_until", "failures", "refusals")
+
+    def __init__(
+        self, options: RetryOptions, random: Callable[[], float], budget: Budget | None
+    ) -> None:
+        self._options = options
+        self._random = random
+        self._budget = budget
+        self._running = False
+        self._until = NEVER
+        self.failures = 0
+        self.refusals = 0
+
+    def admit(self, now: float, until: float = NEVER) -> Go:
+        if self._budget is not None and not (self.failures or self.refusals):
+            self._budget.deposit(now)
+        self._running = True
+        self._until = until
+        return Go(until)
+
+    def settle(self, outcome: Outcome, now: float) -> Done | Again | GiveUp:
+        if not self._running:
+            return DONE
+        self._running = False
+        error = outcome.error
+        if error is None:
+            return DONE
+        options = self._options
+        if outcome.ended is Ended.REFUSED:
+            self.refusals += 1
+            possible = self.refusals <= options.refusals
+        elif outcome.ended is Ended.FAILED:
+            self.failures += 1
+            possible = not options.attempts or self.failures < options.attempts
+        else:
+            possible = False
+        if not possible or outcome.began:
+            return GiveUp(error)
+        pause_s = options.pause_s(self.failures + self.refusals, self._random())
+        at = max(now + pause_s, outcome.until)
+        if at >= self._until:
+            return GiveUp(error)
+        if self._budget is not None and not self._budget.withdraw(now):
+            return GiveUp(error)
+        return Again(at)

@@ -1,0 +1,201 @@
+"""Policies in an explicit order, and one call's way through them.
+
+What another order would do stands in docs/policies.md, in numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import msgspec
+
+from supervision.policies.breaker import Breaker, BreakerOptions
+from supervision.policies.budget import Budget, BudgetOptions
+from supervision.policies.bulkhead import Bulkhead, BulkheadOptions
+from supervision.policies.deadline import Deadline, DeadlineOptions
+from supervision.policies.hedge import Hedge, HedgeOptions
+from supervision.policies.outcome import CANCELLED, Ended, Outcome, outcome_of
+from supervision.policies.policy import (
+    DONE,
+    NEVER,
+    Again,
+    Done,
+    GiveUp,
+    Go,
+    Guard,
+    Policy,
+    Refuse,
+)
+from supervision.policies.rate import Rate, RateOptions
+from supervision.policies.retry import Retry, RetryOptions
+from supervision.policies.timeout import Timeout, TimeoutOptions
+from tether.errors import Unavailable
+
+
+class StackOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of each policy of the default order, outermost first; None leaves one out."""
+
+    rate: RateOptions | None = RateOptions()
+    deadline: DeadlineOptions | None = DeadlineOptions()
+    retry: RetryOptions | None = RetryOptions()
+    budget: BudgetOptions | None = BudgetOptions()
+    hedge: HedgeOptions | None = None
+    breaker: BreakerOptions | None = BreakerOptions()
+    bulkhead: BulkheadOptions | None = BulkheadOptions()
+    timeout: TimeoutOptions | None = TimeoutOptions()
+
+
+class Stack:
+    """An ordered list of policies, outermost first; shared by all calls to one target.
+
+    Raises:
+        ValueError: there are two hedges, or a retry inside of one, which would multiply.
+    """
+
+    __slots__ = ("_begin", "hedge", "inner", "outer", "policies")
+
+    def __init__(self, *policies: Policy) -> None:
+        self.policies = policies
+        self._begin = tuple(policy.begin for policy in policies)
+        self.hedge: Hedge | None = None
+        self.outer = self
+        """The policies outside of the hedge; all of them when there is none."""
+        self.inner = self
+        """Those inside of it."""
+        hedges = [at for at, policy in enumerate(policies) if isinstance(policy, Hedge)]
+        if hedges:
+            at = hedges[0]
+            if len(hedges) > 1 or any(isinstance(policy, Retry) for policy in policies[at:]):
+                raise ValueError("a stack has one hedge at most, and retries outside of it only")
+            self.hedge = cast(Hedge, policies[at])
+            self.outer = Stack(*policies[:at])
+            self.inner = Stack(*policies[at + 1 :])
+
+    @classmethod
+    def of(
+        cls,
+        options: StackOptions,
+        *,
+        random: Callable[[], float],
+        now: float,
+        breaker: Breaker | None = None,
+    ) -> Stack:
+        """The default order: rate, deadline, retry, hedge, breaker, bulkhead, timeout.
+
+        Args:
+            random: a number from 0 (inclusive) to 1 (exclusive).
+            breaker: one that others share, in place of a new one.
+        """
+        budget = None if options.budget is None else Budget(options.budget)
+        policies: list[Policy] = []
+        if options.rate is not None:
+            policies.append(Rate(options.rate, now))
+        if options.deadline is not None:
+            policies.append(Deadline(options.deadline))
+        if options.retry is not None:
+            policies.append(Retry(options.retry, random, budget))
+        if options.hedge is not None:
+            policies.append(Hedge(options.hedge, budget))
+        if breaker is not None:
+            policies.append(breaker)
+        elif options.breaker is not None:
+            policies.append(Breaker(options.breaker))
+        if options.bulkhead is not None:
+            policies.append(Bulkhead(options.bulkhead))
+        if options.timeout is not None:
+            policies.append(Timeout(options.timeout))
+        return cls(*policies)
+
+    def begin(self, until: float = NEVER) -> Call:
+        """A call that its caller waits for until `until`."""
+        return Call([begin() for begin in self._begin], until)
+
+
+class Call:
+    """One call's way through a stack: a state machine like its guards.
+
+    A guard that refuses settles those outside of it, innermost first, as an attempt that was
+    refused; one that wants another attempt stops there, and those inside of it have been
+    settled. So each `Go` of each guard is settled exactly once, whatever happens.
+    """
+
+    __slots__ = ("_depth", "_guards", "_last", "_limits", "running")
+
+    def __init__(self, guards: list[Guard], until: float = NEVER) -> None:
+        self._guards = guards
+        self._limits = [until] * (len(guards) + 1)
+        self._depth = 0  # so many guards, from outside, have let it in and aren't settled
+        self._last: Done | GiveUp | None = None
+        self.running = False
+        """Is an attempt under way?"""
+
+    def admit(self, now: float) -> Go | Again | GiveUp:
+        """May an attempt begin: at first, and at the time that an `Again` named?
+
+        Raises:
+            RuntimeError: one is under way, or the call is over. That is a bug of the driver.
+        """
+        if self.running or self._last is not None:
+            raise RuntimeError("a call was admitted while it ran, or after its end")
+        guards, limits = self._guards, self._limits
+        depth = self._depth
+        count = len(guards)
+        while depth < count:
+            verdict = guards[depth].admit(now, limits[depth])
+            if type(verdict) is not Go:
+                self._depth = depth
+                refused = cast("Refuse", verdict)
+                outcome = outcome_of(refused.error)
+                if outcome.ended is not Ended.FATAL:  # a refusal, whatever class its error has
+                    outcome = Outcome(Ended.REFUSED, refused.error, refused.until)
+                return cast("Again | GiveUp", self._outwards(outcome, now))
+            depth += 1
+            limits[depth] = verdict.until
+        self._depth = count
+        self.running = True
+        return Go(limits[count])
+
+    def settle(self, outcome: Outcome, now: float) -> Done | Again | GiveUp:
+        """The attempt has ended. The second time, or after `cancel`, it says what it said."""
+        if not self.running:
+            return self._last or DONE
+        self.running = False
+        return self._outwards(outcome, now)
+
+    def expire(self, now: float, *, began: bool = False) -> Done | Again | GiveUp:
+        """The attempt was broken off when the time of its `Go` was up."""
+        error = Unavailable("there was no answer in time")
+        return self.settle(Outcome(Ended.FAILED, error, began=began), now)
+
+    def cancel(self, now: float) -> None:
+        """Nobody waits any more. Safe at any time, and twice."""
+        if self._last is None:
+            self.running = False
+            for guard in reversed(self._guards[: self._depth]):
+                guard.settle(CANCELLED, now)
+            self._last = DONE
+
+    @property
+    def lasting_until(self) -> float:
+        """By when all of the call has to be over, once it has begun to answer: what the policies
+        outside of the attempt's timeout allow."""
+        for at, guard in enumerate(self._guards):
+            if type(guard) is Timeout:
+                return self._limits[at]
+        return self._limits[-1]
+
+    def _outwards(self, outcome: Outcome, now: float) -> Done | Again | GiveUp:
+        guards = self._guards
+        for at in range(self._depth - 1, -1, -1):
+            verdict = guards[at].settle(outcome, now)
+            if verdict is DONE:
+                continue
+            if type(verdict) is Again:
+                self._depth = at
+                return verdict
+            if type(verdict) is GiveUp and verdict.error is not outcome.error:
+                outcome = outcome_of(verdict.error, now, began=outcome.began)
+        self._depth = 0
+        self._last = DONE if outcome.error is None else GiveUp(outcome.error)
+        return self._last

@@ -1,0 +1,377 @@
+"""The async driver on a real loop, with pauses of milliseconds, and the actor driver."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from random import Random
+from typing import Any
+
+import pytest
+
+from supervision.policies import (
+    NEVER,
+    Breaker,
+    Bulkhead,
+    BulkheadOptions,
+    Deadline,
+    DeadlineOptions,
+    Hedge,
+    HedgeOptions,
+    Retry,
+    RetryOptions,
+    Stack,
+    Timeout,
+    TimeoutOptions,
+)
+from supervision.policies.actor_driver import ActorDriver
+from supervision.policies.async_driver import Attempt, run, stream
+from tether.contracts import Contract, ShowTree
+from tether.errors import (
+    BadRequest,
+    Cancelled,
+    DeadlineExceeded,
+    PeerLost,
+    Unavailable,
+    WorkerLost,
+)
+
+RETRY = RetryOptions(attempts=3, initial_s=0.001, max_s=0.002)
+
+
+class Parts:
+    """A stack whose parts a test looks into."""
+
+    def __init__(
+        self, *, total_s: float = 20.0, attempt_s: float = 10.0, hedge: HedgeOptions | None = None
+    ) -> None:
+        self.breaker = Breaker()
+        self.bulkhead = Bulkhead(BulkheadOptions(at_once=4))
+        self.stack = Stack(
+            Deadline(DeadlineOptions(total_s=total_s)),
+            Retry(RETRY, Random(1).random, None),
+            *([Hedge(hedge, None)] if hedge else []),
+            self.breaker,
+            self.bulkhead,
+            Timeout(TimeoutOptions(attempt_s=attempt_s)),
+        )
+
+    def counts(self) -> tuple[int, int]:
+        return self.breaker.counts(asyncio.get_running_loop().time())
+
+
+async def test_a_call_that_goes_well() -> None:
+    parts = Parts()
+
+    async def operation(attempt: Attempt) -> int:
+        assert parts.bulkhead.inside == 1
+        assert 9 < attempt.remaining_s() <= 10
+        return attempt.number
+
+    assert await run(parts.stack, operation) == 1
+    assert parts.bulkhead.inside == 0
+    assert parts.counts() == (1, 0)
+
+
+async def test_a_failure_is_tried_again_and_told() -> None:
+    parts, told = Parts(), []
+
+    async def operation(attempt: Attempt) -> str:
+        if attempt.number < 3:
+            raise WorkerLost(f"lost {attempt.number}")
+        return "good"
+
+    def on_again(error: Exception, pause_s: float) -> None:
+        told.append((str(error), 0 < pause_s <= 0.002))
+
+    assert await run(parts.stack, operation, on_again=on_again) == "good"
+    assert told == [("lost 1", True), ("lost 2", True)]
+    assert parts.counts() == (3, 2)
+
+
+async def test_the_last_failure_is_the_callers() -> None:
+    parts, errors = Parts(), [PeerLost("1"), PeerLost("2"), PeerLost("3")]
+
+    async def operation(attempt: Attempt) -> None:
+        raise errors[attempt.number - 1]
+
+    with pytest.raises(PeerLost) as caught:
+        await run(parts.stack, operation)
+    assert caught.value is errors[2]
+    assert parts.bulkhead.inside == 0
+
+
+@pytest.mark.parametrize("error", [BadRequest("no"), ZeroDivisionError(), Cancelled("left")])
+async def test_what_is_not_retried_is_raised_as_it_is(error: Exception) -> None:
+    parts, attempts = Parts(), 0
+
+    async def operation(attempt: Attempt) -> None:
+        nonlocal attempts
+        attempts += 1
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        await run(parts.stack, operation)
+    assert caught.value is error
+    assert attempts == 1
+    assert parts.bulkhead.inside == 0
+
+
+async def test_a_hung_attempt_is_broken_off_and_the_next_one_answers() -> None:
+    parts = Parts(attempt_s=0.02)
+    broken_off = asyncio.Event()
+
+    async def operation(attempt: Attempt) -> int:
+        if attempt.number == 1:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                broken_off.set()
+        return attempt.number
+
+    assert await run(parts.stack, operation) == 2
+    assert broken_off.is_set()
+    assert parts.counts() == (2, 1)
+
+
+async def test_the_deadline_ends_it_whatever_it_does() -> None:
+    parts = Parts(total_s=0.03)
+
+    async def operation(attempt: Attempt) -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(DeadlineExceeded) as caught:
+        await run(parts.stack, operation)
+    assert isinstance(caught.value.__cause__, Unavailable)
+    with pytest.raises(DeadlineExceeded):
+        await run(parts.stack, operation, until=asyncio.get_running_loop().time())
+
+
+async def test_a_caller_that_leaves_frees_everything() -> None:
+    parts = Parts()
+    inside = asyncio.Event()
+
+    async def operation(attempt: Attempt) -> None:
+        inside.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(run(parts.stack, operation))
+    await inside.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert parts.bulkhead.inside == 0
+    assert parts.counts() == (0, 0), "that says nothing about the target"
+
+
+async def test_a_caller_that_leaves_during_a_pause_frees_everything() -> None:
+    bulkhead = Bulkhead(BulkheadOptions(at_once=1))
+    pausing = asyncio.Event()
+    slow = Retry(RetryOptions(initial_s=60, max_s=60), Random(1).random, None)
+
+    async def operation(attempt: Attempt) -> None:
+        raise Unavailable("no")
+
+    task = asyncio.create_task(
+        run(Stack(bulkhead, slow), operation, on_again=lambda *_: pausing.set())
+    )
+    await pausing.wait()
+    assert bulkhead.inside == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert bulkhead.inside == 0
+
+
+async def test_nothing_is_retried_after_the_first_chunk() -> None:
+    parts, attempts = Parts(), 0
+
+    async def operation(attempt: Attempt) -> None:
+        nonlocal attempts
+        attempts += 1
+        attempt.began()
+        raise WorkerLost("later")
+
+    with pytest.raises(WorkerLost):
+        await run(parts.stack, operation)
+    assert attempts == 1
+
+
+# ---- hedging
+
+
+async def test_a_slow_call_gets_a_spare_and_the_loser_is_broken_off() -> None:
+    parts = Parts(hedge=HedgeOptions(delay_s=0.005))
+    lost = asyncio.Event()
+
+    async def operation(attempt: Attempt) -> int:
+        if attempt.number == 1:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                lost.set()
+        assert parts.bulkhead.inside == 2, "each is an attempt of its own"
+        return attempt.number
+
+    assert await run(parts.stack, operation) == 2
+    assert lost.is_set()
+    assert parts.bulkhead.inside == 0
+    assert parts.counts() == (1, 0)
+
+
+async def test_no_spare_once_the_first_chunk_is_there() -> None:
+    parts, attempts = Parts(hedge=HedgeOptions(delay_s=0.005)), 0
+
+    async def operation(attempt: Attempt) -> str:
+        nonlocal attempts
+        attempts += 1
+        attempt.began()
+        await asyncio.sleep(0.03)
+        return "slow"
+
+    assert await run(parts.stack, operation) == "slow"
+    assert attempts == 1
+
+
+async def test_a_spare_may_save_a_call_whose_first_attempt_fails_late() -> None:
+    parts = Parts(hedge=HedgeOptions(delay_s=0.005))
+    spare_began = asyncio.Event()
+    first_failed = asyncio.Event()
+
+    async def operation(attempt: Attempt) -> str:
+        if attempt.number == 1:
+            await spare_began.wait()
+            first_failed.set()
+            raise WorkerLost("late")
+        spare_began.set()
+        await first_failed.wait()
+        return "spare"
+
+    assert await run(parts.stack, operation) == "spare"
+
+
+async def test_when_both_fail_the_retry_goes_on() -> None:
+    parts, attempts = Parts(hedge=HedgeOptions(delay_s=0.005)), 0
+
+    async def operation(attempt: Attempt) -> int:
+        nonlocal attempts
+        attempts += 1
+        if attempts < 3:
+            await asyncio.sleep(0.02)
+            raise WorkerLost("lost")
+        return attempts
+
+    assert await run(parts.stack, operation) == 3
+
+
+# ---- streams
+
+
+async def collected(items: AsyncIterator[int], into: list[int] | None = None) -> list[int]:
+    into = [] if into is None else into
+    async for item in items:
+        into.append(item)
+    return into
+
+
+async def test_a_stream_is_retried_until_its_first_item_and_never_after_it() -> None:
+    parts, attempts = Parts(), 0
+
+    async def operation(attempt: Attempt) -> AsyncGenerator[int, None]:
+        nonlocal attempts
+        attempts += 1
+        assert parts.bulkhead.inside == 1
+        if attempt.number < 3:
+            raise WorkerLost("before")
+        yield 1
+        yield 2
+
+    assert await collected(stream(parts.stack, operation)) == [1, 2]
+    assert attempts == 3
+    assert parts.bulkhead.inside == 0
+
+    async def breaks(attempt: Attempt) -> AsyncGenerator[int, None]:
+        nonlocal attempts
+        attempts += 1
+        yield 1
+        raise WorkerLost("after")
+
+    attempts, seen = 0, []
+    with pytest.raises(WorkerLost):
+        await collected(stream(parts.stack, breaks), seen)
+    assert (attempts, seen) == (1, [1])
+    assert parts.counts() == (4, 3)
+
+
+async def test_a_streams_timeout_counts_until_its_first_item_then_the_deadline_does() -> None:
+    parts = Parts(attempt_s=0.02, total_s=0.2)
+
+    async def operation(attempt: Attempt) -> AsyncGenerator[int, None]:
+        if attempt.number == 1:
+            await asyncio.Event().wait()
+        yield 1
+        await asyncio.sleep(0.04)
+        yield 2
+        await asyncio.Event().wait()
+
+    seen: list[int] = []
+    with pytest.raises(DeadlineExceeded):
+        await collected(stream(parts.stack, operation), seen)
+    assert seen == [1, 2]
+
+
+async def test_a_closed_stream_closes_what_it_reads() -> None:
+    parts = Parts()
+    closed = False
+
+    async def operation(attempt: Attempt) -> AsyncGenerator[int, None]:
+        nonlocal closed
+        try:
+            while True:
+                yield 1
+        finally:
+            closed = True
+
+    async with aclosing(stream(parts.stack, operation)) as items:
+        await anext(items)
+        assert parts.bulkhead.inside == 1
+    assert closed
+    assert parts.bulkhead.inside == 0
+    assert parts.counts() == (0, 0)
+
+
+# ---- actors
+
+
+class Asked:
+    """Plays the actor: answers by script."""
+
+    def __init__(self, *answers: object) -> None:
+        self.answers = iter(answers)
+        self.asked: list[tuple[Any, float]] = []
+
+    async def ask(self, address: Any, contract: Contract, timeout: float = 5.0) -> Any:
+        self.asked.append((address, timeout))
+        answer = next(self.answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+async def test_an_actor_is_looked_for_at_each_attempt() -> None:
+    actor = Asked(PeerLost("gone"), "answer")
+    addresses = iter([Unavailable("nobody"), "n1/a", "n1/b"])
+
+    async def find(within_s: float) -> str:
+        assert 0 < within_s <= 4.0
+        found = next(addresses)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    driver = ActorDriver(actor, Parts().stack, find, ask_s=4.0)
+    assert await driver.ask(ShowTree()) == "answer"
+    assert [address for address, _ in actor.asked] == ["n1/a", "n1/b"]
+    assert all(timeout <= 4.0 for _, timeout in actor.asked)
+    assert Attempt(1, NEVER).remaining_s() == NEVER

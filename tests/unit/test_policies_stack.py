@@ -1,0 +1,263 @@
+"""Policies composed: each `Go` is settled once, and the order is the list's."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from supervision.policies import (
+    CANCELLED,
+    COMPLETED,
+    NEVER,
+    Again,
+    Breaker,
+    BreakerOptions,
+    BudgetOptions,
+    Bulkhead,
+    BulkheadOptions,
+    Deadline,
+    DeadlineOptions,
+    Done,
+    Ended,
+    GiveUp,
+    Go,
+    Hedge,
+    HedgeOptions,
+    Outcome,
+    Rate,
+    RateOptions,
+    Refuse,
+    Retry,
+    RetryOptions,
+    Stack,
+    StackOptions,
+    State,
+    Timeout,
+    TimeoutOptions,
+)
+from supervision.policies.policy import DONE
+from tether.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    Internal,
+    Overloaded,
+    RateLimited,
+    Unavailable,
+)
+
+FAILED = Outcome(Ended.FAILED, Unavailable("broke off"))
+OUTCOMES = (
+    COMPLETED,
+    FAILED,
+    Outcome(Ended.REFUSED, Overloaded("full")),
+    Outcome(Ended.REJECTED, BadRequest("no")),
+    Outcome(Ended.FATAL, Internal("a bug")),
+    CANCELLED,
+    Outcome(Ended.FAILED, FAILED.error, began=True),
+)
+ORDER = ["Rate", "Deadline", "Retry", "Breaker", "Bulkhead", "Timeout"]
+
+
+def names(stack: Stack) -> list[str]:
+    return [type(policy).__name__ for policy in stack.policies]
+
+
+def default(**options: object) -> Stack:
+    return Stack.of(StackOptions(**options), random=Random(1).random, now=0.0)  # type: ignore[arg-type]
+
+
+def test_the_default_order() -> None:
+    assert names(default()) == ORDER
+    hedged = default(hedge=HedgeOptions())
+    assert names(hedged) == [*ORDER[:3], "Hedge", *ORDER[3:]]
+    assert names(hedged.outer) == ORDER[:3]
+    assert names(hedged.inner) == ORDER[3:]
+    assert names(default(rate=None, breaker=None)) == ["Deadline", "Retry", "Bulkhead", "Timeout"]
+    shared = Breaker()
+    assert (
+        shared in Stack.of(StackOptions(), random=Random(1).random, now=0, breaker=shared).policies
+    )
+
+
+def test_a_retry_inside_a_hedge_is_refused() -> None:
+    retry = Retry(RetryOptions(), Random(1).random, None)
+    with pytest.raises(ValueError, match="hedge"):
+        Stack(Hedge(HedgeOptions(), None), retry)
+    with pytest.raises(ValueError, match="hedge"):
+        Stack(Hedge(HedgeOptions(), None), Hedge(HedgeOptions(), None))
+
+
+class Spy:
+    """A policy that counts, and may refuse."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.refuses = False
+
+    def begin(self) -> SpyGuard:
+        return SpyGuard(self)
+
+
+class SpyGuard:
+    def __init__(self, spy: Spy) -> None:
+        self.spy = spy
+
+    def admit(self, now: float, until: float = NEVER) -> Go | Refuse:
+        if self.spy.refuses:
+            return Refuse(now + 1.0, Unavailable("not now"))
+        self.spy.open += 1
+        return Go(until)
+
+    def settle(self, outcome: Outcome, now: float) -> Done:
+        self.spy.open -= 1
+        assert self.spy.open >= 0, "settled without being admitted"
+        return DONE
+
+
+@settings(max_examples=200)
+@given(
+    order=st.permutations(["rate", "deadline", "retry", "breaker", "bulkhead", "timeout"]),
+    script=st.lists(
+        st.tuples(
+            st.sampled_from(["settle", "expire", "cancel", "refuse"]), st.sampled_from(OUTCOMES)
+        ),
+        min_size=1,
+        max_size=40,
+    ),
+    seed=st.integers(0, 99),
+)
+def test_whatever_the_order_each_go_is_settled_exactly_once(
+    order: list[str], script: list[tuple[str, Outcome]], seed: int
+) -> None:
+    bulkhead = Bulkhead(BulkheadOptions(at_once=2))
+    policies = {
+        "rate": Rate(RateOptions(per_s=50, burst=50), 0.0),
+        "deadline": Deadline(DeadlineOptions(total_s=20)),
+        "retry": Retry(RetryOptions(attempts=3, refusals=2), Random(seed).random, None),
+        "breaker": Breaker(BreakerOptions(calls=5)),
+        "bulkhead": bulkhead,
+        "timeout": Timeout(TimeoutOptions(attempt_s=2)),
+    }
+    spies = [Spy() for _ in range(len(order) + 1)]
+    mixed: list[object] = [spies[0]]
+    for name, spy in zip(order, spies[1:], strict=True):
+        mixed += [policies[name], spy]
+    stack = Stack(*mixed)  # type: ignore[arg-type]
+    now, attempts = 0.0, 0
+    call = stack.begin()
+    for what, outcome in script:
+        spies[-1].refuses = what == "refuse"
+        verdict = call.admit(now)
+        if type(verdict) is Go:
+            attempts += 1
+            assert call.running
+            assert verdict.until <= now + 2.0 + 1e-9
+            assert [spy.open for spy in spies] == [1] * len(spies)
+            assert bulkhead.inside == 1
+            with pytest.raises(RuntimeError):
+                call.admit(now)
+            if what == "cancel":
+                call.cancel(now)
+                call.cancel(now)
+                break
+            if what == "expire":
+                now = verdict.until
+                verdict = call.expire(now)
+            else:
+                verdict = call.settle(outcome, now)
+                if type(verdict) is not Again:
+                    assert call.settle(outcome, now) == verdict
+        if type(verdict) is not Again:
+            break
+        assert verdict.at >= now
+        now = verdict.at
+    finished = type(verdict) is not Again
+    call.cancel(now)
+    assert [spy.open for spy in spies] == [0] * len(spies)
+    assert bulkhead.inside == 0
+    assert attempts <= 5
+    if finished and what != "cancel":
+        with pytest.raises(RuntimeError):
+            call.admit(now)
+
+
+def test_a_refusal_inside_goes_to_the_retry_which_waits_as_long_as_it_says() -> None:
+    breaker = Breaker(BreakerOptions(calls=1))
+    stack = Stack.of(StackOptions(), random=Random(1).random, now=0.0, breaker=breaker)
+    broken = stack.begin()
+    broken.admit(0.0)
+    assert isinstance(broken.settle(FAILED, 0.0), Again)
+    assert breaker.state is State.OPEN
+    call = stack.begin()
+    verdict = call.admit(1.0)
+    assert isinstance(verdict, Again)
+    assert verdict.at == pytest.approx(5.0)
+    assert isinstance(call.admit(5.1), Go)
+    assert call.settle(COMPLETED, 5.2) == Done()
+    assert breaker.state is State.CLOSED
+
+
+def test_a_refusal_outside_the_retry_is_final() -> None:
+    stack = default(rate=RateOptions(per_s=1, burst=1))
+    assert isinstance(stack.begin().admit(0.0), Go)
+    verdict = stack.begin().admit(0.0)
+    assert isinstance(verdict, GiveUp)
+    assert isinstance(verdict.error, RateLimited)
+
+
+def test_the_deadline_speaks_when_it_has_passed_and_the_last_error_when_there_was_no_time() -> None:
+    stack = default(deadline=DeadlineOptions(total_s=5), timeout=TimeoutOptions(attempt_s=10))
+    call = stack.begin()
+    assert call.admit(0.0) == Go(5.0)
+    verdict = call.expire(5.0)
+    assert isinstance(verdict, GiveUp)
+    assert isinstance(verdict.error, DeadlineExceeded)
+    call = stack.begin()
+    call.admit(0.0)
+    verdict = call.settle(FAILED, 4.99)
+    assert isinstance(verdict, GiveUp)
+    assert verdict.error is FAILED.error
+
+
+def test_the_callers_own_limit_counts_too() -> None:
+    call = default().begin(until=3.0)
+    assert call.admit(0.0) == Go(3.0)
+    late = default().begin(until=3.0).admit(3.0)
+    assert isinstance(late, GiveUp)
+    assert isinstance(late.error, DeadlineExceeded)
+
+
+def test_a_stream_that_began_has_the_deadline_and_not_the_attempts_timeout() -> None:
+    call = default().begin()
+    call.admit(0.0)
+    assert call.lasting_until == 30.0
+    bare = Stack(Timeout(TimeoutOptions())).begin()
+    bare.admit(0.0)
+    assert bare.lasting_until == NEVER
+
+
+def test_all_calls_fail_and_the_target_sees_little_more_than_the_calls() -> None:
+    """1,000 calls within 10 s, all of which fail: without breaker the budget bounds attempts."""
+    stack = default(
+        rate=None, breaker=None, bulkhead=None, budget=BudgetOptions(ratio=0.2, floor=10)
+    )
+    attempts, waiting = 0, []
+    for number in range(1000):
+        now = number * 0.0099
+        call = stack.begin()
+        call.admit(now)
+        attempts += 1
+        verdict = call.settle(FAILED, now)
+        if isinstance(verdict, Again):
+            waiting.append((verdict.at, call))
+        for at, one in [entry for entry in waiting if entry[0] <= now]:
+            waiting.remove((at, one))
+            one.admit(now)
+            attempts += 1
+            verdict = one.settle(FAILED, now)
+            if isinstance(verdict, Again):
+                waiting.append((verdict.at, one))
+    assert 1_150 < attempts <= 1_210
