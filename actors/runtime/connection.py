@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from actors.runtime.address import Address
 from actors.runtime.peer import MAX_BACKLOG, Peer
 from actors.runtime.sockets import credentials
-from actors.runtime.wire import ACK, HELLO, SYSTEM, Framer, frame, read_greeting
+from actors.runtime.wire import ACK, HELLO, SYSTEM, Framer, frame, read_greeting, spoken
 from tether.errors import ProtocolError
 from tether.telemetry import logs, metrics
 
@@ -35,17 +35,13 @@ class Connection(asyncio.Protocol):
         self._framer = Framer(hub.max_frame)
         self._timer: asyncio.TimerHandle | None = None
         self._arrived = self._acked = 0
+        self.greeted = False  # by the other side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
-        there = credentials(transport)
-        if there is not None:
-            self.pid, uid = there
-            if not self.hub.admits(uid):
-                log.warning("refused a connection of another user", uid=uid, pid=self.pid)
-                _refused.inc()
-                self.transport.abort()
-                return
+        if not self.admits():
+            self.transport.abort()
+            return
         self.hub.connections.add(self)
         self.transport.set_write_buffer_limits(high=HIGH_WATER, low=HIGH_WATER // 4)
         self.transport.write(self.hub.greeting)
@@ -55,6 +51,27 @@ class Connection(asyncio.Protocol):
             # peer, and its own greeting is checked when it comes.
             self.peer = self.dialed
             self.dialed.attached(self)
+
+    def admits(self) -> bool:
+        """May whoever is at the other end talk to us?"""
+        there = credentials(self.transport)
+        if there is not None:
+            self.pid, uid = there
+            if not self.hub.admits(uid):
+                log.warning("refused a connection of another user", uid=uid, pid=self.pid)
+                _refused.inc()
+                return False
+        return True
+
+    def vouches(self, address: Address) -> None:
+        """
+        Raises:
+            ProtocolError: who greets as `address` is somebody else.
+        """
+        if self.hub.border is not None and address.node != self.hub.address.node:
+            raise ProtocolError(f"{address} is of another node, and those come by TLS")
+        if address.pid and self.pid and address.pid != self.pid:
+            raise ProtocolError(f"{address} greets from process {self.pid}")
 
     def _unknown(self) -> None:
         log.warning("closed a connection that sent no greeting", pid=self.pid)
@@ -95,24 +112,26 @@ class Connection(asyncio.Protocol):
         if kind != HELLO:
             raise ProtocolError("the first frame of a connection must be a greeting")
         greeting = read_greeting(payload)
+        version = spoken(greeting)
         try:
             address = Address.parse(greeting.address)
         except ValueError as error:
             raise ProtocolError(str(error)) from error
         if address.node != greeting.node:
             raise ProtocolError(f"{address} greets as node {greeting.node}")
-        if address.pid and self.pid and address.pid != self.pid:
-            raise ProtocolError(f"{address} greets from process {self.pid}")
+        self.vouches(address)
         if self.dialed is not None and address != self.dialed.address:
             raise ProtocolError(f"{address} answers at the place of {self.dialed.address}")
         assert self._timer is not None
         self._timer.cancel()
         self._timer = None
+        self.greeted = True
         if self.peer is None:
             self.peer = self.hub.peer(address)
             self.peer.attached(self)
         self.peer.max_frame = greeting.max_frame
         self.peer.incarnation = greeting.incarnation
+        self.peer.version = version
 
     def pause_writing(self) -> None:
         if self.peer is not None and self.peer.connection is self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,10 +15,11 @@ from actors.runtime.actor import address_of
 from actors.runtime.address import Address
 from actors.runtime.base import REFUSED, class_name
 from actors.runtime.hub import Hub
-from actors.runtime.options import DEFAULT_PORT
+from actors.runtime.options import DEFAULT_PORT, NodeOptions
 from actors.runtime.peer import Peer
 from actors.runtime.sockets import fresh_name
 from actors.runtime.streams import Stream
+from actors.runtime.transport import border_of
 from actors.runtime.wire import MAX_FRAME
 from tether.contracts import Contract
 from tether.errors import (
@@ -43,15 +44,14 @@ class Endpoint:
         answer = await endpoint.ask(address, contract)
     """
 
-    def __init__(self, run_dir: str, node: str, port: int, max_frame: int, timeout: float) -> None:
-        self._run_dir = run_dir
-        self._max_frame = max_frame
+    def __init__(self, options: NodeOptions, timeout: float) -> None:
+        self._options = options
         self._timeout = timeout
         self._numbers = itertools.count(1)
         self._pending: dict[int, asyncio.Future[PendingActorResponse]] = {}
         self._hub: Hub
-        self.admin = Address.admin(node, port)
-        self.address = Address(node, fresh_name())
+        self.admin = options.admin
+        self.address = Address(options.node, fresh_name())
 
     @classmethod
     def connect(
@@ -62,20 +62,37 @@ class Endpoint:
         port: int = DEFAULT_PORT,
         max_frame: int = MAX_FRAME,
         timeout: float = 10.0,
+        identity_dir: str = "",
+        routes: Mapping[str, str] = {},
     ) -> Endpoint:
         """An endpoint of the node `node`, to be entered with `async with`. `port` is the Admin
         port, which is part of the Admin's address. Entering waits up to `timeout` seconds for
-        the node.
+        the node. With `identity_dir` it reaches other nodes as well, at `routes`; see
+        `actors.runtime.options`.
 
         Raises, on entering:
             Unavailable: no node answers there.
             ValueError: the run directory is too long for a socket.
         """
-        return cls(run_dir, node, port, max_frame, timeout)
+        options = NodeOptions(
+            node=node,
+            port=port,
+            run_dir=run_dir,
+            max_frame=max_frame,
+            identity_dir=identity_dir,
+            routes=tuple(routes.items()),
+        )
+        return cls(options, timeout)
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        self._hub = Hub(loop, self._run_dir, self.address, max_frame=self._max_frame)
+        self._hub = Hub(
+            loop,
+            self._options.run_dir,
+            self.address,
+            max_frame=self._options.max_frame,
+            border=border_of(self._options, None),
+        )
         self._hub.on_system = self._arrived
         await self._hub.start()
         try:
@@ -84,7 +101,7 @@ class Endpoint:
         except TimeoutError:
             self._hub.close()
             raise Unavailable(
-                f"no node {self.admin.node} answers in {self._run_dir}: is it up?"
+                f"no node {self.admin.node} answers in {self._options.run_dir}: is it up?"
             ) from None
         except BaseException:
             self._hub.close()

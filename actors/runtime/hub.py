@@ -1,7 +1,8 @@
 """All connections of one process, on one loop, and the asks and streams that go out on them.
 
 The hub listens on a Unix socket in the node's folder of the run directory (mode 0700), dials
-peers when there is something to send, and knows who waits for what. What comes in goes to
+peers when there is something to send, and knows who waits for what. Processes of other nodes
+are met at the `Border`. What comes in goes to
 `on_request` (contracts that want an answer from this process), `on_cancel` (for requests on
 which nothing works yet) and `on_system` (Thespian).
 """
@@ -13,7 +14,7 @@ import itertools
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from actors.runtime.address import ADMIN, Address
 from actors.runtime.asks import Asks
@@ -33,6 +34,7 @@ from actors.runtime.wire import (
     HEADER_SIZE,
     ITEM,
     MAX_FRAME,
+    OLDEST_VERSION,
     OPEN,
     OVERHEAD,
     PROTOCOL_VERSION,
@@ -53,6 +55,9 @@ from tether.errors import (
     TetherError,
 )
 from tether.telemetry import logs, metrics
+
+if TYPE_CHECKING:
+    from actors.runtime.border import Border
 
 MAX_STREAMS: Final = 65_536  # that are open at once
 MAX_CONNECTIONS: Final = 4096
@@ -76,8 +81,10 @@ class Hub:
         address: Address,
         *,
         max_frame: int = MAX_FRAME,
+        border: Border | None = None,
     ) -> None:
-        """Binds the socket, so that whoever was told the address can connect at once.
+        """Binds the socket, so that whoever was told the address can connect at once. Processes
+        of other nodes are reached over `border`; without one, as those of this node are.
 
         Raises:
             ValueError: the path of the socket is too long.
@@ -88,13 +95,21 @@ class Hub:
         self.run_dir = run_dir
         self.address = address
         self.max_frame = max_frame
+        self.border = border
         self.closed = False
         self.connections: set[Connection] = set()
         self.on_request: Callable[[Peer, int, int, bytes], object] = self._nobody_serves
         self.on_cancel: Callable[[Peer, int], object] = lambda _peer, _number: None
         self.on_system: Callable[[Peer, bytes], object] = lambda _peer, _payload: None
         self.greeting = greet(
-            Greeting(PROTOCOL_VERSION, address.node, str(address), max_frame, secrets.randbits(63))
+            Greeting(
+                PROTOCOL_VERSION,
+                address.node,
+                str(address),
+                max_frame,
+                secrets.randbits(63),
+                OLDEST_VERSION,
+            )
         )
         self._peers: dict[Address, Peer] = {}
         self._asks = Asks(loop)
@@ -107,6 +122,8 @@ class Hub:
 
     async def start(self) -> None:
         self._server = await self.loop.create_unix_server(self._accept, sock=self._listener.socket)
+        if self.border is not None:
+            self.border.start(self)
 
     def _accept(self) -> asyncio.BaseProtocol:
         if len(self.connections) >= MAX_CONNECTIONS:
@@ -162,6 +179,9 @@ class Hub:
             peer.dialing = None
 
     async def _connect(self, peer: Peer) -> None:
+        if self.border is not None and peer.address.node != self.address.node:
+            await self.border.connect(peer)
+            return
         sock = await connected(socket_path(self.run_dir, peer.address))
         try:
             await self.loop.create_unix_connection(lambda: Connection(self, peer), sock=sock)
@@ -324,6 +344,8 @@ class Hub:
                 peer.dialing.cancel()
             peer.flush()
             peer.lost(None)
+        if self.border is not None:
+            self.border.close()
         for connection in list(self.connections):
             connection.transport.close()
         self._listener.withdraw()  # before it stops to listen, else it may hit a successor's

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from actors.runtime.address import Address
+from actors.runtime.routes import Place, Routes
 from actors.runtime.wire import MAX_FRAME
 
 DEFAULT_PORT: Final = 1900  # Thespian's
@@ -22,10 +23,15 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """From the capabilities of `ActorSystem("tether", capabilities)`:
 
     - "Node Id": the name of the node; by default host and Admin port.
-    - "Admin Port": names the Admin; nothing listens on it yet.
+    - "Admin Port": part of the Admin's address; where it listens for other nodes, if it does.
     - "Run Dir": folder of the sockets, short, mode 0700, the same for all who want to talk.
     - "Actor Classes": which actors may be started here, each "module:Class" or "module.*".
     - "Max Frame": bytes of the largest message.
+    - "Tls Identity Dir": folder with the node's certificate, see `tether.security.identity`;
+      other nodes are reached by mutual TLS alone then.
+    - "Listen": where other nodes come in, "host" or "host:first-last": every process takes a
+      port. Without it the node's processes can dial, and not be dialed.
+    - "Routes": node id to "host" or "host:admin port" of the other nodes.
     - "Owner Pid": the system shuts down when this process ends; 0 for none.
     - "Allow Pickle": unpickle anything, start any class; for test-suites and measuring only.
     """
@@ -37,6 +43,9 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_frame: int = MAX_FRAME
     owner_pid: int = 0
     allow_pickle: bool = False
+    identity_dir: str = ""
+    listen: str = ""
+    routes: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         Address.admin(self.node, self.port)
@@ -46,6 +55,13 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
             if not (entry.endswith(".*") or entry.count(":") == 1):
                 raise ValueError(
                     f'\'Actor Classes\' holds {entry!r}: write "module:Class" or "module.*"'
+                )
+        Routes(dict(self.routes))
+        if self.listen:
+            Place.parse(self.listen)
+            if not self.identity_dir:
+                raise ValueError(
+                    "'Listen' needs a 'Tls Identity Dir': nobody is let in without a certificate"
                 )
 
     @classmethod
@@ -63,6 +79,9 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
             max_frame=int(capabilities.get("Max Frame", MAX_FRAME)),
             owner_pid=int(capabilities.get("Owner Pid", 0)),
             allow_pickle=bool(capabilities.get("Allow Pickle", False)),
+            identity_dir=str(capabilities.get("Tls Identity Dir") or ""),
+            listen=str(capabilities.get("Listen") or ""),
+            routes=tuple(dict(capabilities.get("Routes") or {}).items()),
         )
 
     @staticmethod

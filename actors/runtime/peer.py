@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from actors.runtime.address import Address
-from actors.runtime.wire import SYSTEM, frame
+from actors.runtime.wire import OLDEST_VERSION, SYSTEM, frame
 from tether.errors import Overloaded, PeerLost, ProtocolError
 from tether.telemetry import logs, metrics
 
@@ -64,6 +64,7 @@ class Peer:
         "serving",
         "unacked",
         "unacked_bytes",
+        "version",
         "watchers",
     )
 
@@ -81,6 +82,7 @@ class Peer:
         self.resumed: asyncio.Event | None = None
         self.max_frame = hub.max_frame
         self.incarnation = 0
+        self.version = OLDEST_VERSION  # of the protocol, until its greeting has come
         self.unacked: deque[tuple[int, bytes, Delivered]] = deque()
         self.unacked_bytes = 0
         self.serving: dict[int, Served] = {}
@@ -191,7 +193,9 @@ class Peer:
         if self.closed or (connection is not None and connection is not self.connection):
             return
         self.connection = None
-        again = connection is not None and bool(self.unacked) and not self.hub.closed
+        # Whoever closed without a greeting has refused us, and would again.
+        again = connection is not None and connection.greeted and bool(self.unacked)
+        again = again and not self.hub.closed
         self.out = [data for _, data, _ in self.unacked] if again else []
         self.queued = sum(map(len, self.out))
         if not again:

@@ -14,7 +14,8 @@ import asyncio
 import atexit
 import faulthandler
 import os
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 import uvloop
@@ -35,11 +36,15 @@ from actors.runtime.address import Address
 from actors.runtime.hub import Hub
 from actors.runtime.options import NodeOptions
 from actors.runtime.peer import Peer
+from actors.runtime.routes import Place, Routes
 from actors.runtime.running import Running
 from actors.runtime.sockets import fresh_name, listens, socket_path
 from actors.runtime.spawning import MAX_STARTING_S, SpawnedProcess
 from tether.errors import ProtocolError
 from tether.telemetry import logs
+
+if TYPE_CHECKING:
+    from actors.runtime.border import Border
 
 ORPHAN_S = 20.0  # an orphan that is still there is ended the hard way
 
@@ -79,8 +84,12 @@ class Transport(Running):
         else:
             self.options, self.admin = init
         loop = uvloop.new_event_loop()
-        self.address = address = fixed or Address(self.admin.node, fresh_name())
-        hub = Hub(loop, self.options.run_dir, address, max_frame=self.options.max_frame)
+        border = border_of(self.options, fixed)
+        port = border.port if border is not None else 0
+        self.address = address = fixed or Address(self.admin.node, fresh_name(), port)
+        hub = Hub(
+            loop, self.options.run_dir, address, max_frame=self.options.max_frame, border=border
+        )
         hub.on_system = self._arrived
         super().__init__(loop, hub, ActorAddress(address))
         self.loop.run_until_complete(self.hub.start())
@@ -108,8 +117,9 @@ class Transport(Running):
         if not leaders:
             return None
         try:
+            routes = Routes(dict(NodeOptions.of(capabilities).routes))
             return [
-                Transport.getAddressFromString(leader)
+                _leader(leader, routes)
                 for leader in (leaders if isinstance(leaders, list) else [leaders])
             ]
         except (ValueError, TypeError) as error:
@@ -269,3 +279,35 @@ class Transport(Running):
             log.warning("refused a system message", peer=str(peer.address), reason=error.message)
             return
         self.deliver(ActorAddress(peer.address), message)
+
+
+def border_of(options: NodeOptions, fixed: Address | None) -> Border | None:
+    """The border of a process of this node, if the node has an identity. A `fixed` address has
+    its port already.
+
+    Raises:
+        OSError: its port is taken.
+    """
+    if not options.identity_dir:
+        return None
+    # Imported here: a node that is alone starts its actors without it.
+    from actors.runtime.border import Border
+    from tether.security.identity import Identity
+
+    listen: Place | None = None
+    if options.listen and (fixed is None or fixed.port):
+        listen = Place.parse(options.listen)
+        if fixed is not None:
+            listen = Place(listen.host, fixed.port, fixed.port)
+    identity = Identity(Path(options.identity_dir), options.node)
+    return Border(identity, Routes(dict(options.routes)), listen)
+
+
+def _leader(leader: Any, routes: Routes) -> Any:
+    """The Admin of a leader; one that is given by host and port is looked up among the routes."""
+    if not (isinstance(leader, str) and leader.count("/") == 2):
+        host, port = leader if isinstance(leader, tuple) else leader.rsplit(":", 1)
+        node = routes.node_at(host, int(port))
+        if node is not None:
+            return ActorAddress(Address.admin(node, int(port)))
+    return Transport.getAddressFromString(leader)

@@ -17,6 +17,7 @@ import msgspec
 from tether.errors import ProtocolError
 
 PROTOCOL_VERSION: Final = 1
+OLDEST_VERSION: Final = 1  # that is still spoken: the one of the release before
 MAX_FRAME: Final = 16 << 20  # bytes of one frame, unless the node declares another maximum
 MAX_GREETING: Final = 1024  # before it is known who speaks, nobody gets more memory than this
 
@@ -52,14 +53,16 @@ def frame(kind: int, number: int, payload: bytes = b"") -> bytes:
 
 class Greeting(msgspec.Struct, frozen=True, array_like=True):
     """Who speaks: protocol version, node id, address (`node/name/port`), the largest frame that
-    it accepts, in bytes, and a number that no other process at this address ever had (system
-    messages are counted anew with it). Later versions may append fields."""
+    it accepts, in bytes, a number that no other process at this address ever had (system
+    messages are counted anew with it), and the oldest version that it speaks as well; 0 for no
+    other. Later versions may append fields."""
 
     version: int
     node: str
     address: str
     max_frame: int
     incarnation: int
+    oldest: int = 0
 
 
 _greeting_encoder = msgspec.msgpack.Encoder()
@@ -74,18 +77,29 @@ def greet(greeting: Greeting) -> bytes:
 def read_greeting(payload: bytes) -> Greeting:
     """
     Raises:
-        ProtocolError: it is none, or of another version of the protocol.
+        ProtocolError: it is none.
     """
     try:
-        greeting = _greeting_decoder.decode(payload)
+        return _greeting_decoder.decode(payload)
     except msgspec.MsgspecError as error:
         raise ProtocolError(f"the first frame of a connection is no greeting: {error}") from error
-    if greeting.version != PROTOCOL_VERSION:
+
+
+def spoken(greeting: Greeting) -> int:
+    """The newest version of the protocol that both sides speak. What is sent before the greeting
+    of the other side has come must be of version `OLDEST_VERSION`.
+
+    Raises:
+        ProtocolError: there is none.
+    """
+    version = min(greeting.version, PROTOCOL_VERSION)
+    oldest = greeting.oldest or greeting.version
+    if version < max(oldest, OLDEST_VERSION):
         raise ProtocolError(
-            f"{greeting.address} speaks version {greeting.version} of the protocol, and this "
-            f"process speaks {PROTOCOL_VERSION}: run adjacent releases"
+            f"{greeting.address} speaks versions {oldest} to {greeting.version} of the protocol, "
+            f"and this process speaks {OLDEST_VERSION} to {PROTOCOL_VERSION}: run adjacent releases"
         )
-    return greeting
+    return version
 
 
 class Framer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from actors.runtime.wire import (
     frame,
     greet,
     read_greeting,
+    spoken,
 )
 from tether.errors import ProtocolError
 
@@ -87,11 +89,37 @@ def test_greeting():
     assert read_greeting(payload) == greeting
 
 
-def test_another_version_is_refused_and_names_both():
-    other = Greeting(PROTOCOL_VERSION + 1, "n1", "n1/12-ab/0", 4096, 77)
-    (_, _, payload), *_ = Framer().feed(greet(other))
-    with pytest.raises(ProtocolError, match=f"{PROTOCOL_VERSION + 1}.*{PROTOCOL_VERSION}"):
-        read_greeting(payload)
+@pytest.mark.parametrize(
+    ("ours", "theirs", "both"),
+    [
+        ((1, 1), (1, 1), 1),
+        ((1, 1), (2, 1), 1),  # the next release
+        ((2, 1), (1, 1), 1),  # the one before
+        ((2, 1), (1, 0), 1),  # from before there was an oldest
+        ((5, 4), (6, 5), 5),
+        ((5, 4), (9, 2), 5),
+    ],
+)
+def test_adjacent_releases_speak_the_newest_version_that_both_know(
+    ours: tuple[int, int], theirs: tuple[int, int], both: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("actors.runtime.wire.PROTOCOL_VERSION", ours[0])
+    monkeypatch.setattr("actors.runtime.wire.OLDEST_VERSION", ours[1])
+    assert spoken(Greeting(theirs[0], "n1", "n1/12-ab/0", 4096, 77, theirs[1])) == both
+
+
+@pytest.mark.parametrize("other", [(PROTOCOL_VERSION + 1, 0), (PROTOCOL_VERSION + 2,) * 2, (0, 0)])
+def test_a_version_too_far_away_is_refused_and_both_are_named(other: tuple[int, int]):
+    greeting = Greeting(other[0], "n1", "n1/12-ab/0", 4096, 77, other[1])
+    with pytest.raises(ProtocolError, match=f"{other[0]}.*{PROTOCOL_VERSION}"):
+        spoken(greeting)
+
+
+def test_greetings_of_releases_before_and_after_are_read():
+    before = msgspec.msgpack.encode([1, "n1", "n1/12-ab/0", 4096, 77])
+    assert read_greeting(before) == Greeting(1, "n1", "n1/12-ab/0", 4096, 77, 0)
+    after = msgspec.msgpack.encode([1, "n1", "n1/12-ab/0", 4096, 77, 1, "of a later release"])
+    assert read_greeting(after) == Greeting(1, "n1", "n1/12-ab/0", 4096, 77, 1)
 
 
 @pytest.mark.parametrize("payload", [b"", b"\xc1", b"\x90", b"\x01", b"GET / HTTP/1.1"])

@@ -138,8 +138,9 @@ class Identity:
         self.still_good(vouched)
         return vouched
 
-    def still_good(self, vouched: Vouched) -> None:
-        """
+    def still_good(self, vouched: Vouched, ends_at: float | None = None) -> None:
+        """Is `vouched` good now, or until `ends_at` where that is given?
+
         Raises:
             CertificateRefused: it has ended, or was revoked, meanwhile.
         """
@@ -147,7 +148,7 @@ class Identity:
             raise CertificateRefused(
                 Reason.REVOKED, f"the certificate {vouched.serial:x} of {vouched.node} was revoked"
             )
-        if vouched.ends_at <= self._clock():
+        if (vouched.ends_at if ends_at is None else ends_at) <= self._clock():
             raise CertificateRefused(
                 Reason.EXPIRED, f"the certificate {vouched.serial:x} of {vouched.node} has ended"
             )

@@ -133,3 +133,24 @@ child_start_seconds = Histogram(
     "From the spawn of a child's process until it was ready",
     buckets=(0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10, 30, 60, 300),
 )
+
+# ---- between nodes: certificates and connections
+
+tls_handshakes = Counter(
+    "tether_tls_handshakes_total",
+    "Handshakes with other nodes, by who began them (in, out) and what came of them",
+    ["side", "result"],
+)
+tls_closed = Counter(
+    "tether_tls_closed_total",
+    "Connections with other nodes that were closed, by what was wrong with the certificate",
+    ["reason"],
+)
+tls_certificate_ends = Gauge(
+    "tether_tls_certificate_ends_seconds",
+    "When the certificate in use ends, in seconds since the epoch",
+    multiprocess_mode="livemin",
+)
+tls_identity_failures = Counter(
+    "tether_tls_identity_failures_total", "Times that the files of the identity were of no use"
+)

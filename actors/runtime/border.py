@@ -1,0 +1,288 @@
+"""The border between the processes of this node and those of others.
+
+A process of a node that has an identity listens on a TCP port of its own, which stands in its
+address, and dials others at the host of their node; see docs/adr/0008. Every connection is
+mutual TLS 1.3. Handshakes are bounded in number and time; where there are too many, the oldest
+gives way, since an honest one takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import secrets
+import socket
+import ssl
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from actors.runtime.peer import Peer
+from actors.runtime.routes import Place, Routes
+from actors.runtime.tls import TlsConnection, explained, reason_of
+from tether.security.identity import (
+    CertificateRefused,
+    Identity,
+    IdentityUnusable,
+    Reason,
+    Vouched,
+)
+from tether.telemetry import logs, metrics
+
+if TYPE_CHECKING:
+    from actors.runtime.hub import Hub
+
+MAX_HANDSHAKES: Final = 128  # that others have begun and not ended, in one process
+MAX_CONNECTIONS: Final = 2048  # with processes of other nodes
+MAX_PER_NODE: Final = 512  # of them, with one node
+HANDSHAKE_S: Final = 3.0
+LOOK_S: Final = 1.0  # between two looks at the identity, and at the ends of certificates
+_SHUTDOWN_S: Final = 1.0
+_PAUSE_S: Final = 0.1  # after an accept that failed, for want of descriptors
+_BACKLOG: Final = 1024
+# A host that is gone without a word is lost after these seconds (tcp(7)).
+_SILENCE_S: Final = 15
+_PROBE_S: Final = 5
+
+log = logs.get(__name__)
+_refused_handshakes = metrics.bound_refused.labels("tls_handshakes")
+_refused_connections = metrics.bound_refused.labels("node_connections")
+_handshakes_used = metrics.bound_used.labels("tls_handshakes")
+_connections_used = metrics.bound_used.labels("node_connections")
+
+
+class Border:
+    """Listens at once, so that the port is known; accepts and dials from `start` on."""
+
+    hub: Hub
+
+    def __init__(self, identity: Identity, routes: Routes, listen: Place | None = None) -> None:
+        """
+        Raises:
+            OSError: no port of `listen` is free.
+        """
+        self.identity = identity
+        self.routes = routes
+        self._socket = bound(listen) if listen is not None else None
+        self._connections: set[TlsConnection] = set()
+        self._per_node: Counter[str] = Counter()
+        self._handshakes: dict[asyncio.Task[None], None] = {}  # oldest first
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ready = asyncio.Event()
+
+    @property
+    def port(self) -> int:
+        """The port at which others reach this process; 0 if they can't."""
+        return int(self._socket.getsockname()[1]) if self._socket is not None else 0
+
+    def start(self, hub: Hub) -> None:
+        self.hub = hub
+        self._tasks.append(hub.loop.create_task(self._look(), name="look at the identity"))
+        if self._socket is not None:
+            self._tasks.append(hub.loop.create_task(self._accept(), name="accept nodes"))
+
+    def close(self) -> None:
+        """Listens no longer. The hub closes the connections."""
+        for task in (*self._tasks, *self._handshakes):
+            task.cancel()
+        if self._socket is not None:
+            self._socket.close()
+
+    # ---- the identity
+
+    async def _look(self) -> None:
+        while True:
+            if self.identity.changed():
+                await self._load()
+            for connection in list(self._connections):
+                self._check(connection)
+            _handshakes_used.set(len(self._handshakes))
+            _connections_used.set(len(self._connections))
+            await asyncio.sleep(LOOK_S)
+
+    async def _load(self) -> None:
+        try:
+            # In a thread: it reads files, and the first time it imports much.
+            await self.hub.loop.run_in_executor(None, self.identity.load)
+        except IdentityUnusable as error:
+            log.error("the node's identity can't be read", reason=str(error))
+            metrics.tls_identity_failures.inc()
+            return
+        current = self.identity.current
+        metrics.tls_certificate_ends.set(current.ends_at)
+        log.info(
+            "identity loaded",
+            node=current.name.uri,
+            serial=f"{current.serial:x}",
+            revoked=len(current.revocations.serials),
+        )
+        self._ready.set()
+
+    def _check(self, connection: TlsConnection) -> None:
+        assert connection.vouched is not None
+        try:
+            self.identity.still_good(connection.vouched, connection.ends_at)
+        except CertificateRefused as error:
+            connection.end(error)
+
+    def admit(self, connection: TlsConnection, vouched: Vouched) -> None:
+        """Counts a connection whose certificate is good.
+
+        Raises:
+            CertificateRefused: its node has too many.
+        """
+        if self._per_node[vouched.node] >= MAX_PER_NODE:
+            _refused_connections.inc()
+            raise CertificateRefused(
+                Reason.OTHER_NODE, f"node {vouched.node} has {MAX_PER_NODE} connections already"
+            )
+        self._connections.add(connection)
+        self._per_node[vouched.node] += 1
+
+    def left(self, connection: TlsConnection) -> None:
+        """It is closed; it may never have been admitted."""
+        if connection in self._connections:
+            self._connections.discard(connection)
+            assert connection.vouched is not None
+            node = connection.vouched.node
+            self._per_node[node] -= 1
+            if not self._per_node[node]:
+                del self._per_node[node]
+
+    # ---- in
+
+    async def _accept(self) -> None:
+        assert self._socket is not None
+        await self._ready.wait()
+        loop = self.hub.loop
+        while True:
+            try:
+                sock, _ = await loop.sock_accept(self._socket)
+            except OSError as error:
+                if error.errno == errno.EBADF:
+                    return
+                log.warning("can't accept a connection", error=str(error))
+                await asyncio.sleep(_PAUSE_S)
+                continue
+            if len(self._connections) + len(self._handshakes) >= MAX_CONNECTIONS:
+                _refused_connections.inc()
+                sock.close()
+                continue
+            if len(self._handshakes) >= MAX_HANDSHAKES:
+                _refused_handshakes.inc()
+                oldest = next(iter(self._handshakes))
+                del self._handshakes[oldest]
+                oldest.cancel()
+            task = loop.create_task(self._shake(sock))
+            self._handshakes[task] = None
+            task.add_done_callback(lambda task: void(self._handshakes.pop(task, None)))
+
+    async def _shake(self, sock: socket.socket) -> None:
+        """The handshake of one who came."""
+        connection = TlsConnection(self, None)
+        try:
+            there = sock.getpeername()
+            _persist(sock)
+            await self.hub.loop.connect_accepted_socket(
+                lambda: connection,
+                sock,
+                ssl=self.identity.current.server,
+                ssl_handshake_timeout=HANDSHAKE_S,
+                ssl_shutdown_timeout=_SHUTDOWN_S,
+            )
+            if connection.refused is not None:
+                raise connection.refused
+        except (OSError, CertificateRefused) as error:
+            reason = reason_of(error)
+            metrics.tls_handshakes.labels("in", reason).inc()
+            log.warning("refused a connection", reason=reason, error=explained(error))
+            sock.close()
+        except asyncio.CancelledError:
+            metrics.tls_handshakes.labels("in", "crowded_out").inc()
+            sock.close()
+            raise
+        else:
+            metrics.tls_handshakes.labels("in", "good").inc()
+            if connection.vouched is not None:
+                self.routes.learn(connection.vouched.node, there[0])
+
+    # ---- out
+
+    async def connect(self, peer: Peer) -> None:
+        """Dials `peer`, in whatever time the caller gives.
+
+        Raises:
+            OSError: nobody is there, or it isn't who it should be.
+            ValueError: nobody knows where it is.
+        """
+        address = peer.address
+        host = self.routes.host(address.node)
+        if not address.port:
+            raise ValueError(f"{address} can't be dialed: it listens for its own node only")
+        await self._ready.wait()
+        connection = TlsConnection(self, peer)
+        try:
+            transport, _ = await self.hub.loop.create_connection(
+                lambda: connection,
+                host,
+                address.port,
+                ssl=self.identity.current.client,
+                server_hostname="",  # says nothing of us to whoever listens on the way
+                ssl_handshake_timeout=HANDSHAKE_S,
+                ssl_shutdown_timeout=_SHUTDOWN_S,
+            )
+            if connection.refused is not None:
+                raise connection.refused
+        except (OSError, CertificateRefused) as error:
+            if isinstance(error, ssl.SSLError | CertificateRefused):
+                reason = reason_of(error)
+                metrics.tls_handshakes.labels("out", reason).inc()
+                log.warning(
+                    "refused a peer", peer=str(address), reason=reason, error=explained(error)
+                )
+            raise OSError(explained(error)) from error
+        metrics.tls_handshakes.labels("out", "good").inc()
+        _persist(transport.get_extra_info("socket"))
+
+
+def bound(place: Place) -> socket.socket:
+    """A socket that listens at `place`, at the first of its ports that is free from a random one
+    on.
+
+    Raises:
+        OSError: none is.
+    """
+    family, _, _, _, where = socket.getaddrinfo(
+        place.host, place.first, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    count = place.last - place.first + 1
+    begin = secrets.randbelow(count)
+    for number in range(count):
+        port = place.first + (begin + number) % count
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((where[0], port, *where[2:]))
+            sock.listen(_BACKLOG)
+            sock.setblocking(False)
+        except OSError as error:
+            sock.close()
+            if error.errno != errno.EADDRINUSE or number == count - 1:
+                raise OSError(
+                    error.errno, f"can't listen at {place.host}:{port}: {error.strerror}"
+                ) from error
+        else:
+            return sock
+    raise AssertionError("a place has a port")
+
+
+def _persist(sock: socket.socket) -> None:
+    """Finds out within `_SILENCE_S` that the host at the other end is gone."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _SILENCE_S // _PROBE_S - 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SILENCE_S * 1000)
+
+
+def void(_: object) -> None:
+    """For callbacks that must return nothing."""

@@ -1,0 +1,118 @@
+"""A connection with another node: mutual TLS 1.3, and whose certificate is at the other end."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import TYPE_CHECKING, Any, Final
+
+from actors.runtime.address import Address
+from actors.runtime.connection import Connection
+from actors.runtime.peer import Peer
+from tether.errors import ProtocolError
+from tether.security.identity import PROTOCOL, CertificateRefused, Reason, Vouched
+from tether.telemetry import logs, metrics
+
+if TYPE_CHECKING:
+    from actors.runtime.border import Border
+
+log = logs.get(__name__)
+_closed = {reason: metrics.tls_closed.labels(reason.value) for reason in Reason}
+
+# X509_V_ERR_* of OpenSSL's x509_vfy.h
+_TIMES: Final = frozenset({9, 10})  # not yet valid, has expired
+_REVOKED: Final = 23
+
+
+class TlsConnection(Connection):
+    """Whoever is at the other end has shown a certificate of ours in the handshake, and is held
+    to the node that it names until the certificate ends or is revoked."""
+
+    vouched: Vouched | None = None
+    ends_at: float = 0.0  # of the certificates of both ends, the earlier end
+    refused: CertificateRefused | None = None
+
+    def __init__(self, border: Border, dialed: Peer | None) -> None:
+        super().__init__(border.hub, dialed)
+        self._border = border
+        self._own_ends_at = border.identity.current.ends_at
+
+    def admits(self) -> bool:
+        try:
+            tls = self.transport.get_extra_info("ssl_object")
+            if tls.selected_alpn_protocol() != PROTOCOL:
+                raise CertificateRefused(Reason.FOREIGN, f"the peer doesn't speak {PROTOCOL}")
+            vouched = self._border.identity.vouch(tls.getpeercert())
+            self._expects(vouched)
+            self._border.admit(self, vouched)
+        except CertificateRefused as error:
+            self.refused = error
+            return False
+        self.vouched = vouched
+        self.ends_at = min(vouched.ends_at, self._own_ends_at)
+        return True
+
+    def _expects(self, vouched: Vouched) -> None:
+        node = self.hub.address.node
+        if self.dialed is not None and self.dialed.address.node != vouched.node:
+            raise CertificateRefused(
+                Reason.OTHER_NODE,
+                f"node {vouched.node} answers at the place of node {self.dialed.address.node}",
+            )
+        if vouched.node == node:
+            raise CertificateRefused(
+                Reason.OTHER_NODE, f"somebody outside of node {node} shows its certificate"
+            )
+
+    def vouches(self, address: Address) -> None:
+        assert self.vouched is not None
+        if address.node != self.vouched.node:
+            self.count_refusal(Reason.OTHER_NODE)
+            raise ProtocolError(
+                f"{address} greets with the certificate of node {self.vouched.node}"
+            )
+
+    def count_refusal(self, reason: Reason) -> None:
+        _closed[reason].inc()
+
+    def end(self, error: CertificateRefused) -> None:
+        """Closes a live connection: its certificate isn't good any more."""
+        log.warning(
+            "closed a connection", peer=str(self.peer and self.peer.address), reason=str(error)
+        )
+        self.count_refusal(error.reason)
+        self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._border.left(self)
+        if isinstance(exc, ssl.SSLError):
+            # In TLS 1.3 who dials hears only after its handshake that its certificate is refused.
+            log.warning(
+                "a connection failed",
+                peer=str(self.peer and self.peer.address),
+                reason=exc.reason or str(exc),
+            )
+        super().connection_lost(exc)
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a handshake failed, as a label."""
+    if isinstance(error, CertificateRefused):
+        return error.reason.value
+    if isinstance(error, ssl.SSLCertVerificationError):
+        if error.verify_code in _TIMES:
+            return Reason.EXPIRED.value
+        return (Reason.REVOKED if error.verify_code == _REVOKED else Reason.FOREIGN).value
+    if isinstance(error, ssl.SSLError) and "RETURN_A_CERTIFICATE" in (error.reason or ""):
+        return Reason.ABSENT.value
+    # asyncio and uvloop say that the time for a handshake is over by ConnectionAbortedError.
+    if isinstance(error, TimeoutError | ConnectionAbortedError):
+        return "timeout"
+    if isinstance(error, asyncio.CancelledError):
+        return "crowded_out"
+    return "broken"
+
+
+def explained(error: Any) -> str:
+    """What failed, for a log."""
+    return getattr(error, "verify_message", "") or getattr(error, "reason", "") or str(error)

@@ -1,0 +1,548 @@
+"""Hubs of different nodes over mutual TLS: who is let in, for how long, and at what cost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from cryptography import x509
+from runtime_actors import RtCount, RtNothing, RtPing, RtPong
+from tls_hubs import HOST, Cluster, Stranger, answer, cluster, hello, pings, shows
+
+from actors.runtime import Address, on
+from actors.runtime.hub import Hub
+from actors.runtime.serving import Serving, handlers_of
+from actors.runtime.wire import ASK, HEADER, HELLO, frame
+from tether.errors import PeerLost
+from tether.security.authority import Authority
+from tether.security.certificate import (
+    NodeName,
+    certificate_pem,
+    key_pem,
+    new_certificate,
+    new_key,
+    read_key,
+)
+from tether.telemetry import metrics
+
+
+@pytest_asyncio.fixture
+async def blue(folder: Path) -> AsyncIterator[Cluster]:
+    async with cluster(folder) as made:
+        yield made
+
+
+def counted(side: str, result: str) -> float:
+    return float(metrics.tls_handshakes.labels(side, result)._value.get())
+
+
+def closed(reason: str) -> float:
+    return float(metrics.tls_closed.labels(reason)._value.get())
+
+
+def refused(bound: str) -> float:
+    return float(metrics.bound_refused.labels(bound)._value.get())
+
+
+async def until(condition: Any, timeout: float = 5) -> None:
+    """Waits for what a peer does, which has no event here."""
+    async with asyncio.timeout(timeout):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+class Talker:
+    """Handlers as an actor has them."""
+
+    def __init__(self) -> None:
+        self.told = asyncio.Event()
+
+    @on(RtPing)
+    async def ping(self, msg: RtPing, sender: Address) -> RtPong:
+        return RtPong(number=msg.number, payload=f"{msg.payload} to {sender.node}")
+
+    @on(RtNothing)
+    async def nothing(self, msg: RtNothing, sender: Address) -> None:
+        self.told.set()
+
+    @on(RtCount)
+    async def count(self, msg: RtCount, sender: Address) -> AsyncIterator[RtPong]:
+        for number in range(msg.items):
+            yield RtPong(number=number, payload=msg.payload)
+
+
+def talks(hub: Hub) -> Talker:
+    """Lets `hub` answer as an actor would."""
+    talker = Talker()
+    Serving(hub, handlers_of(talker), 64, "talker").begin()
+    return talker
+
+
+# ---- good neighbours
+
+
+@pytest.mark.parametrize("key", ["ed25519", "p256"])
+async def test_ask_tell_and_stream_cross_the_border(blue: Cluster, key: str) -> None:
+    one, two = await blue.hub("n1", key=key), await blue.hub("n2", key=key)
+    talker = talks(two)
+    pong = await one.ask(two.address, RtPing(number=3, payload="hello"), 5)
+    assert pong == RtPong(number=3, payload="hello to n1")
+    one.tell(two.address, RtNothing())
+    await asyncio.wait_for(talker.told.wait(), 5)
+    got = [item.number async for item in one.stream(two.address, RtCount(items=500), credit=16)]
+    assert got == list(range(500))
+    (connection,) = one.connections
+    tls = connection.transport.get_extra_info("ssl_object")
+    assert tls.version() == "TLSv1.3"
+    # Both ways over the one connection, though n2 could dial n1 as well.
+    assert await pings(two, one)
+    assert len(one.connections) == len(two.connections) == 1
+
+
+async def test_large_frames_cross_the_border(blue: Cluster) -> None:
+    one, two = await blue.hub("n1"), await blue.hub("n2")
+    talks(two)
+    text = "x" * (8 << 20)
+    pong = await one.ask(two.address, RtPing(payload=text), 20)
+    assert pong.payload == f"{text} to n1"
+
+
+async def test_one_that_cannot_be_dialed_is_answered_where_it_came_from(blue: Cluster) -> None:
+    one, two = await blue.hub("n1", host=""), await blue.hub("n2")
+    assert one.address.port == 0
+    assert await pings(one, two)
+    assert await pings(two, one)
+
+
+async def test_a_host_is_learned_from_whoever_came(blue: Cluster) -> None:
+    one, two = await blue.hub("n1"), await blue.hub("n9")
+    with pytest.raises(PeerLost):
+        await pings(one, two)
+    assert await pings(two, one)
+    assert one.border is not None
+    assert one.border.routes.host("n9") == HOST
+
+
+async def test_a_lost_peer_is_noticed_at_once(blue: Cluster) -> None:
+    one, two = await blue.hub("n1"), await blue.hub("n2")
+    two.on_request = lambda *_: None
+    gone = asyncio.Event()
+    one.watch(two.address, gone.set)
+    asked = asyncio.create_task(pings(one, two))
+    await until(lambda: two.connections)
+    began = time.monotonic()
+    two.close()
+    with pytest.raises(PeerLost):
+        await asked
+    await asyncio.wait_for(gone.wait(), 5)
+    assert time.monotonic() - began < 1
+
+
+async def test_a_host_that_falls_silent_is_found_out(blue: Cluster) -> None:
+    one, two = await blue.hub("n1"), await blue.hub("n2")
+    assert await pings(one, two)
+    for hub in (one, two):
+        (connection,) = hub.connections
+        sock = connection.transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
+
+
+async def test_system_messages_survive_a_broken_connection_between_nodes(blue: Cluster) -> None:
+    one, two = await blue.hub("n1"), await blue.hub("n2")
+    arrived: list[bytes] = []
+    two.on_system = lambda _peer, payload: arrived.append(payload)
+    outcomes: list[object] = []
+    one.system(two.address, b"one", outcomes.append)
+    await until(lambda: outcomes)
+    one.system(two.address, b"two", outcomes.append)
+    peer = one.peer(two.address)
+    peer.flush()
+    assert peer.connection is not None
+    peer.connection.transport.abort()
+    await until(lambda: len(outcomes) == 2)
+    assert outcomes == [None, None]
+    assert arrived == [b"one", b"two"]
+
+
+async def test_a_release_that_speaks_more_is_understood(blue: Cluster) -> None:
+    one = await blue.hub("n1")
+    blue.authority.issue("n2")
+    tls = shows(blue.authority, "n2")
+    newer = await Stranger.to(one, tls, hello(version=2, oldest=1), frame(ASK, 1, b"x"))
+    got = await newer.frames(2)
+    assert [kind for kind, _, _ in got] == [HELLO, 5]
+    newer.writer.close()
+    far = await Stranger.to(one, tls, hello(version=3, oldest=2), frame(ASK, 1, b"x"))
+    await far.closed()
+
+
+# ---- bad certificates
+
+
+def bad(blue: Cluster, how: str) -> tuple[Authority | None, str]:
+    """Who issued the certificate of node n2 that isn't to be believed, and how that is counted."""
+    if how == "foreign":
+        other = Authority.init(blue.folder / "other", "blue")
+        other.issue("n2")
+        return other, "foreign"
+    if how == "cluster":  # signed by our authority's key for another cluster, as two may share one
+        name, key = NodeName("red", "n2"), new_key("ed25519")
+        signer = blue.authority.folder
+        certificate = new_certificate(
+            name,
+            key,
+            authority=x509.load_pem_x509_certificate((signer / "ca.pem").read_bytes()),
+            authority_key=read_key((signer / "ca.key").read_bytes()),
+            lifetime=timedelta(hours=1),
+            now=datetime.now(UTC),
+        )
+        blue.authority.folder_of("n2").mkdir(parents=True)
+        path = blue.authority.folder_of("n2") / "node.pem"
+        path.write_bytes(key_pem(key) + certificate_pem(certificate))
+        return blue.authority, "foreign"
+    if how == "absent":
+        return None, "absent"
+    if how == "expired":
+        past = Authority.open(blue.authority.folder, clock=lambda: time.time() - 7200)
+        past.issue("n2", lifetime_s=3600)
+        return past, "expired"
+    blue.authority.issue("n2")
+    blue.authority.revoke("n2")
+    return blue.authority, "revoked"
+
+
+BAD = ["foreign", "cluster", "absent", "expired", "revoked"]
+
+
+@pytest.mark.parametrize("how", BAD)
+async def test_who_comes_with_a_bad_certificate_hears_nothing(blue: Cluster, how: str) -> None:
+    one, good = await blue.hub("n1"), await blue.hub("n3")
+    issuer, reason = bad(blue, how)
+    assert one.border is not None
+    await until(lambda: not one.border.identity.changed())
+    before = counted("in", reason)
+    asked: list[bytes] = []
+    one.on_request = lambda _peer, _kind, _number, payload: asked.append(payload)
+    try:
+        stranger = await Stranger.to(one, shows(issuer, "n2"), hello(), frame(ASK, 1, b"x"))
+    except OSError:  # in TLS 1.3 it may or may not hear of it in its own handshake
+        pass
+    else:
+        await stranger.closed()
+        assert stranger.seen == b""
+    await until(lambda: counted("in", reason) == before + 1)
+    assert not one.connections
+    assert not asked
+    one.on_request = answer
+    assert await pings(good, one)
+
+
+@pytest.mark.parametrize("how", BAD)
+async def test_nothing_is_said_to_a_listener_with_a_bad_certificate(
+    blue: Cluster, how: str
+) -> None:
+    one = await blue.hub("n1")
+    issuer, reason = bad(blue, how)
+    assert one.border is not None
+    await until(lambda: not one.border.identity.changed())
+    if issuer is None:
+        # A server of TLS always has one: one that no authority signed, then.
+        issuer, reason = Authority.init(blue.folder / "self", "blue"), "foreign"
+        issuer.issue("n2")
+    heard = b""
+    done = asyncio.Event()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal heard
+        with contextlib.suppress(OSError):
+            heard += await reader.read(65536)
+        done.set()
+        writer.close()
+
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.set_alpn_protocols(["tether/1"])
+    tls.load_cert_chain(issuer.folder_of("n2") / "node.pem")
+    server = await asyncio.start_server(listen, HOST, 0, ssl=tls)
+    port = server.sockets[0].getsockname()[1]
+    before = counted("out", reason)
+    with pytest.raises(PeerLost):
+        await one.ask(Address("n2", "1-x", port), RtPing(), 5)
+    assert counted("out", reason) == before + 1
+    server.close()
+    assert heard == b""
+    assert not one.connections
+
+
+# ---- those who say that they are somebody else
+
+
+async def test_a_greeting_must_name_the_node_of_the_certificate(blue: Cluster) -> None:
+    one = await blue.hub("n1")
+    blue.authority.issue("n2")
+    asked: list[bytes] = []
+    one.on_request = lambda _peer, _kind, _number, payload: asked.append(payload)
+    before = closed("other_node")
+    liar = await Stranger.to(
+        one, shows(blue.authority, "n2"), hello("n2", says="n3"), frame(ASK, 1, b"x")
+    )
+    await liar.closed()
+    assert closed("other_node") == before + 1
+    assert not asked
+    assert not list(one.peers())
+
+
+async def test_a_node_does_not_come_from_outside_to_itself(blue: Cluster) -> None:
+    one = await blue.hub("n1")
+    before = counted("in", "other_node")
+    thief = await Stranger.to(one, shows(blue.authority, "n1"), hello("n1"))
+    await thief.closed()
+    assert thief.seen == b""
+    assert counted("in", "other_node") == before + 1
+
+
+async def test_another_node_does_not_answer_in_the_place_of_the_one_dialed(blue: Cluster) -> None:
+    one, two = await blue.hub("n1"), await blue.hub("n2")
+    heard: list[bytes] = []
+    two.on_request = lambda _peer, _kind, _number, payload: heard.append(payload)
+    before = counted("out", "other_node")
+    with pytest.raises(PeerLost):
+        await one.ask(Address("n3", two.address.name, two.address.port), RtPing(), 5)
+    assert counted("out", "other_node") == before + 1
+    assert not heard
+
+
+async def test_another_node_does_not_come_by_the_unix_socket(blue: Cluster) -> None:
+    one = await blue.hub("n1")
+    path = f"{one.run_dir}/{one.address.node}/{one.address.name}"
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(hello("n2"))
+    await Stranger(reader, writer).closed()
+    assert not list(one.peers())
+
+
+async def test_another_protocol_is_not_spoken(blue: Cluster) -> None:
+    one = await blue.hub("n1")
+    blue.authority.issue("n2")
+    web = await Stranger.to(one, shows(blue.authority, "n2", alpn="http/1.1"), hello())
+    await web.closed()
+    assert web.seen == b""
+    old = shows(blue.authority, "n2")
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(OSError):
+        await Stranger.to(one, old)
+    assert not one.connections
+
+
+# ---- bounds
+
+
+async def test_a_frame_of_a_gibibyte_is_refused_when_it_is_announced(blue: Cluster) -> None:
+    one, three = await blue.hub("n1"), await blue.hub("n3")
+    blue.authority.issue("n2")
+    tls = shows(blue.authority, "n2")
+    for frames in ([], [hello()]):
+        huge = await Stranger.to(one, tls, *frames, HEADER.pack(1 << 30, ASK, 1), bytes(65536))
+        await huge.closed(timeout=3)
+    assert await pings(three, one)
+    assert not [p for p in one.peers() if p.address.node == "n2"]
+
+
+async def test_silence_after_the_handshake_is_ended(
+    blue: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.runtime.connection.GREETING_TIMEOUT", 0.1)
+    one = await blue.hub("n1")
+    blue.authority.issue("n2")
+    silent = await Stranger.to(one, shows(blue.authority, "n2"))
+    await silent.closed(timeout=3)
+    assert not one.connections
+
+
+@pytest.mark.parametrize("drip", [b"", b"\x16\x03\x01\x02\x00\x01"])
+async def test_slow_handshakes_are_ended(
+    blue: Cluster, monkeypatch: pytest.MonkeyPatch, drip: bytes
+) -> None:
+    monkeypatch.setattr("actors.runtime.border.HANDSHAKE_S", 0.3)
+    one, two = await blue.hub("n1"), await blue.hub("n2")
+    before = counted("in", "timeout")
+    slow = [await Stranger.to(one, None) for _ in range(10)]
+
+    async def drips() -> None:
+        for byte in drip:
+            for stranger in slow:
+                stranger.writer.write(bytes([byte]))
+            await asyncio.sleep(0.2)
+
+    dripping = asyncio.create_task(drips())
+    assert await pings(two, one)  # while they hold on
+    for stranger in slow:
+        await stranger.closed(timeout=3)
+    assert counted("in", "timeout") == before + 10
+    dripping.cancel()
+
+
+async def test_a_crowd_of_slow_handshakes_gives_way(
+    blue: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.runtime.border.MAX_HANDSHAKES", 8)
+    one, two = await blue.hub("n1"), await blue.hub("n2")
+    before, crowded = refused("tls_handshakes"), counted("in", "crowded_out")
+    crowd = [await Stranger.to(one, None) for _ in range(40)]
+    assert await pings(two, one, timeout=2)
+    assert refused("tls_handshakes") >= before + 32
+    await until(lambda: counted("in", "crowded_out") >= crowded + 32)
+    for stranger in crowd[:30]:
+        await stranger.closed(timeout=2)
+    for stranger in crowd[30:]:
+        stranger.writer.close()
+
+
+async def test_connections_of_one_node_are_bounded(
+    blue: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.runtime.border.MAX_PER_NODE", 3)
+    one, three = await blue.hub("n1"), await blue.hub("n3")
+    blue.authority.issue("n2")
+    tls = shows(blue.authority, "n2")
+    before = refused("node_connections")
+    many = [await Stranger.to(one, tls, hello()) for _ in range(3)]
+    for stranger in many:
+        await stranger.frames(1)
+    more = await Stranger.to(one, tls, hello())
+    await more.closed()
+    assert more.seen == b""
+    assert refused("node_connections") == before + 1
+    assert await pings(three, one)
+    many[0].writer.close()
+    await until(lambda: len(one.connections) == 3)
+    again = await Stranger.to(one, tls, hello())
+    await again.frames(1)
+
+
+async def test_no_descriptor_is_left_behind(blue: Cluster) -> None:
+    one, two = await blue.hub("n1"), await blue.hub("n2")
+    assert await pings(two, one)
+
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = descriptors()
+    for _ in range(5):
+        await (await Stranger.to(one, None, b"GET / HTTP/1.1\r\n\r\n")).closed()
+        with contextlib.suppress(OSError):
+            await (await Stranger.to(one, shows(None), hello())).closed()
+    await until(lambda: descriptors() <= before)
+
+
+# ---- certificates that change while connections live
+
+
+async def test_a_revocation_ends_live_connections(blue: Cluster) -> None:
+    one, two, three = [await blue.hub(node) for node in ("n1", "n2", "n3")]
+    assert await pings(two, one)
+    assert await pings(three, one)
+    one.on_request = lambda *_: None
+    asked = asyncio.create_task(pings(two, one, timeout=30))
+    await asyncio.sleep(0)
+    before = closed("revoked")
+    began = time.monotonic()
+    blue.authority.revoke("n2")
+    with pytest.raises(PeerLost):
+        await asked
+    assert time.monotonic() - began < 3
+    assert closed("revoked") > before
+    one.on_request = answer
+    with pytest.raises(PeerLost):  # and it doesn't come back
+        await pings(two, one)
+    assert await pings(three, one)
+    assert [p.address.node for p in one.peers()] == ["n3"]
+
+
+async def test_a_certificate_is_renewed_without_a_restart(blue: Cluster) -> None:
+    one, two, three = [await blue.hub(node) for node in ("n1", "n2", "n3")]
+    assert await pings(two, one)
+    (first,) = one.connections
+    old = first.vouched.serial  # type: ignore[attr-defined]
+    made = blue.authority.renew("n2")
+    assert two.border is not None
+    await until(lambda: two.border.identity.current.serial == int(made.serial, 16))
+    assert await pings(two, one)  # the living connection goes on
+    (second,) = one.connections
+    assert second is first
+    assert await pings(two, three)  # a new one has the new certificate, as has a listener
+    (third,) = three.connections
+    assert third.vouched.serial == int(made.serial, 16) != old  # type: ignore[attr-defined]
+    four = await blue.hub("n4")
+    assert await pings(four, two)
+    (fourth,) = four.connections
+    assert fourth.vouched.serial == int(made.serial, 16)  # type: ignore[attr-defined]
+
+
+async def test_a_connection_ends_with_its_certificate(blue: Cluster) -> None:
+    one, two = await blue.hub("n1"), await blue.hub("n2", lifetime_s=3)
+    assert await pings(two, one)
+    (connection,) = one.connections
+    before = closed("expired")
+    ended = asyncio.Event()
+    two.watch(one.address, ended.set)
+    await asyncio.wait_for(ended.wait(), 8)
+    assert time.time() >= connection.ends_at  # type: ignore[attr-defined]
+    assert closed("expired") > before
+    with pytest.raises(PeerLost):
+        await pings(two, one)
+    blue.authority.renew("n2", lifetime_s=3600)
+    assert two.border is not None
+    await until(lambda: not two.border.identity.changed())
+    await until(lambda: two.border.identity.current.ends_at > time.time() + 60)
+    assert await pings(two, one)
+
+
+async def test_a_broken_identity_leaves_the_one_in_use(blue: Cluster) -> None:
+    one, two = await blue.hub("n1"), await blue.hub("n2")
+    failures = metrics.tls_identity_failures._value.get()
+    (blue.authority.folder_of("n1") / "node.pem").write_bytes(b"half of a")
+    await until(lambda: metrics.tls_identity_failures._value.get() > failures)
+    assert await pings(two, one)
+
+
+# ---- what can be read on the way
+
+
+async def test_nothing_that_is_said_can_be_read_on_the_way(blue: Cluster) -> None:
+    canary = "the canary prompt: sing of yellow feathers"
+    one = await blue.hub("n1", route="127.0.0.2")  # reaches n2 through the relay only
+    two = await blue.hub("n2", host="127.0.0.1")
+    talks(two)
+    passed = bytearray()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                passed.extend(data)
+                writer.write(data)
+        writer.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection("127.0.0.1", two.address.port)
+        await asyncio.gather(carry(reader, there[1]), carry(there[0], writer))
+
+    server = await asyncio.start_server(relay, "127.0.0.2", two.address.port)
+    pong = await one.ask(two.address, RtPing(payload=canary), 5)
+    assert pong.payload.startswith(canary)
+    items = one.stream(two.address, RtCount(items=50, payload=canary), credit=64)
+    assert len([item async for item in items if item.payload == canary]) == 50
+    server.close()
+    assert len(passed) > 52 * len(canary)  # it did pass here
+    for word in (canary, "yellow", "RtPing", "RtPong", one.address.name, "tether://"):
+        assert word.encode() not in passed
+    assert b"tether/1" in passed  # the recording can be searched: the first message is plain
