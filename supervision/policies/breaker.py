@@ -19,20 +19,22 @@ import msgspec
 
 from supervision.policies.outcome import Ended, Outcome
 from supervision.policies.policy import DONE, NEVER, Done, Go, Refuse
-from supervision.policies.window import Window
+from supervision.policies.recent import Recent
 from tether.errors import Unavailable
 
 
 class BreakerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Opens when at least `calls` ended within `window_s` and `ratio` of them failed. Stays open
-    for `open_s`, and twice as long each time it opens again, up to `max_open_s`, until it was
-    closed for a whole window. A probe that isn't settled within `probe_s` is taken for lost.
+    """Opens when `ratio` of the last calls failed: of the last `most`, if they ended within
+    `window_s` and are `calls` at least. Stays open for `open_s`, and twice as long each time it
+    opens again, up to `max_open_s`, until it was closed for a whole window. A probe that isn't
+    settled within `probe_s` is taken for lost.
 
     Raises:
         ValueError: a value is out of its range.
     """
 
     calls: int = 10
+    most: int = 100
     ratio: float = 0.5
     window_s: float = 30.0
     open_s: float = 5.0
@@ -40,8 +42,10 @@ class BreakerOptions(msgspec.Struct, frozen=True, kw_only=True):
     probe_s: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.calls < 1 or not 0 < self.ratio <= 1:
-            raise ValueError("breaker: calls must be at least 1, and ratio above 0 and at most 1")
+        if not 1 <= self.calls <= self.most:
+            raise ValueError(f"breaker: 1 ≤ calls ({self.calls}) ≤ most ({self.most}) must hold")
+        if not 0 < self.ratio <= 1:
+            raise ValueError(f"breaker: ratio is {self.ratio}; it must be above 0 and at most 1")
         if not 0 < self.open_s <= self.max_open_s < NEVER:
             raise ValueError(
                 f"breaker: 0 < open_s ({self.open_s}) ≤ max_open_s ({self.max_open_s}) must hold"
@@ -82,8 +86,8 @@ class Breaker:
         "_opened",
         "_options",
         "_probe_at",
+        "_recent",
         "_reopen_at",
-        "_window",
         "epoch",
         "mode",
         "state",
@@ -91,7 +95,7 @@ class Breaker:
 
     def __init__(self, options: BreakerOptions = DEFAULT) -> None:
         self._options = options
-        self._window = Window(options.window_s)
+        self._recent = Recent(options.most, options.window_s)
         self.mode = Mode.AUTOMATIC
         self.state = State.CLOSED
         self.epoch = 1
@@ -147,18 +151,12 @@ class Breaker:
                 self.epoch += 1
             return
         if self.state is State.CLOSED:
-            window = self._window
-            if not bad:
-                window.add(now, good=1)
-                return
-            window.add(now, bad=1)
-            options = self._options
-            if (
-                self.mode is Mode.AUTOMATIC
-                and window.good + window.bad >= options.calls
-                and window.bad >= options.ratio * (window.good + window.bad)
-            ):
-                self._open(now)
+            recent = self._recent
+            recent.add(now, bad)
+            if bad and self.mode is Mode.AUTOMATIC:
+                calls = len(recent)
+                if calls >= self._options.calls and recent.bad >= self._options.ratio * calls:
+                    self._open(now)
         elif self.state is State.HALF_OPEN:
             if bad:
                 self._open(now)
@@ -180,9 +178,9 @@ class Breaker:
             self._close(now)
 
     def counts(self, now: float) -> tuple[int, int]:
-        """(calls that ended within the window while it was closed, those that failed)."""
-        self._window.turn(now)
-        return self._window.good + self._window.bad, self._window.bad
+        """(the last calls that ended while it was closed, those of them that failed)."""
+        self._recent.forget(now)
+        return len(self._recent), self._recent.bad
 
     def _open(self, now: float) -> None:
         options = self._options
@@ -202,7 +200,7 @@ class Breaker:
         self.state = state
         self.epoch += 1
         self._probe_at = -NEVER
-        self._window.clear()
+        self._recent.clear()
 
     def begin(self) -> BreakerGuard:
         return BreakerGuard(self)

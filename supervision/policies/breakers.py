@@ -19,7 +19,7 @@ class Breakers(Generic[K]):
         ValueError: `bound` is below 1.
     """
 
-    def __init__(self, options: BreakerOptions = DEFAULT, bound: int = 16_384) -> None:
+    def __init__(self, options: BreakerOptions = DEFAULT, bound: int = 4096) -> None:
         if bound < 1:
             raise ValueError(f"breakers: bound is {bound}; it must be at least 1")
         self._options = options

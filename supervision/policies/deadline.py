@@ -36,7 +36,8 @@ class Deadline:
 
 
 class DeadlineGuard:
-    """Whatever ends after the deadline, other than well, ended because of it."""
+    """Whatever ends after the deadline, other than well, ended because of it. One that is settled
+    is over: outside of a retry it spans all attempts, inside of one each has its own."""
 
     __slots__ = ("_at", "_total_s")
 
@@ -54,7 +55,8 @@ class DeadlineGuard:
         return Go(at)
 
     def settle(self, outcome: Outcome, now: float) -> Done | GiveUp:
-        if now < self._at or outcome.ended in (Ended.COMPLETED, Ended.CANCELLED, Ended.REJECTED):
+        at, self._at = self._at, NEVER
+        if now < at or outcome.ended in (Ended.COMPLETED, Ended.CANCELLED, Ended.REJECTED):
             return DONE
         if isinstance(outcome.error, DeadlineExceeded):
             return DONE

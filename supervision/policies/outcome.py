@@ -27,6 +27,7 @@ class Ended(Enum):
     FAILED = auto()  # it broke off; the same may go well the next time
     FATAL = auto()  # it broke off, and the same would do so again
     REJECTED = auto()  # the request itself is at fault, and whoever said so is well
+    CUT_SHORT = auto()  # its caller had too little time left for it; says nothing about it either
     CANCELLED = auto()  # nobody waits any more; says nothing about whoever worked on it
 
 

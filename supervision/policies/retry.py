@@ -108,7 +108,7 @@ class RetryGuard:
         if not possible or outcome.began:
             return GiveUp(error)
         pause_s = options.pause_s(self.failures + self.refusals, self._random())
-        at = max(now + pause_s, outcome.until)
+        at = max(now, outcome.until) + pause_s  # or all that were told a time would come at it
         if at >= self._until:
             return GiveUp(error)
         if self._budget is not None and not self._budget.withdraw(now):

@@ -120,13 +120,14 @@ class Call:
     settled. So each `Go` of each guard is settled exactly once, whatever happens.
     """
 
-    __slots__ = ("_depth", "_guards", "_last", "_limits", "running")
+    __slots__ = ("_depth", "_guards", "_last", "_limits", "_since", "running")
 
     def __init__(self, guards: list[Guard], until: float = NEVER) -> None:
         self._guards = guards
         self._limits = [until] * (len(guards) + 1)
         self._depth = 0  # so many guards, from outside, have let it in and aren't settled
         self._last: Done | GiveUp | None = None
+        self._since = 0.0  # when the attempt under way began
         self.running = False
         """Is an attempt under way?"""
 
@@ -153,6 +154,7 @@ class Call:
             depth += 1
             limits[depth] = verdict.until
         self._depth = count
+        self._since = now
         self.running = True
         return Go(limits[count])
 
@@ -164,9 +166,18 @@ class Call:
         return self._outwards(outcome, now)
 
     def expire(self, now: float, *, began: bool = False) -> Done | Again | GiveUp:
-        """The attempt was broken off when the time of its `Go` was up."""
+        """The attempt was broken off when the time of its `Go` was up.
+
+        Where the deadline left it less than half of an attempt's time, that isn't the target's
+        fault. Else a call that has waited for a breaker to open would be its probe, for the last
+        milliseconds of its deadline, and keep it open.
+        """
+        ended = Ended.FAILED
+        for at, guard in enumerate(self._guards):
+            if type(guard) is Timeout and now - self._since < 0.5 * guard.attempt_s:
+                ended = Ended.CUT_SHORT if self._limits[at] == self._limits[-1] else ended
         error = Unavailable("there was no answer in time")
-        return self.settle(Outcome(Ended.FAILED, error, began=began), now)
+        return self.settle(Outcome(ended, error, began=began), now)
 
     def cancel(self, now: float) -> None:
         """Nobody waits any more. Safe at any time, and twice."""

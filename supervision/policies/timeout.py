@@ -24,16 +24,16 @@ class TimeoutOptions(msgspec.Struct, frozen=True, kw_only=True):
 class Timeout:
     """Only says when; whoever drives breaks the attempt off then, and settles it as failed."""
 
-    __slots__ = ("_attempt_s",)
+    __slots__ = ("attempt_s",)
 
     def __init__(self, options: TimeoutOptions) -> None:
-        self._attempt_s = options.attempt_s
+        self.attempt_s = options.attempt_s
 
     def begin(self) -> Timeout:
         return self
 
     def admit(self, now: float, until: float = NEVER) -> Go:
-        at = now + self._attempt_s
+        at = now + self.attempt_s
         return Go(at if at < until else until)
 
     def settle(self, outcome: Outcome, now: float) -> Done:

@@ -41,6 +41,7 @@ from supervision.policies import (
     TimeoutOptions,
     outcome_of,
 )
+from supervision.policies.recent import Recent
 from supervision.policies.window import Window
 from tether.errors import (
     BadRequest,
@@ -60,7 +61,8 @@ FAILED = Outcome(Ended.FAILED, Unavailable("broke off"))
 FATAL = Outcome(Ended.FATAL, Internal("a bug"))
 REFUSED = Outcome(Ended.REFUSED, Overloaded("full"))
 REJECTED = Outcome(Ended.REJECTED, BadRequest("no"))
-OUTCOMES = (COMPLETED, FAILED, FATAL, REFUSED, REJECTED, CANCELLED)
+CUT_SHORT = Outcome(Ended.CUT_SHORT, Unavailable("no time"))
+OUTCOMES = (COMPLETED, FAILED, FATAL, REFUSED, REJECTED, CUT_SHORT, CANCELLED)
 steps = st.floats(0, 40, allow_nan=False)
 
 
@@ -117,6 +119,21 @@ def test_a_window_holds_what_its_steps_hold_and_no_more(
     assert (window.good, window.bad) == (0, 0)
 
 
+@given(st.lists(st.tuples(st.floats(0, 9), st.booleans()), max_size=80), st.integers(1, 8))
+def test_the_last_calls_are_few_and_none_is_old(
+    history: list[tuple[float, bool]], most: int
+) -> None:
+    recent = Recent(most, 30.0)
+    now, seen = 0.0, []
+    for pause, bad in history:
+        now += pause
+        recent.add(now, bad)
+        seen.append((now, bad))
+        expected = [entry for entry in seen if entry[0] > now - 30][-most:]
+        assert len(recent) == len(expected) == len(recent._calls)
+        assert recent.bad == sum(bad for _, bad in expected)
+
+
 # ---- rate
 
 
@@ -144,17 +161,18 @@ def test_a_rate_never_lets_more_pass_than_burst_and_rate(
 # ---- deadline and timeout
 
 
-def test_a_deadline_counts_over_all_attempts_and_never_exceeds_the_callers() -> None:
+def test_a_deadline_never_exceeds_the_callers_and_says_so_when_it_has_passed() -> None:
     guard = Deadline(DeadlineOptions(total_s=10)).begin()
     assert guard.admit(5.0) == Go(15.0)
-    assert guard.settle(FAILED, 14.0) == Done()
-    assert guard.admit(14.5) == Go(15.0), "it doesn't begin anew"
     verdict = guard.settle(FAILED, 15.0)
     assert isinstance(verdict, GiveUp)
     assert isinstance(verdict.error, DeadlineExceeded)
     assert verdict.error.__cause__ is FAILED.error
-    assert guard.settle(COMPLETED, 16.0) == Done(), "an answer that is there is not thrown away"
-    assert isinstance(guard.admit(15.0), Refuse)
+    assert guard.settle(FAILED, 15.0) == Done(), "the second time changes nothing"
+    assert guard.admit(16.0) == Go(26.0), "settled is over; inside of a retry it begins anew"
+    assert guard.settle(FAILED, 25.9) == Done(), "it was the failure, not the deadline"
+    guard.admit(30.0)
+    assert guard.settle(COMPLETED, 41.0) == Done(), "an answer that is there is not thrown away"
     assert Deadline(DeadlineOptions(total_s=10)).begin().admit(5.0, 7.0) == Go(7.0)
     assert isinstance(Deadline(DeadlineOptions()).begin().admit(5.0, 5.0), Refuse)
 
@@ -232,7 +250,7 @@ def test_jitter_stays_at_the_cap() -> None:
     assert len(set(pauses)) == 200
 
 
-@pytest.mark.parametrize("outcome", [FATAL, REJECTED, CANCELLED, COMPLETED])
+@pytest.mark.parametrize("outcome", [FATAL, REJECTED, CUT_SHORT, CANCELLED, COMPLETED])
 def test_what_must_not_be_retried(outcome: Outcome) -> None:
     guard = Retry(RetryOptions(), Random(1).random, None).begin()
     guard.admit(0.0)
@@ -252,7 +270,9 @@ def test_no_pause_that_would_outlast_the_deadline_and_none_shorter_than_wanted()
     assert isinstance(guard.settle(FAILED, 0.0), GiveUp)
     guard = Retry(RetryOptions(initial_s=0.1), Random(1).random, None).begin()
     guard.admit(0.0, 60.0)
-    assert guard.settle(Outcome(Ended.REFUSED, REFUSED.error, until=7.0), 0.0) == Again(7.0)
+    verdict = guard.settle(Outcome(Ended.REFUSED, REFUSED.error, until=7.0), 0.0)
+    assert isinstance(verdict, Again)
+    assert 7.05 <= verdict.at <= 7.1, "not before, and not all at once"
 
 
 def test_calls_share_their_budget() -> None:
@@ -412,6 +432,17 @@ def test_failures_of_long_ago_do_not_count() -> None:
     assert breaker.state is State.CLOSED
 
 
+def test_a_target_that_dies_after_a_long_good_time_is_found_out_soon() -> None:
+    breaker = Breaker()
+    for number in range(3000):
+        breaker.leave(breaker.enter(number / 100), Ended.COMPLETED, number / 100)
+    failures = 0
+    while breaker.state is State.CLOSED:
+        failures += 1
+        fail(breaker, 1, 30 + failures / 100)
+    assert failures == 50
+
+
 def test_it_stays_open_longer_each_time_and_begins_anew_after_a_quiet_window() -> None:
     breaker = Breaker()
     now, pauses = 0.0, []
@@ -529,6 +560,7 @@ def test_a_spare_is_due_after_the_delay_and_never_after_the_first_chunk() -> Non
         (BudgetOptions, {"floor": -1}),
         (BudgetOptions, {"window_s": 0}),
         (BreakerOptions, {"calls": 0}),
+        (BreakerOptions, {"calls": 101}),
         (BreakerOptions, {"ratio": 0}),
         (BreakerOptions, {"open_s": 61}),
         (BreakerOptions, {"window_s": float("nan")}),

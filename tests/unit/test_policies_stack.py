@@ -55,6 +55,7 @@ OUTCOMES = (
     Outcome(Ended.REFUSED, Overloaded("full")),
     Outcome(Ended.REJECTED, BadRequest("no")),
     Outcome(Ended.FATAL, Internal("a bug")),
+    Outcome(Ended.CUT_SHORT, Unavailable("no time")),
     CANCELLED,
     Outcome(Ended.FAILED, FAILED.error, began=True),
 )
@@ -194,10 +195,28 @@ def test_a_refusal_inside_goes_to_the_retry_which_waits_as_long_as_it_says() -> 
     call = stack.begin()
     verdict = call.admit(1.0)
     assert isinstance(verdict, Again)
-    assert verdict.at == pytest.approx(5.0)
+    assert 5.05 <= verdict.at <= 5.1
     assert isinstance(call.admit(5.1), Go)
     assert call.settle(COMPLETED, 5.2) == Done()
     assert breaker.state is State.CLOSED
+
+
+def test_a_call_without_time_is_no_verdict_on_the_target() -> None:
+    """Found by the simulation: the call that had waited longest was the probe, for the last
+    milliseconds of its deadline, and a target that was well again stayed locked out."""
+    breaker = Breaker(BreakerOptions(calls=1))
+    stack = Stack.of(StackOptions(), random=Random(1).random, now=0.0, breaker=breaker)
+    first = stack.begin()
+    first.admit(0.0)
+    first.expire(10.0)
+    assert breaker.state is State.OPEN, "a whole attempt's time without an answer is one"
+    waited = stack.begin(until=15.4)
+    assert waited.admit(15.3) == Go(15.4)
+    verdict = waited.expire(15.4)
+    assert isinstance(verdict, GiveUp)
+    assert isinstance(verdict.error, DeadlineExceeded)
+    assert breaker.state is State.HALF_OPEN
+    assert stack.begin().admit(15.4) == Go(25.4), "the next one is the probe"
 
 
 def test_a_refusal_outside_the_retry_is_final() -> None:
