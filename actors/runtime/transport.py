@@ -85,6 +85,8 @@ class Transport(Running):
             self.options, self.admin = init
         loop = uvloop.new_event_loop()
         border = border_of(self.options, fixed)
+        if border is not None and isinstance(init, ExternalInterfaceTransportInit):
+            border.identity.load()  # whoever starts the node shall hear what is wrong with it
         port = border.port if border is not None else 0
         self.address = address = fixed or Address(self.admin.node, fresh_name(), port)
         hub = Hub(

@@ -198,6 +198,20 @@ class Late(Echo):
         self.parent = msg.parent
 
 
+class Picky(Echo):
+    """Runs only where there is a GPU."""
+
+    @staticmethod
+    def actorSystemCapabilityCheck(  # noqa: N802 - Thespian's name
+        capabilities: dict[str, object], requirements: object = None
+    ) -> bool:
+        return bool(capabilities.get("gpu"))
+
+
+class OffTheList(Picky):
+    """Which a test leaves out of the list of a node."""
+
+
 class Broken(Echo):
     async def started(self) -> None:
         await asyncio.sleep(0.05)

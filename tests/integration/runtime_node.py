@@ -43,7 +43,12 @@ class Node:
             return endpoint.admin_pid
 
     def endpoint(self, **options: Any) -> Endpoint:
-        return Endpoint.connect(run_dir=str(self.run_dir), node="n1", **options)
+        return Endpoint.connect(
+            run_dir=str(self.run_dir),
+            node=self.capabilities["Node Id"],
+            port=self.capabilities["Admin Port"],
+            **options,
+        )
 
     def children(self) -> list[psutil.Process]:
         with contextlib.suppress(psutil.NoSuchProcess):

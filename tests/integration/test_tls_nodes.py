@@ -1,0 +1,186 @@
+"""Whole nodes with an identity each: actors, endpoints and Thespian's conventions over TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from runtime_actors import Echo, OffTheList, Parent, Picky, RtCreate, RtPing, RtRead, RtReport
+from runtime_node import Node, running_node, wait_for
+from thespian.actors import (
+    ActorSystem,
+    InvalidActorSpecification,
+    NoCompatibleSystemForActor,
+)
+
+from actors.runtime import Address, Endpoint
+from tether.errors import PeerLost
+from tether.security.authority import Authority
+from tether.security.identity import IdentityUnusable
+
+HOST = "127.0.0.1"
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind((HOST, 0))
+        return int(sock.getsockname()[1])
+
+
+class Pair:
+    """Nodes n1, which leads, and n2, which is of its convention and has a GPU. They have neither
+    a run directory nor a Unix socket in common."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.authority = Authority.init(folder / "ca", "blue")
+        self.ports = {"n1": free_port(), "n2": free_port()}
+        self.routes = {node: f"{HOST}:{port}" for node, port in self.ports.items()}
+        for node in self.ports:
+            self.authority.issue(node)
+        leader = {"Convention Address.IPv4": f"{HOST}:{self.ports['n1']}"}
+        self.one = stack.enter_context(running_node(**self.capabilities("n1"), **leader))
+        self.two = stack.enter_context(
+            running_node(
+                **self.capabilities("n2"),
+                **leader,
+                **{"gpu": True, "Actor Classes": ["runtime_actors:Echo", "runtime_actors:Picky"]},
+            )
+        )
+
+    def capabilities(self, node: str) -> dict[str, Any]:
+        return {
+            "Node Id": node,
+            "Admin Port": self.ports[node],
+            "Tls Identity Dir": str(self.authority.folder_of(node)),
+            "Listen": HOST,
+            "Routes": self.routes,
+        }
+
+    def endpoint(self, node: Node) -> Endpoint:
+        where = self.authority.folder_of(node.capabilities["Node Id"])
+        return node.endpoint(identity_dir=str(where), routes=self.routes)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    folder = Path(tempfile.mkdtemp(prefix="tls-"))
+    try:
+        with ExitStack() as stack:
+            yield Pair(folder, stack)
+    finally:
+        shutil.rmtree(folder)
+
+
+async def test_actors_of_two_nodes_talk(pair: Pair) -> None:
+    async with pair.endpoint(pair.one) as here, pair.endpoint(pair.two) as there:
+        one, two = await here.create(Echo), await there.create(Echo)
+        assert (one.node, two.node) == ("n1", "n2")
+        assert one.port
+        assert two.port
+        assert two.port != one.port
+        pong = await here.ask(two, RtPing(number=7, payload="over there"))
+        assert (pong.number, pong.payload) == (7, "over there")
+        # From one actor to another, a stream that is left before its end: the other one hears.
+        assert (await here.ask(one, RtRead(address=str(two), items=20), 10)).number == 20
+        async with asyncio.timeout(5):
+            while not any(
+                note.startswith("count cancelled")
+                for note in (await there.ask(two, RtReport())).notes
+            ):
+                await here.ask(one, RtRead(address=str(two), items=1), 10)
+        asked = asyncio.create_task(here.ask(two, RtPing(delay_s=60), 60))
+        async with asyncio.timeout(5):
+            while (await there.ask(two, RtReport())).running == 0:
+                pass
+        os.kill(two.pid, signal.SIGKILL)
+        began = time.monotonic()
+        with pytest.raises(PeerLost):
+            await asked
+        assert time.monotonic() - began < 2
+
+
+async def test_an_actor_is_placed_where_its_needs_are_met(pair: Pair) -> None:
+    def place() -> Address:
+        return pair.one.system.createActor(Picky).addressDetails  # type: ignore[no-any-return]
+
+    deadline = time.monotonic() + 20
+    while True:  # n2 may still be joining
+        try:
+            address = await asyncio.to_thread(place)
+            break
+        except NoCompatibleSystemForActor:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
+    assert address.node == "n2"
+    assert psutil.Process(address.pid).ppid() == pair.two.admin_pid
+    async with pair.endpoint(pair.one) as here:
+        assert (await here.ask(address, RtPing(number=1), 10)).number == 1
+
+
+async def test_a_class_off_the_list_is_not_started_from_another_node(pair: Pair) -> None:
+    """n1 would allow it, and n2, which alone has what it needs, doesn't."""
+    with pytest.raises((NoCompatibleSystemForActor, InvalidActorSpecification)):
+        await asyncio.to_thread(pair.one.system.createActor, OffTheList)
+
+
+async def test_an_endpoint_without_an_identity_reaches_its_own_node_only(pair: Pair) -> None:
+    async with pair.one.endpoint() as here, pair.endpoint(pair.two) as there:
+        two = await there.create(Echo)
+        with pytest.raises(PeerLost):
+            await here.ask(two, RtPing())
+        one = await here.create(Parent)
+        child = await here.ask(one, RtCreate(kind="echo"), 30)
+        assert Address.parse(child.address).port
+
+
+async def test_every_process_takes_the_new_certificate_while_it_runs(pair: Pair) -> None:
+    async with pair.endpoint(pair.one) as here, pair.endpoint(pair.two) as there:
+        two = await there.create(Echo)
+        made = pair.authority.renew("n2")
+        await asyncio.sleep(0)
+
+        def shown() -> int:
+            import ssl
+
+            from tls_hubs import shows
+
+            with (
+                socket.create_connection((HOST, two.port), timeout=5) as sock,
+                shows(pair.authority, "n1").wrap_socket(sock) as tls,
+            ):
+                from cryptography import x509
+
+                der = tls.getpeercert(binary_form=True)
+                assert der is not None
+                pem = ssl.DER_cert_to_PEM_cert(der).encode()
+                return x509.load_pem_x509_certificate(pem).serial_number
+
+        await asyncio.to_thread(wait_for, lambda: shown() == int(made.serial, 16))
+        assert (await here.ask(two, RtPing(number=2))).number == 2
+
+
+def test_a_node_whose_identity_is_of_no_use_does_not_start(tmp_path: Path) -> None:
+    authority = Authority.init(tmp_path / "ca", "blue")
+    authority.issue("n2")
+    with pytest.raises(IdentityUnusable, match="this is node n1"):
+        ActorSystem(
+            "tether",
+            {
+                "Node Id": "n1",
+                "Run Dir": str(tmp_path / "run"),
+                "Tls Identity Dir": str(authority.folder_of("n2")),
+            },
+            transientUnique=True,
+        )
+    assert not (tmp_path / "run").exists()
