@@ -71,6 +71,7 @@ class Supervisor(Supervised):
 
     _tree: SupervisionTree
     _timer: asyncio.TimerHandle | None = None
+    _told: float = 0.0  # the time that the tree was last told
 
     # ---- a supervisor as a child
 
@@ -137,11 +138,13 @@ class Supervisor(Supervised):
         self._perform(self._tree.tick(self._now()))
 
     def _now(self) -> float:
-        return self.loop.time()
+        self._told = self.loop.time()
+        return self._told
 
     # ---- what to do about it
 
     def _perform(self, actions: Sequence[Action]) -> None:
+        told = self._told
         for action in actions:
             match action:
                 case Spawn(spec, generation):
@@ -162,16 +165,17 @@ class Supervisor(Supervised):
                     self._served.set_result(None)
                 case Finish():
                     self._finish(action)
-        self._arm()
+        self._arm(told)
 
-    def _arm(self) -> None:
+    def _arm(self, told: float) -> None:
+        """Set the timer. `told` is the time that the tree decided by: what fell due since then
+        has still to be ticked, and the clock does go on in between."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        now = self._now()
-        due = self._tree.wakeup(now)
+        due = self._tree.wakeup(told)
         if due is not None:
-            self._timer = self.loop.call_later(max(_TICK_S, due - now), self._tick)
+            self._timer = self.loop.call_later(max(_TICK_S, due - self.loop.time()), self._tick)
 
     def _happened(self, event: Event) -> None:
         narrate(event)
