@@ -16,6 +16,7 @@ import ssl
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from actors.runtime.moving import Moves
 from actors.runtime.peer import Peer
 from actors.runtime.routes import Place, Routes
 from actors.runtime.tls import TlsConnection, explained, reason_of
@@ -63,7 +64,8 @@ class Border:
         self.identity = identity
         self.routes = routes
         self._socket = bound(listen) if listen is not None else None
-        self._connections: set[TlsConnection] = set()
+        self.moves = Moves(self)
+        self._connections: dict[TlsConnection, None] = {}  # oldest first
         self._per_node: Counter[str] = Counter()
         self._handshakes: dict[asyncio.Task[None], None] = {}  # oldest first
         self._tasks: list[asyncio.Task[None]] = []
@@ -84,6 +86,7 @@ class Border:
         """Listens no longer. The hub closes the connections."""
         for task in (*self._tasks, *self._handshakes):
             task.cancel()
+        self.moves.close()
         if self._socket is not None:
             self._socket.close()
 
@@ -93,8 +96,10 @@ class Border:
         while True:
             if self.identity.changed():
                 await self._load()
+            now = self.identity.now()
             for connection in list(self._connections):
                 self._check(connection)
+                self.moves.look(connection, now)
             _handshakes_used.set(len(self._handshakes))
             _connections_used.set(len(self._connections))
             await asyncio.sleep(LOOK_S)
@@ -135,18 +140,26 @@ class Border:
             raise CertificateRefused(
                 Reason.OTHER_NODE, f"node {vouched.node} has {MAX_PER_NODE} connections already"
             )
-        self._connections.add(connection)
+        self._connections[connection] = None
         self._per_node[vouched.node] += 1
 
     def left(self, connection: TlsConnection) -> None:
         """It is closed; it may never have been admitted."""
+        self.moves.left(connection)
         if connection in self._connections:
-            self._connections.discard(connection)
+            del self._connections[connection]
             assert connection.vouched is not None
             node = connection.vouched.node
             self._per_node[node] -= 1
             if not self._per_node[node]:
                 del self._per_node[node]
+
+    def newest_from(self, peer: Peer) -> TlsConnection | None:
+        """The last of those that `peer` has dialed."""
+        for connection in reversed(self._connections):
+            if connection.peer is peer and connection.dialed is None:
+                return connection
+        return None
 
     # ---- in
 
@@ -208,6 +221,10 @@ class Border:
     # ---- out
 
     async def connect(self, peer: Peer) -> None:
+        """See `open`."""
+        await self.open(peer)
+
+    async def open(self, peer: Peer) -> TlsConnection:
         """Dials `peer`, in whatever time the caller gives.
 
         Raises:
@@ -242,6 +259,7 @@ class Border:
             raise OSError(explained(error)) from error
         metrics.tls_handshakes.labels("out", "good").inc()
         _persist(transport.get_extra_info("socket"))
+        return connection
 
 
 def bound(place: Place) -> socket.socket:

@@ -34,6 +34,8 @@ from actors.runtime.wire import (
     HEADER_SIZE,
     ITEM,
     MAX_FRAME,
+    MOVE,
+    MOVED,
     OLDEST_VERSION,
     OPEN,
     OVERHEAD,
@@ -296,6 +298,8 @@ class Hub:
                     stream.ended(None)
             elif kind == ERROR:
                 self._fail(peer, number, decode_error(payload))
+            elif kind in (MOVE, MOVED) and self.border is not None:
+                self.border.moves.received(peer, kind)
         except TetherError as error:
             self._fail(peer, number, error)
             peer.send(frame(CANCEL, number))

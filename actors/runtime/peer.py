@@ -180,6 +180,21 @@ class Peer:
                 self.pid = connection.pid
             self.flush()
 
+    def depart(self, last: bytes) -> None:
+        """Writes all that waits, and `last`, to the present connection, and nothing more until
+        there is another."""
+        assert self.connection is not None
+        self.connection.transport.write(b"".join((*self.out, last)))
+        self.out = []
+        self.queued = 0
+        self.connection = None
+        self.pause(False)
+
+    def switch(self, connection: Connection) -> None:
+        """Goes on on `connection`."""
+        self.connection, self.dialing = connection, None
+        self.flush()
+
     def pause(self, paused: bool) -> None:
         self.paused = paused
         if not paused:

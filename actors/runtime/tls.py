@@ -31,11 +31,14 @@ class TlsConnection(Connection):
     vouched: Vouched | None = None
     ends_at: float = 0.0  # of the certificates of both ends, the earlier end
     refused: CertificateRefused | None = None
+    move_at: float = 0.0  # see `actors.runtime.moving`
+    departed: bool = False
 
     def __init__(self, border: Border, dialed: Peer | None) -> None:
         super().__init__(border.hub, dialed)
         self._border = border
         self._own_ends_at = border.identity.current.ends_at
+        self.settled = asyncio.Event()  # it has been greeted, or broke before
 
     def admits(self) -> bool:
         try:
@@ -50,6 +53,7 @@ class TlsConnection(Connection):
             return False
         self.vouched = vouched
         self.ends_at = min(vouched.ends_at, self._own_ends_at)
+        self._border.moves.plan(self, self._border.identity.now())
         return True
 
     def _expects(self, vouched: Vouched) -> None:
@@ -63,6 +67,10 @@ class TlsConnection(Connection):
             raise CertificateRefused(
                 Reason.OTHER_NODE, f"somebody outside of node {node} shows its certificate"
             )
+
+    def _greeted(self, kind: int, number: int, payload: bytes) -> None:
+        super()._greeted(kind, number, payload)
+        self.settled.set()
 
     def vouches(self, address: Address) -> None:
         assert self.vouched is not None
@@ -85,6 +93,7 @@ class TlsConnection(Connection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._border.left(self)
+        self.settled.set()
         if isinstance(exc, ssl.SSLError):
             # In TLS 1.3 who dials hears only after its handshake that its certificate is refused.
             log.warning(

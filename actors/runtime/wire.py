@@ -33,6 +33,8 @@ ITEM: Final = 8
 END: Final = 9
 CREDIT: Final = 10  # payload: u32, so many more items may be sent
 CANCEL: Final = 11  # nobody waits for this ask or stream any more
+MOVE: Final = 12  # the last frame on a connection: the next ones come on the newer one
+MOVED: Final = 13  # the answer
 
 HEADER: Final = Struct(">IBQ")
 U32: Final = Struct(">I")

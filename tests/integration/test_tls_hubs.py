@@ -488,6 +488,80 @@ async def test_a_certificate_is_renewed_without_a_restart(blue: Cluster) -> None
     assert fourth.vouched.serial == int(made.serial, 16)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("crossed", [False, True])
+async def test_conversations_move_on_before_their_certificates_end(
+    blue: Cluster, crossed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asks in both directions and a stream, over three lives of a certificate: nothing is lost,
+    doubled or out of order, and nobody hears of a lost peer."""
+    monkeypatch.setattr("actors.runtime.border.LOOK_S", 0.05)
+    one, two = await blue.hub("n1", lifetime_s=6), await blue.hub("n2", lifetime_s=6)
+    for hub in (one, two):
+        talks(hub)
+    lost: list[str] = []
+    if crossed:  # each has dialed the other, and speaks on its own connection
+        await asyncio.gather(pings(one, two), pings(two, one))
+    else:
+        assert await pings(one, two)
+    one.watch(two.address, lambda: lost.append("two"))
+    two.watch(one.address, lambda: lost.append("one"))
+    over = asyncio.Event()
+    moved = metrics.tls_moves.labels("moved")._value.get()
+
+    async def asks(asker: Hub, asked: Hub) -> int:
+        number = 0
+        while not over.is_set():
+            number += 1
+            await asyncio.sleep(0.001)
+            pong = await asker.ask(asked.address, RtPing(number=number), 10)
+            assert pong.number == number
+        return number
+
+    async def reads() -> int:
+        number = -1
+        items = one.stream(two.address, RtCount(items=1 << 30, payload="x" * 100), credit=64)
+        async for item in items:
+            number += 1
+            assert item.number == number
+            if number % 50 == 0:
+                await asyncio.sleep(0.001)
+            if over.is_set():
+                break
+        items.close()
+        return number
+
+    work = [asyncio.create_task(w) for w in (asks(one, two), asks(two, one), reads())]
+    first = set(one.connections)
+    for _ in range(5):
+        await asyncio.sleep(2)
+        for node in ("n1", "n2"):
+            blue.authority.renew(node)
+    over.set()
+    counts = await asyncio.wait_for(asyncio.gather(*work), 10)
+    assert all(count > 100 for count in counts)
+    assert not lost
+    assert metrics.tls_moves.labels("moved")._value.get() >= moved + 2
+    assert not first & one.connections
+    assert len(one.connections) <= 3
+
+
+async def test_a_move_that_breaks_off_is_a_lost_peer(
+    blue: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.runtime.moving.MOVE_S", 0.5)
+    one, two = await blue.hub("n1", lifetime_s=6), await blue.hub("n2", lifetime_s=6)
+    assert await pings(one, two)
+    two.border.moves.received = lambda *_: None  # type: ignore[union-attr, method-assign]
+    gone = asyncio.Event()
+    one.watch(two.address, gone.set)
+    for node in ("n1", "n2"):
+        blue.authority.renew(node, lifetime_s=60)
+    await asyncio.wait_for(gone.wait(), 8)
+    assert await pings(one, two)
+    (connection,) = one.connections
+    assert connection.ends_at > time.time() + 30  # type: ignore[attr-defined]
+
+
 async def test_a_connection_ends_with_its_certificate(blue: Cluster) -> None:
     one, two = await blue.hub("n1"), await blue.hub("n2", lifetime_s=3)
     assert await pings(two, one)

@@ -95,6 +95,10 @@ class Identity:
             raise IdentityUnusable(f"the identity in {self.folder} was not loaded")
         return self._current
 
+    def now(self) -> float:
+        """Seconds since the epoch, by the clock that ends certificates."""
+        return self._clock()
+
     def changed(self) -> bool:
         """Is there anything that `load` hasn't seen? Costs three looks at files."""
         return self._stamp() != self._seen

@@ -112,6 +112,12 @@ queue_wait_seconds = Histogram(
     buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60),
 )
 settles = Counter("tether_settles_total", "Jobs closed, by who closed them and how", ["by", "how"])
+breaker_state = Gauge(
+    "tether_breaker_state",
+    "Breaker of a worker's model: 0 closed, 1 half open, 2 open, 3 forced open, 4 disabled",
+    ["worker", "model"],
+    multiprocess_mode="livemax",
+)
 fleet_workers = Gauge(
     "tether_fleet_workers",
     "Workers that are alive, as the roster sees them",
@@ -145,6 +151,11 @@ tls_closed = Counter(
     "tether_tls_closed_total",
     "Connections with other nodes that were closed, by what was wrong with the certificate",
     ["reason"],
+)
+tls_moves = Counter(
+    "tether_tls_moves_total",
+    "Conversations that went over to a new connection before their certificate ended",
+    ["result"],
 )
 tls_certificate_ends = Gauge(
     "tether_tls_certificate_ends_seconds",
