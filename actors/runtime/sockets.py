@@ -7,6 +7,7 @@ import errno
 import os
 import secrets
 import socket
+import stat
 import struct
 from pathlib import Path
 from typing import Final
@@ -46,7 +47,7 @@ class Listener:
         the folder of another user, and only if `foreign`: it is a guest there.
 
         Raises:
-            PermissionError: the folder belongs to somebody else.
+            PermissionError: the folder belongs to somebody else, or others may enter it.
             OSError: the folder can't be made; with EADDRINUSE, somebody listens there.
         """
         self.path = Path(path)
@@ -57,8 +58,11 @@ class Listener:
             raise PermissionError(
                 f"{folder} belongs to user {owner}: remove it, or choose another run directory"
             )
-        if owner == os.geteuid():
-            folder.chmod(0o700)
+        if stat.S_IMODE(folder.stat().st_mode) & 0o077:
+            # Not shut here: whoever made it may share it for a reason, and it may be anything.
+            raise PermissionError(
+                f"{folder} is open to other users: chmod 700 it, or choose another run directory"
+            )
         self._owner = owner
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:

@@ -124,11 +124,15 @@ async def test_the_run_directory_is_private(hubs: list[Hub], folder: Path) -> No
     assert stat.S_IMODE((folder / "n1").stat().st_mode) == 0o700
 
 
-async def test_an_open_folder_is_shut_and_a_foreign_one_refused(
+async def test_an_open_folder_and_a_foreign_one_are_refused_and_left_alone(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "n1").mkdir(mode=0o777)
     (folder / "n1").chmod(0o777)
+    with pytest.raises(PermissionError, match="open to other users"):
+        Listener(str(folder / "n1" / "x"))
+    assert stat.S_IMODE((folder / "n1").stat().st_mode) == 0o777
+    (folder / "n1").rmdir()
     listener = Listener(str(folder / "n1" / "x"))
     assert stat.S_IMODE((folder / "n1").stat().st_mode) == 0o700
     with pytest.raises(OSError, match="another process listens"):
