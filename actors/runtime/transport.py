@@ -24,6 +24,7 @@ from thespian.actors import (
     InvalidActorAddress,
 )
 from thespian.system.addressManager import ActorLocalAddress, CannotPickleAddress
+from thespian.system.messages.admin import SystemShutdown
 from thespian.system.messages.convention import CONV_ADDR_IPV4_CAPABILITY
 from thespian.system.transport import (
     ExternalInterfaceTransportInit,
@@ -279,6 +280,9 @@ class Transport(Running):
             message = unpickler.loads(payload, trusting=self.options.allow_pickle)
         except ProtocolError as error:
             log.warning("refused a system message", peer=str(peer.address), reason=error.message)
+            return
+        if isinstance(message, SystemShutdown) and peer.address.node != self.address.node:
+            log.warning("another node may not shut this one down", peer=str(peer.address))
             return
         self.deliver(ActorAddress(peer.address), message)
 

@@ -23,8 +23,9 @@ from thespian.actors import (
     InvalidActorSpecification,
     NoCompatibleSystemForActor,
 )
+from thespian.system.messages.admin import SystemShutdown
 
-from actors.runtime import Address, Endpoint
+from actors.runtime import Address, Endpoint, unpickler
 from tether.errors import PeerLost
 from tether.security.authority import Authority
 from tether.security.identity import IdentityUnusable
@@ -142,6 +143,15 @@ async def test_an_endpoint_without_an_identity_reaches_its_own_node_only(pair: P
         one = await here.create(Parent)
         child = await here.ask(one, RtCreate(kind="echo"), 30)
         assert Address.parse(child.address).port
+
+
+async def test_a_node_is_not_shut_down_by_another(pair: Pair) -> None:
+    async with pair.endpoint(pair.one) as here, pair.endpoint(pair.two) as there:
+        admin = Address.admin("n1", pair.ports["n1"])
+        arrived = asyncio.get_running_loop().create_future()
+        there._hub.system(admin, unpickler.dumps(SystemShutdown()), arrived.set_result)
+        assert await asyncio.wait_for(arrived, 5) is None
+        assert (await here.ask(await here.create(Echo), RtPing(number=1))).number == 1
 
 
 async def test_every_process_takes_the_new_certificate_while_it_runs(pair: Pair) -> None:

@@ -20,9 +20,10 @@ from typing import Any, Final
 
 import msgspec
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from tether.security.certificate import NodeName, uris_of
-from tether.security.files import is_private
+from tether.security.certificate import Key, NodeName, read_key, uris_of
+from tether.security.files import is_private, write
 from tether.security.revocation import MAX_BYTES, Revocations, read_list
 
 NODE: Final = "node.pem"
@@ -69,6 +70,9 @@ class Credentials(msgspec.Struct, frozen=True):
     name: NodeName
     serial: int
     ends_at: float
+    key: Key
+    certificate: bytes  # DER
+    authorities: tuple[x509.Certificate, ...]
     server: ssl.SSLContext
     client: ssl.SSLContext
     revocations: Revocations
@@ -115,6 +119,21 @@ class Identity:
             raise IdentityUnusable(
                 f"the identity in {self.folder} can't be used: {error}"
             ) from error
+
+    def adopt(self, revoked: bytes) -> bool:
+        """Takes over a revocation list (PEM) that has come by whatever road, into the folder too,
+        for the node's other processes; false if it is no newer than ours.
+
+        Raises:
+            ValueError: it is no list that an authority of ours has signed.
+            OSError: it can't be written.
+        """
+        found = read_list(revoked, self.current.authorities)
+        if found.number <= self.current.revocations.number:
+            return False
+        write(self.folder / REVOKED, revoked)
+        self._current = msgspec.structs.replace(self.current, revocations=found)
+        return True
 
     def vouch(self, certificate: Mapping[str, Any] | None) -> Vouched:
         """What `certificate`, the form of `SSLSocket.getpeercert()`, says, if it is believed. That
@@ -172,7 +191,8 @@ class Identity:
         path = self.folder / NODE
         if not is_private(path):
             raise ValueError(f"others may read {path}, which holds a key; chmod 600 it")
-        certificate = x509.load_pem_x509_certificate(_certificate_in(path.read_bytes()))
+        pem = path.read_bytes()
+        certificate = x509.load_pem_x509_certificate(_certificate_in(pem))
         name = NodeName.of(uris_of(certificate))
         if name is None or name.node != self.node:
             raise ValueError(
@@ -183,6 +203,9 @@ class Identity:
             name=name,
             serial=certificate.serial_number,
             ends_at=certificate.not_valid_after_utc.timestamp(),
+            key=read_key(pem),
+            certificate=certificate.public_bytes(Encoding.DER),
+            authorities=tuple(authorities),
             server=self._context(ssl.PROTOCOL_TLS_SERVER),
             client=self._context(ssl.PROTOCOL_TLS_CLIENT),
             revocations=self._revocations(authorities),
