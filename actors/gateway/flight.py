@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 
 from actors.gateway.ground import Chunks, Ground
+from supervision.policies import Budget
 from tether.contracts import (
     Attach,
     Chunk,
@@ -25,7 +26,7 @@ from tether.contracts import (
     Settle,
     Usage,
 )
-from tether.core.attempts import Attempts
+from tether.core.attempts import Attempts, verdict
 from tether.core.ids import job_id
 from tether.core.session import Session
 from tether.errors import (
@@ -47,6 +48,7 @@ class Flight(Session):
     the gateway if it fails or ends before a worker has it."""
 
     __slots__ = (
+        "_asked_at",
         "_attached",
         "_attempts",
         "_ground",
@@ -80,6 +82,7 @@ class Flight(Session):
         now: float,
         deadline_s: float,
         attempts: int,
+        budget: Budget | None = None,
     ) -> None:
         super().__init__((tenant_id, infer.retry_token), infer.fingerprint, infer.explicit_token)
         self.infer = infer
@@ -97,7 +100,8 @@ class Flight(Session):
         self.error: TetherError | None = None
         self.outcome: Outcome | None = None
         self._ground = ground
-        self._attempts = Attempts(self.deadline, attempts)
+        self._attempts = Attempts(self.deadline, attempts, budget=budget)
+        self._asked_at = now
         self._placed: Placed | None = None
         self._attached = False
         self._stream: Chunks | None = None
@@ -140,7 +144,8 @@ class Flight(Session):
                 return  # it was ended while we waited
             self._take(item)
         except StopAsyncIteration:
-            self._broke(WorkerLost("the worker ended a stream before the answer was complete"))
+            ended = WorkerLost("the worker ended a stream before the answer was complete")
+            self._broke(ended, lost=True)
         except TetherError as error:
             self._broke(error)
 
@@ -226,6 +231,7 @@ class Flight(Session):
                 traceparent=infer.traceparent,
                 split_at=infer.from_seq,
             )
+        self._asked_at = ground.loop.time()
         try:
             self._stream = ground.stream(placed.worker_address, ask)
         except TetherError as error:
@@ -250,8 +256,9 @@ class Flight(Session):
 
     # ---- what can go wrong
 
-    def _broke(self, error: TetherError) -> None:
-        """The worker's stream ended badly: on to another worker, or give up."""
+    def _broke(self, error: TetherError, *, lost: bool = False) -> None:
+        """The worker's stream ended badly: on to another worker, or give up. `lost`: without a
+        word."""
         ground = self._ground
         self._stream = None
         if self.outcome is not None:
@@ -273,8 +280,10 @@ class Flight(Session):
             )
             return
         worker = "" if gone else placed.worker_address
-        if self._attempts.again(error, worker, ground.loop.time()):
-            ground.released(placed.job_id, placed.worker_id, ok=gone)
+        now = ground.loop.time()
+        ok, neutral = (True, True) if gone else self.verdict(error, now)
+        if self._attempts.again(error, worker, now, lost=lost or gone):
+            ground.released(placed.job_id, placed.worker_id, ok=ok, neutral=neutral)
             ground.moved(self, error)
             return
         if isinstance(error, PeerLost):
@@ -316,6 +325,10 @@ class Flight(Session):
     def streaming(self) -> bool:
         """Is a worker's stream open?"""
         return self._stream is not None
+
+    def verdict(self, error: TetherError | None, now: float) -> tuple[bool, bool]:
+        """What the end of this attempt says about its worker; see `Finished`."""
+        return verdict(error, waited_s=now - self._asked_at, began=self.first_at is not None)
 
     def settle(self) -> Settle | None:
         """How the job ends, as far as this gateway knows; None where it reserved nothing."""

@@ -17,6 +17,7 @@ from actors.gateway.surroundings import Surroundings
 from actors.gateway.tally import Tally
 from actors.runtime import Address, on
 from supervision import Supervised
+from supervision.policies import Budget
 from tether.contracts import (
     Catalog,
     ChatInput,
@@ -74,6 +75,7 @@ class Gateway(Supervised):
         self._sessions = Sessions(options.sessions)
         self._flights: set[Flight] = set()
         self._admission = Admission(options.tenants)
+        self._budget = Budget(options.retries)
         self._closing = Closing(self, options.completions, options.remember_s)
         self._releases = Releases(self)
         self._tally = Tally()
@@ -192,6 +194,7 @@ class Gateway(Supervised):
             now=now,
             deadline_s=min(msg.deadline_s, self._options.max_deadline_s),
             attempts=self._options.attempts,
+            budget=self._budget,
         )
         flight.charged = tokens
         try:
@@ -201,6 +204,7 @@ class Gateway(Supervised):
             self._tally.refused.inc()
             raise
         self._flights.add(flight)
+        self._budget.deposit(now)
         return flight
 
     def _deserted(self, flight: Flight, why: str) -> None:
@@ -243,8 +247,8 @@ class Gateway(Supervised):
             self._watched.add(worker_address)
             self.watch(Address.parse(worker_address), lambda: self._worker_lost(worker_address))
 
-    def released(self, job_id: str, worker_id: str, *, ok: bool) -> None:
-        finished = Finished(job_id=job_id, worker_id=worker_id, ok=ok)
+    def released(self, job_id: str, worker_id: str, *, ok: bool, neutral: bool = False) -> None:
+        finished = Finished(job_id=job_id, worker_id=worker_id, ok=ok, neutral=neutral)
         self._releases.add(finished, urgent=not self._flights)
 
     def grew(self, flight: Flight) -> None:
@@ -291,8 +295,8 @@ class Gateway(Supervised):
             else:
                 self._closing.ended(settle)
         if flight.worker_id:
-            fault = flight.error is not None and flight.error.retryable
-            self.released(flight.job_id, flight.worker_id, ok=not fault)
+            ok, neutral = flight.verdict(flight.error, now)
+            self.released(flight.job_id, flight.worker_id, ok=ok, neutral=neutral)
 
     def _worker_lost(self, worker_address: str) -> None:
         self._watched.discard(worker_address)
@@ -317,6 +321,7 @@ class Gateway(Supervised):
             self._closing.sweep(now)
             self._tally.publish()
             self._tally.bounds(self._sessions, len(self._keyring), len(self._admission))
+            self._tally.retries(self._budget)
 
 
 def _characters(input: ChatInput | TextInput) -> int:

@@ -36,8 +36,9 @@ class Ground(Protocol):
     def placed(self, worker_address: str) -> None:
         """Something runs there now."""
 
-    def released(self, job_id: str, worker_id: str, *, ok: bool) -> None:
-        """The slot is free; without a worker, whatever this job was given is to be undone."""
+    def released(self, job_id: str, worker_id: str, *, ok: bool, neutral: bool = False) -> None:
+        """The slot is free; without a worker, whatever this job was given is to be undone.
+        `ok` and `neutral` as in `Finished`."""
 
     def grew(self, flight: Flight) -> None:
         """Its journal has more than before."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from supervision.policies import BudgetOptions
 from tether.core.admission import TenantLimits
 from tether.core.session import SessionBounds
 
@@ -13,8 +14,9 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     `limits` are those of a tenant whose row has none. `grace_s` is how long a session with an
     explicit token runs on without a listener after its front door was lost. `attempts` counts
-    those in which something began. `completions` answers per gateway are remembered for
-    `remember_s`, to settle them if their worker dies before it did.
+    those of one request in which something began, and `retries` bounds those of all requests.
+    `completions` answers per gateway are remembered for `remember_s`, to settle them if their
+    worker dies before it did.
 
     Raises:
         ValueError: a value is out of its range.
@@ -26,6 +28,7 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
     )
     sessions: SessionBounds = SessionBounds()
     attempts: int = 3
+    retries: BudgetOptions = BudgetOptions(floor=100)
     grace_s: float = 10.0
     keys: int = 10_000
     key_s: float = 60.0

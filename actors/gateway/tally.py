@@ -3,6 +3,7 @@ counts are kept here and published a few times a second."""
 
 from __future__ import annotations
 
+from supervision.policies import Budget
 from tether.contracts import Outcome, Usage
 from tether.core.session import Sessions
 from tether.telemetry import metrics
@@ -20,6 +21,9 @@ class Tally:
         self._first_token = metrics.first_token_seconds
         self.refused = metrics.bound_refused.labels("gateway_sessions")
         bounds = ("sessions", "tokens", "characters", "keys", "tenants")
+        self._retries_used = metrics.bound_used.labels("gateway_retries")
+        self._retries_refused = metrics.bound_refused.labels("gateway_retries")
+        self._refused_retries = 0
         self._used = [metrics.bound_used.labels(f"gateway_{bound}") for bound in bounds]
 
     def ended(self, outcome: Outcome, usage: Usage, first_token_s: float | None) -> None:
@@ -47,3 +51,10 @@ class Tally:
         values = (len(sessions), sessions.tokens, sessions.characters, keys, tenants)
         for gauge, value in zip(self._used, values, strict=True):
             gauge.set(value)
+
+    def retries(self, budget: Budget) -> None:
+        """How much of the retry budget is spent, and how often it was not enough."""
+        self._retries_used.set(budget.spent)
+        if budget.refused != self._refused_retries:
+            self._retries_refused.inc(budget.refused - self._refused_retries)
+            self._refused_retries = budget.refused

@@ -10,9 +10,12 @@ import msgspec
 
 from actors.follower import Follower
 from actors.runtime import Address, on
+from actors.scheduler.shown import Shown
 from actors.settler import RESERVATION, Settler
 from supervision import ChildSpec, Supervised
+from supervision.policies import Ended
 from tether.contracts import (
+    BreakerStates,
     Finished,
     Fleet,
     Outcome,
@@ -20,7 +23,9 @@ from tether.contracts import (
     Placed,
     Reserve,
     Reserved,
+    SetBreaker,
     Settle,
+    ShowBreakers,
     Usage,
     WatchFleet,
 )
@@ -70,6 +75,7 @@ class Scheduler(Supervised):
 
     async def start(self, options: SchedulerOptions) -> None:
         self._placement = Placement(options.region, random.random)
+        self._shown = Shown(self._placement.breakers)
         self._room: WaitingRoom[asyncio.Future[Seat]] = WaitingRoom(
             options.queue, options.patience_s
         )
@@ -86,7 +92,8 @@ class Scheduler(Supervised):
         """
         Raises:
             Overloaded: too many wait.
-            Unavailable: no worker for this model came within the patience.
+            Unavailable: no worker for this model came within the patience, or the breakers of all
+                of them are open.
             DeadlineExceeded: it waited until its deadline.
         """
         now = self.loop.time()
@@ -95,9 +102,11 @@ class Scheduler(Supervised):
         if not self._room.waits_for(msg.model_ref):
             seat = placement.choose(msg.model_ref, msg.avoid, now)
         if seat is None:
+            if msg.attempt == 1:
+                self._refuse_shut(msg.model_ref, now)
             seat = await self._wait(msg, now)
         else:
-            placement.take(seat, msg.job_id, now, now + msg.deadline_s)
+            placement.take(seat, msg.job_id, now, now + msg.deadline_s, msg.model_ref)
         reserve = Reserve(
             job_id=msg.job_id,
             tenant_id=msg.tenant_id,
@@ -144,9 +153,42 @@ class Scheduler(Supervised):
                 if fence:
                     self.background(self._cancel(msg.job_id, fence), name="cancel")
             return
-        if not msg.ok:
-            self._placement.blame(msg.worker_id, self.loop.time())
-        self._release(msg.worker_id, msg.job_id)
+        if msg.neutral:
+            ended = Ended.CANCELLED if msg.ok else Ended.REFUSED
+        else:
+            ended = Ended.COMPLETED if msg.ok else Ended.FAILED
+        self._release(msg.worker_id, msg.job_id, ended)
+
+    # ---- breakers
+
+    @on(ShowBreakers)
+    def breakers(self, msg: ShowBreakers, sender: Address) -> BreakerStates:
+        return self._shown.states(self.loop.time())
+
+    @on(SetBreaker)
+    def set_breaker(self, msg: SetBreaker, sender: Address) -> BreakerStates:
+        """
+        Raises:
+            BadRequest: there is no such mode, or the worker has no breaker.
+            Overloaded: too many are set.
+        """
+        now = self.loop.time()
+        states = self._shown.set(msg, now)
+        for state in states.breakers:
+            log.warning(
+                "breaker set", worker_id=state.worker_id, model=state.model_ref, mode=state.mode
+            )
+        self._serve_all()
+        return states
+
+    def _refuse_shut(self, model_ref: str, now: float) -> None:
+        until = self._placement.shut_until(model_ref, now)
+        if until is not None:
+            raise Unavailable(
+                f"all workers of {model_ref} are left alone, since most of their answers failed "
+                "or an operator wants it so; try again later",
+                retry_after_s=min(60.0, max(0.1, until - now)),
+            )
 
     # ---- waiting
 
@@ -190,15 +232,15 @@ class Scheduler(Supervised):
             model_ref, lambda avoid: placement.choose(model_ref, avoid, now)
         ):
             if not waiter.call.done():
-                placement.take(seat, waiter.job_id, now, waiter.deadline)
+                placement.take(seat, waiter.job_id, now, waiter.deadline, model_ref)
                 waiter.call.set_result(seat)
 
     def _serve_all(self) -> None:
         for model_ref in self._room.models:
             self._serve(model_ref)
 
-    def _release(self, worker_id: str, job_id: str) -> None:
-        if self._placement.release(worker_id, job_id) and self._room:
+    def _release(self, worker_id: str, job_id: str, ended: Ended = Ended.CANCELLED) -> None:
+        if self._placement.release(worker_id, job_id, self.loop.time(), ended) and self._room:
             self._serve_all()
 
     def _see(self, fleet: Fleet) -> None:
@@ -214,12 +256,21 @@ class Scheduler(Supervised):
             if placement.expire(now):
                 log.warning("jobs were never reported finished")
             self._queue_used.set(len(room))
+            self._shown.publish()
             if not room:
                 continue
-            for waiter, why in room.sweep(now, placement.serves):
+            for waiter, why in room.sweep(now, self._open):
                 if not waiter.call.done():
                     waiter.call.set_exception(_sorry(waiter, why))
             self._serve_all()
+
+    def _open(self, model_ref: str) -> bool:
+        """Is there a worker that may be given something, now or when it has room?"""
+        placement = self._placement
+        return (
+            placement.serves(model_ref)
+            and placement.shut_until(model_ref, self.loop.time()) is None
+        )
 
     # ---- undoing
 

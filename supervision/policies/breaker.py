@@ -89,7 +89,9 @@ class Breaker:
         "_recent",
         "_reopen_at",
         "epoch",
+        "failed_at",
         "mode",
+        "passing",
         "state",
     )
 
@@ -98,19 +100,16 @@ class Breaker:
         self._recent = Recent(options.most, options.window_s)
         self.mode = Mode.AUTOMATIC
         self.state = State.CLOSED
+        self.passing = True
+        """Does everything pass? A plain attribute, for whoever looks at many of them."""
         self.epoch = 1
         """Grows with every change, and with every probe; what `enter` gives out."""
+        self.failed_at = -NEVER
+        """When a call failed last, since the last change that wasn't an opening."""
         self._opened = 0  # how often in a row
         self._closed_at = -NEVER
         self._reopen_at = -NEVER
         self._probe_at = -NEVER  # since when a probe is under way; -inf: none is
-
-    @property
-    def passing(self) -> bool:
-        """Does everything pass, without asking for the time?"""
-        if self.mode is Mode.AUTOMATIC:
-            return self.state is State.CLOSED
-        return self.mode is Mode.DISABLED
 
     def passes(self, now: float) -> bool:
         """Would `enter` let a call pass? Changes nothing."""
@@ -128,9 +127,7 @@ class Breaker:
 
     def enter(self, now: float) -> int:
         """A call wants to pass. 0: it may not. Else a ticket, for `leave`."""
-        if self.mode is Mode.DISABLED or (
-            self.state is State.CLOSED and self.mode is Mode.AUTOMATIC
-        ):
+        if self.passing:
             return self.epoch
         if not self.passes(now):
             return 0
@@ -150,6 +147,8 @@ class Breaker:
                 self._probe_at = -NEVER
                 self.epoch += 1
             return
+        if bad:
+            self.failed_at = now
         if self.state is State.CLOSED:
             recent = self._recent
             recent.add(now, bad)
@@ -194,10 +193,14 @@ class Breaker:
 
     def _close(self, now: float) -> None:
         self._closed_at = now
+        self.failed_at = -NEVER
         self._change(State.CLOSED)
 
     def _change(self, state: State) -> None:
         self.state = state
+        self.passing = self.mode is Mode.DISABLED or (
+            self.mode is Mode.AUTOMATIC and state is State.CLOSED
+        )
         self.epoch += 1
         self._probe_at = -NEVER
         self._recent.clear()

@@ -3,7 +3,9 @@ from __future__ import annotations
 from random import Random
 
 import msgspec
+import pytest
 
+from supervision.policies import NEVER, Ended, Mode
 from tether.contracts import Fleet, HealthReport
 from tether.core.placement import Placement
 from tether.core.roster import Roster
@@ -76,18 +78,84 @@ def test_avoid_knows_addresses_and_ids() -> None:
     assert made.choose("echo@1", ("a", "b"), 0.0) is None
 
 
+def end(made: Placement, worker_id: str, ended: Ended, now: float, times: int = 1) -> None:
+    """So many jobs on this worker come to this."""
+    others = tuple(other for other in "abc" if other != worker_id)
+    for number in range(times):
+        seat = made.choose("echo@1", others, now)
+        assert seat is not None
+        made.take(seat, f"{now}-{number}", now, now + 60, "echo@1")
+        made.release(worker_id, f"{now}-{number}", now, ended)
+        seat.shed_until = 0.0
+
+
 def test_a_worker_that_failed_is_second_choice_for_a_while() -> None:
     made = placement(report("a", slots=8), report("b", slots=8))
-    made.blame("a", 0.0)
+    end(made, "a", Ended.FAILED, 0.0)
     assert set(fill(made, 4, now=1.0)) == {"b"}
     assert set(fill(made, 8, now=20.0)) == {"a", "b"}
 
 
-def test_a_worker_that_shed_is_left_alone_for_a_moment() -> None:
+@pytest.mark.parametrize("ended", [Ended.FAILED, Ended.REFUSED])
+def test_a_worker_that_shed_is_left_alone_for_a_moment(ended: Ended) -> None:
     made = placement(report("a"))
-    made.blame("a", 0.0)
+    fill(made, 1)
+    made.release("a", "job-0-0-0.0", 0.0, ended)
     assert made.choose("echo@1", (), 0.05) is None
     assert made.choose("echo@1", (), 0.15) is not None
+
+
+def test_a_worker_that_mostly_fails_gets_nothing_then_one_probe_then_everything() -> None:
+    made = placement(report("a"), report("b", slots=8))
+    end(made, "a", Ended.FAILED, 1.0, times=10)
+    assert made.choose("echo@1", ("b",), 5.9) is None
+    assert made.shut_until("echo@1", 2.0) is None, "b answers"
+    seat = made.choose("echo@1", ("b",), 6.0)
+    assert seat is not None
+    made.take(seat, "probe", 6.0, 66.0, "echo@1")
+    assert made.choose("echo@1", ("b",), 6.0) is None, "one probe at a time, though a slot is free"
+    made.release("a", "probe", 6.1, Ended.COMPLETED)
+    assert made.choose("echo@1", ("b",), 6.1) is seat
+
+
+def test_a_probe_that_nobody_settles_makes_room_when_its_job_is_forgotten() -> None:
+    made = placement(report("a"))
+    end(made, "a", Ended.FAILED, 1.0, times=10)
+    seat = made.choose("echo@1", (), 6.0)
+    assert seat is not None
+    made.take(seat, "probe", 6.0, 10.0, "echo@1")
+    assert made.expire(10.0) == 1
+    assert made.choose("echo@1", (), 10.0) is seat
+
+
+def test_all_shut_is_told_from_all_busy_and_from_none() -> None:
+    made = placement(report("a"), report("b"))
+    fill(made, 4)
+    assert made.shut_until("echo@1", 1.0) is None
+    assert made.shut_until("nothing@1", 1.0) is None
+    made = placement(report("a"), report("b"))
+    end(made, "a", Ended.FAILED, 1.0, times=10)
+    end(made, "b", Ended.FAILED, 2.0, times=10)
+    assert made.shut_until("echo@1", 3.0) == 6.0
+    assert made.shut_until("echo@1", 6.0) is None, "a probe may go"
+
+
+def test_the_breaker_of_one_model_says_nothing_of_another() -> None:
+    made = placement(report("a", models=("echo@1", "other@1")))
+    end(made, "a", Ended.FAILED, 1.0, times=10)
+    assert made.choose("echo@1", (), 2.0) is None
+    assert made.choose("other@1", (), 2.0) is not None
+
+
+def test_a_new_start_begins_with_a_closed_breaker_unless_an_operator_shut_it() -> None:
+    made = placement(report("a"))
+    end(made, "a", Ended.FAILED, 1.0, times=10)
+    made.see(Fleet(version=2, workers=(report("a", epoch=2, address="n1/new"),)), 2.0)
+    assert made.choose("echo@1", (), 2.0) is not None
+    made.breakers.of(("a", "echo@1")).set(Mode.FORCED_OPEN, 2.0)
+    made.see(Fleet(version=3, workers=(report("a", epoch=3, address="n1/newer"),)), 3.0)
+    assert made.choose("echo@1", (), 3.0) is None
+    assert made.shut_until("echo@1", 3.0) == NEVER
 
 
 def test_a_suspect_is_second_choice() -> None:
@@ -103,15 +171,15 @@ def test_a_restarted_worker_starts_empty_and_the_old_one_frees_nothing() -> None
     seat = made.choose("echo@1", ("n1/a",), 1.0)
     assert seat is not None
     assert seat.address == "n1/new"
-    assert not made.release("a", "job-0-0-0.0")
+    assert not made.release("a", "job-0-0-0.0", 1.0)
 
 
 def test_release_is_safe_twice() -> None:
     made = placement(report("a", slots=1))
     fill(made, 1)
-    assert made.release("a", "job-0-0-0.0")
-    assert not made.release("a", "job-0-0-0.0")
-    assert not made.release("nobody", "job-0-0-0.0")
+    assert made.release("a", "job-0-0-0.0", 1.0)
+    assert not made.release("a", "job-0-0-0.0", 1.0)
+    assert not made.release("nobody", "job-0-0-0.0", 1.0)
     assert made.in_flight == 0
 
 

@@ -7,8 +7,9 @@ import math
 import msgspec
 import pytest
 
+from supervision.policies import Budget, BudgetOptions
 from tether.contracts import Catalog, ModelCard, Sampling
-from tether.core.attempts import Attempts
+from tether.core.attempts import Attempts, verdict
 from tether.core.catalog import Index
 from tether.core.coalescer import Coalescer
 from tether.core.keycache import KeyCache
@@ -16,6 +17,7 @@ from tether.core.quota import QuotaGuard
 from tether.core.sampling import seeded, validated
 from tether.errors import (
     BadRequest,
+    Cancelled,
     ContextExceeded,
     DeadlineExceeded,
     Draining,
@@ -23,6 +25,7 @@ from tether.errors import (
     ModelNotFound,
     Overloaded,
     PeerLost,
+    TetherError,
     WorkerLost,
 )
 
@@ -132,6 +135,42 @@ def test_what_would_only_repeat_itself_is_not_tried_again(error: Exception) -> N
 
 def test_nothing_is_tried_after_the_deadline() -> None:
     assert not Attempts(deadline=1.0).again(PeerLost("gone"), "w", 1.0)
+
+
+def test_the_budget_is_charged_for_failures_and_not_for_a_resumption() -> None:
+    budget = Budget(BudgetOptions(ratio=0.2, floor=1))
+    hundred = [Attempts(deadline=100.0, budget=budget) for _ in range(100)]
+    assert all(one.again(PeerLost("killed"), "w1", 0.0) for one in hundred), "all of a worker's"
+    assert all(one.again(Overloaded("full"), "w2", 0.0) for one in hundred)
+    assert budget.spent == 0
+    second = [one.again(PeerLost("killed, too"), "w3", 0.0) for one in hundred]
+    assert second.count(True) == 1, "a request that kills what it meets doesn't kill all"
+    budget = Budget(BudgetOptions(ratio=0.2, floor=1))
+    failing = [Attempts(deadline=100.0, budget=budget) for _ in range(10)]
+    assert [one.again(WorkerLost("broke"), "w", 0.0) for one in failing].count(True) == 1
+    assert budget.refused == 9
+    assert Attempts(deadline=9.0, budget=budget).again(WorkerLost("gone"), "w", 0.0, lost=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "waited_s", "began", "expected"),
+    [
+        (None, 0.0, True, (True, False)),
+        (ContextExceeded("x"), 0.0, False, (True, False)),
+        (Cancelled("x"), 0.0, False, (True, True)),
+        (Overloaded("x"), 0.0, False, (False, True)),
+        (PeerLost("x"), 0.0, True, (False, True)),
+        (WorkerLost("x"), 0.0, False, (False, False)),
+        (Internal("x"), 0.0, True, (False, False)),
+        (DeadlineExceeded("x"), 0.1, False, (True, True)),
+        (DeadlineExceeded("x"), 60.0, True, (True, True)),
+        (DeadlineExceeded("x"), 60.0, False, (False, False)),
+    ],
+)
+def test_what_an_end_says_about_the_worker(
+    error: TetherError | None, waited_s: float, began: bool, expected: tuple[bool, bool]
+) -> None:
+    assert verdict(error, waited_s=waited_s, began=began) == expected
 
 
 def test_quota_runs_queues_and_sheds() -> None:

@@ -105,6 +105,7 @@ class Ground:
         self.opened: list[tuple[str, Contract]] = []
         self.streams: list[Words] = []
         self.freed: list[tuple[str, bool]] = []
+        self.neutral: list[bool] = []
         self.landings = 0
         self.loop = asyncio.get_running_loop()
 
@@ -127,8 +128,9 @@ class Ground:
     def placed(self, worker_address: str) -> None:
         pass
 
-    def released(self, job_id: str, worker_id: str, *, ok: bool) -> None:
+    def released(self, job_id: str, worker_id: str, *, ok: bool, neutral: bool = False) -> None:
         self.freed.append((worker_id, ok))
+        self.neutral.append(neutral)
 
     def grew(self, flight: Flight) -> None:
         pass
@@ -228,6 +230,7 @@ async def test_a_refusal_goes_elsewhere_and_costs_no_attempt() -> None:
     assert await read(ground.flight()) == [1]
     assert [place.attempt for place in ground.places] == [1, 2, 3, 4, 5]
     assert len(ground.places[4].avoid) == 4
+    assert ground.neutral == [True] * 4, "a full worker is no broken one"
 
 
 async def test_three_losses_are_the_end_and_the_client_sees_an_error() -> None:

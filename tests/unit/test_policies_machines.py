@@ -374,6 +374,7 @@ class BreakerMachine(RuleBasedStateMachine):
         breaker = self.breaker
         before, mode = breaker.state, breaker.mode
         is_probe = guard is self.probe
+        _, bad = breaker.counts(self.now)
         guard.settle(outcome, self.now)
         after, counts = breaker.state, breaker.counts(self.now)
         if times == 2:
@@ -383,6 +384,8 @@ class BreakerMachine(RuleBasedStateMachine):
         if before is not State.CLOSED and after is State.CLOSED:
             assert is_probe, "closed by another call than the probe"
             assert outcome.ended in (Ended.COMPLETED, Ended.REJECTED), "closed without success"
+        if counts[1] > bad and mode is Mode.AUTOMATIC:
+            assert counts[0] < 4 or counts[1] < 0.5 * counts[0], "it should be open"
         if before is State.CLOSED and after is State.OPEN:
             assert went
             assert mode is Mode.AUTOMATIC
@@ -402,8 +405,6 @@ class BreakerMachine(RuleBasedStateMachine):
     def sane(self) -> None:
         calls, bad = self.breaker.counts(self.now)
         assert 0 <= bad <= calls
-        if self.breaker.mode is Mode.AUTOMATIC and calls >= 4:
-            assert bad < 0.5 * calls, "it should be open"
 
 
 TestBreaker = BreakerMachine.TestCase

@@ -33,6 +33,7 @@ from tether.contracts.inference import (
     TextInput,
     Usage,
 )
+from tether.contracts.operating import BreakerState, BreakerStates, SetBreaker, ShowBreakers
 from tether.contracts.supervising import (
     AddChild,
     ChildChanged,
@@ -52,6 +53,8 @@ from tether.contracts.supervising import (
 __all__ = [
     "AddChild",
     "Attach",
+    "BreakerState",
+    "BreakerStates",
     "Catalog",
     "ChatInput",
     "ChildChanged",
@@ -79,8 +82,10 @@ __all__ = [
     "Reserved",
     "Run",
     "Sampling",
+    "SetBreaker",
     "Settle",
     "Settled",
+    "ShowBreakers",
     "ShowTree",
     "StartChild",
     "StopChild",

@@ -212,11 +212,15 @@ class Attach(Contract, frozen=True):
 
 
 class Finished(Contract, frozen=True):
-    """Gateway → scheduler, told: the worker's slot is free again. `ok` feeds its score."""
+    """Gateway → scheduler, told: the worker's slot is free again. One that isn't `ok` is left
+    alone for a moment; unless it is `neutral`, the worker's breaker for the model counts it.
+    Neutral are refusals, cancellations and losses of the process: they don't tell how well the
+    worker answers."""
 
     job_id: str
     worker_id: str
     ok: bool = True
+    neutral: bool = False
 
 
 class Settle(Contract, frozen=True):

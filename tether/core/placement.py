@@ -9,17 +9,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from supervision.policies import Breaker, Breakers, Ended, State
 from tether.contracts import Fleet, HealthReport
 
 SAME_REGION = 2.0  # crossing regions costs more than any queue within one worker's slots
 FREE_SLOTS = 1.0  # times the free share of the slots
 WARM = 0.25  # it answers requests already: caches, pages and clocks are up
 SUSPECT = -1.5  # its last report is late
-FAULTED = -1.0  # a request broke off there lately
+FAULTED = -1.0  # this model failed there lately, though not often enough to open its breaker
 NEAR = 0.25  # scores this close count as equal
 FAULT_MEMORY_S = 10.0
 SHED_S = 0.1  # how long a worker that sent a request away is left alone
 SETTLED_IN_S = 6.0  # a job older than a report's interval must show up in the report
+
+
+class Job:
+    """A job on a seat. `fence` is 0 before it is known; `breaker` was entered with `ticket`."""
+
+    __slots__ = ("at", "breaker", "deadline", "fence", "ticket")
+
+    def __init__(self, at: float, deadline: float, breaker: Breaker | None, ticket: int) -> None:
+        self.at = at
+        self.deadline = deadline
+        self.fence = 0
+        self.breaker = breaker
+        self.ticket = ticket
+
+    def left(self, ended: Ended, now: float) -> None:
+        """It is over, and that says something about the worker, or nothing."""
+        if self.breaker is not None:
+            self.breaker.leave(self.ticket, ended, now)
 
 
 class Seat:
@@ -27,7 +46,7 @@ class Seat:
 
     __slots__ = (
         "address",
-        "faulted_until",
+        "breakers",
         "jobs",
         "models",
         "region_bonus",
@@ -41,9 +60,9 @@ class Seat:
     def __init__(self, report: HealthReport) -> None:
         self.worker_id = report.worker_id
         self.address = report.address
-        # id → (placed at, deadline, fence or 0 before it is known), in the order of placing
-        self.jobs: dict[str, tuple[float, float, int]] = {}
-        self.faulted_until = 0.0
+        self.jobs: dict[str, Job] = {}  # by id, in the order of placing
+        self.breakers: dict[str, Breaker] = {}
+        """By model; they are shared with the worker's other starts."""
         self.shed_until = 0.0
         self.suspect = False
         self.see(report)
@@ -62,13 +81,20 @@ class Placement:
     Args:
         region: of this scheduler; workers of it are preferred.
         random: a number from 0 (inclusive) to 1 (exclusive).
+        breakers: by worker id and model.
     """
 
-    def __init__(self, region: str, random: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        region: str,
+        random: Callable[[], float],
+        breakers: Breakers[tuple[str, str]] | None = None,
+    ) -> None:
         self._region = region
         self._random = random
+        self.breakers: Breakers[tuple[str, str]] = Breakers() if breakers is None else breakers
         self._seats: dict[str, Seat] = {}
-        self._by_model: dict[str, list[Seat]] = {}
+        self._by_model: dict[str, list[tuple[Seat, Breaker]]] = {}
 
     def __len__(self) -> int:
         return len(self._seats)
@@ -94,12 +120,21 @@ class Placement:
             seat.region_bonus = SAME_REGION if report.region == self._region else 0.0
             seats[report.worker_id] = seat
         self._seats = seats
-        by_model: dict[str, list[Seat]] = {}
+        by_model: dict[str, list[tuple[Seat, Breaker]]] = {}
         for seat in seats.values():
-            if not seat.report.draining:
-                for model in seat.models:
-                    by_model.setdefault(model, []).append(seat)
+            for model in seat.models:
+                breaker = self._breaker(seat, model, now)
+                if not seat.report.draining:
+                    by_model.setdefault(model, []).append((seat, breaker))
         self._by_model = by_model
+
+    def _breaker(self, seat: Seat, model_ref: str, now: float) -> Breaker:
+        breaker = seat.breakers.get(model_ref)
+        if breaker is None:
+            breaker = self.breakers.of((seat.worker_id, model_ref))
+            breaker.renew(now)  # a new start has done nothing wrong yet
+            seat.breakers[model_ref] = breaker
+        return breaker
 
     def models(self) -> Iterable[str]:
         """All models that some worker answers for."""
@@ -109,25 +144,38 @@ class Placement:
         """Is there a worker for it, full or not, whose id and address aren't in `avoid`?"""
         return any(
             seat.address not in avoid and seat.worker_id not in avoid
-            for seat in self._by_model.get(model_ref, ())
+            for seat, _ in self._by_model.get(model_ref, ())
         )
+
+    def shut_until(self, model_ref: str, now: float) -> float | None:
+        """When the first breaker will let a call pass, if there are workers for this model and
+        the breakers of all of them are open; infinite when an operator has to say so."""
+        until: float | None = None
+        for _, breaker in self._by_model.get(model_ref, ()):
+            if breaker.passing or breaker.state is State.HALF_OPEN or breaker.passes(now):
+                return None
+            opens = breaker.until(now)
+            until = opens if until is None or opens < until else until
+        return until
 
     def choose(self, model_ref: str, avoid: tuple[str, ...], now: float) -> Seat | None:
         """The best worker with a free slot; None when there is none at the moment."""
         best: list[Seat] = []
         best_score = -1e9
-        for seat in self._by_model.get(model_ref, ()):
+        for seat, breaker in self._by_model.get(model_ref, ()):
             free = seat.slots - len(seat.jobs)
             if free <= 0 or now < seat.shed_until:
                 continue
             if avoid and (seat.address in avoid or seat.worker_id in avoid):
+                continue
+            if not breaker.passing and not breaker.passes(now):
                 continue
             score = seat.region_bonus + FREE_SLOTS * free / seat.slots
             if seat.jobs:
                 score += WARM
             if seat.suspect:
                 score += SUSPECT
-            if now < seat.faulted_until:
+            if now - breaker.failed_at < FAULT_MEMORY_S:
                 score += FAULTED
             if score > best_score + NEAR:
                 best, best_score = [seat], score
@@ -143,42 +191,48 @@ class Placement:
         one, two = best[first], best[second]
         return one if len(one.jobs) * two.slots <= len(two.jobs) * one.slots else two
 
-    def take(self, seat: Seat, job_id: str, now: float, deadline: float) -> None:
-        """A job goes to `seat`."""
-        seat.jobs[job_id] = (now, deadline, 0)
+    def take(
+        self, seat: Seat, job_id: str, now: float, deadline: float, model_ref: str = ""
+    ) -> None:
+        """A job goes to `seat`, which was just chosen for `model_ref`."""
+        breaker = seat.breakers.get(model_ref)
+        ticket = 0 if breaker is None else breaker.enter(now)
+        seat.jobs[job_id] = Job(now, deadline, breaker, ticket)
 
     def confirm(self, seat: Seat, job_id: str, fence: int) -> None:
         """The job is reserved there, under this fence."""
         job = seat.jobs.get(job_id)
         if job is not None:
-            seat.jobs[job_id] = (job[0], job[1], fence)
+            job.fence = fence
 
     def find(self, job_id: str) -> tuple[Seat, int] | None:
         """Where a job is, and its fence; looks everywhere, so not for the common case."""
         for seat in self._seats.values():
             if job_id in seat.jobs:
-                return seat, seat.jobs[job_id][2]
+                return seat, seat.jobs[job_id].fence
         return None
 
-    def release(self, worker_id: str, job_id: str) -> bool:
-        """A job is over there; whether that freed a slot. Safe to see twice."""
+    def release(
+        self, worker_id: str, job_id: str, now: float, ended: Ended = Ended.CANCELLED
+    ) -> bool:
+        """A job is over there; whether that freed a slot. Safe to see twice. `ended` feeds the
+        breaker; what was refused or went wrong also has the worker left alone for a moment."""
         seat = self._seats.get(worker_id)
-        return seat is not None and seat.jobs.pop(job_id, None) is not None
-
-    def blame(self, worker_id: str, now: float) -> None:
-        """A job broke off there, or was sent away."""
-        seat = self._seats.get(worker_id)
-        if seat is not None:
-            seat.faulted_until = now + FAULT_MEMORY_S
+        job = None if seat is None else seat.jobs.pop(job_id, None)
+        if seat is None or job is None:
+            return False
+        job.left(ended, now)
+        if ended is Ended.FAILED or ended is Ended.REFUSED:
             seat.shed_until = now + SHED_S
+        return True
 
     def expire(self, now: float) -> int:
         """Forget jobs whose deadline has passed without a word; how many."""
         forgotten = 0
         for seat in self._seats.values():
-            late = [job_id for job_id, (_, deadline, _) in seat.jobs.items() if deadline <= now]
+            late = [job_id for job_id, job in seat.jobs.items() if job.deadline <= now]
             for job_id in late:
-                del seat.jobs[job_id]
+                seat.jobs.pop(job_id).left(Ended.CANCELLED, now)
             forgotten += len(late)
         return forgotten
 
@@ -186,6 +240,6 @@ class Placement:
     def _reconcile(seat: Seat, report: HealthReport, now: float) -> None:
         """The worker holds fewer jobs than were placed long enough ago for it to know them: the
         oldest of ours were forgotten by a gateway that died."""
-        settled_in = [job for job, (at, _, _) in seat.jobs.items() if now - at >= SETTLED_IN_S]
+        settled_in = [id_ for id_, job in seat.jobs.items() if now - job.at >= SETTLED_IN_S]
         for job_id in settled_in[: max(0, len(settled_in) - report.running - report.queued)]:
-            del seat.jobs[job_id]
+            seat.jobs.pop(job_id).left(Ended.CANCELLED, now)

@@ -1,0 +1,89 @@
+"""Breakers as operators see and set them."""
+
+from __future__ import annotations
+
+import math
+
+from supervision.policies import Breaker, Breakers, Mode, State
+from tether.contracts import BreakerState, BreakerStates, SetBreaker
+from tether.errors import BadRequest
+from tether.telemetry import metrics
+
+FIGURES = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2}
+MODES = {Mode.FORCED_OPEN: 3, Mode.DISABLED: 4}
+
+
+class Shown:
+    """The breakers of a scheduler, as contracts and as a gauge; by worker id and model."""
+
+    def __init__(self, breakers: Breakers[tuple[str, str]]) -> None:
+        self._breakers = breakers
+        self._published: dict[tuple[str, str], int] = {}
+        self._used = metrics.bound_used.labels("scheduler_breakers")
+
+    def states(self, now: float) -> BreakerStates:
+        """All, sorted."""
+        found = sorted(self._breakers, key=lambda entry: entry[0])
+        return BreakerStates(breakers=tuple(_state(*key, b, now) for key, b in found))
+
+    def set(self, msg: SetBreaker, now: float) -> BreakerStates:
+        """
+        Raises:
+            BadRequest: there is no such mode, or no such breaker.
+        """
+        try:
+            mode = Mode(msg.mode)
+        except ValueError:
+            raise BadRequest(
+                f"a breaker has no mode {msg.mode!r}; it is one of {', '.join(Mode)}", param="mode"
+            ) from None
+        chosen = [
+            (key, breaker)
+            for key, breaker in self._breakers
+            if key[0] == msg.worker_id and msg.model_ref in ("", key[1])
+        ]
+        if not chosen:
+            raise BadRequest(
+                f"there is no breaker of worker {msg.worker_id!r}"
+                + (f" and model {msg.model_ref!r}" if msg.model_ref else "")
+                + "; list them first",
+                param="worker_id",
+            )
+        for _, breaker in chosen:
+            breaker.set(mode, now)
+        return BreakerStates(
+            breakers=tuple(_state(*key, breaker, now) for key, breaker in sorted(chosen, key=_key))
+        )
+
+    def publish(self) -> None:
+        """To the gauge, what has changed."""
+        self._used.set(len(self._breakers))
+        published = self._published
+        for key, breaker in self._breakers:
+            figure = MODES.get(breaker.mode)
+            figure = FIGURES[breaker.state] if figure is None else figure
+            if published.get(key) != figure:
+                published[key] = figure
+                metrics.breaker_state.labels(*key).set(figure)
+        if len(published) > len(self._breakers):
+            for key in [key for key in published if key not in self._breakers]:
+                del published[key]
+                metrics.breaker_state.labels(*key).set(0)
+
+
+def _key(entry: tuple[tuple[str, str], Breaker]) -> tuple[str, str]:
+    return entry[0]
+
+
+def _state(worker_id: str, model_ref: str, breaker: Breaker, now: float) -> BreakerState:
+    calls, failed = breaker.counts(now)
+    until = breaker.until(now)
+    return BreakerState(
+        worker_id=worker_id,
+        model_ref=model_ref,
+        mode=breaker.mode,
+        state=breaker.state,
+        calls=calls,
+        failed=failed,
+        until_s=-1.0 if until == math.inf else until - now,
+    )
