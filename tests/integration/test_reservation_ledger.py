@@ -147,7 +147,8 @@ async def test_what_ended_badly_may_be_run_again(
     assert (given.job_id, given.known, given.fence) == (second.job_id, "", 2)
     assert not (await ledger.settle(settle(first.job_id))).first
     assert (await ledger.settle(settle(second.job_id, fence=2))).first
-    assert len(await ledger_rows(connection)) == billed + 1
+    # One retry token is one row of the ledger, and its last usage counts.
+    assert await ledger_rows(connection) == [(second.job_id, 3, 5)]
     assert await connection.fetchval("SELECT count(*) FROM jobs") == 1
 
 
@@ -192,6 +193,29 @@ async def test_a_cancelled_job_taken_up_again_is_billed_once_in_full(
     )
     assert (await ledger.settle(whole)).first
     assert await ledger_rows(connection) == [(asked.job_id, 3, 50)]
+
+
+async def test_a_retry_that_meets_the_settle_of_its_cancelled_job_is_billed_once(
+    ledger: Ledger, dsn: str, connection: asyncpg.Connection
+) -> None:
+    """The reserve begins before the cancellation is committed, and so does not see its row."""
+    first, second = reserve(), reserve(worker_id="w2")
+    await ledger.reserve(first)
+    settler = await connect(dsn)
+    async with settler.transaction():
+        columns = [[], [], [], [], [], [], [], [], []]
+        await settler.fetchrow(
+            sql("settle_and_reserve"), *columns, [first.job_id], [1], ["cancelled"], [3], [5],
+            [""], [""],
+        )  # fmt: skip
+        again = asyncio.ensure_future(ledger.reserve(second))
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        await until(lambda: connection.fetchval(waiting), 1)
+    await settler.close()
+    given = await again
+    assert (given.job_id, given.known, given.fence) == (second.job_id, "", 2)
+    assert (await ledger.settle(settle(second.job_id, fence=2))).first
+    assert await ledger_rows(connection) == [(second.job_id, 3, 5)]
 
 
 async def test_equal_tokens_at_once_make_one_job(

@@ -83,7 +83,15 @@ WITH asked AS (
         worker_address = h.worker_address
     FROM held h
     WHERE j.id = h.held_id AND j.fence = h.held_fence AND h.verdict = 'give'
-    RETURNING h.n, j.id, j.fence, h.worker_id, h.worker_address, h.seconds
+        -- A cancelled job has its row in the ledger. One not seen yet was written while this
+        -- statement waited for the job: then nothing is given, and the next try sees it.
+        AND (h.held_outcome IS DISTINCT FROM 'cancelled'
+             OR EXISTS (SELECT FROM ledger l WHERE l.job_id = h.held_id))
+    RETURNING h.n, h.held_id, j.id, j.fence, h.worker_id, h.worker_address, h.seconds
+), rebilled AS (
+    -- What was billed so far goes along, so that one retry token is one row, whatever its job's id.
+    UPDATE ledger l SET job_id = g.id
+    FROM given g WHERE l.job_id = g.held_id AND g.id <> g.held_id
 ), leased AS (
     INSERT INTO leases (job_id, worker_id, worker_address, fence, expires_at)
     SELECT id, worker_id, worker_address, fence, now() + seconds * interval '1 second' FROM given
