@@ -69,6 +69,10 @@ class Asks:
         if entry is not None:
             entry[1].send(frame(CANCEL, number))
 
+    def waits_for(self, peer: Peer) -> bool:
+        """Is any answer of `peer` still to come? Looks at all of them."""
+        return any(entry[1] is peer for entry in self._asks.values())
+
     def lost(self, peer: Peer) -> None:
         """`peer` is gone, and what it hasn't answered fails."""
         for number in [n for n, entry in self._asks.items() if entry[1] is peer]:

@@ -16,10 +16,13 @@ import ssl
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from actors.runtime.leaving import Leaves
 from actors.runtime.moving import Moves
 from actors.runtime.peer import Peer
 from actors.runtime.routes import Place, Routes
 from actors.runtime.tls import TlsConnection, explained, reason_of
+from actors.runtime.wire import LEAVE, LEFT, MOVE, MOVED, STAY
+from tether.errors import PeerLost
 from tether.security.identity import (
     CertificateRefused,
     Identity,
@@ -65,6 +68,8 @@ class Border:
         self.routes = routes
         self._socket = bound(listen) if listen is not None else None
         self.moves = Moves(self)
+        self.leaves = Leaves(self)
+        self._last_words: dict[Peer, asyncio.Future[int]] = {}  # an answer is to come
         self._connections: dict[TlsConnection, None] = {}  # oldest first
         self._per_node: Counter[str] = Counter()
         self._handshakes: dict[asyncio.Task[None], None] = {}  # oldest first
@@ -87,6 +92,7 @@ class Border:
         for task in (*self._tasks, *self._handshakes):
             task.cancel()
         self.moves.close()
+        self.leaves.close()
         if self._socket is not None:
             self._socket.close()
 
@@ -100,6 +106,7 @@ class Border:
             for connection in list(self._connections):
                 self._check(connection)
                 self.moves.look(connection, now)
+                self.leaves.look(connection)
             _handshakes_used.set(len(self._handshakes))
             _connections_used.set(len(self._connections))
             await asyncio.sleep(LOOK_S)
@@ -145,7 +152,8 @@ class Border:
 
     def left(self, connection: TlsConnection) -> None:
         """It is closed; it may never have been admitted."""
-        self.moves.left(connection)
+        if connection.departed:
+            self._broke_off(connection)
         if connection in self._connections:
             del self._connections[connection]
             assert connection.vouched is not None
@@ -160,6 +168,49 @@ class Border:
             if connection.peer is peer and connection.dialed is None:
                 return connection
         return None
+
+    # ---- last words
+
+    async def answer_to(self, last: bytes, connection: TlsConnection) -> int:
+        """Sends `last` as the last frame on `connection`, and nothing more to its peer; returns
+        the kind of the frame that answers. Then the peer must switch or retire.
+
+        Raises:
+            PeerLost: the connection broke, and all who wait for the peer have been told.
+        """
+        peer = connection.peer
+        assert peer is not None
+        answer = self._last_words[peer] = self.hub.loop.create_future()
+        try:
+            connection.departed = True
+            peer.depart(last)
+            peer.dialing = asyncio.current_task()  # it is taken care of: nobody else shall dial
+            kind: int = await answer
+        finally:
+            del self._last_words[peer]
+        connection.departed = False
+        return kind
+
+    def received(self, peer: Peer, kind: int) -> None:
+        """A frame of the kinds from `MOVE` on."""
+        if kind == MOVE:
+            self.moves.received(peer)
+        elif kind == LEAVE:
+            self.leaves.received(peer)
+        elif kind in (MOVED, LEFT, STAY):
+            answer = self._last_words.get(peer)
+            if answer is not None and not answer.done():
+                answer.set_result(kind)
+
+    def _broke_off(self, connection: TlsConnection) -> None:
+        """Before an answer to the last words on it has come: then the peer is lost with it."""
+        peer = connection.peer
+        assert peer is not None
+        if peer.connection is None and not peer.closed:
+            peer.connection, peer.dialing = connection, None
+        answer = self._last_words.get(peer)
+        if answer is not None and not answer.done():
+            answer.set_exception(PeerLost(f"{peer.address} is gone"))
 
     # ---- in
 

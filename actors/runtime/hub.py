@@ -35,7 +35,6 @@ from actors.runtime.wire import (
     ITEM,
     MAX_FRAME,
     MOVE,
-    MOVED,
     OLDEST_VERSION,
     OPEN,
     OVERHEAD,
@@ -164,6 +163,14 @@ class Hub:
     def known(self, address: Address) -> Peer | None:
         """The peer at `address` if there is one already."""
         return self._peers.get(address)
+
+    def uses(self, peer: Peer) -> bool:
+        """Does anybody here wait for `peer`, work for it, or watch it? Looks at all asks."""
+        return (
+            bool(peer.out or peer.unacked or peer.serving or peer.watchers)
+            or self._asks.waits_for(peer)
+            or any(stream.peer is peer for stream in self._streams.values())
+        )
 
     def dial(self, peer: Peer) -> asyncio.Task[None]:
         return self.loop.create_task(self._dial(peer), name=f"dial {peer.address}")
@@ -298,8 +305,8 @@ class Hub:
                     stream.ended(None)
             elif kind == ERROR:
                 self._fail(peer, number, decode_error(payload))
-            elif kind in (MOVE, MOVED) and self.border is not None:
-                self.border.moves.received(peer, kind)
+            elif kind >= MOVE and self.border is not None:
+                self.border.received(peer, kind)
         except TetherError as error:
             self._fail(peer, number, error)
             peer.send(frame(CANCEL, number))

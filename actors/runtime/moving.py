@@ -37,7 +37,6 @@ class Moves:
 
     def __init__(self, border: Border) -> None:
         self._border = border
-        self._waiting: dict[Peer, asyncio.Future[None]] = {}  # for MOVED
         self._tasks: dict[Peer, asyncio.Task[None]] = {}
 
     def plan(self, connection: TlsConnection, now: float) -> None:
@@ -64,30 +63,14 @@ class Moves:
             self._tasks[peer] = task
             task.add_done_callback(lambda _: void(self._tasks.pop(peer, None)))
 
-    def received(self, peer: Peer, kind: int) -> None:
-        """`MOVE` or `MOVED` has come."""
-        if kind == MOVED:
-            waiting = self._waiting.get(peer)
-            if waiting is not None and not waiting.done():
-                waiting.set_result(None)
-            return
+    def received(self, peer: Peer) -> None:
+        """`MOVE` has come."""
         old, new = peer.connection, self._border.newest_from(peer)
         if old is None or old.dialed is not None or new is None or new is old:
             peer.send(frame(MOVED, 0))  # we speak on one that we dialed ourselves
         else:
             peer.depart(frame(MOVED, 0))
             peer.switch(new)
-
-    def left(self, connection: TlsConnection) -> None:
-        """`connection` broke. In the middle of a move that is the loss of the peer."""
-        peer = connection.peer
-        if peer is None or not connection.departed:
-            return
-        if peer.connection is None and not peer.closed:
-            peer.connection, peer.dialing = connection, None
-        waiting = self._waiting.get(peer)
-        if waiting is not None and not waiting.done():
-            waiting.set_exception(PeerLost(f"{peer.address} is gone"))
 
     def close(self) -> None:
         for task in self._tasks.values():
@@ -117,15 +100,7 @@ class Moves:
 
     async def _go_over(self, peer: Peer, old: TlsConnection, new: TlsConnection) -> None:
         new.transport.pause_reading()
-        waiting = self._waiting[peer] = self._border.hub.loop.create_future()
-        try:
-            old.departed = True
-            peer.depart(frame(MOVE, 0))
-            peer.dialing = asyncio.current_task()  # it is being connected: nobody else shall dial
-            await waiting
-        finally:
-            del self._waiting[peer]
-        old.departed = False
+        await self._border.answer_to(frame(MOVE, 0), old)
         peer.switch(new)
         new.transport.resume_reading()
         old.transport.close()

@@ -195,6 +195,12 @@ class Peer:
         self.connection, self.dialing = connection, None
         self.flush()
 
+    def retire(self) -> None:
+        """Nobody has any use for this peer: it is forgotten, and none is told of a loss."""
+        self.connection = self.dialing = None
+        self.closed = True
+        self.hub.forget(self)
+
     def pause(self, paused: bool) -> None:
         self.paused = paused
         if not paused:

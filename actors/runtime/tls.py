@@ -32,7 +32,8 @@ class TlsConnection(Connection):
     ends_at: float = 0.0  # of the certificates of both ends, the earlier end
     refused: CertificateRefused | None = None
     move_at: float = 0.0  # see `actors.runtime.moving`
-    departed: bool = False
+    leave_at: float = 0.0  # see `actors.runtime.leaving`
+    departed: bool = False  # we have said our last word on it, and wait for an answer
 
     def __init__(self, border: Border, dialed: Peer | None) -> None:
         super().__init__(border.hub, dialed)

@@ -35,6 +35,9 @@ CREDIT: Final = 10  # payload: u32, so many more items may be sent
 CANCEL: Final = 11  # nobody waits for this ask or stream any more
 MOVE: Final = 12  # the last frame on a connection: the next ones come on the newer one
 MOVED: Final = 13  # the answer
+LEAVE: Final = 14  # the last frame on a connection that its dialer has no use for
+LEFT: Final = 15  # the answer, and the last frame: nor have we
+STAY: Final = 16  # the answer: we have
 
 HEADER: Final = Struct(">IBQ")
 U32: Final = Struct(">I")

@@ -457,6 +457,73 @@ async def test_no_descriptor_is_left_behind(blue: Cluster) -> None:
     await until(lambda: descriptors() <= before)
 
 
+async def test_a_connection_that_nobody_uses_is_closed(
+    blue: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.runtime.border.LOOK_S", 0.02)
+    monkeypatch.setattr("actors.runtime.leaving.IDLE_S", 0.5)
+    one, two, three = [await blue.hub(node) for node in ("n1", "n2", "n3")]
+    lost: list[str] = []
+    assert await pings(one, two)
+    assert await pings(one, three)
+    forget = three.watch(one.address, lambda: lost.append("n1"))  # n1 can't see this
+    left = metrics.tls_left._value.get()
+    await until(lambda: metrics.tls_left._value.get() == left + 1)
+    await until(lambda: not two.connections)
+    await asyncio.sleep(0.5)  # what must not happen has no event
+    assert len(one.connections) == len(three.connections) == 1
+    assert not lost
+    assert [p.address for p in one.peers()] == [three.address]
+    assert not list(two.peers())
+    forget()
+    await until(lambda: not one.connections and not three.connections)
+    assert await pings(one, two)  # either may begin again
+    await until(lambda: not one.connections)
+    assert await pings(two, one)
+    assert not lost
+
+
+async def test_two_that_have_dialed_each_other_leave_both_connections(
+    blue: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.runtime.border.LOOK_S", 0.02)
+    monkeypatch.setattr("actors.runtime.leaving.IDLE_S", 0.2)
+    one, two = await blue.hub("n1"), await blue.hub("n2")
+    await asyncio.gather(pings(one, two), pings(two, one))
+    assert len(one.connections) == 2
+    await until(lambda: not one.connections and not two.connections)
+    assert not list(one.peers())
+    assert not list(two.peers())
+
+
+async def test_who_speaks_while_leaving_is_heard(
+    blue: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.runtime.border.LOOK_S", 0.005)
+    monkeypatch.setattr("actors.runtime.leaving.IDLE_S", 0.05)
+    one, two = await blue.hub("n1"), await blue.hub("n2")
+    for pause in (0.04, 0.045, 0.05, 0.055, 0.06, 0.065, 0.07, 0.08, 0.1) * 4:
+        assert await pings(one, two)
+        await asyncio.sleep(pause)
+        assert all(await asyncio.gather(pings(one, two), pings(two, one)))
+
+
+async def test_a_release_that_does_not_know_how_to_leave_stays(
+    blue: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.runtime.border.LOOK_S", 0.02)
+    monkeypatch.setattr("actors.runtime.leaving.IDLE_S", 0.1)
+    monkeypatch.setattr("actors.runtime.leaving.ANSWER_S", 0.2)
+    one, two = await blue.hub("n1"), await blue.hub("n2")
+    asked = asyncio.Event()
+    two.border.received = lambda *_: asked.set()  # type: ignore[union-attr, method-assign]
+    assert await pings(one, two)
+    (connection,) = one.connections
+    await asyncio.wait_for(asked.wait(), 5)
+    assert await pings(one, two)
+    assert one.connections == {connection}
+
+
 # ---- certificates that change while connections live
 
 
@@ -564,7 +631,7 @@ async def test_a_move_that_breaks_off_is_a_lost_peer(
     monkeypatch.setattr("actors.runtime.moving.MOVE_S", 0.5)
     one, two = await blue.hub("n1", lifetime_s=6), await blue.hub("n2", lifetime_s=6)
     assert await pings(one, two)
-    two.border.moves.received = lambda *_: None  # type: ignore[union-attr, method-assign]
+    two.border.received = lambda *_: None  # type: ignore[union-attr, method-assign]
     gone = asyncio.Event()
     one.watch(two.address, gone.set)
     for node in ("n1", "n2"):

@@ -157,6 +157,9 @@ tls_moves = Counter(
     "Conversations that went over to a new connection before their certificate ended",
     ["result"],
 )
+tls_left = Counter(
+    "tether_tls_left_total", "Connections with other nodes that neither end had any use for"
+)
 tls_certificate_ends = Gauge(
     "tether_tls_certificate_ends_seconds",
     "When the certificate in use ends, in seconds since the epoch",

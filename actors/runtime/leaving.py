@@ -1,0 +1,113 @@
+"""How a connection with another node ends that nobody uses.
+
+Who dialed it asks, after `IDLE_S` without a byte; the other side may have a use for it that can't
+be seen from here, such as somebody who watches us, and then it stays. Frames that come up while
+the answer is awaited go over whatever connection there is then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+from actors.runtime.peer import Peer
+from actors.runtime.tls import TlsConnection
+from actors.runtime.wire import LEAVE, LEFT, STAY, frame
+from tether.errors import PeerLost
+from tether.telemetry import metrics
+
+if TYPE_CHECKING:
+    from actors.runtime.border import Border
+
+IDLE_S: Final = 300.0
+ANSWER_S: Final = 5.0
+_LOOKS: Final = 10  # at a connection, in `IDLE_S`
+# struct tcp_info of linux/tcp.h: milliseconds since data were last sent, and since they came.
+_TCP_INFO: Final = Struct("=44x I 4x I")
+
+
+class Leaves:
+    """All that are being left by one process."""
+
+    def __init__(self, border: Border) -> None:
+        self._border = border
+        self._tasks: dict[Peer, asyncio.Task[None]] = {}
+
+    def look(self, connection: TlsConnection) -> None:
+        """Asks to leave `connection` if it has been silent for long and is of no use to us. One
+        who can't be dialed stays: the other side could not come back."""
+        now = self._border.hub.loop.time()
+        if now < connection.leave_at:
+            return
+        connection.leave_at = now + IDLE_S / _LOOKS
+        peer = connection.peer
+        if (
+            connection.dialed is None
+            or peer is None
+            or peer.connection is not connection
+            or not connection.greeted
+            or not self._border.hub.address.port
+            or silent_s(connection) < IDLE_S
+            or self._border.hub.uses(peer)
+        ):
+            return
+        task = self._border.hub.loop.create_task(self._leave(peer, connection))
+        self._tasks[peer] = task
+        task.add_done_callback(lambda _: void(self._tasks.pop(peer, None)))
+
+    def received(self, peer: Peer) -> None:
+        """`LEAVE` has come."""
+        connection, hub = peer.connection, self._border.hub
+        if peer in self._tasks:
+            # Each has dialed the other, and both have asked. One of them takes it back.
+            if str(hub.address) < str(peer.address):
+                self._border.received(peer, STAY)
+                peer.send(frame(LEFT, 0))
+        elif connection is None or hub.uses(peer):
+            peer.send(frame(STAY, 0))
+        elif connection.dialed is not None:
+            peer.send(frame(LEFT, 0))  # the other one; this one is ours to leave
+        else:
+            peer.depart(frame(LEFT, 0))
+            peer.retire()
+            connection.transport.close()
+
+    def close(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+
+    async def _leave(self, peer: Peer, connection: TlsConnection) -> None:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                answer = await self._border.answer_to(frame(LEAVE, 0), connection)
+        except PeerLost:
+            return
+        except TimeoutError:
+            answer = STAY  # a release that doesn't know the question
+            connection.departed = False
+        if answer == LEFT:
+            metrics.tls_left.inc()
+            peer.dialing = None
+            other = self._border.newest_from(peer)
+            if other is not None:
+                peer.switch(other)
+            elif self._border.hub.uses(peer):
+                peer.seek()
+            else:
+                peer.retire()
+            connection.transport.close()
+        elif not peer.closed:
+            peer.switch(connection)
+
+
+def silent_s(connection: TlsConnection) -> float:
+    """Seconds since the last byte went either way."""
+    sock = connection.transport.get_extra_info("socket")
+    raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    return float(min(_TCP_INFO.unpack(raw))) / 1000
+
+
+def void(_: object) -> None:
+    """For callbacks that must return nothing."""
