@@ -6,6 +6,8 @@ import asyncio
 import random
 
 from supervision import Supervised
+from supervision.policies import Deadline, DeadlineOptions, Retry, RetryOptions, Stack
+from supervision.policies.actor_driver import ActorDriver
 from tether.contracts import Settle
 from tether.errors import BadRequest, TetherError
 from tether.telemetry import logs, metrics
@@ -15,6 +17,7 @@ log = logs.get(__name__)
 RESERVATION = "control/reservation"
 PATIENCE_S = 60.0
 ASK_S = 10.0
+RETRY = RetryOptions(attempts=0, initial_s=0.02, max_s=1.0, heeds=False)
 
 
 class Settler:
@@ -25,6 +28,16 @@ class Settler:
 
     def __init__(self, actor: Supervised, by: str) -> None:
         self._actor = actor
+        self._driver = ActorDriver(
+            actor,
+            Stack(
+                Deadline(DeadlineOptions(total_s=PATIENCE_S)),
+                Retry(RETRY, random.random, budget=None),
+            ),
+            lambda within_s: actor.tree.wait(RESERVATION, within_s),
+            ask_s=ASK_S,
+            persists=True,
+        )
         self._settled = metrics.settles.labels(by, "settled")
         self._late = metrics.settles.labels(by, "refused")
         self._lost = metrics.settles.labels(by, "given_up")
@@ -36,33 +49,28 @@ class Settler:
         if address is not None:
             try:
                 await actor.ask(address, settle, timeout=ASK_S)
-            except TetherError as error:
-                return await self._again(settle, error)
-            self._settled.inc()
-            return True
-        return await self._again(settle, None)
-
-    async def _again(self, settle: Settle, error: TetherError | None) -> bool:
-        actor = self._actor
-        end = actor.loop.time() + PATIENCE_S
-        pause = 0.02
-        while True:
-            if isinstance(error, BadRequest):
-                self._late.inc()
-                log.warning("a settle was refused", job_id=settle.job_id, error=error.message)
-                return False
-            left = end - actor.loop.time()
-            if left <= 0:
-                self._lost.inc()
-                log.error("a settle was given up", job_id=settle.job_id, error=str(error))
-                return False
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(pause * 2, 1.0)
-            try:
-                address = await actor.tree.wait(RESERVATION, left)
-                await actor.ask(address, settle, timeout=ASK_S)
-            except TetherError as problem:
-                error = problem
+            except BadRequest as error:
+                return self._refused(settle, error)
+            except TetherError:
+                await asyncio.sleep(RETRY.pause_s(1, random.random()))
             else:
                 self._settled.inc()
                 return True
+        return await self._again(settle)
+
+    async def _again(self, settle: Settle) -> bool:
+        try:
+            await self._driver.ask(settle)
+        except BadRequest as error:
+            return self._refused(settle, error)
+        except TetherError as error:
+            self._lost.inc()
+            log.error("a settle was given up", job_id=settle.job_id, error=error.message)
+            return False
+        self._settled.inc()
+        return True
+
+    def _refused(self, settle: Settle, error: TetherError) -> bool:
+        self._late.inc()
+        log.warning("a settle was refused", job_id=settle.job_id, error=error.message)
+        return False

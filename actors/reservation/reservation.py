@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
 from typing import Any, ClassVar
 
 import msgspec
@@ -11,7 +9,7 @@ import msgspec
 from actors.runtime import Address, on
 from supervision import ChildSpec, Supervised
 from tether.contracts import Reserve, Reserved, Settle, Settled
-from tether.errors import Unavailable
+from tether.stores.database import patiently
 from tether.stores.ledger import Ledger, LedgerOptions
 from tether.telemetry import logs
 
@@ -55,16 +53,11 @@ class Reservation(Supervised):
 
     async def start(self, options: ReservationOptions) -> None:
         self._ledger = Ledger(options.dsn, options.ledger)
-        give_up = self.loop.time() + options.connect_s
-        while True:
-            try:
-                await self._ledger.open()
-                break
-            except Unavailable as error:
-                if self.loop.time() >= give_up:
-                    raise
-                log.warning("waits for PostgreSQL", reason=error.message)
-                await asyncio.sleep(random.uniform(0.05, 0.2))
+        await patiently(
+            self._ledger.open,
+            options.connect_s,
+            lambda error, _: log.warning("waits for PostgreSQL", reason=str(error)),
+        )
 
     async def stop(self, deadline_s: float) -> None:
         await self._ledger.close(min(_DRAIN_S, max(0.0, deadline_s - 0.5)))

@@ -9,6 +9,7 @@ from supervision.policies.async_driver import Attempt, OnAgain, run
 from supervision.policies.policy import NEVER
 from supervision.policies.stack import Stack
 from tether.contracts import Contract
+from tether.errors import BadRequest, DeadlineExceeded, TetherError, Unavailable
 
 ASK_S = 10.0
 
@@ -25,7 +26,10 @@ class ActorDriver:
     Args:
         find: given the seconds left, returns an address, or waits for one; what it raises is
             the attempt's failure.
-        ask_s: the longest that one ask may take, where no policy says less.
+        ask_s: the longest that one ask may take, where no policy says less. One that takes
+            longer has failed, and may be tried again.
+        persists: so may whatever else is raised, but for the request's own fault. For what has
+            to be done, and is safe to do twice.
     """
 
     def __init__(
@@ -35,11 +39,13 @@ class ActorDriver:
         find: Callable[[float], Awaitable[Any]],
         *,
         ask_s: float = ASK_S,
+        persists: bool = False,
     ) -> None:
         self._actor = actor
         self._stack = stack
         self._find = find
         self._ask_s = ask_s
+        self._persists = persists
 
     async def ask(
         self, contract: Contract, *, until: float = NEVER, on_again: OnAgain | None = None
@@ -50,10 +56,17 @@ class ActorDriver:
             what the last attempt raised, or what a policy says in its place.
         """
 
-        async def attempt(attempt: Attempt) -> Any:
-            address = await self._find(min(self._ask_s, attempt.remaining_s()))
-            return await self._actor.ask(
-                address, contract, timeout=min(self._ask_s, attempt.remaining_s())
-            )
+        async def once(attempt: Attempt) -> Any:
+            try:
+                address = await self._find(min(self._ask_s, attempt.remaining_s()))
+                return await self._actor.ask(
+                    address, contract, timeout=min(self._ask_s, attempt.remaining_s())
+                )
+            except DeadlineExceeded as error:
+                raise Unavailable(error.message) from error
+            except TetherError as error:
+                if not self._persists or isinstance(error, BadRequest):
+                    raise
+                raise Unavailable(error.message) from error
 
-        return await run(self._stack, attempt, until=until, on_again=on_again)
+        return await run(self._stack, once, until=until, on_again=on_again)

@@ -15,7 +15,8 @@ class RetryOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`attempts` in which something began, the first included (0: as many as fit before the
     deadline), and `refusals` on top. The pause after the nth that went wrong is
     `uniform(.5, 1) · min(max_s, initial_s · 2ⁿ⁻¹)`: the draw is taken of the capped pause, so
-    those that wait longest are spread as well.
+    those that wait longest are spread as well. With `heeds` it begins when the other side said
+    that trying again makes sense, if it did; whoever is alone with it may ask sooner.
 
     Source: Brooker, Exponential Backoff and Jitter, AWS Architecture Blog, 2015 ("equal jitter").
 
@@ -27,6 +28,7 @@ class RetryOptions(msgspec.Struct, frozen=True, kw_only=True):
     refusals: int = 8
     initial_s: float = 0.1
     max_s: float = 5.0
+    heeds: bool = True
 
     def __post_init__(self) -> None:
         if self.attempts < 0 or self.refusals < 0:
@@ -108,7 +110,9 @@ class RetryGuard:
         if not possible or outcome.began:
             return GiveUp(error)
         pause_s = options.pause_s(self.failures + self.refusals, self._random())
-        at = max(now, outcome.until) + pause_s  # or all that were told a time would come at it
+        at = (
+            max(now, outcome.until) if options.heeds else now
+        ) + pause_s  # or all that were told a time would come at it
         if at >= self._until:
             return GiveUp(error)
         if self._budget is not None and not self._budget.withdraw(now):

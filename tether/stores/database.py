@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 import re
-import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import asyncpg
 
+from supervision.policies import Breaker, BreakerOptions, Budget, Retry, RetryOptions, Stack
+from supervision.policies.async_driver import Attempt, OnAgain, run
 from tether.errors import Internal, Unavailable
+
+T = TypeVar("T")
 
 # Any number that no other program takes in this database; it is the CRC-32 of "tether".
 MIGRATION_LOCK = 0x74BB_34E8
 _FILE = re.compile(r"^(\d{4})_(\w+)\.sql$")
 _OLDEST_SERVER = 14
-_AGAIN_S = 0.2
+#: While a server is away: it restarts within a second or two, and few ask at once.
+AWAY: Final = RetryOptions(attempts=0, initial_s=0.05, max_s=0.25, heeds=False)
+_ONCE_MORE: Final = RetryOptions(attempts=3, initial_s=0.05, max_s=0.25, heeds=False)
+_BREAKER: Final = BreakerOptions(open_s=0.5, max_open_s=5.0)
 
 #: What a connection that broke, or a server that is starting, stopping or full, raises. The
 #: statement may or may not have taken effect; the same again is right where it is idempotent.
@@ -170,11 +177,29 @@ def answers() -> Iterator[None]:
         ) from error
 
 
+async def patiently(
+    reach: Callable[[], Awaitable[T]], patience_s: float, on_again: OnAgain | None = None
+) -> T:
+    """What `reach` returns; while the server is away, which may be restarting like everything
+    else, it is called again for `patience_s` (0: once).
+
+    Raises:
+        what `reach` raised last.
+    """
+    if patience_s <= 0:
+        return await reach()
+    until = asyncio.get_running_loop().time() + patience_s
+    stack = Stack(Retry(AWAY, random.random, budget=None))
+    return await run(stack, lambda _: reach(), until=until, on_again=on_again)
+
+
 class Database:
     """A pool for what isn't batched: keys, the catalog, looking at jobs.
 
     `async with Database(dsn) as database: await database.fetch(sql("list_models"))`. Opening it
-    migrates the schema. A broken connection is replaced by the pool at the next use.
+    migrates the schema. A broken connection is replaced by the pool at the next use; a statement
+    that had not begun by then is tried again, and so is a SELECT that had. A server that keeps
+    failing is left alone for half a second and more.
 
     Raises (from `open` and every query):
         Unavailable: the server can't be reached, or no connection was free within `timeout_s`.
@@ -185,19 +210,12 @@ class Database:
         self._size = size
         self._timeout = timeout_s
         self._pool: asyncpg.Pool | None = None
+        self._stack = Stack(Retry(_ONCE_MORE, random.random, Budget()), Breaker(_BREAKER))
 
     async def open(self, patience_s: float = 0.0) -> Database:
         """Connect and migrate. A server that is away is tried again for `patience_s`, for it may
         be restarting like everything else."""
-        give_up = time.monotonic() + patience_s
-        while True:
-            try:
-                connection = await connect(self.dsn, timeout=self._timeout)
-                break
-            except Unavailable:
-                if time.monotonic() >= give_up:
-                    raise
-            await asyncio.sleep(_AGAIN_S)
+        connection = await patiently(lambda: connect(self.dsn, timeout=self._timeout), patience_s)
         try:
             with answers():
                 await migrate(connection)
@@ -248,8 +266,30 @@ class Database:
         return str(await self._run("execute", statement, args))
 
     async def _run(self, method: str, statement: str, args: tuple[Any, ...]) -> Any:
-        if self._pool is None:
+        pool = self._pool
+        if pool is None:
             raise Unavailable("the database is not open; call open() first")
-        with answers():
-            async with self._pool.acquire(timeout=self._timeout) as connection:
-                return await getattr(connection, method)(statement, *args)
+        reads = statement.startswith("SELECT")
+
+        async def once(attempt: Attempt) -> Any:
+            try:
+                with answers():
+                    async with pool.acquire(timeout=self._timeout) as connection:
+                        if not reads:
+                            attempt.began()  # it may take effect, and may not be repeatable
+                        return await getattr(connection, method)(statement, *args)
+            except Unavailable as error:
+                if isinstance(error.__cause__, TimeoutError):
+                    attempt.began()  # so much was waited already
+                raise
+            except asyncpg.PostgresError as error:
+                return _Refused(error)  # the server is well; it doesn't like the statement
+
+        answer = await run(self._stack, once)
+        if isinstance(answer, _Refused):
+            raise answer.error
+        return answer
+
+
+class _Refused(NamedTuple):
+    error: asyncpg.PostgresError

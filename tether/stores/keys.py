@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 import re
 import secrets
 from collections.abc import Callable
@@ -19,8 +20,10 @@ from typing import Any, Protocol
 import asyncpg
 import msgspec
 
+from supervision.policies import Retry, RetryOptions, Stack
+from supervision.policies.async_driver import Attempt, run
 from tether.core.ids import job_id as time_ordered_id
-from tether.errors import BadRequest, TetherError, Unauthenticated
+from tether.errors import BadRequest, TetherError, Unauthenticated, Unavailable
 from tether.stores.database import LOST, connect
 from tether.stores.queries import sql
 
@@ -173,7 +176,8 @@ async def watch(
     a connection that is silently dead is noticed within `alive_s` and a timeout.
     """
     loop = asyncio.get_running_loop()
-    while True:
+
+    async def listen(_: Attempt) -> None:
         connection: asyncpg.Connection | None = None
         try:
             connection = await connect(dsn)
@@ -188,9 +192,13 @@ async def watch(
                 await asyncio.wait((ended,), timeout=alive_s)
                 if not ended.done():
                     await connection.execute("SELECT 1", timeout=alive_s)
-        except (*LOST, TetherError, asyncpg.PostgresError):
-            pass  # the server is away; what was missed is made up for by everything()
+        except (*LOST, TetherError, asyncpg.PostgresError) as error:
+            # what is missed meanwhile is made up for by everything()
+            raise Unavailable("PostgreSQL is away") from error
         finally:
             if connection is not None:
                 connection.terminate()
-        await asyncio.sleep(again_s)
+        raise Unavailable("the connection ended")
+
+    options = RetryOptions(attempts=0, initial_s=again_s, max_s=again_s, heeds=False)
+    await run(Stack(Retry(options, random.random, budget=None)), listen)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections import deque
 from collections.abc import Awaitable
@@ -18,10 +19,12 @@ from typing import Any
 import asyncpg
 import msgspec
 
+from supervision.policies import Retry, Stack
+from supervision.policies.async_driver import Attempt, run
 from tether.contracts import Reserve, Reserved, Settle, Settled
 from tether.core.rounds import Rounds
 from tether.errors import Conflict, Draining, Internal, Overloaded, TetherError, Unavailable
-from tether.stores.database import LOST, answers, connect, migrate
+from tether.stores.database import AWAY, LOST, answers, connect, migrate
 from tether.stores.jobs import Answer, Desk, check
 from tether.telemetry import logs, metrics
 
@@ -108,6 +111,7 @@ class Ledger:
         self._nothing_left = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._reason = "it was never reached"
+        self._away = Stack(Retry(AWAY, random.random, budget=None))
         self._used = metrics.bound_used.labels("reservation_waiting")
         self._refused = metrics.bound_refused.labels("reservation_waiting")
 
@@ -297,20 +301,20 @@ class Ledger:
     async def _reconnected(self) -> Desk:
         """A new connection, however long it takes; meanwhile those whose patience ends are told."""
         log.warning("postgres.lost", reason=self._reason)
-        pause = 0.02
-        while True:
+
+        async def attempt(_: Attempt) -> Desk:
             try:
-                desk = await self._desk()
-            except TetherError as error:
-                self._reason = error.message
-            except (*LOST, asyncpg.PostgresError) as error:
-                self._reason = str(error) or type(error).__name__
-            else:
-                log.info("postgres.back")
-                return desk
+                return await self._desk()
+            except (TetherError, *LOST, asyncpg.PostgresError) as error:
+                raise Unavailable(str(error) or type(error).__name__) from error
+
+        def away(error: Exception, pause_s: float) -> None:
+            self._reason = str(error)
             self._expire()
-            await asyncio.sleep(pause)
-            pause = min(0.25, pause * 2)
+
+        desk = await run(self._away, attempt, on_again=away)
+        log.info("postgres.back")
+        return desk
 
     def _expire(self) -> None:
         now = self._loop.time()
