@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 MAX_HANDSHAKES: Final = 128  # that others have begun and not ended, in one process
 MAX_CONNECTIONS: Final = 2048  # with processes of other nodes
 MAX_PER_NODE: Final = 512  # of them, with one node
+MAX_TOLD: Final = 10  # refusals that are logged between two looks; a stranger fills no disk
 HANDSHAKE_S: Final = 3.0
 LOOK_S: Final = 1.0  # between two looks at the identity, and at the ends of certificates
 _SHUTDOWN_S: Final = 1.0
@@ -75,6 +76,7 @@ class Border:
         self._handshakes: dict[asyncio.Task[None], None] = {}  # oldest first
         self._tasks: list[asyncio.Task[None]] = []
         self._ready = asyncio.Event()
+        self._told = 0  # of refusals, since the last look
 
     @property
     def port(self) -> int:
@@ -100,16 +102,24 @@ class Border:
 
     async def _look(self) -> None:
         while True:
-            if self.identity.changed():
-                await self._load()
-            now = self.identity.now()
-            for connection in list(self._connections):
-                self._check(connection)
-                self.moves.look(connection, now)
-                self.leaves.look(connection)
+            try:
+                await self._look_once()
+            except Exception:  # it must go on: revocations and rotations hang on it
+                log.exception("could not look after the connections with other nodes")
+            self._told = 0
             _handshakes_used.set(len(self._handshakes))
             _connections_used.set(len(self._connections))
             await asyncio.sleep(LOOK_S)
+
+    async def _look_once(self) -> None:
+        if self.identity.changed():
+            await self._load()
+        now = self.identity.now()
+        for connection in list(self._connections):
+            if not connection.transport.is_closing():
+                self._check(connection)
+                self.moves.look(connection, now)
+                self.leaves.look(connection)
 
     async def _load(self) -> None:
         try:
@@ -145,7 +155,7 @@ class Border:
         if self._per_node[vouched.node] >= MAX_PER_NODE:
             _refused_connections.inc()
             raise CertificateRefused(
-                Reason.OTHER_NODE, f"node {vouched.node} has {MAX_PER_NODE} connections already"
+                Reason.CROWDED, f"node {vouched.node} has {MAX_PER_NODE} connections already"
             )
         self._connections[connection] = None
         self._per_node[vouched.node] += 1
@@ -243,6 +253,7 @@ class Border:
     async def _shake(self, sock: socket.socket) -> None:
         """The handshake of one who came."""
         connection = TlsConnection(self, None)
+        there: tuple[str, int] = ("", 0)
         try:
             there = sock.getpeername()
             _persist(sock)
@@ -258,8 +269,12 @@ class Border:
         except (OSError, CertificateRefused) as error:
             reason = reason_of(error)
             metrics.tls_handshakes.labels("in", reason).inc()
-            log.warning("refused a connection", reason=reason, error=explained(error))
             sock.close()
+            self._told += 1
+            if self._told <= MAX_TOLD:
+                log.warning(
+                    "refused a connection", reason=reason, error=explained(error), host=there[0]
+                )
         except asyncio.CancelledError:
             metrics.tls_handshakes.labels("in", "crowded_out").inc()
             sock.close()

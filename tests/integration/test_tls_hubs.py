@@ -435,6 +435,7 @@ async def test_connections_of_one_node_are_bounded(
     await more.closed()
     assert more.seen == b""
     assert refused("node_connections") == before + 1
+    assert counted("in", "crowded") >= 1
     assert await pings(three, one)
     many[0].writer.close()
     await until(lambda: len(one.connections) == 3)

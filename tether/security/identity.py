@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tether.security.certificate import Key, NodeName, read_key, uris_of
@@ -42,6 +43,7 @@ class Reason(StrEnum):
     EXPIRED = "expired"  # its time is over
     REVOKED = "revoked"  # the authority took it back
     OTHER_NODE = "other_node"  # it is good, and somebody else's
+    CROWDED = "crowded"  # it is good, and its node has too many connections
 
 
 class CertificateRefused(Exception):
@@ -115,7 +117,7 @@ class Identity:
         self._seen = self._stamp()
         try:
             self._current = self._read()
-        except (OSError, ValueError) as error:  # an SSLError is an OSError
+        except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise IdentityUnusable(
                 f"the identity in {self.folder} can't be used: {error}"
             ) from error
