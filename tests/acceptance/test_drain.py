@@ -88,6 +88,18 @@ def test_a_killed_launcher_takes_everything_along(launch: Launcher, tmp_path: Pa
     assert again.stop() == 0
 
 
+def test_what_a_killed_node_left_does_not_keep_the_port(launch: Launcher, tmp_path: Path) -> None:
+    """A door that still drains, or hangs, when its node is started again."""
+    write_config(tmp_path)
+    node = launch(tmp_path)
+    os.kill(int(node.tree()["doors/0"]["pid"]), signal.SIGSTOP)
+    node.process.kill()
+    node.process.wait()
+    again = launch(tmp_path)
+    assert httpx2.get(f"{again.url}/readyz").status_code == 200
+    assert again.stop() == 0
+
+
 def test_ctrl_c_before_it_is_up(launch: Launcher, tmp_path: Path) -> None:
     write_config(tmp_path)
     node = launch.start(tmp_path)

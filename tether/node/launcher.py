@@ -73,11 +73,12 @@ class Launcher:
         config = self._config
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _interrupt)
-        self._port = _free_port(config.http.host, config.http.port)
         self._home = Home.claim(config.data_dir, config.node.id)
         try:
             if left := end_all(config.data_dir, grace_s=STALE_GRACE_S):
                 self._narrator.say(f"killed {len(left)} processes that an earlier node had left")
+            # Not earlier: what a killed node had left may have held the port.
+            self._port = _free_port(config.http.host, config.http.port)
             self._prepare_models()
             self._set_environment()
             adopt_orphans()
