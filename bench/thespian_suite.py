@@ -4,23 +4,32 @@ The suite comes with the package (`thespian.test`) and is parametrized over syst
 its `__init__`; here the list is exchanged. On our base it needs the capability "Allow
 Pickle", since it sends objects and starts classes of its own: the wire is otherwise the same.
 
-Run: `python -m bench.thespian_suite [--json] [pytest arguments]`, some minutes.
+multiprocTCPBase forks its actors in 20 ms, and the suite counts on that: it gives new actors
+a quarter of a second, and starts 275 of them within 20 seconds. So ours start from a fork
+server here, which never ran a loop; with `--spawn` they start as in production, at 150 to 300 ms
+of processor time each (they import pytest), and what then fails more, fails for time.
+
+Run: `scripts/prove thespian [--json] [--spawn] [pytest arguments]`, some 20 minutes.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing.forkserver
 import os
 import subprocess
 import sys
 import tempfile
+import types
 from collections import defaultdict
+from multiprocessing import popen_forkserver
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import actors.runtime.base as tether_base
+from actors.runtime.spawning import SpawnContext, SpawnedProcess
 
 # The suite gives a port and a convention to bases whose name begins with this.
 SUBJECT = "multiprocTCPTether"
@@ -28,6 +37,7 @@ OTHER = "multiprocTCPBase"
 # One test counts on the buffer of a pipe, and many wait a quarter of a second for an actor,
 # which therefore mustn't compile its imports.
 _DISTURBING = ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")
+_SPAWN = "TETHER_SUITE_SPAWN"
 _NEITHER = "no base"  # tests of Thespian's parts that start no multiprocess base
 
 _fixture = pytest.fixture
@@ -39,8 +49,44 @@ def _exchanged(*args: Any, **kwargs: Any) -> Any:
     return _fixture(*args, **kwargs)
 
 
+class _Popen(popen_forkserver.Popen):
+    """A process forked by the fork server."""
+
+    def _launch(self, process_obj: Any) -> None:
+        main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
+        try:  # else every actor would import the starter's
+            super()._launch(process_obj)
+        finally:
+            sys.modules["__main__"] = main
+
+
+class ForkedProcess(SpawnedProcess):
+    """As ours, but for how it starts."""
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802
+        return _Popen(process_obj)
+
+
+class ForkContext(SpawnContext):
+    """Gives Thespian such processes."""
+
+    Process = ForkedProcess
+
+
+_context = ForkContext()
+
+
 class ActorSystemBase(tether_base.ActorSystemBase):
     """Our base, in the mode that the suite needs."""
+
+    @property
+    def mpcontext(self) -> Any:
+        return super().mpcontext if os.environ.get(_SPAWN) else _context
+
+    @mpcontext.setter
+    def mpcontext(self, _: Any) -> None:
+        pass
 
     def __init__(self, system: Any, logDefs: Any = None) -> None:  # noqa: N803
         system.capabilities["Allow Pickle"] = True
@@ -72,13 +118,14 @@ def main(arguments: list[str]) -> int:
             command = [sys.executable, "-m", "bench.thespian_suite", *arguments]
             return subprocess.run(command, env=kept, check=False).returncode
     as_json = "--json" in arguments
-    rest = [a for a in arguments if a != "--json"]
+    rest = [a for a in arguments if a not in ("--json", "--spawn")]
+    if "--spawn" in arguments:
+        os.environ[_SPAWN] = "1"
+    multiprocessing.forkserver.set_forkserver_preload(["bench.thespian_suite", "thespian.test"])
     sys.modules[f"thespian.system.{SUBJECT}"] = sys.modules[__name__]
-    pytest.fixture = _exchanged
-    try:
-        import thespian.test
-    finally:
-        pytest.fixture = _fixture
+    pytest.fixture = _exchanged  # for some modules of the suite as well, so for all of the run
+    import thespian.test
+
     tally = Tally()
     folder = Path(thespian.test.__file__).parent
     with tempfile.TemporaryDirectory(prefix="tt") as run_dir:
