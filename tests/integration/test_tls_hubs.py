@@ -25,7 +25,6 @@ from actors.runtime.wire import ASK, HEADER, HELLO, frame
 from tether.errors import PeerLost
 from tether.security.authority import Authority
 from tether.security.certificate import (
-    NodeName,
     certificate_pem,
     key_pem,
     new_certificate,
@@ -33,6 +32,7 @@ from tether.security.certificate import (
     read_key,
 )
 from tether.security.identity import Identity
+from tether.security.name import NodeName
 from tether.telemetry import metrics
 
 

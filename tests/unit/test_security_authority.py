@@ -10,7 +10,8 @@ import pytest
 from cryptography import x509
 
 from tether.security.authority import DAY, Authority, AuthorityUnusable
-from tether.security.certificate import NodeName, read_key, uris_of
+from tether.security.certificate import read_key, uris_of
+from tether.security.name import NodeName
 from tether.security.revocation import read_list
 
 NOW = 1_800_000_000.0

@@ -59,7 +59,9 @@ def drawn(tree: Tree, state: NodeState) -> Drawing:
 
 
 async def _ask(state: NodeState) -> Tree:
-    async with Endpoint.connect(run_dir=state.run_dir, node=state.node) as endpoint:
+    async with Endpoint.connect(
+        run_dir=state.run_dir, node=state.node, port=state.admin_port
+    ) as endpoint:
         answer = await endpoint.ask(state.root, ShowTree(), timeout=_TIMEOUT_S)
     if not isinstance(answer, Tree):
         raise CommandFailed("the node is of another release; use the `tether` that started it")

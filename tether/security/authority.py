@@ -26,7 +26,6 @@ from cryptography import x509
 from tether.security import files
 from tether.security.certificate import (
     KeyKind,
-    NodeName,
     certificate_pem,
     cluster_of,
     key_pem,
@@ -36,6 +35,7 @@ from tether.security.certificate import (
     read_key,
     utc,
 )
+from tether.security.name import NodeName
 from tether.security.revocation import new_list
 
 KEY: Final = "ca.key"

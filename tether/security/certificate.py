@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal, Self
+from typing import Final, Literal
 
-import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ec import (
@@ -22,42 +21,13 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from tether.security.name import WORD, NodeName
+
 Key = Ed25519PrivateKey | EllipticCurvePrivateKey
 KeyKind = Literal["ed25519", "p256"]
 
 SKEW: Final = timedelta(minutes=5)  # by so much may the clocks of two nodes differ
-_WORD: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
-_NODE_URI: Final = re.compile(rf"tether://({_WORD})/node/({_WORD})")
-_AUTHORITY_URI: Final = re.compile(rf"tether://({_WORD})/authority")
-
-
-class NodeName(msgspec.Struct, frozen=True):
-    """A node of a cluster, as its certificate says.
-
-    Raises:
-        ValueError: one of the two can't stand in an address.
-    """
-
-    cluster: str
-    node: str
-
-    def __post_init__(self) -> None:
-        for word in (self.cluster, self.node):
-            if not re.fullmatch(_WORD, word):
-                raise ValueError(
-                    f"{word[:100]!r} is no name of a cluster or node: use up to 63 letters, digits "
-                    "or ._-, and begin with a letter or digit"
-                )
-
-    @property
-    def uri(self) -> str:
-        return f"tether://{self.cluster}/node/{self.node}"
-
-    @classmethod
-    def of(cls, uris: list[str]) -> Self | None:
-        """The one node that `uris` name; None if they name none, or more than one."""
-        found = [match for match in map(_NODE_URI.fullmatch, uris) if match]
-        return cls(found[0][1], found[0][2]) if len(found) == 1 else None
+_AUTHORITY_URI: Final = re.compile(rf"tether://({WORD})/authority")
 
 
 def new_key(kind: KeyKind) -> Key:

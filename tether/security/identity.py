@@ -16,16 +16,18 @@ import time
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding
 
-from tether.security.certificate import Key, NodeName, read_key, uris_of
 from tether.security.files import is_private, write
-from tether.security.revocation import MAX_BYTES, Revocations, read_list
+from tether.security.name import NodeName
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+    from tether.security.certificate import Key
+    from tether.security.revocation import Revocations
 
 NODE: Final = "node.pem"
 AUTHORITIES: Final = "ca.pem"
@@ -115,6 +117,9 @@ class Identity:
             IdentityUnusable: the folder holds no identity of this node. An earlier one stays.
         """
         self._seen = self._stamp()
+        # Imported when it is needed, which is in a thread after the start: an actor is up sooner.
+        from cryptography.exceptions import UnsupportedAlgorithm
+
         try:
             self._current = self._read()
         except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -130,6 +135,8 @@ class Identity:
             ValueError: it is no list that an authority of ours has signed.
             OSError: it can't be written.
         """
+        from tether.security.revocation import read_list
+
         found = read_list(revoked, self.current.authorities)
         if found.number <= self.current.revocations.number:
             return False
@@ -190,6 +197,11 @@ class Identity:
         return tuple(stamps)
 
     def _read(self) -> Credentials:
+        from cryptography import x509
+        from cryptography.hazmat.primitives.serialization import Encoding
+
+        from tether.security.certificate import read_key, uris_of
+
         path = self.folder / NODE
         if not is_private(path):
             raise ValueError(f"others may read {path}, which holds a key; chmod 600 it")
@@ -214,6 +226,8 @@ class Identity:
         )
 
     def _revocations(self, authorities: list[x509.Certificate]) -> Revocations:
+        from tether.security.revocation import MAX_BYTES, Revocations, read_list
+
         before = self._current.revocations if self._current is not None else Revocations()
         try:
             with (self.folder / REVOKED).open("rb") as file:

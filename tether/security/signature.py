@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from tether.security.certificate import NodeName, uris_of
+from tether.security.certificate import uris_of
 from tether.security.identity import CertificateRefused, Identity, Reason, Vouched
+from tether.security.name import NodeName
 
 MAX_CERTIFICATE: Final = 8192  # bytes
 _REMEMBERED: Final = 4096  # certificates whose signature was checked
