@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import uvloop
 from cryptography import x509
 from runtime_actors import RtCount, RtNothing, RtPing, RtPong
 from tls_hubs import HOST, Cluster, Stranger, answer, cluster, hello, pings, shows
@@ -34,6 +35,12 @@ from tether.security.certificate import (
 from tether.security.identity import Identity
 from tether.security.name import NodeName
 from tether.telemetry import metrics
+
+
+@pytest.fixture(scope="module")
+def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
+    """The loop that the processes of a node have; its TLS is not asyncio's."""
+    return uvloop.EventLoopPolicy()
 
 
 @pytest_asyncio.fixture

@@ -16,6 +16,7 @@ from tether.cli.failure import CommandFailed
 from tether.security.authority import REVOKED, Authority, AuthorityUnusable, Issued
 from tether.security.certificate import KeyKind
 
+_WIDTH: Final = 160  # whatever the terminal has: a serial is there to be copied whole
 _HOUR: Final = 3600.0
 _T = TypeVar("_T")
 
@@ -66,11 +67,10 @@ def list_(folder: Path, *, as_json: bool) -> int:
             line = {**msgspec.to_builtins(one), "state": one.state(now)}
             print(msgspec.json.encode(line).decode())
         return 0
-    table = Table("node", "state", "ends", "key", box=None, pad_edge=False)
-    table.add_column("serial", overflow="fold")  # it may be asked for, and must be whole
+    table = Table("node", "state", "ends", "key", "serial", box=None, pad_edge=False)
     for one in found:
         table.add_row(one.node, one.state(now), _moment(one.ends_at), one.key, one.serial)
-    Console().print(table)
+    Console(width=_WIDTH).print(table)
     return 0
 
 
