@@ -1,7 +1,8 @@
 """HTTP/1.1 on a connection: uvicorn's httptools protocol, with the bounds it lacks.
 
-uvicorn bounds neither the size of a head nor the time it may take, and says its own errors as
-plain text. Everything else is left as it is.
+uvicorn bounds neither the size of a head or of trailers nor the time they may take, waits for
+ever for a client that doesn't read its last bytes, and says its own errors as plain text.
+Everything else is left as it is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from tether.errors import BadRequest, Overloaded, TetherError
 from tether.http import errors
 from tether.telemetry import metrics
 
-MAX_HEAD_BYTES = 32 << 10
+MAX_HEAD_BYTES = 32 << 10  # also of chunk extensions and trailers, with which no body comes
+STUCK_S = 10.0  # between two looks at a client that doesn't read
 
 
 class HeadTooLarge(BadRequest):
@@ -31,8 +33,10 @@ class DoorProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_bytes = 0  # of the head that is arriving
+        self._idle_bytes = 0  # after it, since there was any body
         self._heading = True
         self._impatience: asyncio.TimerHandle | None = None
+        self._stuck: asyncio.TimerHandle | None = None
 
     @classmethod
     def bounded(cls, max_connections: int, head_timeout_s: float) -> type[DoorProtocol]:
@@ -53,17 +57,30 @@ class DoorProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         _connections.dec()
         self._patient()
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
+        self._idle_bytes += len(data)
         super().data_received(data)
-        if not self._heading:
+        if self.transport.is_closing():
             return
-        self._head_bytes += len(data)
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse(HeadTooLarge(f"the request's head exceeds {MAX_HEAD_BYTES} bytes"))
-        elif self._impatience is None and not self.transport.is_closing():
+        if self._heading:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(HeadTooLarge(f"the request's head exceeds {MAX_HEAD_BYTES} bytes"))
+                return
+        elif self._idle_bytes > MAX_HEAD_BYTES:
+            self.transport.close()
+            return
+        elif self.cycle is not None and not self.cycle.response_complete:
+            return  # the exchange has a deadline of its own
+        # What comes now takes uvicorn's timer away, be it a head, an empty line, or the rest of a
+        # body that nobody wants any more.
+        if self._impatience is None:
             self._impatience = self.loop.call_later(self.head_timeout_s, self._too_slow)
 
     def on_message_begin(self) -> None:
@@ -73,8 +90,27 @@ class DoorProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._heading = False
+        self._idle_bytes = 0
         self._patient()
         super().on_headers_complete()
+        self.headers = []  # trailers are no headers (RFC 9110, 6.5.1), and nobody wants them
+
+    def on_body(self, body: bytes) -> None:
+        self._idle_bytes = 0
+        super().on_body(body)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stuck = self.loop.call_later(STUCK_S, self._look)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._too_slow()
 
     def send_400_response(self, msg: str) -> None:
         """What cannot be parsed as HTTP. Said at most once, and not into a running answer."""
@@ -86,6 +122,16 @@ class DoorProtocol(HttpToolsProtocol):
     def _too_slow(self) -> None:
         self._impatience = None
         self.transport.close()
+        # It closes when all is written, which the client may never let happen.
+        self.loop.call_later(STUCK_S, self.transport.abort)
+
+    def _look(self) -> None:
+        """Nobody reads. While an exchange lasts, that is its matter."""
+        if self.transport.is_closing():
+            self._stuck = None
+            self.transport.abort()
+        else:
+            self._stuck = self.loop.call_later(STUCK_S, self._look)
 
     def _patient(self) -> None:
         if self._impatience is not None:

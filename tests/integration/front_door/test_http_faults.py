@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tests.echo_gateway import InProcess
 from tests.raw_http import Raw, call, chat, events, request, said
 from tests.served import Served, served
+from tether.http import protocol
 from tether.http.options import DoorOptions
 
 CHAT = "/v1/chat/completions"
@@ -75,6 +77,57 @@ async def test_slow_head_and_slow_body() -> None:
             status, answer = await raw.answer()
             assert (status, answer["error"]["code"]) == (408, "body_too_slow")
             assert await raw.closed()
+
+
+CHUNKED = b"POST /v1/chat/completions HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [(b"0\r\n", b"a: b\r\n" * 1000), (b"0\r\na:", b"b" * 6000), (b"5;", b"e" * 6000)],
+)
+async def test_trailers_and_extensions_without_end(door: Served, begin: bytes, more: bytes) -> None:
+    """They are kept in memory, and need no key."""
+    async with await Raw.open(door.port) as raw:
+        raw.write(CHUNKED + begin)
+        assert (await raw.answer())[0] == 401
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(10):
+                sent = 0
+                while not raw.reader.at_eof():
+                    raw.write(more)
+                    sent += len(more)
+                    await raw.writer.drain()
+                    await asyncio.sleep(0)
+                    assert sent < 64 << 20
+    await until(lambda: not connections(door))
+
+
+async def test_trailers_are_no_headers(door: Served) -> None:
+    async with await Raw.open(door.port) as raw:
+        raw.write(CHUNKED + b"0\r\nauthorization: Bearer tether-acme-secret\r\n\r\n")
+        assert (await raw.answer())[0] == 401
+        raw.post(CHAT, chat("a"))  # and the connection goes on
+        assert (await raw.answer())[0] == 200
+
+
+async def test_what_follows_an_answer_keeps_no_connection_open() -> None:
+    """Neither an empty line nor the rest of a body that was refused, however slowly it comes."""
+    async with served(options=DoorOptions(port=0, body_timeout_s=0.2)) as door:
+        for late, status in ((b"\r\n", 200), (b"{", 401)):
+            async with await Raw.open(door.port) as raw:
+                if status == 200:
+                    raw.write(request("GET", "/healthz"))
+                else:
+                    raw.write(request("POST", CHAT, authorization="", content_length="9"))
+                assert (await raw.answer())[0] == status
+                raw.write(late)
+                async with asyncio.timeout(5):
+                    assert await raw.closed()
+
+
+def connections(door: Served) -> int:
+    return len(door.server._server.server_state.connections)
 
 
 async def test_deadline(door: Served) -> None:
@@ -227,6 +280,16 @@ async def test_a_reader_that_stops_keeps_its_place_no_longer_than_its_deadline(
         await raw.head()  # and not a byte more
         await until(lambda: door.node.gateway().running == 0)
         await until(lambda: door.admission.running == 0)
+
+
+async def test_a_connection_nobody_reads_from_is_cut(
+    door: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "STUCK_S", 0.1)
+    async with await Raw.open(door.port, limit=1024) as raw:
+        raw.post(CHAT, chat("x" * 2000, 20_000, stream=True), x_request_timeout_s="0.5")
+        await raw.head()
+        await until(lambda: not connections(door))
 
 
 async def test_draining(door: Served) -> None:
