@@ -36,7 +36,6 @@ from tether.security.identity import Identity
 from tether.security.name import NodeName
 from tether.telemetry import metrics
 
-
 # The hook that is to replace the fixture would change the loop of all tests of the folder.
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
 
