@@ -132,6 +132,10 @@ class Actor(ThespianActor):
         wish back."""
         return self._hub.watch(address_of(address), callback)
 
+    def route(self, node: str, where: str | None) -> None:
+        """Tells this process where another node is; see `Hub.route`."""
+        self._hub.route(node, where)
+
     def exit_process(self, reason: str) -> None:
         """Ends this actor in an orderly way; safe to call twice."""
         if not self._leaving:

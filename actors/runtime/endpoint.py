@@ -153,6 +153,10 @@ class Endpoint:
         """See `Actor.watch`."""
         return self._hub.watch(address_of(address), callback)
 
+    def route(self, node: str, where: str | None) -> None:
+        """See `Actor.route`."""
+        self._hub.route(node, where)
+
     async def create(
         self, actor_class: type | str, *, timeout: float = 30.0, global_name: str | None = None
     ) -> Address:

@@ -164,6 +164,16 @@ class Hub:
         """The peer at `address` if there is one already."""
         return self._peers.get(address)
 
+    def route(self, node: str, where: str | None) -> None:
+        """Processes of `node` are dialed at the host `where` from now on, or not at all (None).
+        Nothing happens on a node that has no identity.
+
+        Raises:
+            ValueError: `where` is neither "host" nor "host:port".
+        """
+        if self.border is not None:
+            self.border.routes.tell(node, where)
+
     def uses(self, peer: Peer) -> bool:
         """Does anybody here wait for `peer`, work for it, or watch it? Looks at all asks."""
         return (

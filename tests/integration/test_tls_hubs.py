@@ -157,6 +157,14 @@ async def test_a_host_is_learned_from_whoever_came(blue: Cluster) -> None:
     assert one.border.routes.host("n9") == HOST
 
 
+async def test_a_host_can_be_told_later(blue: Cluster) -> None:
+    one, two = await blue.hub("n1"), await blue.hub("n9")
+    with pytest.raises(PeerLost):
+        await pings(one, two)
+    one.route("n9", HOST)
+    assert await pings(one, two)
+
+
 async def test_a_lost_peer_is_noticed_at_once(blue: Cluster) -> None:
     one, two = await blue.hub("n1"), await blue.hub("n2")
     two.on_request = lambda *_: None
