@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import secrets
 import socket
 import ssl
 from collections import Counter
@@ -20,6 +19,7 @@ from actors.runtime.leaving import Leaves
 from actors.runtime.moving import Moves
 from actors.runtime.peer import Peer
 from actors.runtime.routes import Place, Routes
+from actors.runtime.tcp import bound, persist
 from actors.runtime.tls import TlsConnection, explained, reason_of
 from actors.runtime.wire import LEAVE, LEFT, MOVE, MOVED, STAY
 from tether.errors import PeerLost
@@ -43,10 +43,6 @@ HANDSHAKE_S: Final = 3.0
 LOOK_S: Final = 1.0  # between two looks at the identity, and at the ends of certificates
 _SHUTDOWN_S: Final = 1.0
 _PAUSE_S: Final = 0.1  # after an accept that failed, for want of descriptors
-_BACKLOG: Final = 1024
-# A host that is gone without a word is lost after these seconds (tcp(7)).
-_SILENCE_S: Final = 15
-_PROBE_S: Final = 5
 
 log = logs.get(__name__)
 _refused_handshakes = metrics.bound_refused.labels("tls_handshakes")
@@ -256,7 +252,7 @@ class Border:
         there: tuple[str, int] = ("", 0)
         try:
             there = sock.getpeername()
-            _persist(sock)
+            persist(sock)
             await self.hub.loop.connect_accepted_socket(
                 lambda: connection,
                 sock,
@@ -324,48 +320,8 @@ class Border:
                 )
             raise OSError(explained(error)) from error
         metrics.tls_handshakes.labels("out", "good").inc()
-        _persist(transport.get_extra_info("socket"))
+        persist(transport.get_extra_info("socket"))
         return connection
-
-
-def bound(place: Place) -> socket.socket:
-    """A socket that listens at `place`, at the first of its ports that is free from a random one
-    on.
-
-    Raises:
-        OSError: none is.
-    """
-    family, _, _, _, where = socket.getaddrinfo(
-        place.host, place.first, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    count = place.last - place.first + 1
-    begin = secrets.randbelow(count)
-    for number in range(count):
-        port = place.first + (begin + number) % count
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((where[0], port, *where[2:]))
-            sock.listen(_BACKLOG)
-            sock.setblocking(False)
-        except OSError as error:
-            sock.close()
-            if error.errno != errno.EADDRINUSE or number == count - 1:
-                raise OSError(
-                    error.errno, f"can't listen at {place.host}:{port}: {error.strerror}"
-                ) from error
-        else:
-            return sock
-    raise AssertionError("a place has a port")
-
-
-def _persist(sock: socket.socket) -> None:
-    """Finds out within `_SILENCE_S` that the host at the other end is gone."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_S)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_S)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _SILENCE_S // _PROBE_S - 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SILENCE_S * 1000)
 
 
 def void(_: object) -> None:

@@ -8,11 +8,10 @@ the answer is awaited go over whatever connection there is then.
 from __future__ import annotations
 
 import asyncio
-import socket
-from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from actors.runtime.peer import Peer
+from actors.runtime.tcp import silent_s
 from actors.runtime.tls import TlsConnection
 from actors.runtime.wire import LEAVE, LEFT, STAY, frame
 from tether.errors import PeerLost
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 IDLE_S: Final = 300.0
 ANSWER_S: Final = 5.0
 _LOOKS: Final = 10  # at a connection, in `IDLE_S`
-# struct tcp_info of linux/tcp.h: milliseconds since data were last sent, and since they came.
-_TCP_INFO: Final = Struct("=44x I 4x I")
 
 
 class Leaves:
@@ -49,7 +46,7 @@ class Leaves:
             or peer.connection is not connection
             or not connection.greeted
             or not self._border.hub.address.port
-            or silent_s(connection) < IDLE_S
+            or silent_s(connection.transport) < IDLE_S
             or self._border.hub.uses(peer)
         ):
             return
@@ -100,13 +97,6 @@ class Leaves:
             connection.transport.close()
         elif not peer.closed:
             peer.switch(connection)
-
-
-def silent_s(connection: TlsConnection) -> float:
-    """Seconds since the last byte went either way."""
-    sock = connection.transport.get_extra_info("socket")
-    raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-    return float(min(_TCP_INFO.unpack(raw))) / 1000
 
 
 def void(_: object) -> None:

@@ -58,7 +58,12 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
                 )
         Routes(dict(self.routes))
         if self.listen:
-            Place.parse(self.listen)
+            place = Place.parse(self.listen)
+            if place.first <= self.port <= place.last:
+                raise ValueError(
+                    f"'Listen' {self.listen!r} holds the Admin's port {self.port}, which no other "
+                    "process may take: choose another range"
+                )
             if not self.identity_dir:
                 raise ValueError(
                     "'Listen' needs a 'Tls Identity Dir': nobody is let in without a certificate"

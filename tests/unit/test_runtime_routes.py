@@ -66,6 +66,7 @@ def test_options_of_a_node_among_others():
     for wrong in (
         {"Listen": "10.0.0.1"},  # nobody is let in without a certificate
         {"Tls Identity Dir": "/x", "Listen": "h:9-1"},
+        {"Tls Identity Dir": "/x", "Listen": "h:1900-1999"},  # the Admin's own port
         {"Routes": {"n2": "h:x"}},
     ):
         with pytest.raises(ValueError):

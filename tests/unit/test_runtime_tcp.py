@@ -1,0 +1,53 @@
+"""Where a process listens for other nodes."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from actors.runtime.routes import Place
+from actors.runtime.tcp import bound
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row that nobody has."""
+    for first in range(20_000, 30_000, count):
+        taken = []
+        try:
+            for port in range(first, first + count):
+                sock = socket.socket()
+                taken.append(sock)
+                sock.bind(("127.0.0.1", port))
+            return first
+        except OSError:
+            continue
+        finally:
+            for sock in taken:
+                sock.close()
+    raise AssertionError("no ports are free")
+
+
+def test_processes_share_a_range_until_it_is_full():
+    first = free_ports(3)
+    place = Place("127.0.0.1", first, first + 2)
+    held = [bound(place) for _ in range(3)]
+    try:
+        assert {s.getsockname()[1] for s in held} == {first, first + 1, first + 2}
+        with pytest.raises(OSError, match="can't listen at"):
+            bound(place)
+        held.pop().close()
+        held.append(bound(place))
+    finally:
+        for sock in held:
+            sock.close()
+
+
+def test_a_port_is_chosen_where_none_is_asked_for():
+    with bound(Place("127.0.0.1")) as one, bound(Place("127.0.0.1")) as two:
+        assert 0 < one.getsockname()[1] != two.getsockname()[1] > 0
+
+
+def test_a_host_that_is_not_ours_is_refused():
+    with pytest.raises(OSError, match=r"192\.0\.2\.1"):
+        bound(Place("192.0.2.1"))
