@@ -74,7 +74,8 @@ class Running:
         try:
             if sending:
                 self.loop.call_soon(self._sent)
-            while not sending and self._inbox and self._result is None:
+            # What is delivered while it drains goes back into the inbox, for the next run.
+            while not sending and self._inbox and self._result is None and not self._draining:
                 self._deliver(self._inbox.popleft())
             if maximumDuration is not None:
                 seconds = max(0.0, timePeriodSeconds(maximumDuration))
