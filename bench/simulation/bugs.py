@@ -1,0 +1,103 @@
+"""Bugs to plant: each must be found. A bug is what to replace: (owner, name, replacement)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bench.simulation.ledger import Job, Ledger
+from supervision.member import Member
+from supervision.policies import Breaker
+from supervision.tree import SupervisionTree
+from tether.contracts import Reserve, Settle
+from tether.core.journal import Journal
+from tether.core.quota import QuotaGuard
+
+Patch = tuple[Any, str, Any]
+
+
+def lost_release() -> list[Patch]:
+    """A run that waited for its slot gives back none."""
+    leave = QuotaGuard.leave
+
+    def forgetful(self: QuotaGuard[Any]) -> Any:
+        if self.running == self.slots and not self.queued:
+            return None
+        return leave(self)
+
+    return [(QuotaGuard, "leave", forgetful)]
+
+
+def double_settle() -> list[Patch]:
+    """A settle looks at the fence, and not at whether the job is closed already."""
+
+    def open_for(self: Ledger, m: Settle, job: Job) -> bool:
+        return job.fence == m.fence
+
+    return [(Ledger, "open_for", open_for)]
+
+
+def stale_breaker() -> list[Patch]:
+    """A new worker inherits the breaker of the one that died in its place."""
+
+    def renew(self: Breaker, now: float) -> None:
+        pass
+
+    return [(Breaker, "renew", renew)]
+
+
+def replayed_exit() -> list[Patch]:
+    """An exit counts whatever generation it is of."""
+
+    def member(self: SupervisionTree, id: str, generation: int) -> Member | None:
+        return self._members.get(id)
+
+    return [(SupervisionTree, "_member", member)]
+
+
+def reordered_chunk() -> list[Patch]:
+    """A journal appends what comes, wherever it belongs."""
+    add = Journal.add
+
+    def anywhere(
+        self: Journal, token_ids: tuple[int, ...], text: str, seq: int | None = None
+    ) -> bool:
+        return add(self, token_ids, text)
+
+    return [(Journal, "add", anywhere)]
+
+
+def duplicate_dispatch() -> list[Patch]:
+    """What runs already is given to a second worker, under the fence of the first."""
+    contest = Ledger.contest
+
+    def careless(self: Ledger, m: Reserve, held: Job) -> str:
+        verdict = contest(self, m, held)
+        return "give" if verdict == "running" else verdict
+
+    def same(self: Ledger, job: Job) -> int:
+        return job.fence
+
+    return [(Ledger, "contest", careless), (Ledger, "next_fence", same)]
+
+
+def given_twice() -> list[Patch]:
+    """A retry token that was answered is given away again."""
+    contest = Ledger.contest
+
+    def generous(self: Ledger, m: Reserve, held: Job) -> str:
+        verdict = contest(self, m, held)
+        return "give" if verdict == "completed" else verdict
+
+    return [(Ledger, "contest", generous)]
+
+
+BUGS: dict[str, Callable[[], list[Patch]]] = {
+    "lost-release": lost_release,
+    "double-settle": double_settle,
+    "stale-breaker": stale_breaker,
+    "replayed-exit": replayed_exit,
+    "reordered-chunk": reordered_chunk,
+    "duplicate-dispatch": duplicate_dispatch,
+    "given-twice": given_twice,
+}

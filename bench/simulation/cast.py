@@ -1,0 +1,266 @@
+"""The real gateway, scheduler, roster and worker, with simulated keys, models and database."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Any
+from zlib import crc32
+
+from actors.follower import Follower
+from actors.gateway.closing import Closing
+from actors.gateway.flight import Flight
+from actors.gateway.gateway import Gateway
+from actors.gateway.keyring import Caller
+from actors.gateway.options import GatewayOptions
+from actors.gateway.releases import Releases
+from actors.gateway.surroundings import Surroundings
+from actors.gateway.tally import Tally
+from actors.roster.roster import Roster, RosterOptions
+from actors.runtime import Address, on
+from actors.scheduler.scheduler import Scheduler, SchedulerOptions
+from actors.worker.execution import Execution
+from actors.worker.health import HealthReporter
+from actors.worker.options import WorkerOptions
+from actors.worker.runs import Runs
+from actors.worker.worker import Worker
+from bench.simulation.process import Body, Process
+from supervision.policies import BreakerOptions, Breakers, Budget
+from tether.contracts import (
+    Catalog,
+    ChatInput,
+    Finish,
+    Fleet,
+    ModelCard,
+    Reserve,
+    Reserved,
+    Sampling,
+    Settle,
+    Settled,
+    TextInput,
+    WatchFleet,
+)
+from tether.core.admission import Admission, TenantLimits
+from tether.core.catalog import Index
+from tether.core.placement import Placement
+from tether.core.session import Sessions
+from tether.engines.engine import Capabilities, Delta, Job, Snapshot
+from tether.errors import WorkerLost
+
+CARD = ModelCard(name="sim", version="1", engine="echo")
+LIMITS = TenantLimits(concurrency=64)
+SWEEP_S = 0.25  # of reservation
+SLOTS, QUEUE = 2, 2
+
+
+class Ordered(dict[Any, None]):
+    """A set that is iterated in the order of adding: sets of objects follow their addresses."""
+
+    def add(self, item: Any) -> None:
+        self[item] = None
+
+    def discard(self, item: Any) -> None:
+        self.pop(item, None)
+
+    def __iter__(self) -> Iterator[Any]:
+        return super().__iter__()
+
+
+class Counted(Execution):
+    """With a hash that doesn't depend on where it lies in memory."""
+
+    __slots__ = ("number",)
+    made = 0
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        Counted.made += 1
+        self.number = Counted.made
+
+    def __hash__(self) -> int:
+        return self.number
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+def answer(prompt: str) -> list[int]:
+    """What the simulated model says to `prompt`: 1 to 16 tokens."""
+    seed = crc32(prompt.encode())
+    return [crc32(b"%d %d" % (seed, n)) % 50_000 for n in range(1 + seed % 16)]
+
+
+class TokenEngine:
+    """A model without weights; it fails now and then, or always when it is `rotten`."""
+
+    def __init__(self, process: Process, dice: random.Random) -> None:
+        self.capabilities = Capabilities(resume="exact", tag="sim/1", context=4096, chat=True)
+        self.slots = SLOTS
+        self._world = process.world
+        self._dice = dice
+        self._rotten = process.world.unlucky(0.3)
+        self._pace_s = dice.choice((0.002, 0.02, 0.1))
+
+    def prompt(self, input: ChatInput | TextInput) -> tuple[int, ...]:
+        assert isinstance(input, TextInput)
+        return tuple(input.prompt.encode())
+
+    def check(self, prompt_tokens: int, sampling: Sampling) -> None:
+        pass
+
+    async def run(self, job: Job) -> AsyncGenerator[Delta, None]:
+        tokens = answer(bytes(job.prompt_ids).decode())
+        at = len(job.emitted_ids)
+        if list(job.emitted_ids) != tokens[:at]:
+            self._world.laws.broken("a run was continued from tokens that were never said")
+        while at < len(tokens):
+            await asyncio.sleep(self._pace_s * self._dice.random())
+            if self._world.unlucky(0.5 if self._rotten else 0.005):
+                raise WorkerLost("the simulated engine broke")
+            last = at + 1 == len(tokens)
+            yield Delta((tokens[at],), f" {tokens[at]}", Finish.STOP if last else None)
+            at += 1
+        if not tokens[len(job.emitted_ids) :]:
+            yield Delta((), "", Finish.STOP)
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot()
+
+    async def close(self) -> None:
+        pass
+
+
+class SimWorker(Body, Worker):  # type: ignore[misc]
+    async def begin(self) -> None:
+        world = self.process.world
+        id = self.process.path.rpartition("/")[2]
+        options = WorkerOptions(
+            worker_id=id,
+            node_id="n1",
+            cards=(CARD,),
+            cache_dir="",
+            slots=SLOTS,
+            queue=QUEUE,
+            grace_s=1.0,
+            keep_s=4.0,
+            report_s=1.0,
+            region=world.dice.choice(("local", "far")),
+        )
+        self._options = options
+        self._engines: dict[str, Any] = {CARD.ref: TokenEngine(self.process, world.dice)}
+        self._runs = Runs(self, options)
+        self._runs.begin = world.laws.dispatched(self.process, self._runs.begin)  # type: ignore
+        self._draining = False
+        self._health = HealthReporter(options.report_s, self.pid, self._send_report)
+        self._roster: Address | None = None
+        self.tree.on_change(self._tree_changed)
+        self.background(self._sweep(), name="sweep")
+
+
+class SimRoster(Body, Roster):  # type: ignore[misc]
+    async def begin(self) -> None:
+        await self.start(RosterOptions(suspect_s=1.5, expiry_s=3.0))
+
+
+class SimScheduler(Body, Scheduler):  # type: ignore[misc]
+    async def begin(self) -> None:
+        await self.start(SchedulerOptions(patience_s=2.0))
+
+    def _see(self, fleet: Fleet) -> None:
+        placement = self._placement
+        known = {seat.address for seat in placement._seats.values()}
+        super()._see(fleet)
+        self.process.world.laws.new_seats(placement, known)
+
+
+def placement(dice: random.Random) -> Callable[..., Placement]:
+    """A `Placement` with dice of ours, and breakers quick enough for a short life."""
+    options = BreakerOptions(calls=4, window_s=5, open_s=1)
+    return lambda region, _: Placement(region, dice.random, Breakers(options))
+
+
+class Keys:
+    """Every key is good."""
+
+    def known(self, credential: str, now: float) -> Caller:
+        return Caller(credential, LIMITS)
+
+    async def close(self) -> None:
+        pass
+
+    def __len__(self) -> int:
+        return 0
+
+
+class SimGateway(Body, Gateway):  # type: ignore[misc]
+    async def begin(self) -> None:
+        options = self._options = GatewayOptions(dsn="", grace_s=1.0)
+        self._keyring: Any = Keys()
+        self._sessions = Sessions(options.sessions)
+        self._flights: Any = Ordered()
+        self._admission = Admission(options.tenants)
+        self._budget = Budget(options.retries)
+        self._closing = Closing(self, options.completions, options.remember_s)
+        self._releases = Releases(self)
+        self._tally = Tally()
+        self._surroundings = Surroundings(self)
+        self._surroundings.index = Index(Catalog(version=1, models=(CARD,)))
+        self._watched: set[str] = set()
+        self._draining = False
+        fleet = Follower(self, "control/roster", WatchFleet(), self._surroundings._see_fleet)
+        self.background(fleet.run(), name="fleet")
+        await self.tree.wait("control/scheduler", 4.0)
+        self.background(self._sweep(), name="sweep")
+
+    def landed(self, flight: Flight) -> None:
+        super().landed(flight)
+        self.process.world.laws.landed(self.process, flight)
+
+
+class SimReservation(Body):
+    """`actors.reservation` before a database that is never away: rounds take their time, and a
+    kill may fall between the commit and the answer."""
+
+    async def begin(self) -> None:
+        self.up_since = self.loop.time()
+        self.background(self._sweep())
+
+    async def stop(self, deadline_s: float) -> None:
+        pass
+
+    @on(Reserve)
+    async def reserve(self, msg: Reserve, sender: Address) -> Reserved:
+        await self._round()
+        reserved = self.process.world.ledger.reserve(msg, self.loop.time())
+        self.process.world.trace.add(
+            "reserved", msg.job_id[-6:], msg.attempt, reserved.fence, reserved.known
+        )
+        await self._round()
+        return reserved
+
+    @on(Settle)
+    async def settle(self, msg: Settle, sender: Address) -> Settled:
+        await self._round()
+        first = self.process.world.ledger.settle(msg)
+        self.process.world.laws.billed_once()
+        self.process.world.trace.add("settled", msg.job_id[-6:], msg.fence, msg.outcome, first)
+        await self._round()
+        return Settled(job_id=msg.job_id, first=first)
+
+    async def _round(self) -> None:
+        await asyncio.sleep(self.process.world.dice.uniform(0.0005, 0.003))
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self.process.world.ledger.sweep(self.loop.time())
+
+
+ACTORS: dict[str, type[Body]] = {
+    "worker": SimWorker,
+    "roster": SimRoster,
+    "scheduler": SimScheduler,
+    "gateway": SimGateway,
+    "reservation": SimReservation,
+}

@@ -1,0 +1,101 @@
+"""Clients at a front door: they ask, leave, come back through a restarted gateway, ask twice."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from zlib import crc32
+
+from bench.simulation.cast import answer
+from bench.simulation.process import Body, Process
+from tether.contracts import Completed, Infer, Sampling, TextInput
+from tether.errors import Draining, PeerLost, TetherError
+
+GATEWAYS = 2
+PAUSE_S = 0.03
+OVERTIME_S = 1.0
+
+
+class Door(Body):
+    """A process with clients."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__(process)
+        process.alive = True
+
+    async def request(self, number: int, dice: random.Random) -> None:
+        """One client's request, and perhaps the same again under its idempotency key."""
+        explicit = dice.random() < 0.5
+        deadline_s = dice.uniform(1.5, 4.0)
+        leaves_after = dice.randrange(6) if dice.random() < 0.15 else None
+        whole = dice.random() < 0.2
+        again_s = dice.uniform(0, 1.0) if explicit and dice.random() < 0.5 else None
+        ask = Infer(
+            correlation_id=str(number),
+            credential=f"t{number % 3}",
+            model_ref="sim@1",
+            input=TextInput(prompt=f"prompt {number} {dice.randrange(1000)}"),
+            sampling=Sampling(max_tokens=64),
+            retry_token=f"token-{number}",
+            explicit_token=explicit,
+            fingerprint=b"%d" % number,
+            deadline_s=deadline_s,
+            stream=not whole,
+        )
+        if again_s is not None:
+            self.process.task(self._later(ask, again_s))
+        await self._ask(ask, leaves_after)
+
+    async def _later(self, ask: Infer, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        await self._ask(ask, None)
+
+    async def _ask(self, ask: Infer, leaves_after: int | None) -> None:
+        world = self.process.world
+        outcome = "late"
+        try:
+            async with asyncio.timeout(ask.deadline_s + OVERTIME_S):
+                outcome = await self._read(ask, leaves_after)
+        except TimeoutError:
+            pass
+        world.outcomes[outcome] = world.outcomes.get(outcome, 0) + 1
+        world.trace.add("client", ask.retry_token, outcome)
+
+    async def _read(self, ask: Infer, leaves_after: int | None) -> str:
+        world = self.process.world
+        assert isinstance(ask.input, TextInput)
+        expected = answer(ask.input.prompt)
+        until = world.now + ask.deadline_s
+        tokens: list[int] = []
+        text = ""
+        path = f"control/gateway{crc32(ask.credential.encode()) % GATEWAYS}"
+        while world.now < until:
+            address = world.running(path)
+            if address is None:
+                await asyncio.sleep(PAUSE_S)
+                continue
+            remaining_s = max(0.001, until - world.now)
+            opening = Infer(
+                **{
+                    **{name: getattr(ask, name) for name in ask.__struct_fields__},
+                    "from_seq": len(tokens),
+                    "deadline_s": remaining_s,
+                }
+            )
+            stream = self.stream(address, opening)
+            try:
+                async for item in stream:
+                    world.laws.item(tokens, expected, item)
+                    text += item.text
+                    if isinstance(item, Completed):
+                        world.laws.text(text, expected)
+                        world.laws.completed[ask.credential, ask.retry_token] = None
+                        return "completed"
+                    if leaves_after is not None and len(tokens) >= leaves_after:
+                        stream.close()
+                        return "left"
+            except (PeerLost, Draining):
+                await asyncio.sleep(PAUSE_S)
+            except TetherError as error:
+                return error.code
+        return "late"

@@ -1,0 +1,193 @@
+"""What must always hold, and what must hold once the dust has settled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from actors.gateway.flight import Flight
+from bench.simulation.nursery import INTENSITY, PERIOD_S
+from bench.simulation.process import Process
+from supervision.actions import Action
+from supervision.policies import State
+from tether.contracts import Chunk, Completed, Finish, Outcome, Run
+from tether.core.placement import Placement
+
+if TYPE_CHECKING:
+    from bench.simulation.ledger import Key
+    from bench.simulation.world import World
+
+SWEPT_S = 0.6  # after a lease has run out, while reservation runs
+MEMORY_S = 5.0  # how long a gateway remembers an answer, to settle it for a worker that died
+
+
+class Broken(Exception):
+    """A law was broken."""
+
+
+class Laws:
+    """Of one world. The first breach is kept, and raised at the end of its turn."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.fault = ""
+        self.completed: dict[Key, None] = {}
+        """Requests whose client has seen the end."""
+        self._landed: dict[Key, tuple[float, Process, str]] = {}
+        self._runs: dict[tuple[str, int], tuple[Process, Any]] = {}
+
+    def broken(self, what: str) -> None:
+        """Something that must not happen."""
+        self.fault = self.fault or what
+
+    def check(self) -> None:
+        """After each turn of the loop.
+
+        Raises:
+            Broken: a law was.
+        """
+        if not self.fault:
+            self._slots()
+            self._leases()
+        if self.fault:
+            raise Broken(self.fault)
+
+    # ---- clients
+
+    def item(self, tokens: list[int], expected: list[int], item: Chunk | Completed) -> None:
+        """What a client is sent is a prefix of the undisturbed answer, whole only at its end."""
+        if item.seq != len(tokens):
+            self.broken(f"a client with {len(tokens)} tokens was sent a chunk from {item.seq}")
+        tokens.extend(item.token_ids)
+        if tokens != expected[: len(tokens)]:
+            self.broken(f"a client was sent {tokens}, and {expected} is the answer")
+        if isinstance(item, Completed) and (
+            tokens != expected
+            or item.finish is not Finish.STOP
+            or item.usage.completion_tokens != len(expected)
+        ):
+            self.broken(f"an answer ended as complete after {len(tokens)} of {len(expected)}")
+
+    def text(self, text: str, expected: list[int]) -> None:
+        """The text of a complete answer."""
+        if text != "".join(f" {token}" for token in expected):
+            self.broken(f"the text of a complete answer was {text!r}")
+
+    # ---- supervision
+
+    def one_generation(self, path: str, before: Process | None) -> None:
+        """Never two live processes of one child."""
+        if before is not None and before.alive:
+            self.broken(f"{path} was spawned while generation {before.generation} lives")
+
+    def intensity(self, path: str, restarts: list[float]) -> None:
+        """Restarts within the period."""
+        recent = [at for at in restarts if self._world.now - at <= PERIOD_S]
+        if len(recent) > INTENSITY:
+            self.broken(f"{path} restarted children {len(recent)} times in {PERIOD_S} s")
+
+    def nothing_again(self, path: str, generation: int, actions: list[Action]) -> None:
+        """An exit that is told again changes nothing."""
+        if actions:
+            self.broken(f"the exit of {path} in generation {generation}, told again, did something")
+
+    # ---- work
+
+    def dispatched(self, process: Process, begin: Callable[..., Any]) -> Callable[..., Any]:
+        """No job runs twice under one fence."""
+
+        def begun(run: Run, engine: Any) -> Any:
+            execution = begin(run, engine)
+            job = self._world.ledger.jobs.get(run.job_id)
+            if job is not None:
+                key = (job.retry_token, run.fence)
+                other, older = self._runs.get(key, (process, None))
+                if older is not None and other.alive and older.running and older.ending is None:
+                    self.broken(f"{job.retry_token} runs twice under fence {run.fence}")
+                self._runs[key] = (process, execution)
+            return execution
+
+        return begun
+
+    def new_seats(self, placement: Placement, known: set[str]) -> None:
+        """Nothing is held against a worker that has just started."""
+        for seat in placement._seats.values():
+            if seat.address not in known:
+                for breaker in seat.breakers.values():
+                    if breaker.state is not State.CLOSED:
+                        self.broken(f"a new {seat.worker_id} has the breaker of the old one")
+
+    def landed(self, gateway: Process, flight: Flight) -> None:
+        """A gateway has the end of an answer."""
+        if flight.outcome is Outcome.COMPLETED:
+            self._landed[flight.key] = (self._world.now, gateway, flight.worker_address)
+
+    def billed_once(self) -> None:
+        """A settle was told."""
+        for key, bill in self._world.ledger.bills.items():
+            if bill.times > 1:
+                self.broken(f"the answer of {key[1]} was billed {bill.times} times")
+
+    def _slots(self) -> None:
+        for process in self._world.alive("worker"):
+            runs = getattr(process.actor, "_runs", None)
+            if runs is None:
+                continue
+            guard = runs._guard
+            if guard.running > guard.slots or guard.queued > guard.queue:
+                self.broken(f"{process.name} runs {guard.running} in {guard.slots} slots")
+            if guard.running + guard.queued > runs._tasks:
+                self.broken(f"{process.name} counts {guard.running} slots for {runs._tasks} runs")
+
+    def _leases(self) -> None:
+        world = self._world
+        keepers = world.alive("reservation")
+        if not keepers:
+            return
+        up_since = getattr(keepers[0].actor, "up_since", world.now)
+        for job_id, lease in world.ledger.leases.items():
+            if world.now - max(lease.expires_at, up_since) > SWEPT_S:
+                self.broken(f"the lease of {job_id[-6:]} outlived its end and the sweep")
+
+    # ---- the end
+
+    def settled(self) -> None:
+        """All misfortune is over, and so is all work.
+
+        Raises:
+            Broken: something is left.
+        """
+        world = self._world
+        running = [job.id[-6:] for job in world.ledger.jobs.values() if job.state == "running"]
+        if running or world.ledger.leases:
+            self.broken(f"jobs {running} still run, {len(world.ledger.leases)} leases are held")
+        for kind in ("roster", "reservation", "scheduler", "gateway", "worker"):
+            if not world.alive(kind):
+                self.broken(f"no {kind} came back")
+        for process in world.alive("worker"):
+            guard = process.actor._runs._guard
+            if guard.running or guard.queued:
+                self.broken(f"{process.name} still counts {guard.running} slots")
+        for process in world.alive("scheduler"):
+            if process.actor._placement.in_flight or len(process.actor._room):
+                self.broken(f"the scheduler still holds {process.actor._placement.in_flight} seats")
+        for process in world.alive("gateway"):
+            actor = process.actor
+            meters = actor._admission._tenants.values()
+            if actor._flights or actor._sessions.running or any(m.running for m in meters):
+                self.broken(f"{process.name} still has sessions that run")
+        for key in self.completed:
+            self._billed(key)
+        if self.fault:
+            raise Broken(self.fault)
+
+    def _billed(self, key: Key) -> None:
+        bill = self._world.ledger.bills.get(key)
+        if bill is not None and bill.times == 1 and bill.outcome == "completed":
+            return
+        at, gateway, address = self._landed[key]
+        worker = self._world.processes[address]
+        # Both who know of it died before either could tell: that is more than any single kill.
+        if worker.died_at - at < MEMORY_S and gateway.died_at - at < MEMORY_S:
+            return
+        self.broken(f"{key[1]} was answered in full, and its bill is {bill}")

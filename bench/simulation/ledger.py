@@ -1,0 +1,153 @@
+"""The semantics of tether/stores/queries.sql in memory: jobs, leases, fences, retry tokens.
+
+Each method is one statement; its conditions stand in the order of the SQL.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tether.contracts import Outcome, Reserve, Reserved, Settle, Usage
+from tether.errors import Conflict
+
+GRACE_S = 2.0  # of a lease, beyond its request's deadline; more than a settle takes to be said
+
+
+@dataclass(slots=True)
+class Job:
+    id: str
+    tenant_id: str
+    retry_token: str
+    fingerprint: bytes
+    worker_id: str
+    worker_address: str
+    attempt: int
+    fence: int = 1
+    state: str = "running"
+    outcome: str | None = None
+    usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(slots=True)
+class Lease:
+    fence: int
+    expires_at: float
+
+
+@dataclass(slots=True)
+class Bill:
+    """A row of the ledger. `times` is what PostgreSQL doesn't count: how often an answer in full
+    was billed."""
+
+    usage: Usage
+    outcome: str
+    times: int = 0
+
+
+Key = tuple[str, str]
+
+
+class Ledger:
+    """The database. It outlives all processes; a statement happens or it doesn't."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Job] = {}
+        self.by_token: dict[Key, Job] = {}
+        self.leases: dict[str, Lease] = {}
+        self.bills: dict[Key, Bill] = {}
+
+    def reserve(self, m: Reserve, now: float) -> Reserved:
+        """`settle_and_reserve` for a reserve, and `contest` where it finds the token taken.
+
+        Raises:
+            Conflict: the token belongs to another body.
+        """
+        key = (m.tenant_id, m.retry_token)
+        held = self.by_token.get(key)
+        if held is None and m.job_id not in self.jobs:
+            held = Job(m.job_id, *key, m.fingerprint, m.worker_id, m.worker_address, m.attempt)
+            self.jobs[held.id] = self.by_token[key] = held
+            self._lease(held, m, now)
+            return self._given(m, held)
+        assert held is not None, "two tokens drew one job id"
+        verdict = self.contest(m, held)
+        if verdict == "conflict":
+            raise Conflict("this Idempotency-Key was used for another request")
+        if verdict == "give":
+            del self.jobs[held.id]
+            held.id, held.state, held.outcome = m.job_id, "running", None
+            held.attempt, held.fence, held.usage = m.attempt, self.next_fence(held), Usage()
+            held.worker_id, held.worker_address = m.worker_id, m.worker_address
+            self.jobs[held.id] = held
+            self._lease(held, m, now)
+            return self._given(m, held)
+        return Reserved(
+            job_id=held.id,
+            worker_id=held.worker_id,
+            worker_address=held.worker_address,
+            fence=held.fence,
+            known="" if verdict == "ours" else verdict,
+        )
+
+    def contest(self, m: Reserve, held: Job) -> str:
+        """The verdict of `contest`, word for word."""
+        if held.fingerprint != m.fingerprint:
+            return "conflict"
+        if held.outcome == "completed":
+            return "completed"
+        if held.state == "settled":
+            return "give"
+        if held.id != m.job_id or m.attempt < held.attempt:
+            return "running"
+        if m.attempt > held.attempt:
+            return "give"
+        if m.attempt > 1 and m.worker_id != held.worker_id:
+            return "give"
+        return "ours"
+
+    def next_fence(self, job: Job) -> int:
+        """Of a job that is given away anew."""
+        return job.fence + 1
+
+    def settle(self, m: Settle) -> bool:
+        """`settle_and_reserve` for a settle; whether it was the one that closed the job."""
+        job = self.jobs.get(m.job_id)
+        if job is None or not self.open_for(m, job):
+            return False
+        job.state, job.outcome, job.usage = "settled", m.outcome.value, m.usage
+        self.leases.pop(job.id, None)
+        if m.outcome in (Outcome.COMPLETED, Outcome.CANCELLED):
+            key = (job.tenant_id, job.retry_token)
+            bill = self.bills.get(key)
+            times = (0 if bill is None else bill.times) + (m.outcome is Outcome.COMPLETED)
+            self.bills[key] = Bill(m.usage, m.outcome.value, times)
+        return True
+
+    def open_for(self, m: Settle, job: Job) -> bool:
+        """The condition of `closed`."""
+        return job.fence == m.fence and job.state == "running"
+
+    def sweep(self, now: float) -> int:
+        """Expire what nobody settled; how many."""
+        expired = 0
+        for job_id, lease in list(self.leases.items()):
+            job = self.jobs.get(job_id)
+            if lease.expires_at > now or job is None or job.fence != lease.fence:
+                continue
+            if job.state == "running":
+                job.state, job.outcome = "settled", "expired"
+                del self.leases[job_id]
+                expired += 1
+        return expired
+
+    def _lease(self, job: Job, m: Reserve, now: float) -> None:
+        self.leases[job.id] = Lease(job.fence, now + m.deadline_s + GRACE_S)
+
+    @staticmethod
+    def _given(m: Reserve, job: Job) -> Reserved:
+        return Reserved(
+            job_id=job.id,
+            worker_id=m.worker_id,
+            worker_address=m.worker_address,
+            fence=job.fence,
+        )
