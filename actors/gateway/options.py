@@ -34,7 +34,7 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
     key_s: float = 60.0
     unknown_key_s: float = 5.0
     tenants: int = 10_000
-    completions: int = 4096
+    completions: int = 32_768
     remember_s: float = 5.0
     max_deadline_s: float = 3600.0
 
