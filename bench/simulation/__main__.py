@@ -1,4 +1,4 @@
-"""python -m bench.simulation [--seeds N] [--from N] [--seed N] [--bug NAME] [--jobs N]"""
+"""python -m bench.simulation [--seeds N] [--from N] [--seed N] [--bug NAME] [--bugs]"""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def main() -> int:
     parser.add_argument("--bug", choices=sorted(BUGS), default="", help="plant this one")
     parser.add_argument("--bugs", action="store_true", help="plant each of them in turn")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--minutes", type=float, default=10.0, help="stop after so long")
     args = parser.parse_args()
     quiet()
     if args.seed is not None:
@@ -30,12 +31,14 @@ def main() -> int:
     if args.bugs or args.bug:
         return _plant([args.bug] if args.bug else list(BUGS), args.jobs)
     began = time.perf_counter()
-    failed, ran, outcomes = many(range(args.first, args.first + args.seeds), "", args.jobs)
+    seeds = range(args.first, args.first + args.seeds)
+    failed, ran, outcomes = many(seeds, "", args.jobs, args.minutes * 60)
     took_s = time.perf_counter() - began
     for report in failed:
         print(f"seed {report.seed}: {report.fault}\n  again: {replay(report.seed)}")
-    print(f"{ran} seeds in {took_s:.0f} s, {len(failed)} broke a law; {dict(outcomes)}")
-    return bool(failed)
+    broken = f"{len(failed)} broke a law"
+    print(f"{ran} of {args.seeds} seeds in {took_s:.0f} s, {broken}; {dict(outcomes)}")
+    return bool(failed) or ran < args.seeds
 
 
 def _plant(bugs: list[str], jobs: int) -> int:

@@ -73,7 +73,10 @@ def duplicate_dispatch() -> list[Patch]:
 
     def careless(self: Ledger, m: Reserve, held: Job) -> str:
         verdict = contest(self, m, held)
-        return "give" if verdict == "running" else verdict
+        if verdict != "running":
+            return verdict
+        self.leases.pop(held.id, None)
+        return "give"
 
     def same(self: Ledger, job: Job) -> int:
         return job.fence

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import math
 import multiprocessing
+import time
 from collections import Counter
 from functools import partial
 
@@ -19,12 +21,15 @@ def _one(seed: int, bug: str) -> Report:
     return report
 
 
-def many(seeds: range, bug: str, jobs: int) -> tuple[list[Report], int, Counter[str]]:
+def many(
+    seeds: range, bug: str, jobs: int, within_s: float = math.inf
+) -> tuple[list[Report], int, Counter[str]]:
     """The reports of the seeds that broke a law, how many were run, outcomes, kills; ends with
-    the first breach of a planted bug."""
+    the first breach of a planted bug, or after `within_s`."""
     failed: list[Report] = []
     outcomes: Counter[str] = Counter()
     ran = events = kills = 0
+    began = time.monotonic()
     with multiprocessing.get_context("spawn").Pool(jobs, initializer=quiet) as pool:
         for report in pool.imap_unordered(partial(_one, bug=bug), seeds, chunksize=8):
             ran += 1
@@ -35,6 +40,8 @@ def many(seeds: range, bug: str, jobs: int) -> tuple[list[Report], int, Counter[
                 failed.append(report)
                 if bug or len(failed) >= 10:
                     break
+            if time.monotonic() - began > within_s:
+                break
     outcomes["(events)"], outcomes["(kills)"] = events, kills
     return failed, ran, outcomes
 

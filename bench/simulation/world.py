@@ -200,6 +200,7 @@ def run(seed: int, bug: str = "", *, whole: bool = False) -> Report:
         (runs, "Execution", Counted),
         (scheduler, "Placement", placement(world.dice)),
         (worker, "TICK_S", 0.25),
+        (worker, "memory_bytes", lambda: 0),
         (scheduler, "TICK_S", 0.2),
         (gateway, "TICK_S", 0.25),
         (settler, "ASK_S", 0.5),  # a lease outlasts it, as it does in earnest
