@@ -46,6 +46,7 @@ class Process:
         self._pipes: dict[Pipe, None] = {}
         self._watchers: list[tuple[Process, Callable[[], object]]] = []
         self._callers: dict[asyncio.Future[Any], None] = {}
+        self._questions: dict[asyncio.Future[Any], list[asyncio.Task[Any] | None]] = {}
         self.on_death: Callable[[], None] | None = None
         world.processes[str(self.address)] = self
 
@@ -90,6 +91,8 @@ class Process:
             delay_s = world.dice.uniform(0, NOTICE_S)
             world.loop.call_later(delay_s, _if_alive, watcher, callback)
         lost = PeerLost(f"{self.name} is gone")
+        for served in self._questions.values():
+            world.loop.call_later(world.dice.uniform(0, NOTICE_S), _cancel, served)
         for caller in list(self._callers):
             world.loop.call_later(world.dice.uniform(0, NOTICE_S), _fail, caller, lost)
         if self.on_death is not None:
@@ -132,7 +135,8 @@ class Process:
         except TetherError as error:
             self._reply(sender, caller, None, error)
         except asyncio.CancelledError:
-            self._reply(sender, caller, None, Cancelled("the request was cancelled"))
+            if self.alive:
+                self._reply(sender, caller, None, Cancelled("the request was cancelled"))
             raise
         else:
             self._reply(sender, caller, answer, None)
@@ -207,6 +211,11 @@ class Process:
         else:
             self.world.loop.call_later(0.0, _if_alive, by, callback)
 
+    def asks(self, caller: asyncio.Future[Any], served: list[asyncio.Task[Any] | None]) -> None:
+        """It waits for an answer; who answers stops when this process is gone."""
+        self._questions[caller] = served
+        caller.add_done_callback(lambda done: self.alive and self._questions.pop(done, None))
+
     def await_reply(self, caller: asyncio.Future[Any]) -> None:
         self._callers[caller] = None
         caller.add_done_callback(lambda done: self._callers.pop(done, None))
@@ -279,6 +288,7 @@ class Body:
         caller: asyncio.Future[Any] = world.loop.create_future()
         served: list[asyncio.Task[Any] | None] = []
         target.await_reply(caller)
+        mine.asks(caller, served)
         twice = type(contract).__name__ in ("Settle", "Reserve")
 
         def cut() -> None:  # a loss is a connection that breaks, and shows; a partition doesn't
