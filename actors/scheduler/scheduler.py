@@ -124,15 +124,17 @@ class Scheduler(Supervised):
             )
         except BaseException as error:
             self._release(seat.worker_id, msg.job_id)
-            if not isinstance(error, Conflict):
-                # Whether it was reserved isn't known; a second time tells, and then it is undone.
+            if isinstance(error, asyncio.CancelledError) and msg.attempt == 1:
+                # Nobody wants it any more, and whether it was reserved isn't known.
                 self.background(self._undo(reserve), name="undo")
+            # Otherwise the front door asks again, perhaps by another gateway, and adopts the job:
+            # it must not be cancelled under its hands. If it doesn't, the lease runs out.
             raise
         if reserved.known or reserved.worker_address != seat.address:
             # An older reservation stands: this seat isn't needed.
             self._release(seat.worker_id, msg.job_id)
         else:
-            placement.confirm(seat, msg.job_id, reserved.fence)
+            placement.confirm(seat, msg.job_id, reserved.fence, sender)
         return Placed(
             job_id=reserved.job_id,
             worker_id=reserved.worker_id,
@@ -144,9 +146,10 @@ class Scheduler(Supervised):
     @on(Finished)
     def finished(self, msg: Finished, sender: Address) -> None:
         """A slot is free again. Without a worker: its gateway doesn't know where the job went,
-        and does not want it any more."""
+        and does not want it any more. That may come late from a gateway that is gone, when the
+        one after it has the job: then it means nothing."""
         if not msg.worker_id:
-            found = self._placement.find(msg.job_id)
+            found = self._placement.find(msg.job_id, sender)
             if found is not None:
                 seat, fence = found
                 self._release(seat.worker_id, msg.job_id)
@@ -275,8 +278,9 @@ class Scheduler(Supervised):
     # ---- undoing
 
     async def _undo(self, reserve: Reserve) -> None:
-        """Reserve is idempotent: asked again it says under which fence the job is, and that is
-        settled. Given up silently when reservation is away; then the lease runs out."""
+        """A first Reserve is idempotent: asked again it says under which fence the job is, if it
+        is still this attempt's, and that is settled. A later one would take the job from whoever
+        runs it. Given up silently when reservation is away; then the lease runs out."""
         try:
             address = await self.tree.wait(RESERVATION, RESERVE_S)
             reserved = await self.ask(address, reserve, timeout=RESERVE_S)

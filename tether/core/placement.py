@@ -24,14 +24,16 @@ SETTLED_IN_S = 6.0  # a job older than a report's interval must show up in the r
 
 
 class Job:
-    """A job on a seat. `fence` is 0 before it is known; `breaker` was entered with `ticket`."""
+    """A job on a seat. `fence` is 0, and `owner` None, before it is reserved for that gateway;
+    `breaker` was entered with `ticket`."""
 
-    __slots__ = ("at", "breaker", "deadline", "fence", "ticket")
+    __slots__ = ("at", "breaker", "deadline", "fence", "owner", "ticket")
 
     def __init__(self, at: float, deadline: float, breaker: Breaker | None, ticket: int) -> None:
         self.at = at
         self.deadline = deadline
         self.fence = 0
+        self.owner: object = None
         self.breaker = breaker
         self.ticket = ticket
 
@@ -199,17 +201,19 @@ class Placement:
         ticket = 0 if breaker is None else breaker.enter(now)
         seat.jobs[job_id] = Job(now, deadline, breaker, ticket)
 
-    def confirm(self, seat: Seat, job_id: str, fence: int) -> None:
-        """The job is reserved there, under this fence."""
+    def confirm(self, seat: Seat, job_id: str, fence: int, owner: object) -> None:
+        """The job is reserved there for `owner`, under this fence."""
         job = seat.jobs.get(job_id)
         if job is not None:
-            job.fence = fence
+            job.fence, job.owner = fence, owner
 
-    def find(self, job_id: str) -> tuple[Seat, int] | None:
-        """Where a job is, and its fence; looks everywhere, so not for the common case."""
+    def find(self, job_id: str, owner: object) -> tuple[Seat, int] | None:
+        """Where the job of `owner` is, and its fence; looks everywhere, so not for the common
+        case. A gateway that has taken the job over since is another owner."""
         for seat in self._seats.values():
-            if job_id in seat.jobs:
-                return seat, seat.jobs[job_id].fence
+            job = seat.jobs.get(job_id)
+            if job is not None and job.owner in (None, owner):
+                return seat, job.fence
         return None
 
     def release(
