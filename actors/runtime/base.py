@@ -14,11 +14,11 @@ import sys
 from datetime import timedelta
 from typing import Any, Final
 
-from thespian.actors import InvalidActorSpecification
+from thespian.actors import ActorExitRequest, InvalidActorSpecification
 from thespian.system.addressManager import ActorLocalAddress
 from thespian.system.messages.admin import PendingActorResponse, SystemShutdown
 from thespian.system.multiprocCommon import MultiProcAdmin, MultiProcManager, multiprocessCommon
-from thespian.system.transport import TransmitOnly
+from thespian.system.transport import TransmitIntent, TransmitOnly
 
 from actors.runtime.spawning import SpawnContext, SpawnedProcess, serving_now
 from actors.runtime.transport import Transport
@@ -80,6 +80,7 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
             super().run()
             # Thespian goes as soon as its own starter knows; others may still have to hear of
             # exits, and of the end of the node.
+            self.transport.hub.withdraw()
             self.transport.run(TransmitOnly, timedelta(seconds=LAST_WORDS_S))
         finally:
             self.transport.close()
@@ -169,10 +170,23 @@ class TetherManager(_Allowing, MultiProcManager):
             # A thread that won't end must not keep the process: it has said goodbye.
             faulthandler.dump_traceback_later(END_S, exit=True)
 
+    def _shutdownActor(self, shutdownChildren: bool = True) -> Any:
+        SpawnedProcess.forget_waiting()
+        return super()._shutdownActor(shutdownChildren)
+
     def _pendingActorReady(
         self, childInstance: int, actualAddress: Any, isMyChild: bool = True
     ) -> None:
         super()._pendingActorReady(childInstance, actualAddress, isMyChild)
+        if getattr(self, "_exiting", False) and isMyChild:
+            # Thespian told the others before this one was up, and would wait for it for ever.
+            self._send_intent(
+                TransmitIntent(
+                    actualAddress,
+                    ActorExitRequest(recursive=True),
+                    onError=lambda _, intent: self._childInaccessible(actualAddress, intent),
+                )
+            )
         came_up = getattr(self.actorInst, "child_came_up", None)
         if came_up is not None:
             came_up(childInstance, actualAddress.addressDetails)

@@ -21,7 +21,7 @@ from actors.runtime.asks import Asks
 from actors.runtime.codec import decode, decode_error, encode, encode_error
 from actors.runtime.connection import Connection
 from actors.runtime.peer import Delivered, Peer, end
-from actors.runtime.sockets import Listener, connected, socket_path
+from actors.runtime.sockets import BACKLOG, Listener, connected, socket_path
 from actors.runtime.streams import Inbox, Producer, Stream
 from actors.runtime.wire import (
     ACK,
@@ -122,7 +122,9 @@ class Hub:
         self._uids = self._listener.uids()
 
     async def start(self) -> None:
-        self._server = await self.loop.create_unix_server(self._accept, sock=self._listener.socket)
+        self._server = await self.loop.create_unix_server(
+            self._accept, sock=self._listener.socket, backlog=BACKLOG
+        )
         if self.border is not None:
             self.border.start(self)
 
@@ -369,9 +371,14 @@ class Hub:
             self.border.close()
         for connection in list(self.connections):
             connection.transport.close()
+        self.withdraw()
+
+    def withdraw(self) -> None:
+        """Takes no new connections, and leaves the address to a successor."""
         self._listener.withdraw()  # before it stops to listen, else it may hit a successor's
         if self._server is not None:
             self._server.close()
+            self._server = None
         self._listener.socket.close()
 
 

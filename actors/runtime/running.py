@@ -65,6 +65,8 @@ class Running:
         sending = handler is TransmitOnly or isinstance(handler, TransmitOnly)
         if sending and (self.orphaned or self.closed):
             return 0
+        if self.orphaned and self.exit_gate is None and not sending:
+            return Thespian__Run_Terminated()  # it was told while nothing ran
         self._thread = threading.get_ident()
         self._handler = TransmitOnly if sending else handler
         self._result = self._error = self._abort = None

@@ -133,6 +133,11 @@ class SpawnedProcess(contexts.SpawnProcess):
                 continue
             processes._children.discard(follower)  # type: ignore[attr-defined]
 
+    @classmethod
+    def forget_waiting(cls) -> None:
+        """None of those whose turn has not come is wanted any more."""
+        cls._waiting.clear()
+
     def abandon(self) -> None:
         """Kills it, or takes it off the queue."""
         if self in self._waiting:

@@ -26,6 +26,7 @@ from thespian.actors import (
 from thespian.system.addressManager import ActorLocalAddress, CannotPickleAddress
 from thespian.system.messages.admin import SystemShutdown
 from thespian.system.messages.convention import CONV_ADDR_IPV4_CAPABILITY
+from thespian.system.messages.multiproc import EndpointConnected
 from thespian.system.transport import (
     ExternalInterfaceTransportInit,
     SendStatus,
@@ -171,19 +172,19 @@ class Transport(Running):
 
     def end_with(self, address: Address) -> None:
         """Ends this process, in whatever state, soon after the one at `address` is gone."""
+        self.hub.watch(address, lambda: self._orphan(address))
 
-        def orphan() -> None:
-            if not self.closed and not self.orphaned:
-                self.orphaned = True
-                log.warning("ends because the process above it is gone", above=str(address))
-                # Should anything keep it from ending, a watchdog in C won't.
-                faulthandler.dump_traceback_later(ORPHAN_S, exit=True)
-                if Transport.ends_at_once:
-                    self.hub.close()
-                    os._exit(0)
-                self.leave(lambda: self.stop(Thespian__Run_Terminated()))
-
-        self.hub.watch(address, orphan)
+    def _orphan(self, above: Address) -> None:
+        if self.closed or self.orphaned:
+            return
+        self.orphaned = True
+        log.warning("ends because the process above it is gone", above=str(above))
+        # Should anything keep it from ending, a watchdog in C won't.
+        faulthandler.dump_traceback_later(ORPHAN_S, exit=True)
+        if Transport.ends_at_once:
+            self.hub.close()
+            os._exit(0)
+        self.leave(lambda: self.stop(Thespian__Run_Terminated()))
 
     def external_transport_clone(self) -> Transport:
         return Transport((self.options, self.admin))
@@ -265,13 +266,12 @@ class Transport(Running):
         self.soon(lambda: self._transmit(address, payload, intent))
 
     def _transmit(self, address: Address, payload: bytes, intent: Any) -> None:
-        self.hub.system(
-            address,
-            payload,
-            lambda failure: intent.tx_done(
-                SendStatus.Sent if failure is None else SendStatus.DeadTarget
-            ),
-        )
+        def done(failure: object) -> None:
+            intent.tx_done(SendStatus.Sent if failure is None else SendStatus.DeadTarget)
+            if failure is not None and type(intent.message) is EndpointConnected:
+                self._orphan(address)  # whoever started it is gone, and nobody knows of it
+
+        self.hub.system(address, payload, done)
 
     # ---- what comes in
 

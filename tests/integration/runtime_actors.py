@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import AsyncIterator
 
+from thespian.actors import Actor as ThespianActor
+
 import actors.runtime.base
 from actors.runtime import Actor, Address, on
 from tether.contracts import Contract
@@ -238,3 +240,17 @@ class Stubborn(Echo):
 
     async def stopping(self) -> None:
         await asyncio.sleep(60)
+
+
+class PlainChild(ThespianActor):
+    def receiveMessage(self, msg: object, sender: object) -> None:  # noqa: N802
+        pass
+
+
+class PlainParent(ThespianActor):
+    """Starts a child that is none of ours, and tells its own pid."""
+
+    def receiveMessage(self, msg: object, sender: object) -> None:  # noqa: N802
+        if msg == "make":
+            self.createActor(PlainChild)
+            self.send(sender, os.getpid())

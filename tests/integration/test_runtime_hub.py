@@ -425,3 +425,15 @@ async def test_peers_that_are_gone_are_forgotten(folder: Path, hubs: list[Hub]) 
         await hubs[1].ask(Address("n1", "1-nobody"), RtUnanswered(), 5)
     assert not list(hubs[1].peers())
     assert not hubs[1].connections
+
+
+async def test_many_may_connect_before_the_loop_turns(hubs: list[Hub]) -> None:
+    # asyncio would listen with a backlog of 100; a node that starts has more callers.
+    path = f"{hubs[0].run_dir}/n1/{hubs[0].address.name}"
+    callers = [socket.socket(socket.AF_UNIX) for _ in range(300)]
+    for caller in callers:
+        caller.setblocking(False)
+        caller.connect(path)
+    for caller in callers:
+        caller.close()
+    await works(hubs)

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runtime_actors import Echo, Parent, RtCreate, RtPing, RtSync
+from runtime_actors import Echo, Parent, PlainParent, RtCreate, RtExit, RtPing, RtSync
 from runtime_node import alive, fresh_node, running_node, wait_for
 from thespian.actors import (
     ActorSystem,
@@ -148,3 +148,30 @@ async def test_an_endpoint_waits_for_a_node_that_is_still_starting(folder: Path)
         await asyncio.to_thread(lambda: system.createActor("runtime_actors.Echo"))
     await asyncio.to_thread(system.shutdown)
     await asyncio.to_thread(wait_for, lambda: not list((folder / "n1").iterdir()))
+
+
+async def test_a_parent_that_ends_while_a_child_comes_up_takes_it_along() -> None:
+    async with fresh_node() as node, node.endpoint() as endpoint:
+        parent = await endpoint.create(Parent)
+        making = [
+            asyncio.create_task(endpoint.ask(parent, RtCreate(kind="echo"), timeout=30))
+            for _ in range(6)  # some have a process by then, some wait for their turn
+        ]
+        await endpoint.ask(parent, RtSync(number=0))
+        await endpoint.ask(parent, RtExit(reason="test"))
+        await asyncio.gather(*making, return_exceptions=True)
+        await asyncio.to_thread(wait_for, lambda: not alive(parent.pid))
+        await asyncio.to_thread(
+            wait_for, lambda: len([p for p in node.children() if alive(p.pid)]) == 1
+        )  # the logger
+
+
+async def test_a_plain_actor_whose_starter_is_gone_ends() -> None:
+    async with fresh_node() as node, node.endpoint() as endpoint:
+        maker = await asyncio.to_thread(node.system.createActor, PlainParent)
+        pid = await asyncio.to_thread(node.system.ask, maker, "make", 10)
+        os.kill(pid, signal.SIGKILL)  # before its child can have said that it is up
+        await asyncio.to_thread(
+            wait_for, lambda: len([p for p in node.children() if alive(p.pid)]) == 1
+        )
+        assert endpoint.admin_pid == node.admin_pid
