@@ -49,6 +49,9 @@ def _exchanged(*args: Any, **kwargs: Any) -> Any:
     return _fixture(*args, **kwargs)
 
 
+_server = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
+
+
 class _Popen(popen_forkserver.Popen):
     """A process forked by the fork server."""
 
@@ -61,7 +64,20 @@ class _Popen(popen_forkserver.Popen):
 
 
 class ForkedProcess(SpawnedProcess):
-    """As ours, but for how it starts."""
+    """As ours, but for how it starts: all processes of the run share one fork server."""
+
+    server: str | None = None
+
+    def start(self) -> None:
+        _server.ensure_running()
+        self.server = _server._forkserver_address
+        super().start()
+
+    def run(self) -> None:
+        # multiprocessing would start another one for each process that starts processes.
+        _server._forkserver_address = self.server
+        _server.ensure_running = lambda: None  # type: ignore[method-assign]
+        super().run()
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:  # noqa: N802
