@@ -202,8 +202,8 @@ class Client:
         }
         return Infer(**(values | changes))
 
-    async def stream(self, infer: Infer) -> AsyncIterator[Chunk | Completed]:
-        async for item in self.endpoint.stream(await self.gateway(), infer):
+    async def stream(self, infer: Infer, credit: int = 64) -> AsyncIterator[Chunk | Completed]:
+        async for item in self.endpoint.stream(await self.gateway(), infer, credit):
             yield item
 
     async def answer(self, infer: Infer) -> Answer:

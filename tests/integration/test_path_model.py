@@ -70,10 +70,14 @@ async def test_a_kill_changes_no_token(
     }
     others = [asyncio.create_task(client.stubborn(ask(client, sampling, n))) for n in range(3)]
     answer = Answer()
+    gone = asyncio.Event()
 
     async def read() -> None:
-        async for item in client.stream(infer):
+        # A gateway sends no more than the credit, so that it can't be done before it is killed.
+        async for item in client.stream(infer, credit=64 if killed == "worker" else 2):
             answer.add(item)
+            if killed == "gateway" and len(answer.ids) >= 5:
+                await gone.wait()
 
     async def some() -> bool:
         return len(answer.ids) >= 5
@@ -84,6 +88,7 @@ async def test_a_kill_changes_no_token(
     if killed == "worker":
         path = f"workers/{(await client.job(infer.retry_token))['worker_id']}"
     os.kill(lines[path].pid, signal.SIGKILL)
+    gone.set()
     if killed == "worker":
         await reading
         assert (await client.job(infer.retry_token))["fence"] == 2, "it was over before the kill"

@@ -354,7 +354,7 @@ async def test_what_waits_is_bounded_and_what_nobody_wants_is_not_sent(
 async def test_a_statement_that_hangs_is_given_up_and_sent_again(
     dsn: str, connection: asyncpg.Connection
 ) -> None:
-    options = LedgerOptions(statement_s=0.2, reserve_patience_s=0.5)
+    options = LedgerOptions(statement_s=1.0, reserve_patience_s=1.3)
     async with Ledger(dsn, options) as ledger:
         lock = await connect(dsn)
         async with lock.transaction():
@@ -362,7 +362,7 @@ async def test_a_statement_that_hangs_is_given_up_and_sent_again(
             with pytest.raises(Unavailable, match="doesn't answer"):
                 await ledger.reserve(reserve("short of patience"))
             patient = asyncio.ensure_future(ledger.settle(settle(job_id())))
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(1.2)
         assert not (await patient).first
         await lock.close()
 

@@ -76,7 +76,7 @@ class Cluster:
         for hub in self.hubs:
             hub.close()
         async with asyncio.timeout(5):
-            while any(hub.connections for hub in self.hubs):
+            while any(hub.connections for hub in self.hubs):  # noqa: ASYNC110  (no event tells it)
                 await asyncio.sleep(0.005)
 
 
