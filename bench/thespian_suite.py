@@ -73,6 +73,16 @@ class ForkedProcess(SpawnedProcess):
         self.server = _server._forkserver_address
         super().start()
 
+    def is_alive(self) -> bool:
+        if not super().is_alive() or self.pid is None:
+            return super().is_alive()
+        # The fork server reaps it, and says so a moment after its pidfd has.
+        try:
+            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        return state not in "ZX"
+
     def run(self) -> None:
         # multiprocessing would start another one for each process that starts processes.
         _server._forkserver_address = self.server
