@@ -155,6 +155,11 @@ class Hub:
             )
         return found
 
+    @property
+    def in_flight(self) -> int:
+        """Asks and streams of this process that wait for others."""
+        return len(self._asks) + len(self._streams)
+
     def forget(self, peer: Peer) -> None:
         if self._peers.get(peer.address) is peer:
             del self._peers[peer.address]

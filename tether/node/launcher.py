@@ -8,9 +8,11 @@ SIGTERM in order, a failure at once, and SIGKILL because the Admin watches its o
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
+import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from types import FrameType
@@ -37,6 +39,7 @@ from tether.telemetry import logs
 
 STALE_GRACE_S: Final = 5.0
 END_GRACE_S: Final = 3.0
+PORT_GRACE_S: Final = 2.0
 MARGIN_S: Final = 5.0  # beyond a deadline that another process keeps by itself
 _CREATE_S: Final = 30.0
 _ASK_AGAIN_S: Final = 0.1
@@ -267,21 +270,30 @@ async def _first(*waits: Any) -> None:
 
 
 def _free_port(host: str, port: int) -> int:
-    """`port`, or a free one for 0.
+    """`port`, or a free one for 0. Blocks for `PORT_GRACE_S` at most: proc(5) stops to show the
+    environment by which a killed process is known before the kernel closes its sockets.
 
     Raises:
         NodeFailed: something listens there, or the host is not this machine.
     """
+    until = time.monotonic() + PORT_GRACE_S
+    while True:
+        try:
+            return _bound(host, port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() >= until:
+                raise NodeFailed(
+                    f"nobody can listen on {host}:{port} ({error.strerror}); stop what does, or "
+                    "set http.host and http.port"
+                ) from None
+        time.sleep(0.05)
+
+
+def _bound(host: str, port: int) -> int:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise NodeFailed(
-                f"nobody can listen on {host}:{port} ({error.strerror}); stop what does, or set "
-                "http.host and http.port"
-            ) from None
+        probe.bind((host, port))
         return int(probe.getsockname()[1])
 
 
