@@ -20,14 +20,18 @@ from thespian.system.messages.admin import PendingActorResponse, SystemShutdown
 from thespian.system.multiprocCommon import MultiProcAdmin, MultiProcManager, multiprocessCommon
 from thespian.system.transport import TransmitIntent, TransmitOnly
 
+from actors.runtime.address import Address
+from actors.runtime.serving import Serving, handlers_of, on
 from actors.runtime.spawning import SpawnContext, SpawnedProcess, serving_now
 from actors.runtime.transport import Transport
+from tether.contracts import ActorFound, FindActor
 from tether.telemetry import logs
 
 NAME: Final = "tether"
 VERSION: Final = 1
 END_S: Final = 10.0  # from the last message of an actor to the end of its process
 LAST_WORDS_S: Final = 2.0  # how long an Admin that ends waits for its messages to arrive
+MAX_QUESTIONS: Final = 256  # that an Admin answers at once
 REFUSED: Final = "is not on the list of the capability 'Actor Classes'"
 
 log = logs.get(__name__)
@@ -76,6 +80,7 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
         if options.owner_pid:
             self._watch_owner(options.owner_pid)
         serving_now()
+        Serving(self.transport.hub, handlers_of(self), MAX_QUESTIONS, "the Admin").begin()
         try:
             super().run()
             # Thespian goes as soon as its own starter knows; others may still have to hear of
@@ -84,6 +89,11 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
             self.transport.run(TransmitOnly, timedelta(seconds=LAST_WORDS_S))
         finally:
             self.transport.close()
+
+    @on(FindActor)
+    def _find_actor(self, msg: FindActor, sender: Address) -> ActorFound:
+        found = self._globalNames.get(msg.name)
+        return ActorFound(address=str(found.addressDetails) if found is not None else "")
 
     def _watch_owner(self, pid: int) -> None:
         transport = self.transport

@@ -35,12 +35,14 @@ from tether.contracts.inference import (
 )
 from tether.contracts.operating import BreakerState, BreakerStates, SetBreaker, ShowBreakers
 from tether.contracts.supervising import (
+    ActorFound,
     AddChild,
     ChildChanged,
     ChildReady,
     ChildStopped,
     ExitNotice,
     ExitReason,
+    FindActor,
     ShowTree,
     StartChild,
     StopChild,
@@ -51,6 +53,7 @@ from tether.contracts.supervising import (
 )
 
 __all__ = [
+    "ActorFound",
     "AddChild",
     "Attach",
     "BreakerState",
@@ -65,6 +68,7 @@ __all__ = [
     "Contract",
     "ExitNotice",
     "ExitReason",
+    "FindActor",
     "Finish",
     "Finished",
     "Fleet",

@@ -98,6 +98,19 @@ class TreeNode(Value, frozen=True):
     last_exit: str = ""
 
 
+class FindActor(Contract, frozen=True):
+    """→ Admin of any node: where the actor with this global name is. A node's root supervisor is
+    called `root`."""
+
+    name: str
+
+
+class ActorFound(Contract, frozen=True):
+    """`address` is empty when the node has nobody of that name (yet)."""
+
+    address: str = ""
+
+
 class WatchTree(Contract, frozen=True):
     """→ root, opens a stream of `Tree`: one at once, then one per change, newest only."""
 

@@ -21,6 +21,7 @@ from typing import Any, Final
 import msgspec
 from prometheus_client import multiprocess
 
+from actors.nodes import ROOT
 from actors.runtime import Address, Endpoint
 from actors.system import System
 from supervision import Root, stop_tree
@@ -148,7 +149,7 @@ class Launcher:
         async with Endpoint.connect(
             run_dir=str(self._home.run_dir), node=config.node.id, port=config.node.admin_port
         ) as endpoint:
-            root = await endpoint.create(Root, timeout=_CREATE_S)
+            root = await endpoint.create(Root, timeout=_CREATE_S, global_name=ROOT)
             endpoint.watch(endpoint.admin, lost.set)
             endpoint.watch(root, lost.set)
             self._tell(root=str(root))
