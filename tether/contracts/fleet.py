@@ -85,3 +85,48 @@ class Ready(Contract, frozen=True):
     """`models` are the refs that some living worker has answered for; empty means not ready."""
 
     models: tuple[str, ...]
+
+
+class ClusterNode(Value, frozen=True):
+    """One node of `cluster.toml`, as another one sees it.
+
+    `state` is here (the one that was asked), alive, suspect (its announcements are late), gone, or
+    unknown (never heard since we started); `since_s` is how long it has been so. `leads` says that
+    it leads the convention of its region now, as it says itself. What it never said is empty.
+    `models` are the refs that its workers answer for.
+    """
+
+    node: str
+    region: str
+    state: str
+    since_s: float = 0.0
+    host: str = ""
+    roles: tuple[str, ...] = ()
+    leads: bool = False
+    version: str = ""
+    epoch: int = 0
+    workers: tuple[HealthReport, ...] = ()
+    models: tuple[str, ...] = ()
+
+
+class ShowCluster(Contract, frozen=True):
+    """→ roster: the `ClusterShown` as its node sees it."""
+
+
+class ClusterShown(Contract, frozen=True):
+    """All nodes of the configuration in its order, and those that were heard of beside it."""
+
+    node: str
+    nodes: tuple[ClusterNode, ...]
+
+
+class ShowConvention(Contract, frozen=True):
+    """→ Admin: the `ConventionShown` of Thespian's convention that it is of."""
+
+
+class ConventionShown(Contract, frozen=True):
+    """`leader` is the id of the node that leads, as far as this one knows; `members` are the others
+    that it knows of."""
+
+    leader: str = ""
+    members: tuple[str, ...] = ()
