@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, ClassVar, Final, TypeVar
 
 from thespian.actors import Actor as ThespianActor
@@ -19,10 +19,12 @@ from thespian.actors import ActorExitRequest, ChildActorExited
 from actors.runtime.address import Address
 from actors.runtime.base import REFUSED, TetherManager, class_name
 from actors.runtime.hub import Hub
-from actors.runtime.serving import Serving, handlers_of
+from actors.runtime.operating import Operating
+from actors.runtime.serving import Serving, handlers_of, on
 from actors.runtime.streams import Stream
 from actors.runtime.transport import Transport
 from tether.contracts import Contract
+from tether.contracts.operating import Inspect, Resume, SetLogLevel, ShowStats, Suspend
 from tether.errors import DeadlineExceeded, Forbidden, Overloaded, Unavailable
 from tether.telemetry import logs, metrics
 
@@ -77,6 +79,10 @@ class Actor(ThespianActor):
 
     def on_child_exited(self, address: Address) -> None:
         """The process of a child is gone, for whatever reason. Called once a child."""
+
+    def described(self) -> dict[str, object]:
+        """What an operator who inspects this actor shall see of its own figures."""
+        return {}
 
     # ---- to use
 
@@ -174,6 +180,33 @@ class Actor(ThespianActor):
         finally:
             self._expected.pop(instance, None)
 
+    # ---- what operators say
+
+    @on(Inspect, ShowStats, SetLogLevel, Suspend, Resume)
+    def _operated(self, msg: Contract, sender: Address) -> Contract:
+        return self._operating.answer(msg, sender)
+
+    def background_names(self) -> list[str]:
+        """The names of all tasks beside the handlers."""
+        return [task.get_name() for task in self._background]
+
+    def keep_spares(self, modules: Iterable[str]) -> None:
+        """From now on children are made of processes that have imported `modules` and wait, as
+        many as the capability "Warm Spares" says. Called again with others: exchanges them."""
+        options = self._transport.options
+        wanted = {*modules, *options.spare_modules, "actors.runtime", "uvloop"}
+        if options.warm_spares and self._spares_for != wanted:
+            self._drop_spares()
+            self._spares_for = wanted
+            SpawnedProcess.spares = Spares(
+                self.loop, options.warm_spares, wanted, SpawnedProcess.spare
+            )
+
+    def _drop_spares(self) -> None:
+        if SpawnedProcess.spares is not None:
+            SpawnedProcess.spares.close()
+            SpawnedProcess.spares = None
+
     # ---- what Thespian calls
 
     def receiveMessage(self, msg: Any, sender: Any) -> None:
@@ -198,7 +231,9 @@ class Actor(ThespianActor):
         self._background: set[asyncio.Task[Any]] = set()
         self._expected: dict[int, asyncio.Future[Address]] = {}
         self._children: set[Address] = set()
+        self._spares_for: set[str] = set()
         self._serving = Serving(self._hub, handlers_of(self), self.max_handlers, self._who)
+        self._operating = Operating(self, self._hub, self._serving, self.max_handlers)
         self._transport.exit_gate = self._gate
         if self.ends_with_parent and self._transport.parent is not None:
             self._transport.end_with(self._transport.parent)
@@ -264,6 +299,7 @@ class Actor(ThespianActor):
                     await asyncio.wait(self._background)
         except TimeoutError:
             log.warning("tasks outlived their actor", actor=self._who)
+        self._drop_spares()
         then()
 
     def _background_done(self, task: asyncio.Task[Any]) -> None:

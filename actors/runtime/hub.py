@@ -160,6 +160,11 @@ class Hub:
         """Asks and streams of this process that wait for others."""
         return len(self._asks) + len(self._streams)
 
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """The asks and the streams of this process that wait for others."""
+        return len(self._asks), len(self._streams)
+
     def forget(self, peer: Peer) -> None:
         if self._peers.get(peer.address) is peer:
             del self._peers[peer.address]

@@ -1,8 +1,8 @@
 """How a process answers contracts: which method takes which, how many at once.
 
 Synchronous handlers answer within the turn of the loop in which the frame arrived; the others
-run as tasks, at most `max_handlers` of them. Contracts that come before the actor has started
-wait, at most `MAX_HELD` of them and about `MAX_HELD_BYTES`.
+run as tasks, at most `max_handlers` of them. Contracts that come before the actor has started,
+or while it is suspended, wait, at most `MAX_HELD` of them and about `MAX_HELD_BYTES`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any, Final, TypeVar
 
 from actors.runtime.address import Address
@@ -32,6 +32,8 @@ from tether.telemetry import logs, metrics
 
 MAX_HELD: Final = 4096
 MAX_HELD_BYTES: Final = 32 << 20
+#: Where the contracts stand that a suspended actor takes: those of operators and supervisors.
+ALWAYS: Final = frozenset({"tether.contracts.operating", "tether.contracts.supervising"})
 SYNC: Final = 0
 ASYNC: Final = 1
 STREAM: Final = 2
@@ -98,17 +100,36 @@ class Serving:
         self._tasks: dict[asyncio.Task[Any], Served] = {}
         self._held: deque[tuple[Peer, int, int, bytes]] = deque()
         self._held_bytes = 0
+        self.state = "starting"
+        self._since = self._loop.time()
         hub.on_request = self._hold
         hub.on_cancel = self._unhold
 
     def begin(self) -> None:
-        """The actor has started: serves what was held back, and all that comes."""
+        """The actor has started, or is to go on: serves what was held back, and all that comes."""
+        self._becomes("running")
         self._hub.on_request = self._take
         while self._held:
-            self._take(*self._held.popleft())
+            held = self._held.popleft()
+            if not held[0].closed:  # nobody would end what works for it
+                self._take(*held)
+        self._held_bytes = 0
+
+    def suspend(self) -> None:
+        """Holds back what comes, but for what operators and supervisors say; safe to call twice.
+        Nothing happens to an actor that starts or stops."""
+        if self.state == "running":
+            self._becomes("suspended")
+            self._hub.on_request = self._sift
+
+    def resume(self) -> None:
+        """Undoes `suspend`; safe to call twice."""
+        if self.state == "suspended":
+            self.begin()
 
     def refuse_all(self, error: TetherError) -> None:
         """Answers all that is held back, and all that comes, with `error`."""
+        self._becomes("stopping")
 
         def refusal(peer: Peer, kind: int, number: int, _payload: bytes) -> None:
             if kind != TELL:
@@ -117,6 +138,7 @@ class Serving:
         self._hub.on_request = refusal
         while self._held:
             refusal(*self._held.popleft())
+        self._held_bytes = 0
 
     async def stop(self) -> None:
         """Refuses what comes, cancels what runs, and waits for it."""
@@ -130,6 +152,34 @@ class Serving:
     def running(self) -> int:
         return len(self._tasks)
 
+    @property
+    def held(self) -> int:
+        """Requests that wait."""
+        return len(self._held)
+
+    @property
+    def since_s(self) -> float:
+        """Seconds in the present state."""
+        return self._loop.time() - self._since
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The contracts that are answered."""
+        return tuple(sorted(contract.__name__ for contract in self._handlers))
+
+    @property
+    def busy(self) -> Iterator[str]:
+        """The methods that work on requests, once for each of these."""
+        for task, served in self._tasks.items():
+            if isinstance(served, Producer):
+                yield served.name
+            else:  # the coroutine of a handler is what its task waits for
+                waits = getattr(task.get_coro(), "cr_await", None)
+                yield getattr(waits, "__name__", "starting")
+
+    def _becomes(self, state: str) -> None:
+        self.state, self._since = state, self._loop.time()
+
     def _hold(self, peer: Peer, kind: int, number: int, payload: bytes) -> None:
         if len(self._held) < MAX_HELD and self._held_bytes < MAX_HELD_BYTES:
             self._held_bytes += len(payload)
@@ -137,12 +187,26 @@ class Serving:
         else:
             _refused.inc()
             if kind != TELL:
-                refuse(peer, number, Overloaded(f"{self._who} is still starting"))
+                why = "is still starting" if self.state == "starting" else f"is {self.state}"
+                refuse(peer, number, Overloaded(f"{self._who} {why}, and its mailbox is full"))
+
+    def _sift(self, peer: Peer, kind: int, number: int, payload: bytes) -> None:
+        """One request while the actor is suspended."""
+        try:
+            contract = decode(memoryview(payload)[U32.size :] if kind == OPEN else payload)
+        except TetherError:
+            self._take(peer, kind, number, payload)  # which says what is wrong with it
+            return
+        if type(contract).__module__ in ALWAYS:
+            self._take(peer, kind, number, payload)
+        else:
+            self._hold(peer, kind, number, payload)
 
     def _unhold(self, peer: Peer, number: int) -> None:
         for held in self._held:
             if held[0] is peer and held[2] == number:
                 self._held.remove(held)
+                self._held_bytes -= len(held[3])
                 return
 
     def _take(self, peer: Peer, kind: int, number: int, payload: bytes) -> None:

@@ -120,17 +120,19 @@ class Stream:
 class Producer:
     """The writing end: runs the generator of a handler as one task."""
 
-    __slots__ = ("_cancelled", "_credit", "_granted", "_task", "number", "peer")
+    __slots__ = ("_cancelled", "_credit", "_granted", "_task", "name", "number", "peer")
 
     def __init__(self, peer: Peer, number: int, credit: int) -> None:
         self.peer = peer
         self.number = number
+        self.name = ""  # of the method that writes
         self._credit = credit
         self._granted: asyncio.Future[None] | None = None
         self._task: asyncio.Task[Any] | None = None
         self._cancelled: Any = None
 
     def run(self, items: AsyncGenerator[Contract, None]) -> asyncio.Task[None]:
+        self.name = getattr(items, "__name__", "")
         self._task = self.peer.hub.loop.create_task(self._run(items))
         return self._task
 

@@ -41,3 +41,142 @@ class SetBreaker(Contract, frozen=True):
     worker_id: str
     mode: str
     model_ref: str = ""
+
+
+# ---- every actor answers these, to processes of its own node and to operators only
+
+
+class Inspect(Contract, frozen=True):
+    """→ any actor: how it stands, as `Inspected`."""
+
+
+class PeerState(Value, frozen=True):
+    """A process that an actor talks to. `state` is connected, dialing, waiting (for room, or to be
+    dialed) or gone; `queued` are bytes on their way to it; `serving` counts its requests that this
+    actor works on."""
+
+    address: str
+    pid: int
+    state: str
+    queued: int = 0
+    serving: int = 0
+
+
+class Inspected(Contract, frozen=True):
+    """One actor. `state` is starting, running, suspended or stopping, for `since_s` where that is
+    known; `actor` is its class. `answers` are the contracts that it takes. `handlers` counts what
+    it works on by the method that does, at most `max_handlers` in all; `held` requests wait in
+    its mailbox. `asks` and `streams` count what it waits for itself. `notes` are a kind's own
+    figures. `cpu_s` and `memory_bytes` (resident) are of its process."""
+
+    actor: str
+    address: str
+    pid: int
+    state: str
+    path: str = ""
+    since_s: float = 0.0
+    log_level: str = ""
+    answers: tuple[str, ...] = ()
+    handlers: tuple[tuple[str, int], ...] = ()
+    max_handlers: int = 0
+    held: int = 0
+    background: tuple[tuple[str, int], ...] = ()
+    asks: int = 0
+    streams: int = 0
+    peers: tuple[PeerState, ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
+    cpu_s: float = 0.0
+    memory_bytes: int = 0
+
+
+class ShowStats(Contract, frozen=True):
+    """→ any actor: the figures of its process, as `Stats`."""
+
+
+class Figure(Value, frozen=True):
+    """One figure of Prometheus' text format, by name and sorted labels; `kind` is counter, gauge
+    or histogram."""
+
+    name: str
+    value: float
+    labels: tuple[tuple[str, str], ...] = ()
+    kind: str = ""
+
+
+class Stats(Contract, frozen=True):
+    """What one process adds to the `/metrics` of its node."""
+
+    figures: tuple[Figure, ...]
+
+
+class SetLogLevel(Contract, frozen=True):
+    """→ any actor, asked: its process logs from `level` (DEBUG … CRITICAL) on until it ends;
+    answered with a `LogLevel`."""
+
+    level: str
+
+
+class LogLevel(Contract, frozen=True):
+    """The level in force, and the one before."""
+
+    level: str
+    before: str
+
+
+class Suspend(Contract, frozen=True):
+    """→ any actor, asked: take no new requests, but for those of operators and supervisors; they
+    wait in the mailbox, which is bounded. What runs goes on. Answered with a `Standing`."""
+
+
+class Resume(Contract, frozen=True):
+    """→ any actor, asked: take what waits, and all that comes. Answered with a `Standing`."""
+
+
+class Standing(Contract, frozen=True):
+    """What an actor does with requests now: running, suspended, starting, stopping, draining."""
+
+    state: str
+
+
+class Drain(Contract, frozen=True):
+    """→ worker or front door, asked: turn new requests away while what runs finishes, or take
+    them again (`on` false). Answered with a `Standing`."""
+
+    on: bool = True
+
+
+class ShowSessions(Contract, frozen=True):
+    """→ gateway: its `SessionStates`."""
+
+
+class SessionState(Value, frozen=True):
+    """A request that a gateway holds. `state` is placing, running, left (nobody listens just now)
+    or done; `request_id` is what the client called it."""
+
+    job_id: str
+    tenant_id: str
+    request_id: str
+    model_ref: str
+    state: str
+    worker_id: str = ""
+    attempt: int = 1
+    listeners: int = 0
+    prompt_tokens: int = 0
+    tokens: int = 0
+    age_s: float = 0.0
+    explicit: bool = False
+
+
+class SessionStates(Contract, frozen=True):
+    """The sessions of one gateway, oldest first, at most as many as were asked for; `total` says
+    how many there are."""
+
+    sessions: tuple[SessionState, ...]
+    total: int
+
+
+class FindRequest(Contract, frozen=True):
+    """→ gateway: what it knows of a request, by the client's id of it, its job's id, or its
+    retry token; `SessionStates` with the newest first, also of some that it is done with."""
+
+    request_id: str

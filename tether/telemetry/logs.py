@@ -18,14 +18,19 @@ if _absent:
     del sys.modules["rich"]
 
 
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _process: dict[str, Any] = {}  # a contextvar would reach only the task that has set it
+_loggers: list[Any] = []  # one a module
+_level = "INFO"
 
 
 def configure(level: str | None = None, **context: Any) -> None:
     """Set up structlog and the standard library's logging for this process, once at its start.
     `level` is by default what TETHER_LOG_LEVEL says, else INFO; `context` (node, path, pid) goes
     into every line."""
+    global _level
     level = (level or os.environ.get("TETHER_LOG_LEVEL") or "INFO").upper()
+    _level = level
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         _add_process,
@@ -44,6 +49,29 @@ def configure(level: str | None = None, **context: Any) -> None:
     )
     _process.update(context)
     _to_stderr(getattr(logging, level))
+
+
+def level() -> str:
+    """From which level on this process logs."""
+    return _level
+
+
+def set_level(wanted: str) -> str:
+    """From now on this process logs from `wanted` on; returns the level before.
+
+    Raises:
+        ValueError: there is no such level.
+    """
+    global _level
+    if wanted.upper() not in LEVELS:
+        raise ValueError(f"there is no level {wanted!r}; it is one of {', '.join(LEVELS)}")
+    before, _level = _level, wanted.upper()
+    number = getattr(logging, _level)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(number))
+    for logger in _loggers:
+        logger.__dict__.pop("bind", None)  # where structlog has cached what the old level made
+    logging.root.setLevel(number)
+    return before
 
 
 def _to_stderr(level: int) -> None:
@@ -67,4 +95,6 @@ def _add_process(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str,
 
 def get(name: str) -> Any:
     """A logger whose lines carry `module=name`."""
-    return structlog.get_logger(module=name)
+    logger = structlog.get_logger(module=name)
+    _loggers.append(logger)
+    return logger
