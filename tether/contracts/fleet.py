@@ -28,7 +28,8 @@ class HealthReport(Contract, frozen=True):
 
     `models` are the refs that have answered a real one-token request. `running` and `queued`
     count requests, `slots` is how many may run at once. `epoch` grows with every start of the
-    worker, `sequence` with every report of it.
+    worker, `sequence` with every report of it. `digests` belong to `models`, one each, and tell
+    models of the same name apart; `cached` are refs whose files lie ready, loaded or not.
     """
 
     worker_id: str
@@ -45,6 +46,8 @@ class HealthReport(Contract, frozen=True):
     draining: bool = False
     memory_bytes: int = 0
     resume_tag: str = ""
+    digests: tuple[str, ...] = ()
+    cached: tuple[str, ...] = ()
 
 
 class WatchFleet(Contract, frozen=True):
@@ -107,6 +110,7 @@ class ClusterNode(Value, frozen=True):
     epoch: int = 0
     workers: tuple[HealthReport, ...] = ()
     models: tuple[str, ...] = ()
+    draining: bool = False
 
 
 class ShowCluster(Contract, frozen=True):
