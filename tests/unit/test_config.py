@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tether.config import ConfigInvalid, load, parse
+from tether.config import ConfigInvalid, load, meets, parse
 
 ROOT = Path(__file__).parents[2]
 SMALL = """
@@ -95,7 +95,7 @@ def test_all_mistakes_are_found_at_once() -> None:
         "workers[1].models",
         "workers[1].slots",
     }
-    assert "'node'" in found["nods"]
+    assert "'nodes'" in found["nods"]
     assert "'port'" in found["http.prot"]
     assert "70000" in found["http.port"]
     assert "'transformers'" in found["models[0].engine"]
@@ -118,6 +118,125 @@ def test_a_mistake_is_named(text: str, path: str, told: str) -> None:
     found = problems(text + "\n")
     assert set(found) == {path}
     assert told in found[path]
+
+
+CLUSTER = """
+[node]
+data_dir = "data/{node}"
+identity_dir = "identity/{node}"
+[http]
+host = "{host}"
+[stores]
+postgres = "postgresql://u@db/t"
+[[nodes]]
+id = "n1"
+host = "127.0.0.1"
+leader = true
+roles = ["gateway"]
+[[nodes]]
+id = "n2"
+host = "127.0.0.2"
+admin_port = 1901
+capabilities = { gpu_class = "a100", vram_gb = 80 }
+[[nodes]]
+id = "n3"
+host = "::1"
+ports = "2000-2999"
+region = "far"
+leader = true
+"""
+
+
+def test_every_node_reads_the_same_file_as_its_own() -> None:
+    config = parse(CLUSTER + SMALL, folder=Path("/etc/tether"))
+    two, three = config.at("n2"), config.at("n3")
+    assert (two.node.id, two.node.admin_port, two.cluster.region) == ("n2", 1901, "local")
+    assert two.data_dir == Path("/etc/tether/data/n2")
+    assert two.identity_dir == Path("/etc/tether/identity/n2")
+    assert two.http.host == "127.0.0.2"
+    assert [m.id for m in two.region_members] == ["n1", "n2"]
+    assert three.cluster.region == "far"
+    assert [m.id for m in three.region_members] == ["n3"]
+    assert [m.region for m in three.nodes] == ["local", "local", "far"]
+    assert three.member is not None
+    assert (three.member.place, three.member.listen) == ("[::1]:1900", "[::1]:2000-2999")
+
+
+def test_which_node_is_asked_for_when_there_are_several(tmp_path: Path) -> None:
+    config = parse(CLUSTER + SMALL, folder=Path())
+    with pytest.raises(ConfigInvalid, match="n1, n2, n3 with --node"):
+        config.at("")
+    with pytest.raises(ConfigInvalid, match="no node 'n4'"):
+        config.at("n4")
+    alone = parse(SMALL, folder=Path())
+    assert alone.at("") is alone
+    with pytest.raises(ConfigInvalid, match="no node 'n2'"):
+        alone.at("n2")
+    file = tmp_path / "cluster.toml"
+    file.write_text(CLUSTER + SMALL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TETHER_NODE", "n3")
+        assert load(file, "").node.id == "n3"
+        assert load(file, "n2").node.id == "n2"
+
+
+def test_what_a_worker_requires() -> None:
+    has = {"gpu_class": "a100", "vram_gb": 80, "nvlink": True}
+    assert meets(has, {"gpu_class": "a100", "vram_gb": 24, "nvlink": True})
+    assert not meets(has, {"vram_gb": 81})
+    assert not meets(has, {"gpu_class": "h100"})
+    assert not meets(has, {"disk_gb": 1})
+    assert not meets(has, {"nvlink": False})
+    assert meets({}, {})
+
+
+@pytest.mark.parametrize(
+    ("changed", "path", "told"),
+    [
+        (('id = "n2"', 'id = "n1"'), "nodes[1].id", "nodes[0]"),
+        (('"::1"', '"127.0.0.1"'), "nodes[2].admin_port", "nodes[0]"),
+        (('"data/{node}"\n', '"d"\n'), None, ""),
+        (("postgresql://u@db/t", ""), "stores.postgres", "DSN"),
+        (("identity/{node}", ""), "node.identity_dir", "tether ca issue"),
+        (('region = "far"\nleader = true', 'region = "far"'), "nodes[2].leader", "'far'"),
+        (("2000-2999", "1900-2999"), "nodes[2].ports", "1900"),
+        (("2000-2999", "2999-2000"), "nodes[2].ports", "rise"),
+        (("vram_gb", "region"), "nodes[1].capabilities.region", "by itself"),
+        (('["gateway"]', '["gatewy"]'), "nodes[0].roles", "gatewy"),
+        (('["gateway"]', "[]"), "nodes[0].roles", "length"),
+    ],
+)
+def test_a_mistake_in_a_cluster_is_named(
+    changed: tuple[str, str], path: str | None, told: str
+) -> None:
+    assert changed[0] in CLUSTER
+    text = CLUSTER.replace(*changed)
+    if path is None:
+        parse(text + SMALL, folder=Path())
+        return
+    found = problems(text)
+    assert set(found) == {path}
+    assert told in found[path]
+
+
+@pytest.mark.parametrize(
+    ("more", "path", "told"),
+    [
+        ('node = "n4"', "workers[0].node", "n1, n2, n3"),
+        ('node = "n1"', "workers[0].node", "role"),
+        ("requires = { vram_gb = 100 }", "workers[0].requires", "capabilities"),
+        ('node = "n2"\nrequires = { vram_gb = 1 }', "workers[0].requires", "remove one"),
+    ],
+)
+def test_where_a_worker_is_to_run(more: str, path: str, told: str) -> None:
+    found = problems(CLUSTER + SMALL + more, small=False)
+    assert set(found) == {path}
+    assert told in found[path]
+
+
+def test_two_nodes_of_one_machine_share_no_directory() -> None:
+    text = CLUSTER.replace('"127.0.0.2"', '"127.0.0.1"').replace("data/{node}", "data")
+    assert set(problems(text)) == {"nodes[1].host"}
 
 
 def test_one_table_where_a_list_is_meant() -> None:

@@ -8,10 +8,12 @@ from tether.config.sections import (
     Gateway,
     Http,
     Limits,
+    Member,
     Model,
     Node,
     Stores,
     Worker,
+    meets,
 )
 
 __all__ = [
@@ -21,11 +23,13 @@ __all__ = [
     "Gateway",
     "Http",
     "Limits",
+    "Member",
     "Model",
     "Node",
     "Problem",
     "Stores",
     "Worker",
     "load",
+    "meets",
     "parse",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 import typing
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from tether.config.cluster_rules import cluster_violations
 from tether.config.problem import ConfigInvalid, Problem
 from tether.config.rules import violations
 from tether.config.sections import Config, Section
@@ -18,8 +20,9 @@ _SECTION = TypeVar("_SECTION", bound=Section)
 _INTERNAL = frozenset({"folder"})  # set by `load`, not by the file
 
 
-def load(path: Path) -> Config:
-    """The configuration in the file at `path`.
+def load(path: Path, node: str | None = None) -> Config:
+    """The configuration in the file at `path`; with `node`, as that node reads it: empty stands
+    for the only one, or the one that TETHER_NODE names.
 
     Raises:
         ConfigInvalid: it cannot be read, is no TOML, or holds mistakes.
@@ -32,7 +35,8 @@ def load(path: Path) -> Config:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise _unusable(f"{path} cannot be read: {error}") from None
-    return parse(text, folder=path.resolve().parent)
+    config = parse(text, folder=path.resolve().parent)
+    return config if node is None else config.at(node or os.environ.get("TETHER_NODE", ""))
 
 
 def parse(text: str, *, folder: Path) -> Config:
@@ -46,12 +50,15 @@ def parse(text: str, *, folder: Path) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise _unusable(f"this is no valid TOML: {error}") from None
     problems: list[Problem] = []
-    listed: dict[str, list[Any]] = {"models": [], "workers": []}
+    listed: dict[str, list[Any]] = {"models": [], "workers": [], "nodes": []}
     config = _section(Config, raw, "", problems, listed)
     if config is None:
         raise ConfigInvalid(tuple(problems))
     unread = {p.path for p in problems}
-    found = violations(config, listed["models"], listed["workers"])
+    found = [
+        *violations(config, listed["models"], listed["workers"]),
+        *cluster_violations(config, listed["nodes"], listed["workers"]),
+    ]
     problems.extend(p for p in found if p.path not in unread)
     if problems:
         raise ConfigInvalid(tuple(problems))

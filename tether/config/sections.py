@@ -7,17 +7,21 @@ against its annotation, and `rules` checks what concerns several fields.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from tether.config.problem import ConfigInvalid, Problem
+
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Key = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+Capability = str | int | float | bool
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,19 +39,63 @@ class Node(Section, frozen=True, kw_only=True):
     """This machine's part. `data_dir` is taken from the folder of the file when relative.
     `admin_port` is part of the address of Thespian's Admin, and is not listened on
     while a node is alone. `cache_dir` holds converted models; empty means
-    `$XDG_CACHE_HOME/tether`, or `.cache` beside the file."""
+    `$XDG_CACHE_HOME/tether`, or `.cache` beside the file. `identity_dir` holds the certificate
+    that `tether ca issue` made; a node that has one talks to others by mutual TLS. In the three
+    directories `{node}` stands for the id of the node; with `[[nodes]]`, `id` and `admin_port`
+    are taken from there."""
 
     id: Word = "n1"
     data_dir: Annotated[str, Meta(min_length=1)] = ".tether"
     cache_dir: str = ""
+    identity_dir: str = ""
     admin_port: Annotated[int, Meta(ge=1, le=65535)] = 1900
     start_deadline_s: Seconds = 300.0
     stop_deadline_s: Seconds = 30.0
 
 
+class Member(Section, frozen=True, kw_only=True):
+    """One node of the cluster, as all of them know it. Its processes listen and are dialed at
+    `host`, at the ports `ports` ("first-last"; empty: any), its Admin at `admin_port`. `region` is
+    that of `[cluster]` if empty. Leaders keep the convention of their region; the first of the
+    file that lives leads. `capabilities` are what a worker may require."""
+
+    id: Word
+    host: Annotated[str, Meta(pattern=r"^[A-Za-z0-9:][A-Za-z0-9.:_-]*$")]
+    region: Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$")] = ""
+    roles: Annotated[tuple[Literal["gateway", "worker"], ...], Meta(min_length=1)] = (
+        "gateway",
+        "worker",
+    )
+    leader: bool = False
+    admin_port: Annotated[int, Meta(ge=1, le=65535)] = 1900
+    ports: Annotated[str, Meta(pattern=r"^([0-9]{1,5}-[0-9]{1,5})?$")] = ""
+    capabilities: dict[Key, Capability] = msgspec.field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """Where its Admin is, as a route."""
+        return (
+            f"[{self.host}]:{self.admin_port}"
+            if ":" in self.host
+            else (f"{self.host}:{self.admin_port}")
+        )
+
+    @property
+    def listen(self) -> str:
+        """Where its processes listen."""
+        if not self.ports:
+            return self.host
+        return f"[{self.host}]:{self.ports}" if ":" in self.host else f"{self.host}:{self.ports}"
+
+    def meets(self, requires: Mapping[str, Capability]) -> bool:
+        """May a worker that requires this run here?"""
+        return "worker" in self.roles and meets(self.capabilities, requires)
+
+
 class Http(Section, frozen=True, kw_only=True):
-    """The front door. `port` 0 picks a free one, which `tether up` prints. `cors_origins` are
-    full origins, or `*`; none means that browsers of other origins are refused."""
+    """The front door. In `host`, `{host}` stands for that of the node. `port` 0 picks a free one,
+    which `tether up` prints. `cors_origins` are full origins, or `*`; none means that browsers of
+    other origins are refused."""
 
     host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
     port: Port = 8080
@@ -103,7 +151,9 @@ class Model(Section, frozen=True, kw_only=True):
 
 class Worker(Section, frozen=True, kw_only=True):
     """`count` worker processes, each with `slots` requests at once over `models` (names or
-    `name@version`) and `threads` of the processor for its engine."""
+    `name@version`) and `threads` of the processor for its engine. In a cluster they run on every
+    node with the role; with `node` on that one alone; with `requires`, `count` of them run in each
+    region, on nodes whose capabilities are equal, or for numbers not below."""
 
     id: Word
     models: Annotated[tuple[str, ...], Meta(min_length=1)]
@@ -111,6 +161,8 @@ class Worker(Section, frozen=True, kw_only=True):
     max_queue: Annotated[int, Meta(ge=0, le=1_000_000)] = 64
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
     count: Annotated[int, Meta(ge=1, le=256)] = 1
+    node: str = ""
+    requires: dict[Key, Capability] = msgspec.field(default_factory=dict)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -125,6 +177,7 @@ class Config(Section, frozen=True, kw_only=True):
 
     cluster: Cluster = Cluster()
     node: Node = Node()
+    nodes: tuple[Member, ...] = ()
     http: Http = Http()
     stores: Stores = Stores()
     gateway: Gateway = Gateway()
@@ -137,18 +190,87 @@ class Config(Section, frozen=True, kw_only=True):
     def cache_dir(self) -> Path:
         """Where converted models are kept, absolute."""
         if self.node.cache_dir:
-            return (self.folder / Path(self.node.cache_dir).expanduser()).resolve()
+            return self._directory(self.node.cache_dir)
         shared = os.environ.get("XDG_CACHE_HOME")
         return Path(shared) / "tether" if shared else (self.folder / ".cache").resolve()
 
     @property
     def data_dir(self) -> Path:
         """The node's own directory, absolute."""
-        return (self.folder / Path(self.node.data_dir).expanduser()).resolve()
+        return self._directory(self.node.data_dir)
+
+    @property
+    def identity_dir(self) -> Path | None:
+        """Where the node's certificate is, absolute; None when it has none."""
+        return self._directory(self.node.identity_dir) if self.node.identity_dir else None
+
+    @property
+    def member(self) -> Member | None:
+        """This node among `nodes`; None when it is alone."""
+        return next((m for m in self.nodes if m.id == self.node.id), None)
+
+    @property
+    def region_members(self) -> tuple[Member, ...]:
+        """The nodes of this node's region, itself included; empty when it is alone."""
+        return tuple(m for m in self.nodes if self.region_of(m) == self.cluster.region)
+
+    def region_of(self, member: Member) -> str:
+        """Its own region, or that of the cluster."""
+        return member.region or self.cluster.region
+
+    def at(self, node: str) -> Config:
+        """This configuration as the node called `node` reads it.
+
+        Raises:
+            ConfigInvalid: there is no such node, or several and none is named.
+        """
+        if not self.nodes:
+            if node not in ("", self.node.id):
+                raise _unknown(node, "it lists no [[nodes]]")
+            return self
+        ids = [m.id for m in self.nodes]
+        if not node and len(ids) > 1:
+            raise _unknown("", f"name one of {', '.join(ids)} with --node, or in TETHER_NODE")
+        member = next((m for m in self.nodes if m.id == (node or ids[0])), None)
+        if member is None:
+            raise _unknown(node, f"it lists {', '.join(ids)}")
+        replace = msgspec.structs.replace
+        nodes = tuple(replace(m, region=self.region_of(m)) for m in self.nodes)
+        return replace(
+            self,
+            node=replace(self.node, id=member.id, admin_port=member.admin_port),
+            cluster=replace(self.cluster, region=self.region_of(member)),
+            http=replace(self.http, host=self.http.host.replace("{host}", member.host)),
+            nodes=nodes,
+        )
+
+    def _directory(self, path: str) -> Path:
+        named = path.replace("{node}", self.node.id)
+        return (self.folder / Path(named).expanduser()).resolve()
 
     def model(self, name: str) -> Model | None:
         """The model that `name` or `name@version` names; of several versions, the last listed."""
         return chosen(self.models, name)
+
+
+def meets(capabilities: Mapping[str, object], requires: Mapping[str, Capability]) -> bool:
+    """Is all that is required there: equal, or for numbers at least as much?"""
+    return all(
+        found == wanted
+        or (
+            type(wanted) in (int, float)
+            and isinstance(found, int | float)
+            and not isinstance(found, bool)
+            and found >= wanted  # type: ignore[operator]
+        )
+        for key, wanted in requires.items()
+        for found in (capabilities.get(key),)
+    )
+
+
+def _unknown(node: str, why: str) -> ConfigInvalid:
+    what = f"there is no node {node!r} in this configuration" if node else "which node is this"
+    return ConfigInvalid((Problem("nodes", f"{what}; {why}"),))
 
 
 def chosen(models: Sequence[Model], name: str) -> Model | None:
