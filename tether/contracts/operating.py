@@ -150,8 +150,9 @@ class ShowSessions(Contract, frozen=True):
 
 
 class SessionState(Value, frozen=True):
-    """A request that a gateway holds. `state` is placing, running, left (nobody listens just now)
-    or done; `request_id` is what the client called it."""
+    """A request that a gateway holds, or is done with. `state` is placing, running, left (nobody
+    listens just now) or `done: OUTCOME`; `request_id` is what the client called it; `age_s` counts
+    from its beginning, or from its end if it is done."""
 
     job_id: str
     tenant_id: str
@@ -159,7 +160,6 @@ class SessionState(Value, frozen=True):
     model_ref: str
     state: str
     worker_id: str = ""
-    attempt: int = 1
     listeners: int = 0
     prompt_tokens: int = 0
     tokens: int = 0
