@@ -13,6 +13,7 @@ from actors.gateway.flight import Flight
 from actors.gateway.keyring import Caller, Keyring
 from actors.gateway.options import GatewayOptions
 from actors.gateway.releases import SCHEDULER, Releases
+from actors.gateway.shown import Recent, ShowsSessions
 from actors.gateway.surroundings import Surroundings
 from actors.gateway.tally import Tally
 from actors.runtime import Address, on
@@ -56,7 +57,7 @@ MAX_TOKEN_LENGTH = 255
 _CHARACTERS_A_TOKEN = 4  # a guess for the token limit, corrected when the answer is there
 
 
-class Gateway(Supervised):
+class Gateway(ShowsSessions, Supervised):
     """Answers `Infer`, `ListModels` and `Readiness`. Finds the scheduler by the tree, since a
     partition has no needs of its own."""
 
@@ -73,7 +74,8 @@ class Gateway(Supervised):
             absent_s=options.unknown_key_s,
         )
         self._sessions = Sessions(options.sessions)
-        self._flights: set[Flight] = set()
+        self._flights = set()
+        self._recent = Recent()
         self._admission = Admission(options.tenants)
         self._budget = Budget(options.retries)
         self._closing = Closing(self, options.completions, options.remember_s)
@@ -97,6 +99,14 @@ class Gateway(Supervised):
         self._draining = True
         self._tally.publish()
         await self._keyring.close()
+
+    def described(self) -> dict[str, object]:
+        return {
+            "sessions": len(self._sessions),
+            "running": len(self._flights),
+            "draining": self._draining,
+            "models": " ".join(self._surroundings.ready),
+        }
 
     # ---- requests
 
@@ -270,6 +280,7 @@ class Gateway(Supervised):
         outcome = flight.outcome
         assert outcome is not None
         self._flights.discard(flight)
+        self._recent.add(flight, now)
         journal = flight.journal
         completed = outcome is Outcome.COMPLETED
         usage = (

@@ -18,6 +18,7 @@ from actors.worker.options import WorkerOptions
 from actors.worker.runs import Runs
 from supervision import ChildSpec, Supervised
 from tether.contracts import Attach, Chunk, Completed, HealthReport, ModelCard, Run
+from tether.contracts.operating import Drain, Standing
 from tether.engines import Engine
 from tether.errors import (
     AnswerGone,
@@ -68,6 +69,24 @@ class Worker(Supervised):
         await self._runs.stop(deadline_s)
         for engine in self._engines.values():
             await engine.close()
+
+    @on(Drain)
+    def drain(self, msg: Drain, sender: Address) -> Standing:
+        """An operator says so: what runs finishes, and new runs go elsewhere."""
+        self._operating.allow(sender)
+        self._draining = msg.on or self._child_stopping is not None
+        self._health.touch()
+        self._report(self.loop.time())
+        return Standing(state="draining" if self._draining else "running")
+
+    def described(self) -> dict[str, object]:
+        return {
+            "models": " ".join(self._engines),
+            "slots": self._options.slots,
+            "running": self._runs.running,
+            "queued": self._runs.queued,
+            "draining": self._draining,
+        }
 
     # ---- runs
 
@@ -121,7 +140,7 @@ class Worker(Supervised):
                 raise Overloaded(f"this worker is still loading {msg.model_ref}")
             raise ModelNotFound(f"this worker doesn't have {msg.model_ref}", param="model")
         if self._draining:
-            raise Draining("this worker is stopping; try another one")
+            raise Draining("this worker takes no new runs; try another one")
         return self._runs.begin(msg, engine)
 
     def _attach(self, msg: Attach) -> Execution:

@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from actors.runtime import Address, on
 from supervision import ChildSpec, Supervised
+from tether.contracts.operating import Drain, Standing
 from tether.http.admission import Admission
 from tether.http.app import application
 from tether.http.gateways import Gateways
@@ -51,7 +53,7 @@ class FrontDoor(Supervised):
             gateways = Gateways(
                 self, self.tree, partitions=options.gateways, wait_s=options.gateway_wait_s
             )
-            admission = Admission(options.max_requests)
+            admission = self._admission = Admission(options.max_requests)
             app = application(gateways, admission, options)
             self._server = HttpServer(app, sock, admission, options)
         except BaseException:
@@ -70,6 +72,21 @@ class FrontDoor(Supervised):
         self._told_to_stop = True
         if self._server is not None:
             await self._server.stop(deadline_s)
+
+    @on(Drain)
+    def drain(self, msg: Drain, sender: Address) -> Standing:
+        """An operator says so: running answers finish, and new requests get 503."""
+        self._operating.allow(sender)
+        self._admission.draining = msg.on or self._told_to_stop
+        return Standing(state="draining" if self._admission.draining else "running")
+
+    def described(self) -> dict[str, object]:
+        return {
+            "port": self._server.port if self._server is not None else 0,
+            "running": self._admission.running,
+            "limit": self._admission.limit,
+            "draining": self._admission.draining,
+        }
 
     def _ended(self, running: asyncio.Task[None]) -> None:
         if not self._told_to_stop and not running.cancelled():
