@@ -1,4 +1,4 @@
-"""The requests of a gateway as operators see them: those that run, and some that it is done with."""
+"""The requests of a gateway as operators see them: those that run, and some that are done."""
 
 from __future__ import annotations
 
