@@ -57,7 +57,7 @@ class Roster:
                 return False
             self._gone.pop(report.worker_id, None)
         self._alive[report.worker_id] = (report, now)
-        if known is not None and not _differs(known[0], report):
+        if known is not None and not differs(known[0], report):
             if report.worker_id in self._suspects:
                 self._suspects -= {report.worker_id}
                 return self._changed()
@@ -113,7 +113,7 @@ class Roster:
         return True
 
 
-def _differs(old: HealthReport, new: HealthReport) -> bool:
+def differs(old: HealthReport, new: HealthReport) -> bool:
     """Did anything change that a scheduler looks at?"""
     return (
         old.epoch != new.epoch
@@ -126,4 +126,5 @@ def _differs(old: HealthReport, new: HealthReport) -> bool:
         or old.region != new.region
         or old.gpu_class != new.gpu_class
         or old.resume_tag != new.resume_tag
+        or old.digests != new.digests
     )

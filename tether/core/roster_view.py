@@ -1,0 +1,158 @@
+"""One fleet of all nodes: the own workers, and what the other nodes say of theirs.
+
+Every node has workers of the same names, since all are made of one configuration. So in a cluster a
+worker is called `node/worker`, on every node alike.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+import msgspec
+
+from tether.contracts import Fleet, HealthReport
+from tether.core.roster import differs
+
+_HOLD_S: Final = 1.0  # after a worker's connection was lost, and twice as long each time after
+_MOST_HOLD_S: Final = 8.0
+_STEADY_S: Final = 30.0  # a loss after so long is a first one
+_MAX_LOST: Final = 4096
+
+
+class RosterView:
+    """All times are the caller's clock, in seconds. Without other nodes the fleet is the own one,
+    unchanged."""
+
+    def __init__(self, node_id: str, *, alone: bool) -> None:
+        self._node_id = node_id
+        self._alone = alone
+        self._own: Fleet = Fleet(version=0, workers=())
+        self._nodes: dict[str, tuple[HealthReport, ...]] = {}
+        self._suspects: frozenset[str] = frozenset()
+        self._lost: OrderedDict[str, tuple[int, float, float]] = OrderedDict()  # times, at, until
+        self._held: frozenset[str] = frozenset()
+        self._version = 0
+        self._fleet: Fleet | None = None
+        self.conflicts: tuple[tuple[str, str], ...] = ()
+        """Workers and models that aren't used, since they aren't what this node calls so."""
+
+    def own(self, fleet: Fleet) -> None:
+        """The workers of this node, from now on."""
+        if fleet is not self._own:
+            self._own = fleet
+            self._changed()
+
+    def of(self, node: str) -> tuple[HealthReport, ...]:
+        """What this node has said of its workers; nothing if it is gone."""
+        return self._nodes.get(node, ())
+
+    def put(self, node: str, workers: tuple[HealthReport, ...]) -> bool:
+        """The workers of another node, from now on; whether the fleet changed."""
+        before = self._nodes.get(node, ())
+        self._nodes[node] = workers
+        same = len(before) == len(workers) and not any(
+            old.worker_id != new.worker_id or differs(old, new)
+            for old, new in zip(before, workers, strict=True)
+        )
+        return not same and self._changed()
+
+    def drop(self, node: str) -> bool:
+        """That node is gone; whether the fleet changed."""
+        return bool(self._nodes.pop(node, ())) and self._changed()
+
+    def doubt(self, nodes: frozenset[str]) -> bool:
+        """The workers of these nodes are used last, of no others; whether the fleet changed."""
+        if nodes == self._suspects:
+            return False
+        self._suspects = nodes
+        return self._changed()
+
+    def lost(self, address: str, now: float) -> bool:
+        """The connection to a worker of another node broke: it is left out until its node has
+        had time to say whether it is still there. Whether the fleet changed."""
+        times, at, _ = self._lost.pop(address, (0, now, now))
+        times = 1 if now - at > _STEADY_S else times + 1
+        until = now + min(_MOST_HOLD_S, _HOLD_S * 2 ** (times - 1))
+        self._lost[address] = (times, now, until)
+        while len(self._lost) > _MAX_LOST:
+            self._lost.popitem(last=False)
+        return self.look(now)
+
+    def look(self, now: float) -> bool:
+        """Those whose time is over come back, if their node still speaks of them; whether the
+        fleet changed."""
+        held = frozenset(address for address, (_, _, until) in self._lost.items() if now < until)
+        if held == self._held:
+            return False
+        self._held = held
+        return self._changed()
+
+    @property
+    def addresses(self) -> frozenset[str]:
+        """Of all workers of other nodes that are in the fleet."""
+        return frozenset(
+            worker.address
+            for workers in self._nodes.values()
+            for worker in workers
+            if worker.address not in self._held
+        )
+
+    @property
+    def fleet(self) -> Fleet:
+        """All workers; the same object until something changes."""
+        if self._alone:
+            return self._own
+        if self._fleet is None:
+            self._fleet = self._merged()
+        return self._fleet
+
+    def _merged(self) -> Fleet:
+        digests: dict[str, str] = {}
+        workers: list[HealthReport] = []
+        suspects: list[str] = []
+        conflicts: list[tuple[str, str]] = []
+        doubted = frozenset(self._own.suspects)
+        for worker in self._own.workers:
+            digests.update(_digests(worker))
+            named = _named(worker)
+            workers.append(named)
+            if worker.worker_id in doubted:
+                suspects.append(named.worker_id)
+        for node, those in sorted(self._nodes.items()):
+            for worker in those:
+                if worker.address in self._held:
+                    continue
+                named = _named(worker)
+                others = [
+                    ref
+                    for ref, digest in _digests(worker)
+                    if digests.setdefault(ref, digest) != digest
+                ]
+                if others:
+                    conflicts += [(named.worker_id, ref) for ref in others]
+                    kept = tuple(ref for ref in worker.models if ref not in others)
+                    named = msgspec.structs.replace(named, models=kept, digests=())
+                workers.append(named)
+                if node in self._suspects:
+                    suspects.append(named.worker_id)
+        self.conflicts = tuple(conflicts)
+        return Fleet(
+            version=self._version, workers=tuple(workers), suspects=tuple(sorted(suspects))
+        )
+
+    def _changed(self) -> bool:
+        self._version += 1
+        self._fleet = None
+        return True
+
+
+def _digests(worker: HealthReport) -> list[tuple[str, str]]:
+    """Of its models, as far as it has said them."""
+    pairs = zip(worker.models, worker.digests, strict=False)
+    return [(ref, digest) for ref, digest in pairs if digest]
+
+
+def _named(worker: HealthReport) -> HealthReport:
+    """By its name in the cluster."""
+    return msgspec.structs.replace(worker, worker_id=f"{worker.node_id}/{worker.worker_id}")
