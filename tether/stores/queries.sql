@@ -127,6 +127,29 @@ SELECT id::text, tenant_id, model_ref, state, outcome, attempt, fence, worker_id
     completion_tokens, finish, error_code, created_at, settled_at
 FROM jobs WHERE id = $1::text::uuid;
 
+-- name: list_leases
+-- The leases with their jobs, at most $1 of them, those first that end first; `total` counts all.
+SELECT l.job_id::text, j.tenant_id, j.model_ref, l.worker_id, l.fence, j.attempt,
+    extract(epoch FROM now() - j.created_at)::float8 AS age_s,
+    extract(epoch FROM l.expires_at - now())::float8 AS ends_in_s, count(*) OVER () AS total
+FROM leases l JOIN jobs j ON j.id = l.job_id
+ORDER BY l.expires_at LIMIT $1;
+
+-- name: trace_job
+-- The jobs of these ids, or of this retry token with any tenant, with lease and ledger.
+SELECT j.id::text AS job, j.tenant_id AS tenant, j.retry_token, j.model_ref AS model, j.state,
+    j.outcome, j.attempt AS attempts, j.fence, j.worker_id AS worker, j.worker_address,
+    j.prompt_tokens, j.completion_tokens, j.finish, j.error_code, j.created_at, j.settled_at,
+    l.worker_id AS lease_worker, l.fence AS lease_fence, l.expires_at AS lease_ends_at,
+    g.prompt_tokens + g.completion_tokens AS billed_tokens, g.at AS billed_at
+FROM jobs j LEFT JOIN leases l ON l.job_id = j.id LEFT JOIN ledger g ON g.job_id = j.id
+WHERE j.id IN (
+    SELECT unnest($1::text[])::uuid
+    UNION
+    SELECT k.id FROM tenants t JOIN jobs k ON k.tenant_id = t.id AND k.retry_token = $2
+)
+ORDER BY j.created_at DESC LIMIT 20;
+
 -- name: count_open
 -- How many jobs run, how many leases there are, and how many of those have run out.
 SELECT (SELECT count(*) FROM jobs WHERE state = 'running') AS running,
