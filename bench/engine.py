@@ -57,7 +57,9 @@ async def measure(
     answers: list[list[int]] = []
     jobs = [
         Job(
-            prompt_ids=engine.prompt(ChatInput(messages=(Message(role="user", content=text),))),
+            prompt_ids=await engine.prompt(
+                ChatInput(messages=(Message(role="user", content=text),))
+            ),
             sampling=Sampling(max_tokens=tokens, temperature=0.0, seed=0),
         )
         for text in questions()

@@ -50,7 +50,7 @@ async def _prove(engine: Engine) -> None:
         else TextInput(prompt="Hello")
     )
     sampling = Sampling(max_tokens=1, temperature=0.0, seed=0)
-    prompt_ids = engine.prompt(input)
+    prompt_ids = await engine.prompt(input)
     engine.check(len(prompt_ids), sampling)
     tokens = 0
     async with aclosing(engine.run(Job(prompt_ids=prompt_ids, sampling=sampling))) as deltas:

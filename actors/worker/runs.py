@@ -65,17 +65,15 @@ class Runs:
         return held if held is not None and held.same(run) else None
 
     def begin(self, run: Run, engine: Engine) -> Execution:
-        """
+        """Take a run on; that its request is at fault, its readers are told.
+
         Raises:
-            BadRequest, ContextExceeded: the request is at fault.
             Overloaded: slots and queue are full, or too many answers wait to be settled.
         """
         if self._tasks - self._guard.running - self._guard.queued >= self._options.unsettled:
             self._refused_unsettled.inc()
             raise Overloaded("too many answers wait to be settled", retry_after_s=1.0)
-        prompt_ids = run.prompt_ids or engine.prompt(run.input)
-        engine.check(len(prompt_ids), run.sampling)
-        execution = Execution(run, engine, prompt_ids, self._loop.time())
+        execution = Execution(run, engine, run.prompt_ids, self._loop.time())
         try:
             if not self._guard.admit(execution):
                 execution.slot = self._loop.create_future()
@@ -146,6 +144,9 @@ class Runs:
     async def _compute(self, execution: Execution) -> None:
         run, journal, loop = execution.run, execution.journal, self._loop
         try:
+            if not journal.prompt_ids:
+                journal.prompt_ids = await execution.engine.prompt(run.input)
+            execution.engine.check(len(journal.prompt_ids), run.sampling)
             if execution.slot is not None:
                 await execution.slot
                 execution.slot = None

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable, Iterator
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from actors.follower import Follower
-from actors.gateway.closing import Closing
 from actors.gateway.flight import Flight
 from actors.gateway.gateway import Gateway
 from actors.gateway.keyring import Caller
 from actors.gateway.options import GatewayOptions
-from actors.gateway.releases import Releases
 from actors.gateway.surroundings import Surroundings
-from actors.gateway.tally import Tally
 from actors.roster.roster import Roster, RosterOptions
 from actors.runtime import Address, on
 from actors.scheduler.scheduler import Scheduler, SchedulerOptions
 from actors.worker.execution import Execution
-from actors.worker.health import HealthReporter
 from actors.worker.options import WorkerOptions
-from actors.worker.runs import Runs
 from actors.worker.worker import Worker
-from bench.simulation.process import Body, Process
-from supervision.policies import BreakerOptions, Breakers, Budget
+from bench.simulation.process import Body
+from supervision.policies import BreakerOptions, Breakers
 from tether.contracts import (
     Catalog,
     ChatInput,
@@ -41,12 +36,13 @@ from tether.contracts import (
     TextInput,
     WatchFleet,
 )
-from tether.core.admission import Admission, TenantLimits
-from tether.core.catalog import Index
+from tether.core.admission import TenantLimits
 from tether.core.placement import Placement
-from tether.core.session import Sessions
 from tether.engines.engine import Capabilities, Delta, Job, Snapshot
 from tether.errors import WorkerLost
+
+if TYPE_CHECKING:
+    from bench.simulation.world import World
 
 CARD = ModelCard(name="sim", version="1", engine="echo")
 LIMITS = TenantLimits(concurrency=64)
@@ -94,15 +90,15 @@ def answer(prompt: str) -> list[int]:
 class TokenEngine:
     """A model without weights; it fails now and then, or always when it is `rotten`."""
 
-    def __init__(self, process: Process, dice: random.Random) -> None:
+    def __init__(self, world: World) -> None:
         self.capabilities = Capabilities(resume="exact", tag="sim/1", context=4096, chat=True)
         self.slots = SLOTS
-        self._world = process.world
-        self._dice = dice
-        self._rotten = process.world.unlucky(0.3)
-        self._pace_s = dice.choice((0.002, 0.02, 0.1))
+        self._world = world
+        self._dice = world.dice
+        self._rotten = world.unlucky(0.3)
+        self._pace_s = world.dice.choice((0.002, 0.02, 0.1))
 
-    def prompt(self, input: ChatInput | TextInput) -> tuple[int, ...]:
+    async def prompt(self, input: ChatInput | TextInput) -> tuple[int, ...]:
         assert isinstance(input, TextInput)
         return tuple(input.prompt.encode())
 
@@ -131,6 +127,15 @@ class TokenEngine:
         pass
 
 
+def engines(world: World) -> Callable[..., Coroutine[Any, Any, TokenEngine]]:
+    """A `loader.load` of models without weights."""
+
+    async def load(card: ModelCard, **_: object) -> TokenEngine:
+        return TokenEngine(world)
+
+    return load
+
+
 class SimWorker(Body, Worker):  # type: ignore[misc]
     async def begin(self) -> None:
         world = self.process.world
@@ -147,15 +152,8 @@ class SimWorker(Body, Worker):  # type: ignore[misc]
             report_s=1.0,
             region=world.dice.choice(("local", "far")),
         )
-        self._options = options
-        self._engines: dict[str, Any] = {CARD.ref: TokenEngine(self.process, world.dice)}
-        self._runs = Runs(self, options)
+        await self.start(options)
         self._runs.begin = world.laws.dispatched(self.process, self._runs.begin)  # type: ignore
-        self._draining = False
-        self._health = HealthReporter(options.report_s, self.pid, self._send_report)
-        self._roster: Address | None = None
-        self.tree.on_change(self._tree_changed)
-        self.background(self._sweep(), name="sweep")
 
 
 class SimRoster(Body, Roster):  # type: ignore[misc]
@@ -183,6 +181,15 @@ def placement(dice: random.Random) -> Callable[..., Placement]:
 class Keys:
     """Every key is good."""
 
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    async def open(self) -> None:
+        pass
+
+    async def watch(self) -> None:
+        pass
+
     def known(self, credential: str, now: float) -> Caller:
         return Caller(credential, LIMITS)
 
@@ -193,25 +200,22 @@ class Keys:
         return 0
 
 
+class Around(Surroundings):
+    """Knows the catalog from the beginning."""
+
+    def follow(self) -> Follower:
+        self._see_catalog(Catalog(version=1, models=(CARD,)))
+        fleet = Follower(self._actor, "control/roster", WatchFleet(), self._see_fleet)
+        self._actor.background(fleet.run(), name="fleet")
+        known = Follower(self._actor, "", WatchFleet(), lambda _: None)
+        known.first.set()
+        return known
+
+
 class SimGateway(Body, Gateway):  # type: ignore[misc]
     async def begin(self) -> None:
-        options = self._options = GatewayOptions(dsn="", grace_s=1.0)
-        self._keyring: Any = Keys()
-        self._sessions = Sessions(options.sessions)
+        await self.start(GatewayOptions(dsn="postgresql://", grace_s=1.0))
         self._flights: Any = Ordered()
-        self._admission = Admission(options.tenants)
-        self._budget = Budget(options.retries)
-        self._closing = Closing(self, options.completions, options.remember_s)
-        self._releases = Releases(self)
-        self._tally = Tally()
-        self._surroundings = Surroundings(self)
-        self._surroundings.index = Index(Catalog(version=1, models=(CARD,)))
-        self._watched: set[str] = set()
-        self._draining = False
-        fleet = Follower(self, "control/roster", WatchFleet(), self._surroundings._see_fleet)
-        self.background(fleet.run(), name="fleet")
-        await self.tree.wait("control/scheduler", 4.0)
-        self.background(self._sweep(), name="sweep")
 
     def landed(self, flight: Flight) -> None:
         super().landed(flight)

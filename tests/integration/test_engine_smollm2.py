@@ -72,7 +72,7 @@ async def test_it_answers_as_generate_does_and_continues_exactly(
     await engine.open()
     try:
         prompts = [
-            engine.prompt(ChatInput(messages=(Message(role="user", content=question),)))
+            await engine.prompt(ChatInput(messages=(Message(role="user", content=question),)))
             for question in QUESTIONS
         ]
 

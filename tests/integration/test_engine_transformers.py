@@ -19,10 +19,10 @@ from tether.errors import (
     BadRequest,
     ContextExceeded,
     Draining,
-    Internal,
     ModelUnusable,
     Overloaded,
     Unavailable,
+    WorkerLost,
 )
 
 
@@ -43,9 +43,9 @@ def chat(*contents: str) -> ChatInput:
     return ChatInput(messages=tuple(Message(role="user", content=text) for text in contents))
 
 
-def job(of: Engine, text: str, **sampling: object) -> Job:
+async def job(of: Engine, text: str, **sampling: object) -> Job:
     asked = {"max_tokens": 30, "temperature": 1.0, "seed": len(text), **sampling}
-    return Job(prompt_ids=of.prompt(chat(text)), sampling=Sampling(**asked))  # type: ignore[arg-type]
+    return Job(prompt_ids=await of.prompt(chat(text)), sampling=Sampling(**asked))  # type: ignore[arg-type]
 
 
 async def answer(of: Engine, what: Job) -> tuple[str, list[int], Finish | None]:
@@ -72,7 +72,7 @@ async def test_many_at_once_answer_as_each_alone(engine: Engine, folder: Path) -
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    asked = [job(engine, "the fox " * n + "?", temperature=n % 2) for n in range(16)]
+    asked = [await job(engine, "the fox " * n + "?", temperature=n % 2) for n in range(16)]
     alone = [await answer(engine, what) for what in asked]
     together = await asyncio.gather(*(answer(engine, what) for what in asked))
     assert together == alone
@@ -94,9 +94,9 @@ async def test_prompts_are_templated_and_tokenized(engine: Engine, folder: Path)
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    ids = engine.prompt(chat("the dog 中文"))
+    ids = await engine.prompt(chat("the dog 中文"))
     assert tokenizer.decode(ids) == ("<|start|>user\nthe dog 中文<|end|>\n<|start|>assistant\n")
-    assert tokenizer.decode(engine.prompt(TextInput(prompt="the sea"))) == "the sea"
+    assert tokenizer.decode(await engine.prompt(TextInput(prompt="the sea"))) == "the sea"
     assert engine.capabilities.chat
     assert engine.capabilities.resume == "exact"
     assert engine.capabilities.context == 512
@@ -104,10 +104,12 @@ async def test_prompts_are_templated_and_tokenized(engine: Engine, folder: Path)
 
 
 async def test_a_stop_string_ends_the_answer_and_is_not_said(engine: Engine) -> None:
-    whole, ids, _ = await answer(engine, job(engine, "tell me", max_tokens=60))
+    whole, ids, _ = await answer(engine, await job(engine, "tell me", max_tokens=60))
     at = len(whole) // 2
     stop = whole[at : at + 4]
-    text, fewer, finish = await answer(engine, job(engine, "tell me", max_tokens=60, stop=(stop,)))
+    text, fewer, finish = await answer(
+        engine, await job(engine, "tell me", max_tokens=60, stop=(stop,))
+    )
     assert text == whole[: whole.index(stop)]
     assert finish is Finish.STOP
     assert fewer == ids[: len(fewer)]
@@ -116,13 +118,13 @@ async def test_a_stop_string_ends_the_answer_and_is_not_said(engine: Engine) -> 
 
 async def test_closing_a_run_stops_its_computation(engine: Engine) -> None:
     # nothing ends this one but its 400 tokens: the end of turn is as unlikely as any token
-    run = engine.run(job(engine, "long", max_tokens=400, seed=1))
+    run = engine.run(await job(engine, "long", max_tokens=400, seed=1))
     first = await anext(run)
     assert len(first.token_ids) >= 1
     await run.aclose()
     await until(lambda: engine.snapshot().running == 0)
     before = engine.snapshot()
-    await answer(engine, job(engine, "a", max_tokens=1))  # the engine lives on
+    await answer(engine, await job(engine, "a", max_tokens=1))  # the engine lives on
     after = engine.snapshot()
     assert after.steps - before.steps <= 2
     assert after.output_tokens - before.output_tokens == 1
@@ -130,11 +132,11 @@ async def test_closing_a_run_stops_its_computation(engine: Engine) -> None:
 
 
 async def test_a_full_engine_refuses_and_recovers(engine: Engine) -> None:
-    runs = [engine.run(job(engine, f"n{n}", max_tokens=450)) for n in range(16)]
+    runs = [engine.run(await job(engine, f"n{n}", max_tokens=450)) for n in range(16)]
     firsts = [asyncio.create_task(anext(run)) for run in runs]
     await until(lambda: engine.snapshot().running + engine.snapshot().queued == 16)
     with pytest.raises(Overloaded) as caught:
-        await answer(engine, job(engine, "one more"))
+        await answer(engine, await job(engine, "one more"))
     assert caught.value.retry_after_s
     for task in firsts:
         task.cancel()
@@ -142,13 +144,13 @@ async def test_a_full_engine_refuses_and_recovers(engine: Engine) -> None:
     for run in runs:
         await run.aclose()
     await until(lambda: engine.snapshot().running + engine.snapshot().queued == 0)
-    _, ids, _ = await answer(engine, job(engine, "again", max_tokens=2))
+    _, ids, _ = await answer(engine, await job(engine, "again", max_tokens=2))
     assert ids
 
 
 async def test_a_slow_reader_gets_all_of_it_in_fewer_pieces(engine: Engine) -> None:
-    whole = await answer(engine, job(engine, "slow", max_tokens=50))
-    run = engine.run(job(engine, "slow", max_tokens=50))
+    whole = await answer(engine, await job(engine, "slow", max_tokens=50))
+    run = engine.run(await job(engine, "slow", max_tokens=50))
     deltas = [await anext(run)]
     await until(lambda: engine.snapshot().running == 0)
     deltas += [delta async for delta in run]
@@ -158,7 +160,7 @@ async def test_a_slow_reader_gets_all_of_it_in_fewer_pieces(engine: Engine) -> N
 
 
 async def test_a_finished_continuation_says_only_that(engine: Engine) -> None:
-    what = job(engine, "done", max_tokens=5)
+    what = await job(engine, "done", max_tokens=5)
     _, ids, finish = await answer(engine, what)
     again = Job(prompt_ids=what.prompt_ids, emitted_ids=tuple(ids), sampling=what.sampling)
     assert [delta async for delta in engine.run(again)] == [Delta((), "", finish)]
@@ -166,11 +168,11 @@ async def test_a_finished_continuation_says_only_that(engine: Engine) -> None:
 
 async def test_bad_input_is_told_before_the_batch(engine: Engine) -> None:
     with pytest.raises(BadRequest, match="messages is empty"):
-        engine.prompt(ChatInput(messages=()))
+        await engine.prompt(ChatInput(messages=()))
     with pytest.raises(BadRequest, match="prompt is empty"):
-        engine.prompt(TextInput(prompt=""))
+        await engine.prompt(TextInput(prompt=""))
     with pytest.raises(ContextExceeded, match="far longer"):
-        engine.prompt(chat("fox jumps " * 100_000))
+        await engine.prompt(chat("fox jumps " * 100_000))
     with pytest.raises(ContextExceeded, match="512 tokens"):
         engine.check(500, Sampling(max_tokens=13))
     for what in (
@@ -190,9 +192,9 @@ async def test_closing_the_engine_refuses_who_still_runs(folder: Path, tmp_path:
     with pytest.raises(Draining):
         await answer(engine, Job(prompt_ids=(5,), sampling=Sampling(seed=0, max_tokens=3)))
     await engine.open()
-    run = engine.run(job(engine, "long", max_tokens=450))
+    run = engine.run(await job(engine, "long", max_tokens=450))
     await anext(run)
-    waiting = asyncio.create_task(answer(engine, job(engine, "other", max_tokens=450)))
+    waiting = asyncio.create_task(answer(engine, await job(engine, "other", max_tokens=450)))
     await asyncio.sleep(0)
     await engine.close()
     with pytest.raises(Draining):
@@ -201,7 +203,7 @@ async def test_closing_the_engine_refuses_who_still_runs(folder: Path, tmp_path:
         await rest(run)
     await engine.close()
     with pytest.raises(Draining):
-        await answer(engine, job(engine, "late"))
+        await answer(engine, await job(engine, "late"))
 
 
 async def test_bfloat16_is_opted_into_and_only_its_prefix_stands(
@@ -210,7 +212,7 @@ async def test_bfloat16_is_opted_into_and_only_its_prefix_stands(
     engine = create(tiny.card(folder, dtype="bfloat16"), cache_dir=tmp_path)
     await engine.open()
     assert engine.capabilities.resume == "prefix"
-    _, ids, _ = await answer(engine, job(engine, "hello", max_tokens=8))
+    _, ids, _ = await answer(engine, await job(engine, "hello", max_tokens=8))
     assert ids
     await engine.close()
 
@@ -252,7 +254,7 @@ async def test_a_broken_engine_says_so_and_takes_no_more(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert isinstance(engine, TransformersEngine)
-    run = engine.run(job(engine, "long", max_tokens=450))
+    run = engine.run(await job(engine, "long", max_tokens=450))
     await anext(run)
 
     def out_of_memory(slots: int, length: int) -> None:
@@ -260,8 +262,8 @@ async def test_a_broken_engine_says_so_and_takes_no_more(
 
     assert engine._batcher is not None
     monkeypatch.setattr(engine._batcher._cache, "reserve", out_of_memory)
-    with pytest.raises(Internal, match=r"broke down \(MemoryError\)"):
+    with pytest.raises(WorkerLost, match=r"broke down \(MemoryError\)"):
         await rest(run)
     assert "broke down" in engine.snapshot().fault
     with pytest.raises(Unavailable, match="broke down"):
-        await answer(engine, job(engine, "next"))
+        await answer(engine, await job(engine, "next"))

@@ -7,8 +7,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
 from bench.batcher_equal import differing, run_all
@@ -17,7 +19,8 @@ from tether.contracts import Finish, Sampling
 from tether.engines import Delta, Job
 from tether.engines.batcher import Batcher, Row
 from tether.engines.model import SlotModel, load
-from tether.engines.slot_cache import SlotCache, Span
+from tether.engines.slot_cache import SlotCache
+from tether.engines.span import Span
 from tether.engines.text import byte_table
 from tether.errors import Internal
 
@@ -230,7 +233,7 @@ class Poisoned:
 
     def forward(
         self, ids: Sequence[int], decode: Sequence[Span], prefill: Sequence[Span]
-    ) -> torch.Tensor:
+    ) -> NDArray[np.float32]:
         if POISON in ids and not self._nan:
             raise RuntimeError("index out of range\nand a second line")
         logits = self._model.forward(ids, decode, prefill)

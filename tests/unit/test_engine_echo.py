@@ -17,7 +17,7 @@ def engine(*, slots: int = 4, queue: int = 2, context: int = 1000) -> Engine:
     return create(card, slots=slots, queue=queue, cache_dir=Path("unused"))
 
 
-def job(of: Engine, text: str, emitted: tuple[int, ...] = (), **sampling: object) -> Job:
+async def job(of: Engine, text: str, emitted: tuple[int, ...] = (), **sampling: object) -> Job:
     asked = ChatInput(
         messages=(
             Message(role="system", content="not this"),
@@ -25,7 +25,7 @@ def job(of: Engine, text: str, emitted: tuple[int, ...] = (), **sampling: object
         )
     )
     return Job(
-        prompt_ids=of.prompt(asked),
+        prompt_ids=await of.prompt(asked),
         emitted_ids=emitted,
         sampling=Sampling(**{"seed": 0, **sampling}),  # type: ignore[arg-type]
     )
@@ -44,7 +44,7 @@ def joined(deltas: list[Delta]) -> tuple[str, list[int], Finish | None]:
 @pytest.mark.parametrize("text", ["one two three", "naïve 中文 😀 x", " padded  with\nspace "])
 async def test_it_says_the_words_over_and_over(text: str) -> None:
     echo = engine()
-    said, ids, finish = joined(await all_of(echo, job(echo, text, max_tokens=7)))
+    said, ids, finish = joined(await all_of(echo, await job(echo, text, max_tokens=7)))
     words = text.split()
     assert said == " ".join(words[i % len(words)] for i in range(7))
     assert ids == [i % len(words) for i in range(7)]
@@ -56,15 +56,15 @@ async def test_it_says_the_words_over_and_over(text: str) -> None:
 async def test_a_continuation_equals_the_undisturbed_run(stop: tuple[str, ...]) -> None:
     echo = engine()
     whole, ids, finish = joined(
-        await all_of(echo, job(echo, "one two three", max_tokens=9, stop=stop))
+        await all_of(echo, await job(echo, "one two three", max_tokens=9, stop=stop))
     )
-    first = await all_of(echo, job(echo, "one two three", max_tokens=9, stop=stop))
+    first = await all_of(echo, await job(echo, "one two three", max_tokens=9, stop=stop))
     for k in range(len(ids) + 1):
         # the text that belongs to the first k tokens, from a run that yields them one by one
-        slow = await all_of(echo, job(echo, "one two three delay=0", max_tokens=9, stop=stop))
+        slow = await all_of(echo, await job(echo, "one two three delay=0", max_tokens=9, stop=stop))
         assert joined(slow) == (whole, ids, finish)
         rest = await all_of(
-            echo, job(echo, "one two three", tuple(ids[:k]), max_tokens=9, stop=stop)
+            echo, await job(echo, "one two three", tuple(ids[:k]), max_tokens=9, stop=stop)
         )
         text, more, ended = joined(rest)
         assert ids[:k] + more == ids
@@ -76,7 +76,7 @@ async def test_a_continuation_equals_the_undisturbed_run(stop: tuple[str, ...]) 
 async def test_stop_strings_are_not_said() -> None:
     echo = engine()
     said, ids, finish = joined(
-        await all_of(echo, job(echo, "alpha beta gamma", max_tokens=50, stop=("ta ga",)))
+        await all_of(echo, await job(echo, "alpha beta gamma", max_tokens=50, stop=("ta ga",)))
     )
     assert (said, finish) == ("alpha be", Finish.STOP)
     assert ids == [0, 1, 2]
@@ -86,11 +86,11 @@ async def test_a_delay_is_waited_between_tokens_and_not_said() -> None:
     echo = engine()
     loop = asyncio.get_running_loop()
     began = loop.time()
-    deltas = await all_of(echo, job(echo, "a delay=20 b", max_tokens=4))
+    deltas = await all_of(echo, await job(echo, "a delay=20 b", max_tokens=4))
     assert loop.time() - began >= 0.06
     assert [delta.text for delta in deltas] == ["a", " b", " a", " b"]
-    assert joined(await all_of(echo, job(echo, "delay=1", max_tokens=2)))[0] == "echo echo"
-    assert joined(await all_of(echo, job(echo, "delay=x", max_tokens=1)))[0] == "delay=x"
+    assert joined(await all_of(echo, await job(echo, "delay=1", max_tokens=2)))[0] == "echo echo"
+    assert joined(await all_of(echo, await job(echo, "delay=x", max_tokens=1)))[0] == "delay=x"
 
 
 async def test_each_token_takes_a_turn_of_the_loop() -> None:
@@ -105,20 +105,20 @@ async def test_each_token_takes_a_turn_of_the_loop() -> None:
 
     counting = asyncio.create_task(count())
     await asyncio.sleep(0)  # it stands at its own sleep now
-    await all_of(echo, job(echo, "a b", max_tokens=64))
+    await all_of(echo, await job(echo, "a b", max_tokens=64))
     counting.cancel()
     assert turns >= 63
 
 
 async def test_closing_frees_the_slot_and_a_full_engine_refuses() -> None:
     echo = engine(slots=1, queue=1)
-    first = echo.run(job(echo, "a delay=60000", max_tokens=900))
+    first = echo.run(await job(echo, "a delay=60000", max_tokens=900))
     assert (await anext(first)).text == "a"
-    waiting = asyncio.create_task(all_of(echo, job(echo, "b", max_tokens=1)))
+    waiting = asyncio.create_task(all_of(echo, await job(echo, "b", max_tokens=1)))
     await asyncio.sleep(0)
     assert (echo.snapshot().running, echo.snapshot().queued) == (1, 1)
     with pytest.raises(Overloaded) as caught:
-        await all_of(echo, job(echo, "c", max_tokens=1))
+        await all_of(echo, await job(echo, "c", max_tokens=1))
     assert caught.value.retry_after_s
     await first.aclose()
     assert joined(await waiting)[0] == "b"
@@ -127,26 +127,26 @@ async def test_closing_frees_the_slot_and_a_full_engine_refuses() -> None:
 
 async def test_a_cancelled_wait_leaves_no_trace() -> None:
     echo = engine(slots=1, queue=1)
-    first = echo.run(job(echo, "a delay=60000", max_tokens=900))
+    first = echo.run(await job(echo, "a delay=60000", max_tokens=900))
     await anext(first)
-    waiting = asyncio.create_task(all_of(echo, job(echo, "b", max_tokens=1)))
+    waiting = asyncio.create_task(all_of(echo, await job(echo, "b", max_tokens=1)))
     await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert echo.snapshot().queued == 0
     await first.aclose()
-    assert joined(await all_of(echo, job(echo, "c", max_tokens=1)))[0] == "c"
+    assert joined(await all_of(echo, await job(echo, "c", max_tokens=1)))[0] == "c"
 
 
 async def test_bad_input_is_told() -> None:
     echo = engine(context=20)
     with pytest.raises(BadRequest, match="no word"):
-        echo.prompt(TextInput(prompt="  \n"))
+        await echo.prompt(TextInput(prompt="  \n"))
     with pytest.raises(BadRequest, match="messages is empty"):
-        echo.prompt(ChatInput(messages=()))
+        await echo.prompt(ChatInput(messages=()))
     with pytest.raises(BadRequest, match="role"):
-        echo.prompt(ChatInput(messages=(Message(role="boss", content="x"),)))
+        await echo.prompt(ChatInput(messages=(Message(role="boss", content="x"),)))
     with pytest.raises(BadRequest) as caught:
         echo.check(1, Sampling(max_tokens=1, temperature=9.0))
     assert caught.value.param == "temperature"
@@ -157,4 +157,4 @@ async def test_bad_input_is_told() -> None:
         await all_of(echo, Job(prompt_ids=(2**40,), sampling=Sampling(max_tokens=1, seed=0)))
     await echo.close()
     with pytest.raises(Draining):
-        await all_of(echo, job(echo, "x", max_tokens=1))
+        await all_of(echo, await job(echo, "x", max_tokens=1))

@@ -11,29 +11,62 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
 
 from tether.contracts import Finish, Sampling
 from tether.engines.engine import Delta, Job
 from tether.engines.sampling import draw
-from tether.engines.slot_cache import SlotCache, Span
+from tether.engines.span import Span
 from tether.engines.text import TextState
 from tether.errors import Internal, TetherError
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Slots(Protocol):
+    """Keys and values of many answers, each in a slot; `SlotCache` is one."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """What is held now."""
+
+    def reserve(self, slots: int, length: int) -> None:
+        """Make room for `slots` answers of `length` tokens."""
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """The answer in `source`, of `length` tokens, is in `target` from now on."""
+
+    def free(self, slot: int) -> None:
+        """The answer in `slot` is gone."""
+
+    def clear(self, slot: int) -> None:
+        """Forget a slot that a fault has left in an unknown state."""
+
+    def release(self) -> None:
+        """No answer runs; give back what can be."""
+
 
 class Forward(Protocol):
-    """What the batcher needs of a model; `SlotModel` is one."""
+    """What the batcher needs of a model; `SlotModel` and `LlamaModel` are two."""
 
-    cache: SlotCache
-    context: int
-    ends: frozenset[int]
+    @property
+    def cache(self) -> Slots: ...
+
+    @property
+    def context(self) -> int: ...
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end a turn."""
 
     def forward(
         self, ids: Sequence[int], decode: Sequence[Span], prefill: Sequence[Span]
-    ) -> torch.Tensor: ...
+    ) -> NDArray[np.float32]:
+        """The logits after the last token of every span, (spans, vocabulary). `decode` spans
+        have one token and the slots 0, 1, …; May be repeated after a fault."""
 
 
 class Row:
@@ -175,6 +208,9 @@ class Batcher:
             self._waiting = deque(row for row in self._waiting if not row.cancelled)
         step.dropped.extend(row for row in self._rows if row.cancelled and not row.done)
         rows = self._rows
+        for row in rows:
+            if row.gone:
+                self._cache.free(row.slot)
         at = 0
         while at < len(rows):
             if not rows[at].gone:
@@ -187,6 +223,7 @@ class Batcher:
                 rows[at] = last
         if self._filling is not None:
             if self._filling.gone:
+                self._cache.free(self._filling.slot)
                 if not self._filling.done:
                     step.dropped.append(self._filling)
                 self._filling = None
@@ -216,7 +253,7 @@ class Batcher:
 
     def _compute(
         self, rows: list[Row], decode: list[Span], prefill: list[Span], step: Step
-    ) -> list[tuple[Row, Span, torch.Tensor]]:
+    ) -> list[tuple[Row, Span, NDArray[np.float32]]]:
         """Logits of every row; a row that cannot be computed fails alone."""
         spans = decode + prefill
         fed = [row.tokens[s.start : s.start + s.count] for row, s in zip(rows, spans, strict=True)]
@@ -238,7 +275,7 @@ class Batcher:
                 self._fail(row, error, step)
         return computed
 
-    def _draw(self, row: Row, logits: torch.Tensor, step: Step) -> None:
+    def _draw(self, row: Row, logits: NDArray[np.float32], step: Step) -> None:
         try:
             best = int(logits.argmax())
             # argmax gives a nan precedence, so this one look covers all
@@ -249,7 +286,7 @@ class Batcher:
                 best
                 if sampling.temperature == 0.0
                 else draw(
-                    logits.numpy(),
+                    logits,
                     temperature=sampling.temperature,
                     top_p=sampling.top_p,
                     seed=sampling.seed or 0,

@@ -78,7 +78,7 @@ class EchoEngine:
     async def open(self) -> None:
         """Nothing to load."""
 
-    def prompt(self, input: ChatInput | TextInput) -> tuple[int, ...]:
+    async def prompt(self, input: ChatInput | TextInput) -> tuple[int, ...]:
         """The ids of the last message.
 
         Raises:

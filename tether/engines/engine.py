@@ -98,8 +98,7 @@ class EngineOptions:
 
 
 class Engine(Protocol):
-    """A model that answers. All methods are called on one loop; `prompt` and `check` are
-    quick enough to be plain functions."""
+    """A model that answers. All methods are called on one loop."""
 
     capabilities: Capabilities
     slots: int
@@ -111,7 +110,7 @@ class Engine(Protocol):
             TetherError: it cannot be loaded, in one sentence.
         """
 
-    def prompt(self, input: ChatInput | TextInput) -> tuple[int, ...]:
+    async def prompt(self, input: ChatInput | TextInput) -> tuple[int, ...]:
         """The token ids of a request.
 
         Raises:

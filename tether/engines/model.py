@@ -6,14 +6,19 @@ import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tether.contracts import ModelCard
 from tether.engines.folder import unloadable
-from tether.engines.slot_cache import Plan, SlotCache, Span, attention
+from tether.engines.slot_cache import Plan, SlotCache, attention
+from tether.engines.span import Span
 from tether.errors import ModelUnusable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ATTENTION = "tether_slots"
@@ -67,12 +72,18 @@ class SlotModel:
 
     def forward(
         self, ids: Sequence[int], decode: Sequence[Span], prefill: Sequence[Span]
-    ) -> torch.Tensor:
-        """The logits after the last token of every span, float32, (spans, vocabulary).
+    ) -> NDArray[np.float32]:
+        """The logits after the last token of every span, (spans, vocabulary).
 
         `ids` are the tokens of all spans, in their order. May be repeated: it only writes what
         it would write again.
         """
+        logits: NDArray[np.float32] = self._logits(ids, decode, prefill).numpy()
+        return logits
+
+    def _logits(
+        self, ids: Sequence[int], decode: Sequence[Span], prefill: Sequence[Span]
+    ) -> torch.Tensor:
         with torch.inference_mode():
             positions = [span.start for span in decode]
             last = list(range(len(decode)))
@@ -105,9 +116,9 @@ class SlotModel:
         try:
             half = count // 2
             rows = [
-                self.forward(ids[:half], (), (Span(0, 0, half),)),
-                self.forward(ids[half : count - 1], (), (Span(0, half, count - 1 - half),)),
-                self.forward(ids[count - 1 :], (Span(0, count - 1, 1),), ()),
+                self._logits(ids[:half], (), (Span(0, 0, half),)),
+                self._logits(ids[half : count - 1], (), (Span(0, half, count - 1 - half),)),
+                self._logits(ids[count - 1 :], (Span(0, count - 1, 1),), ()),
             ]
         except (NotImplementedError, TypeError) as error:
             raise ModelUnusable(f"this model cannot be run over slots: {error}") from error

@@ -20,16 +20,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
+from tether.engines.span import Span
+
 BLOCK = 256  # tokens by which slots grow at first
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """`count` tokens of the answer in `slot`, from position `start`."""
-
-    slot: int
-    start: int
-    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +93,9 @@ class SlotCache:
         self._size = (0, 0)
         for store in (self._keys, self._values):
             store[:] = [torch.zeros(0)] * len(store)
+
+    def free(self, slot: int) -> None:
+        """The answer in `slot` is gone. Its place is written over; memory goes by `release`."""
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of a slot over another."""

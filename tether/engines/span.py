@@ -1,0 +1,14 @@
+"""Where tokens of an answer go: the word that batcher and models share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """`count` tokens of the answer in `slot`, from position `start`."""
+
+    slot: int
+    start: int
+    count: int
