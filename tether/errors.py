@@ -19,6 +19,9 @@
     │   ├── Overloaded 503           a bound was reached
     │   ├── Draining 503             it is on its way out
     │   ├── ModelUnusable 503        its folder is incomplete, or of a kind that no engine runs
+    │   │   ├── ArtifactRefused 503  unsigned, tampered with, revoked, or of no safe kind
+    │   │   └── CacheFull 503        its weights have no place on this machine's disk
+    │   ├── ArtifactLost 503         no replica has it whole, or too few can be reached
     │   └── PeerLost 503             the process at the other end is gone
     ├── WorkerLost 502               it began, broke off, and could not be resumed
     └── DeadlineExceeded 504
@@ -111,6 +114,18 @@ class Draining(Unavailable):
 
 class ModelUnusable(Unavailable):
     code, retryable = "model_unusable", False
+
+
+class ArtifactRefused(ModelUnusable):
+    code = "artifact_refused"
+
+
+class CacheFull(ModelUnusable):
+    code = "cache_full"
+
+
+class ArtifactLost(Unavailable):
+    code = "artifact_lost"
 
 
 class PeerLost(Unavailable):

@@ -3,6 +3,7 @@
 from tether.config.problem import ConfigInvalid, Problem
 from tether.config.reading import load, parse
 from tether.config.sections import (
+    Artifacts,
     Cluster,
     Config,
     Gateway,
@@ -17,6 +18,7 @@ from tether.config.sections import (
 )
 
 __all__ = [
+    "Artifacts",
     "Cluster",
     "Config",
     "ConfigInvalid",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
 from tether.config.problem import Problem
 from tether.config.sections import Config, Model, Worker, chosen
+
+_SCHEMES = ("file", "s3", "gs", "az")
 
 
 def violations(
@@ -17,6 +20,7 @@ def violations(
     what might concern it is not judged."""
     yield from _http(config)
     yield from _stores(config)
+    yield from _artifacts(config, models)
     yield from _models(models)
     yield from _workers(workers)
     if None not in models:
@@ -55,6 +59,31 @@ def _stores(config: Config) -> Iterator[Problem]:
         )
 
 
+def _artifacts(config: Config, models: Sequence[Model | None]) -> Iterator[Problem]:
+    artifacts = config.artifacts
+    count = len(artifacts.replicas)
+    for number, url in enumerate(artifacts.replicas):
+        if urlsplit(url).scheme not in _SCHEMES:
+            yield Problem(
+                f"artifacts.replicas[{number}]",
+                f"{url!r} is no store; write one of {', '.join(s + '://…' for s in _SCHEMES)}",
+            )
+        if url.rstrip("/") in [u.rstrip("/") for u in artifacts.replicas[:number]]:
+            yield Problem(f"artifacts.replicas[{number}]", "this replica is listed twice")
+    if count and not count // 2 < artifacts.quorum <= count:
+        yield Problem(
+            "artifacts.quorum",
+            f"of {count} replicas a quorum is {count // 2 + 1} to {count}, not {artifacts.quorum}",
+        )
+    for number, model in enumerate(models):
+        if model is not None and model.source.startswith("artifact:"):
+            path = f"models[{number}].source"
+            if not re.fullmatch(r"artifact:sha256:[0-9a-f]{64}", model.source):
+                yield Problem(path, f"{model.source!r} is no artifact:sha256: and 64 hex digits")
+            if not count:
+                yield Problem(path, "no replica has artifacts; list some in artifacts.replicas")
+
+
 def _models(models: Sequence[Model | None]) -> Iterator[Problem]:
     if not models:
         yield Problem("models", "no model is listed; add one under [[models]]")
@@ -74,7 +103,7 @@ def _models(models: Sequence[Model | None]) -> Iterator[Problem]:
         if model.engine != "echo" and not model.source:
             yield Problem(
                 f"models[{number}].source",
-                f"engine {model.engine} needs a folder, or package:NAME; add it",
+                f"engine {model.engine} needs a folder, package:NAME or artifact:sha256:…; add it",
             )
 
 

@@ -113,6 +113,25 @@ class Stores(Section, frozen=True, kw_only=True):
     postgres: str = ""
 
 
+class Artifacts(Section, frozen=True, kw_only=True):
+    """Where signed models come from (docs/operations.md). `replicas` are asked in this order:
+    `file:///folder`, `s3://bucket/prefix?endpoint=…&region=…&credentials=NAME`, `gs://…`,
+    `az://…`. A push goes to all of them, which must be `min_replicas` at least, and holds when
+    `quorum` have it. `trust` "required" loads only what a key in `trust_dir` has signed. Models
+    are kept on disk up to `cache_bytes`. `parallel` blocks of 8 MiB are under way at once, with at
+    most `bandwidth` bytes per second (0: no limit)."""
+
+    replicas: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
+    min_replicas: Annotated[int, Meta(ge=1, le=64)] = 3
+    quorum: Annotated[int, Meta(ge=1, le=64)] = 2
+    trust: Literal["required", "off"] = "required"
+    trust_dir: Annotated[str, Meta(min_length=1)] = "trust"
+    cache_bytes: Annotated[int, Meta(ge=1 << 20)] = 100 << 30
+    parallel: Annotated[int, Meta(ge=1, le=256)] = 8
+    bandwidth: Annotated[int, Meta(ge=0)] = 0
+    timeout_s: Seconds = 60.0
+
+
 class Gateway(Section, frozen=True, kw_only=True):
     """`partitions` gateways share the tenants by stable hash. One gateway holds at most
     `max_sessions` answers, and in all of their journals at most `journal_tokens` token ids and
@@ -133,8 +152,9 @@ class Limits(Section, frozen=True, kw_only=True):
 
 
 class Model(Section, frozen=True, kw_only=True):
-    """One model of the catalog. `source` is a folder, or `package:NAME` for weights that came
-    with a Python package; engine `echo` has none. `context` is in tokens."""
+    """One model of the catalog. `source` is a folder, `package:NAME` for weights that came
+    with a Python package, or `artifact:sha256:…` for a signed one; engine `echo` has none.
+    `context` is in tokens."""
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,126}$")]
     version: Word = "1"
@@ -180,6 +200,7 @@ class Config(Section, frozen=True, kw_only=True):
     nodes: tuple[Member, ...] = ()
     http: Http = Http()
     stores: Stores = Stores()
+    artifacts: Artifacts = Artifacts()
     gateway: Gateway = Gateway()
     limits: Limits = Limits()
     models: tuple[Model, ...] = ()
@@ -193,6 +214,11 @@ class Config(Section, frozen=True, kw_only=True):
             return self._directory(self.node.cache_dir)
         shared = os.environ.get("XDG_CACHE_HOME")
         return Path(shared) / "tether" if shared else (self.folder / ".cache").resolve()
+
+    @property
+    def trust_dir(self) -> Path:
+        """Where the keys lie whose signatures count, absolute."""
+        return (self.folder / Path(self.artifacts.trust_dir).expanduser()).resolve()
 
     @property
     def data_dir(self) -> Path:

@@ -1,0 +1,1 @@
+"""Model weights that are content-addressed, signed, replicated and verified before they load."""
