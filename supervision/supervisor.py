@@ -22,6 +22,7 @@ from supervision.child import Supervised, sentence
 from supervision.events import Event, TreeChanged
 from supervision.member import join
 from supervision.narrator import narrate
+from supervision.operated import Operated
 from supervision.process import ChildProcess
 from supervision.spec import ChildSpec, Kind, Shutdown, SupervisorOptions
 from supervision.tree import SupervisionTree
@@ -61,7 +62,7 @@ class _Child:
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
 
 
-class Supervisor(Supervised):
+class Supervisor(Operated, Supervised):
     """Starts, watches and restarts the children of its options."""
 
     Options: ClassVar[type[msgspec.Struct]] = SupervisorOptions
@@ -181,6 +182,7 @@ class Supervisor(Supervised):
         narrate(event)
         if isinstance(event, TreeChanged):
             self.tell_root(event.node)
+            self.operated_news()
 
     def tell_root(self, node: TreeNode) -> None:
         """One line of the tree has changed."""

@@ -245,6 +245,25 @@ class SupervisionTree:
         self._changed(member, now)
         return self._advance(now)
 
+    def renew(self, id: str, now: float) -> list[Action]:
+        """Stop a child in order and start it again, together with those that the strategy
+        restarts with it. No failure, so it counts towards no intensity. A child that is down is
+        started alone.
+
+        Raises:
+            Conflict: there is no such child, or the supervisor is stopping.
+        """
+        member = self._known(id)
+        if self.state not in ("starting", "running"):
+            raise Conflict(f"{self.path or 'the root'} is {self.state} and restarts nobody")
+        if member.phase is Phase.DONE:
+            return self.restart(id, now)
+        if member.phase is Phase.IDLE:
+            member.due = now
+        for other in affected(self.strategy, tuple(self._members), id):
+            self._condemn(self._members[other], None, now)
+        return self._advance(now)
+
     def delete(self, id: str, now: float) -> list[Action]:
         """Forget a child that is down.
 
@@ -263,6 +282,14 @@ class SupervisionTree:
     def which(self, now: float) -> tuple[TreeNode, ...]:
         """All children, in start order."""
         return tuple(m.node(self.path, now) for m in self._members.values())
+
+    def spec(self, id: str) -> ChildSpec:
+        """What a child is made from.
+
+        Raises:
+            Conflict: there is no such child.
+        """
+        return self._known(id).spec
 
     def count(self) -> dict[str, int]:
         """How many children there are: specs, active, workers, supervisors."""
@@ -334,8 +361,8 @@ class SupervisionTree:
         for id in affected(self.strategy, tuple(self._members), member.spec.id):
             self._condemn(self._members[id], member, now)
 
-    def _condemn(self, member: Member, died: Member, now: float) -> None:
-        """`member` is restarted because `died` is."""
+    def _condemn(self, member: Member, died: Member | None, now: float) -> None:
+        """`member` is restarted because `died` is, or because somebody says so."""
         if member is died or member.removed:
             return
         if member.phase in (Phase.STARTING, Phase.RUNNING, Phase.STOPPING):
