@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from tether.contracts.contract import Contract, Value
 
 
@@ -180,3 +182,30 @@ class FindRequest(Contract, frozen=True):
     retry token; `SessionStates` with the newest first, also of some that it is done with."""
 
     request_id: str
+
+
+class Verb(StrEnum):
+    """What an operator may have a supervisor do with a child."""
+
+    RESTART = "restart"  # stop it in order if it runs, and start it, with its strategy's group
+    STOP = "stop"  # stop it in order; it stays in the tree, and down
+
+
+class OperateChild(Contract, frozen=True):
+    """→ supervisor, asked: do `verb` with the child `id`. Answered with `ChildReady` when it runs
+    anew, or `ChildStopped` when its process is gone."""
+
+    id: str
+    verb: str
+
+
+class ShowSpec(Contract, frozen=True):
+    """→ supervisor: what the child `id` was made from, as `SpecShown`."""
+
+    id: str
+
+
+class SpecShown(Contract, frozen=True):
+    """The fields of a `ChildSpec`, in words."""
+
+    fields: tuple[tuple[str, str], ...]

@@ -1,0 +1,108 @@
+"""What a supervisor does with a child because an operator says so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from actors.runtime import Address, on
+from supervision.actions import Action
+from supervision.member import join
+from supervision.spec import ChildSpec
+from tether.contracts import ChildReady, ChildStopped
+from tether.contracts.operating import OperateChild, ShowSpec, SpecShown, Verb
+from tether.errors import BadRequest, Unavailable
+
+if TYPE_CHECKING:
+    from actors.runtime.operating import Operating
+    from supervision.tree import SupervisionTree
+
+
+class Operated:
+    """The part of a supervisor that operators talk to. What they order goes on when they leave."""
+
+    path: str
+    _operating: Operating
+    _tree: SupervisionTree
+    _operated_news: asyncio.Event | None = None
+
+    def _now(self) -> float:
+        raise NotImplementedError
+
+    def _perform(self, actions: Sequence[Action]) -> None:
+        raise NotImplementedError
+
+    @on(OperateChild)
+    async def _operate_child(self, msg: OperateChild, sender: Address) -> ChildReady | ChildStopped:
+        """
+        Raises:
+            Forbidden: the sender is no operator.
+            Conflict: there is no such child, or the supervisor is stopping.
+            BadRequest: there is no such verb.
+            Unavailable: it didn't start; its supervisor goes on as its spec says.
+        """
+        self._operating.allow(sender)
+        before = self._tree.generation(msg.id)
+        if msg.verb == Verb.RESTART:
+            self._perform(self._tree.renew(msg.id, self._now()))
+            return await self._started(msg.id, before)
+        if msg.verb == Verb.STOP:
+            self._perform(self._tree.terminate(msg.id, self._now()))
+            return await self._stopped(msg.id)
+        raise BadRequest(f"a supervisor has no verb {msg.verb!r}; it is one of {', '.join(Verb)}")
+
+    @on(ShowSpec)
+    def _show_spec(self, msg: ShowSpec, sender: Address) -> SpecShown:
+        self._operating.allow(sender)
+        return SpecShown(fields=tuple(described(self._tree.spec(msg.id))))
+
+    def operated_news(self) -> None:
+        """Something has changed in the tree."""
+        if self._operated_news is not None:
+            self._operated_news.set()
+            self._operated_news = None
+
+    async def _change(self) -> None:
+        if self._operated_news is None:
+            self._operated_news = asyncio.Event()
+        await self._operated_news.wait()
+
+    async def _started(self, id: str, before: int) -> ChildReady:
+        path, first = join(self.path, id), 0
+        while True:
+            node = self._tree.node(id, self._now())
+            if node is None or (node.state == "stopped" and node.generation != before):
+                raise Unavailable(f"{path} did not start: {node.last_exit if node else 'deleted'}")
+            if node.generation != before:
+                if node.state == "running":
+                    return ChildReady(pid=node.pid, address=node.address, strategy=node.strategy)
+                first = first or node.generation
+                if node.generation != first:
+                    raise Unavailable(
+                        f"{path} did not start ({node.last_exit}), and is tried again; see `tree`"
+                    )
+            await self._change()
+
+    async def _stopped(self, id: str) -> ChildStopped:
+        while (node := self._tree.node(id, self._now())) is not None and node.pid:
+            await self._change()
+        return ChildStopped()
+
+
+def described(spec: ChildSpec) -> list[tuple[str, str]]:
+    """The fields of a spec in words; of its arguments only the size, for there may be secrets."""
+    backoff = spec.backoff
+    return [
+        ("start", spec.start),
+        ("restart", str(spec.restart)),
+        (
+            "shutdown",
+            f"{spec.shutdown:g} s" if isinstance(spec.shutdown, float) else str(spec.shutdown),
+        ),
+        ("start_timeout", f"{spec.start_timeout_s:g} s"),
+        ("needs", " ".join(spec.needs)),
+        ("significant", "yes" if spec.significant else ""),
+        ("backoff", " ".join(f"{n}={getattr(backoff, n):g}" for n in backoff.__struct_fields__)),
+        ("args", f"{len(spec.args)} bytes"),
+    ]
