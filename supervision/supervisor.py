@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from actors.runtime import Actor, Address, on
+from actors.runtime.spawning import SpawnedProcess
 from supervision.actions import Action, Emit, Finish, Kill, Serve, Spawn, Start, Stop
 from supervision.child import Supervised, sentence
 from supervision.events import Event, TreeChanged
@@ -164,6 +165,7 @@ class Supervisor(Operated, Supervised):
                     self._happened(event)
                 case Serve():
                     self._served.set_result(None)
+                    self.keep_ready()
                 case Finish():
                     self._finish(action)
         self._arm(told)
@@ -189,6 +191,14 @@ class Supervisor(Operated, Supervised):
         if self.root:
             with suppress(TetherError):  # the root is too slow or gone: it ends us soon
                 self.tell(self.root, ChildChanged(node=node))
+
+    def keep_ready(self) -> None:
+        """Keep spares of which a child can be made, if there are children that work: those of a
+        supervisor take longer than its own process."""
+        modules = {spec.start_module for spec in self._tree.specs() if spec.kind is Kind.WORKER}
+        if modules:
+            options = self._transport.options
+            SpawnedProcess.keep_spares(self.loop, options, {"supervision", *modules})
 
     def _finish(self, finish: Finish) -> None:
         if self._timer is not None:

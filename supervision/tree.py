@@ -283,6 +283,10 @@ class SupervisionTree:
         """All children, in start order."""
         return tuple(m.node(self.path, now) for m in self._members.values())
 
+    def specs(self) -> tuple[ChildSpec, ...]:
+        """What the children were made from, in start order."""
+        return tuple(m.spec for m in self._members.values())
+
     def spec(self, id: str) -> ChildSpec:
         """What a child is made from.
 

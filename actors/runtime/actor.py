@@ -190,23 +190,6 @@ class Actor(ThespianActor):
         """The names of all tasks beside the handlers."""
         return [task.get_name() for task in self._background]
 
-    def keep_spares(self, modules: Iterable[str]) -> None:
-        """From now on children are made of processes that have imported `modules` and wait, as
-        many as the capability "Warm Spares" says. Called again with others: exchanges them."""
-        options = self._transport.options
-        wanted = {*modules, *options.spare_modules, "actors.runtime", "uvloop"}
-        if options.warm_spares and self._spares_for != wanted:
-            self._drop_spares()
-            self._spares_for = wanted
-            SpawnedProcess.spares = Spares(
-                self.loop, options.warm_spares, wanted, SpawnedProcess.spare
-            )
-
-    def _drop_spares(self) -> None:
-        if SpawnedProcess.spares is not None:
-            SpawnedProcess.spares.close()
-            SpawnedProcess.spares = None
-
     # ---- what Thespian calls
 
     def receiveMessage(self, msg: Any, sender: Any) -> None:
@@ -231,7 +214,7 @@ class Actor(ThespianActor):
         self._background: set[asyncio.Task[Any]] = set()
         self._expected: dict[int, asyncio.Future[Address]] = {}
         self._children: set[Address] = set()
-        self._spares_for: set[str] = set()
+        self._unwanted: set[int] = set()  # asked of other nodes, and given up since
         self._serving = Serving(self._hub, handlers_of(self), self.max_handlers, self._who)
         self._operating = Operating(self, self._hub, self._serving, self.max_handlers)
         self._transport.exit_gate = self._gate
@@ -299,7 +282,6 @@ class Actor(ThespianActor):
                     await asyncio.wait(self._background)
         except TimeoutError:
             log.warning("tasks outlived their actor", actor=self._who)
-        self._drop_spares()
         then()
 
     def _background_done(self, task: asyncio.Task[Any]) -> None:

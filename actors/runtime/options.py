@@ -17,6 +17,7 @@ from actors.runtime.wire import MAX_FRAME
 DEFAULT_PORT: Final = 1900  # Thespian's
 _HOSTS: Final = {"": "127.0.0.1", "localhost": "127.0.0.1"}
 _MAX_FRAME: Final = 1 << 30
+_MAX_SPARES: Final = 16
 
 
 class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +34,9 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
       port. Without it the node's processes can dial, and not be dialed.
     - "Routes": node id to "host" or "host:admin port" of the other nodes.
     - "Owner Pid": the system shuts down when this process ends; 0 for none.
+    - "Warm Spares": how many processes each supervisor keeps that have imported all that its
+      children need and wait to be one of them; 0 by default.
+    - "Spare Modules": what they import besides, such as "torch".
     - "Allow Pickle": unpickle anything, start any class; for test-suites and measuring only.
     """
 
@@ -46,11 +50,15 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     identity_dir: str = ""
     listen: str = ""
     routes: tuple[tuple[str, str], ...] = ()
+    warm_spares: int = 0
+    spare_modules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         Address.admin(self.node, self.port)
         if not 4096 <= self.max_frame <= _MAX_FRAME:
             raise ValueError(f"'Max Frame' {self.max_frame} must lie in 4096..{_MAX_FRAME}")
+        if not 0 <= self.warm_spares <= _MAX_SPARES:
+            raise ValueError(f"'Warm Spares' {self.warm_spares} must lie in 0..{_MAX_SPARES}")
         for entry in self.actor_classes:
             if not (entry.endswith(".*") or entry.count(":") == 1):
                 raise ValueError(
@@ -87,6 +95,8 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
             identity_dir=str(capabilities.get("Tls Identity Dir") or ""),
             listen=str(capabilities.get("Listen") or ""),
             routes=tuple(dict(capabilities.get("Routes") or {}).items()),
+            warm_spares=int(capabilities.get("Warm Spares", 0)),
+            spare_modules=tuple(capabilities.get("Spare Modules", ())),
         )
 
     @staticmethod

@@ -9,7 +9,10 @@ ours, which set the process up and then go on with Thespian's.
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import faulthandler
+import fcntl
 import gc
 import io
 import multiprocessing.context as contexts
@@ -20,13 +23,16 @@ import multiprocessing.util as mp_util
 import os
 import signal
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from multiprocessing import reduction
 from typing import Any, ClassVar, Final
 
 import thespian.system.multiprocCommon as thespian_processes
 import thespian.system.systemCommon as thespian_common
 
+from actors.runtime.options import NodeOptions
+from actors.runtime.spare import wait as wait_as_spare
+from actors.runtime.spares import Spares
 from tether.telemetry import logs
 
 log = logs.get(__name__)
@@ -43,18 +49,11 @@ class _Popen(popen_spawn.Popen):
     """As its base, without the starter's `__main__` and without a resource tracker."""
 
     _fds: list[int]
+    pipe: int  # our end of it; a spare reads from it a second time
 
     def _launch(self, process_obj: Any) -> None:
-        preparation = mp_spawn.get_preparation_data(process_obj._name)
-        preparation.pop("init_main_from_name", None)
-        preparation.pop("init_main_from_path", None)
-        buffer = io.BytesIO()
-        contexts.set_spawning_popen(self)
-        try:
-            reduction.dump(preparation, buffer)
-            reduction.dump(process_obj, buffer)
-        finally:
-            contexts.set_spawning_popen(None)
+        preparation = _preparation(process_obj)
+        told = _dumped(self, preparation, process_obj)
         parent_r = child_w = child_r = parent_w = -1
         try:
             parent_r, child_w = os.pipe()
@@ -66,8 +65,9 @@ class _Popen(popen_spawn.Popen):
                 self._fds,
             )
             self.sentinel = parent_r
+            self.pipe = parent_w
             with open(parent_w, "wb", closefd=False) as pipe:
-                pipe.write(buffer.getbuffer())
+                pipe.write(told)
         finally:
             self.finalizer = mp_util.Finalize(
                 self, _close, [fd for fd in (parent_r, parent_w) if fd >= 0]
@@ -75,6 +75,32 @@ class _Popen(popen_spawn.Popen):
             for fd in (child_r, child_w):
                 if fd >= 0:
                     os.close(fd)
+
+
+class _NoDescriptors:
+    """A process that runs already can't be given any."""
+
+    @staticmethod
+    def duplicate_for_child(descriptor: int) -> int:
+        raise ValueError(f"descriptor {descriptor} can't be given to a process that runs already")
+
+
+def _preparation(process: Any) -> dict[str, Any]:
+    preparation = mp_spawn.get_preparation_data(process._name)
+    preparation.pop("init_main_from_name", None)
+    preparation.pop("init_main_from_path", None)
+    return preparation
+
+
+def _dumped(popen: Any, preparation: dict[str, Any], process: Any) -> memoryview:
+    buffer = io.BytesIO()
+    contexts.set_spawning_popen(popen)
+    try:
+        reduction.dump(preparation, buffer)
+        reduction.dump(process, buffer)
+    finally:
+        contexts.set_spawning_popen(None)
+    return buffer.getbuffer()
 
 
 def _close(*descriptors: int) -> None:
@@ -91,6 +117,7 @@ class SpawnedProcess(contexts.SpawnProcess):
     """
 
     on_start: ClassVar[Callable[[SpawnedProcess], object] | None] = None
+    spares: ClassVar[Spares | None] = None  # of which actors are made, if this process keeps any
     _popen: _Popen | None
     _waiting: ClassVar[deque[SpawnedProcess]] = deque()
     _starting: ClassVar[set[SpawnedProcess]] = set()
@@ -104,10 +131,56 @@ class SpawnedProcess(contexts.SpawnProcess):
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:
+        if process_obj._takes_turns and SpawnedProcess.spares is not None:
+            spare = SpawnedProcess.spares.take(_becoming(process_obj))
+            if spare is not None:
+                return spare._popen
         return _Popen(process_obj)
 
+    @classmethod
+    def keep_spares(
+        cls, loop: asyncio.AbstractEventLoop, options: NodeOptions, modules: Iterable[str]
+    ) -> None:
+        """From now on actors are made of processes that have imported `modules` and wait, as many
+        as the node's options say. Called again with other modules: exchanges them."""
+        wanted = {*modules, *options.spare_modules, "actors.runtime", "uvloop"}
+        if not options.warm_spares or (cls.spares is not None and cls.spares.have(wanted)):
+            return
+        cls.drop_spares()
+        cls.spares = Spares(loop, options.warm_spares, wanted, cls.ahead)
+
+    @classmethod
+    def drop_spares(cls) -> None:
+        """End those that there are, and keep none any more."""
+        spares, cls.spares = cls.spares, None
+        if spares is not None:
+            spares.close()
+
+    @classmethod
+    def ahead(cls, modules: tuple[str, ...]) -> SpawnedProcess:
+        """A process that imports `modules` and waits for `tell`.
+
+        Raises:
+            OSError: no process or descriptor is left.
+        """
+        process = cls(target=wait_as_spare, name="Spare", args=(modules, os.getpid()))
+        contexts.SpawnProcess.start(process)
+        return process
+
+    def tell(self, told: bytes | memoryview) -> None:
+        """Says to a spare what it is.
+
+        Raises:
+            OSError: it has ended, or its pipe is too small to take it all at once.
+        """
+        assert self._popen is not None
+        if fcntl.fcntl(self._popen.pipe, fcntl.F_GETPIPE_SZ) < len(told):
+            raise OSError(errno.ENOBUFS, "the pipe to a spare is too small")
+        os.write(self._popen.pipe, told)
+
     def start(self) -> None:
-        if self._takes_turns and len(self._starting) >= MAX_STARTING:
+        ready = self.spares is not None and self.spares.ready
+        if self._takes_turns and not ready and len(self._starting) >= MAX_STARTING:
             self._waiting.append(self)
             processes._children.add(self)  # type: ignore[attr-defined]  # Thespian removes it
         else:
@@ -157,6 +230,19 @@ class SpawnContext(contexts.SpawnContext):
     """The multiprocessing context of a node."""
 
     Process = SpawnedProcess
+
+
+def _becoming(process: Any) -> memoryview:
+    """What a spare must be told to be `process`: all that it would inherit if it was spawned."""
+    preparation = _preparation(process)
+    umask = os.umask(0)
+    os.umask(umask)
+    preparation |= {
+        "environment": dict(os.environ),
+        "signal_mask": signal.pthread_sigmask(signal.SIG_BLOCK, ()),
+        "umask": umask,
+    }
+    return _dumped(_NoDescriptors, preparation, process)
 
 
 def _set_up() -> None:

@@ -200,6 +200,7 @@ class Transport(Running):
             return
         self.closed = True
         atexit.unregister(self.close)
+        SpawnedProcess.drop_spares()
         self.hub.close()
         if not self.loop.is_closed():
             self.loop.run_until_complete(asyncio.sleep(0))

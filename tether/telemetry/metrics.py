@@ -137,7 +137,13 @@ child_kills = Counter("tether_child_kills_total", "SIGKILLs that a supervisor se
 child_start_seconds = Histogram(
     "tether_child_start_seconds",
     "From the spawn of a child's process until it was ready",
-    buckets=(0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10, 30, 60, 300),
+    buckets=(0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10, 30, 60, 300),
+)
+spare_starts = Counter(
+    "tether_spares_total",
+    "Actors made of a spare (used), spawned because no spare was warm (missed); spares that ended "
+    "unused (lost)",
+    ["outcome"],
 )
 
 # ---- between nodes: certificates and connections
