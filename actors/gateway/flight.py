@@ -8,8 +8,10 @@ reader that leaves at any point leaves a flight which the next reader can take f
 from __future__ import annotations
 
 import asyncio
+import random
 
 from actors.gateway.ground import Chunks, Ground
+from actors.gateway.orders import attach, run
 from supervision.policies import Budget
 from tether.contracts import (
     Attach,
@@ -51,6 +53,7 @@ class Flight(Session):
         "_asked_at",
         "_attached",
         "_attempts",
+        "_claim",
         "_ground",
         "_moving",
         "_placed",
@@ -101,6 +104,8 @@ class Flight(Session):
         self.outcome: Outcome | None = None
         self._ground = ground
         self._attempts = Attempts(self.deadline, attempts, budget=budget)
+        self._claim = 0
+        """The last one drawn, or told; see `Reserve`."""
         self._asked_at = now
         self._placed: Placed | None = None
         self._attached = False
@@ -158,6 +163,7 @@ class Flight(Session):
             return
         attempts = self._attempts
         infer = self.infer
+        held, self._claim = self._claim, random.getrandbits(62) + 1
         try:
             placed = await ground.place(
                 Place(
@@ -171,6 +177,8 @@ class Flight(Session):
                     attempt=attempts.number,
                     avoid=attempts.avoid,
                     traceparent=infer.traceparent,
+                    claim=self._claim,
+                    held=held,
                 ),
                 timeout=remaining + PLACE_MARGIN_S,
             )
@@ -189,49 +197,40 @@ class Flight(Session):
         if self.outcome is not None:
             ground.released(placed.job_id, "", ok=True)
             return
-        self._placed = placed
+        before, self._placed = self._placed, placed
         self.job_id = placed.job_id
+        self._claim = placed.claim
+        if placed.known == "running" and before is not None and before.fence == placed.fence:
+            # Somebody else was led to the very run that we left, so our claim is old: ask again
+            # under the one that we were told.
+            if not attempts.outpaced():
+                self.fail(WorkerLost("others take this job again and again; send it anew"))
+            return
         if placed.known not in ("", "running", "completed"):
-            self.fail(
-                Conflict(
-                    f"the job of this idempotency key ended as {placed.known}; use a new key",
-                    param="retry_token",
-                )
-            )
+            word = f"the job of this idempotency key ended as {placed.known}; use a new key"
+            self.fail(Conflict(word, param="retry_token"))
             return
         self._open(placed)
 
     def _open(self, placed: Placed) -> None:
         """Go to the worker."""
         ground = self._ground
-        infer = self.infer
-        journal = self.journal
-        ask: Run | Attach
+        now = ground.loop.time()
         self._attached = bool(placed.known)
+        ask: Run | Attach
         if self._attached:
-            ask = Attach(
-                job_id=placed.job_id,
-                from_seq=journal.tokens,
-                stream=infer.stream,
-                split_at=infer.from_seq,
-            )
+            ask = attach(self.infer, placed, self.journal)
         else:
-            ask = Run(
-                job_id=placed.job_id,
+            ask = run(
+                self.infer,
+                placed,
+                self.journal,
                 tenant_id=self.tenant_id,
-                fence=placed.fence,
                 model_ref=self.model_ref,
-                input=infer.input,
                 sampling=self.sampling,
-                deadline_s=self.deadline - ground.loop.time(),
-                stream=infer.stream,
-                # without the prompt's ids nothing of the answer is known either
-                prompt_ids=journal.prompt_ids,
-                emitted_ids=journal.emitted_ids if journal.prompt_ids else (),
-                traceparent=infer.traceparent,
-                split_at=infer.from_seq,
+                deadline_s=self.deadline - now,
             )
-        self._asked_at = ground.loop.time()
+        self._asked_at = now
         try:
             self._stream = ground.stream(placed.worker_address, ask)
         except TetherError as error:

@@ -117,6 +117,8 @@ class Scheduler(Supervised):
             worker_address=seat.address,
             deadline_s=msg.deadline_s,
             attempt=msg.attempt,
+            claim=msg.claim,
+            held=msg.held,
         )
         try:
             reserved: Reserved = await self.ask(
@@ -141,6 +143,7 @@ class Scheduler(Supervised):
             worker_address=reserved.worker_address,
             fence=reserved.fence,
             known=reserved.known,
+            claim=reserved.claim,
         )
 
     @on(Finished)

@@ -31,9 +31,11 @@ class Records:
     def finished(self) -> int:
         return len(self._finished)
 
-    def find(self, job_id: str) -> Execution | None:
-        """The run of this job, if it is held."""
-        return self._running.get(job_id) or self._finished.get(job_id)
+    def find(self, job_id: str, fence: int = 0) -> Execution | None:
+        """The run of this job, if it is held; with a `fence`, only one under that: what another
+        one says could not be settled any more."""
+        held = self._running.get(job_id) or self._finished.get(job_id)
+        return held if held is None or fence in (0, held.run.fence) else None
 
     def check_fence(self, job_id: str, fence: int) -> Execution | None:
         """What is held of a job that is to run under `fence`.

@@ -51,9 +51,9 @@ class Runs:
         """Runs that wait for one."""
         return self._guard.queued
 
-    def find(self, job_id: str) -> Execution | None:
-        """The run of this job, if it is held."""
-        return self._records.find(job_id)
+    def find(self, job_id: str, fence: int = 0) -> Execution | None:
+        """The run of this job, if it is held; with a `fence`, only one under that."""
+        return self._records.find(job_id, fence)
 
     def held(self, run: Run) -> Execution | None:
         """The run that follows just this order already.

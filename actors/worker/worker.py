@@ -144,7 +144,7 @@ class Worker(Supervised):
         return self._runs.begin(msg, engine)
 
     def _attach(self, msg: Attach) -> Execution:
-        execution = self._runs.find(msg.job_id)
+        execution = self._runs.find(msg.job_id, msg.fence)
         if execution is None:
             raise AnswerGone("this worker doesn't hold the answer (any more)")
         return execution

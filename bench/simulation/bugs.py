@@ -73,7 +73,7 @@ def duplicate_dispatch() -> list[Patch]:
 
     def careless(self: Ledger, m: Reserve, held: Job) -> str:
         verdict = contest(self, m, held)
-        if verdict != "running":
+        if verdict not in ("running", "led"):
             return verdict
         self.leases.pop(held.id, None)
         return "give"

@@ -22,6 +22,7 @@ class Job:
     worker_id: str
     worker_address: str
     attempt: int
+    claim: int
     fence: int = 1
     state: str = "running"
     outcome: str | None = None
@@ -65,7 +66,9 @@ class Ledger:
         key = (m.tenant_id, m.retry_token)
         held = self.by_token.get(key)
         if held is None and m.job_id not in self.jobs:
-            held = Job(m.job_id, *key, m.fingerprint, m.worker_id, m.worker_address, m.attempt)
+            held = Job(
+                m.job_id, *key, m.fingerprint, m.worker_id, m.worker_address, m.attempt, m.claim
+            )
             self.jobs[held.id] = self.by_token[key] = held
             self._lease(held, m, now)
             return self._given(m, held)
@@ -76,17 +79,21 @@ class Ledger:
         if verdict == "give":
             del self.jobs[held.id]
             held.id, held.state, held.outcome = m.job_id, "running", None
-            held.attempt, held.fence, held.usage = m.attempt, self.next_fence(held), Usage()
+            held.attempt, held.claim = m.attempt, m.claim
+            held.fence, held.usage = self.next_fence(held), Usage()
             held.worker_id, held.worker_address = m.worker_id, m.worker_address
             self.jobs[held.id] = held
             self._lease(held, m, now)
             return self._given(m, held)
+        if verdict == "led":
+            held.claim, verdict = m.claim, "running"
         return Reserved(
             job_id=held.id,
             worker_id=held.worker_id,
             worker_address=held.worker_address,
             fence=held.fence,
             known="" if verdict == "ours" else verdict,
+            claim=held.claim,
         )
 
     def contest(self, m: Reserve, held: Job) -> str:
@@ -97,13 +104,15 @@ class Ledger:
             return "completed"
         if held.state == "settled":
             return "give"
-        if held.id != m.job_id or m.attempt < held.attempt:
-            return "running"
-        if m.attempt > held.attempt:
-            return "give"
-        if m.attempt > 1 and m.worker_id != held.worker_id:
-            return "give"
-        return "ours"
+        if m.claim == 0:
+            if held.id != m.job_id or m.attempt < held.attempt:
+                return "running"
+            return "give" if m.attempt > held.attempt else "ours"
+        if held.claim == m.claim and held.id == m.job_id:
+            return "ours"
+        if held.id == m.job_id:
+            return "give" if held.claim == m.held and m.held != 0 else "running"
+        return "led" if m.held == 0 else "running"
 
     def next_fence(self, job: Job) -> int:
         """Of a job that is given away anew."""
@@ -150,4 +159,5 @@ class Ledger:
             worker_id=m.worker_id,
             worker_address=m.worker_address,
             fence=job.fence,
+            claim=job.claim,
         )

@@ -8,15 +8,16 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 from actors import settler
 from actors.gateway import flight, gateway
 from actors.runtime import Address
 from actors.scheduler import scheduler
-from actors.worker import runs, worker
+from actors.worker import loader, runs, worker
 from bench.simulation.bugs import BUGS, Patch
-from bench.simulation.cast import ACTORS, Counted, placement
+from bench.simulation.cast import ACTORS, Around, Counted, Keys, engines, placement
 from bench.simulation.client import GATEWAYS, Door
 from bench.simulation.clock import Stalled, VirtualLoop
 from bench.simulation.laws import Broken, Laws
@@ -200,9 +201,14 @@ def run(seed: int, bug: str = "", *, whole: bool = False) -> Report:
         (runs, "Execution", Counted),
         (scheduler, "Placement", placement(world.dice)),
         (worker, "TICK_S", 0.25),
+        (worker, "time", SimpleNamespace(time_ns=lambda: round(world.now * 1e9))),
+        (loader, "load", engines(world)),
         (worker, "memory_bytes", lambda: 0),
         (scheduler, "TICK_S", 0.2),
         (gateway, "TICK_S", 0.25),
+        (gateway, "START_S", 4.0),
+        (gateway, "Keyring", Keys),
+        (gateway, "Surroundings", Around),
         (settler, "ASK_S", 0.5),  # a lease outlasts it, as it does in earnest
         *(BUGS[bug]() if bug else ()),
     ]

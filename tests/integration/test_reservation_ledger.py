@@ -169,16 +169,6 @@ async def test_an_attempt_moves_the_lease_and_fences_the_worker_off(
     assert await ledger_rows(connection) == [(asked.job_id, 3, 5)]
 
 
-async def test_a_gateway_that_took_over_may_not_know_how_many_attempts_there_were(
-    ledger: Ledger,
-) -> None:
-    asked = reserve()
-    await ledger.reserve(asked)
-    await ledger.reserve(msgspec.structs.replace(asked, attempt=2, worker_id="w2"))
-    moved = await ledger.reserve(msgspec.structs.replace(asked, attempt=2, worker_id="w3"))
-    assert (moved.worker_id, moved.fence, moved.known) == ("w3", 3, "")
-
-
 async def test_a_cancelled_job_taken_up_again_is_billed_once_in_full(
     ledger: Ledger, connection: asyncpg.Connection
 ) -> None:
@@ -203,7 +193,7 @@ async def test_a_retry_that_meets_the_settle_of_its_cancelled_job_is_billed_once
     await ledger.reserve(first)
     settler = await connect(dsn)
     async with settler.transaction():
-        columns = [[], [], [], [], [], [], [], [], []]
+        columns = [[], [], [], [], [], [], [], [], [], []]
         await settler.fetchrow(
             sql("settle_and_reserve"), *columns, [first.job_id], [1], ["cancelled"], [3], [5],
             [""], [""],

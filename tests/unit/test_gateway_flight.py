@@ -163,9 +163,14 @@ class Ground:
         )
 
 
-def at(worker: str, fence: int = 1, known: str = "", job_id: str = "job") -> Placed:
+def at(worker: str, fence: int = 1, known: str = "", job_id: str = "job", claim: int = 0) -> Placed:
     return Placed(
-        job_id=job_id, worker_id=worker, worker_address=f"n/{worker}/0", fence=fence, known=known
+        job_id=job_id,
+        worker_id=worker,
+        worker_address=f"n/{worker}/0",
+        fence=fence,
+        known=known,
+        claim=claim,
     )
 
 
@@ -270,7 +275,7 @@ async def test_a_job_that_runs_already_is_attached_to() -> None:
     flight = ground.flight(from_seq=2)
     assert await read(flight, 2) == [3]
     assert ground.opened == [
-        ("n/w1/0", Attach(job_id="older", from_seq=0, stream=True, split_at=2))
+        ("n/w1/0", Attach(job_id="older", from_seq=0, stream=True, split_at=2, fence=4))
     ]
     settle = flight.settle()
     assert settle is not None
@@ -286,6 +291,50 @@ async def test_a_job_that_its_worker_never_began_is_begun_anew() -> None:
     assert (ground.places[1].job_id, ground.places[1].attempt) == ("older", 2)
     assert ground.places[1].avoid == (), "the worker did nothing wrong"
     assert isinstance(ground.opened[1][1], Run)
+
+
+async def test_each_ask_draws_a_claim_and_names_the_one_it_was_told() -> None:
+    ground = Ground(
+        [at("w1", known="running", job_id="older", claim=7), at("w2", fence=2, claim=8)],
+        [[PeerLost("gone")], [completed(0, 1)]],
+    )
+    assert await read(ground.flight()) == [1]
+    first, second = ground.places
+    assert (first.held, second.held) == (0, 7)
+    assert 0 < first.claim != second.claim > 0
+
+
+async def test_a_claim_drawn_in_vain_is_held_by_the_next_ask() -> None:
+    """Whether the first one took effect isn't known; if so, the job is to move from there."""
+    go = asyncio.Event()
+    ground = Ground([go, at("w1"), at("w1", fence=2)], [[completed(0, 1)]])
+    flight = ground.flight()
+    first = asyncio.create_task(read(flight))
+    await turns(lambda: len(ground.places) == 1)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert await read(flight) == [1]
+    assert ground.places[1].held == ground.places[0].claim
+
+
+async def test_who_is_led_back_to_the_run_it_left_asks_under_the_claim_it_is_told() -> None:
+    """Somebody else was led there since; he has it too, and it is lost to both."""
+    ground = Ground(
+        [at("w1", claim=7), at("w1", known="running", claim=9), at("w2", fence=2, claim=10)],
+        [[chunk(0, 1, prompt=(7,)), PeerLost("gone")], [completed(1, 2)]],
+    )
+    assert await read(ground.flight()) == [1, 2]
+    assert [place.held for place in ground.places] == [0, 7, 9]
+    assert [type(contract) for _, contract in ground.opened] == [Run, Run]
+
+
+async def test_who_is_outpaced_for_ever_gives_up() -> None:
+    known = [at("w1", known="running", claim=n) for n in range(2, 30)]
+    ground = Ground([at("w1", claim=1), *known], [[PeerLost("gone")]])
+    with pytest.raises(WorkerLost, match="others take this job"):
+        await read(ground.flight())
+    assert len(ground.places) == 10
 
 
 @pytest.mark.parametrize("error", [AnswerGone("forgotten"), PeerLost("dead")])

@@ -167,6 +167,9 @@ def test_the_same_order_twice_is_one_run_and_a_stale_one_is_refused() -> None:
     assert records.check_fence("other", 1) is None
     with pytest.raises(Conflict, match="1 is stale"):
         records.check_fence("job", 1)
+    assert records.find("job") is made
+    assert records.find("job", 2) is made
+    assert records.find("job", 3) is None, "its answer could not be settled"
 
 
 def test_records_are_bounded_by_number_tokens_and_time() -> None:

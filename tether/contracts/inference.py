@@ -126,7 +126,8 @@ class Completed(Contract, frozen=True):
 
 class Place(Contract, frozen=True):
     """Gateway → scheduler: find a worker and reserve it. Carries no prompt. `attempt` counts
-    from 1; `avoid` names workers that this request has already failed on."""
+    from 1; `avoid` names workers that this request has already failed on. `claim` and `held` as
+    in `Reserve`."""
 
     job_id: str
     tenant_id: str
@@ -138,24 +139,33 @@ class Place(Contract, frozen=True):
     attempt: int = 1
     avoid: tuple[str, ...] = ()
     traceparent: str = ""
+    claim: int = 0
+    held: int = 0
 
 
 class Placed(Contract, frozen=True):
     """The worker to `Run` on. If `known` is set the token belongs to an older job, `job_id` is
     that job: `Attach` to its worker while `known` is "running"; any other word is its
-    outcome."""
+    outcome. `claim` as in `Reserved`."""
 
     job_id: str
     worker_id: str
     worker_address: str
     fence: int
     known: str = ""
+    claim: int = 0
 
 
 class Reserve(Contract, frozen=True):
     """Scheduler → reservation: persist job and lease in one transaction, before dispatch.
-    Idempotent on (tenant_id, retry_token). An `attempt` above 1 moves the lease of the same
-    job to another worker under a new fence."""
+    Idempotent on (tenant_id, retry_token).
+
+    `claim` is a number that whoever asks draws anew for each ask, and the job keeps that of the
+    last one who was given it or led to it. `held` is the last claim that the asker has drawn for
+    this job, or was told; 0 if there is none. A running job moves to another worker, under a new
+    fence, only for who holds its claim: an ask that comes late, from somebody who is gone, can't
+    take it from those who read it. Without a claim (0) a higher `attempt` of the same job moves
+    it."""
 
     job_id: str
     tenant_id: str
@@ -166,16 +176,20 @@ class Reserve(Contract, frozen=True):
     worker_address: str
     deadline_s: float
     attempt: int = 1
+    claim: int = 0
+    held: int = 0
 
 
 class Reserved(Contract, frozen=True):
-    """`fence` grows with every attempt; a `Settle` under an older one changes nothing."""
+    """`fence` grows with every attempt; a `Settle` under an older one changes nothing. `claim` is
+    that of the job now: the asker's, or one that it may hold from here on."""
 
     job_id: str
     worker_id: str
     worker_address: str
     fence: int
     known: str = ""
+    claim: int = 0
 
 
 class Run(Contract, frozen=True):
@@ -203,12 +217,14 @@ class Run(Contract, frozen=True):
 
 class Attach(Contract, frozen=True):
     """Gateway → worker: join the run of a job at `from_seq`; a stream as for `Run`. Raises
-    `AnswerGone` when the worker doesn't hold it (any more)."""
+    `AnswerGone` when the worker doesn't hold it (any more). With a `fence` it must be the run
+    under that one: what an older one says can't be settled any more."""
 
     job_id: str
     from_seq: int = 0
     stream: bool = True
     split_at: int = 0
+    fence: int = 0
 
 
 class Finished(Contract, frozen=True):

@@ -81,6 +81,12 @@ class Attempts:
             self.avoid = (*self.avoid, worker)
         return True
 
+    def outpaced(self) -> bool:
+        """Another asker was faster, and nothing began: try again? It counts as a refusal."""
+        self.refused += 1
+        self.number += 1
+        return self.refused <= self._refusals
+
 
 def verdict(error: TetherError | None, *, waited_s: float, began: bool) -> tuple[bool, bool]:
     """What the end of an attempt says about its worker: (`ok`, `neutral`) of a `Finished`.

@@ -30,6 +30,8 @@ _INT4 = 2**31 - 1
 _INT8 = 2**63 - 1
 _TOKEN = 512  # characters of a retry token; an entry of the index has at most 2,704 bytes
 
+_KNOWN = {"running": "running", "led": "running", "completed": Outcome.COMPLETED.value}
+
 #: What a request in a round came to; None means that it must be asked once more.
 Answer = Reserved | Settled | TetherError | None
 
@@ -102,6 +104,8 @@ def check(msg: Reserve | Settle) -> Any:
     elif type(msg) is Reserve:
         if not (1 <= msg.attempt <= _INT4 and 0 < msg.deadline_s < 1e7):
             raise BadRequest("a reserve needs an attempt from 1 and a deadline above 0 s")
+        if not (0 <= msg.claim <= _INT8 and 0 <= msg.held <= _INT8):
+            raise BadRequest("a reserve's claims must be numbers from 0 that fit a row")
         if len(msg.retry_token) > _TOKEN or "\0" in msg.retry_token:
             raise BadRequest(
                 f"an Idempotency-Key has at most {_TOKEN} characters, and no NUL",
@@ -169,6 +173,7 @@ class Desk:
         """
         row = await self._round.fetchrow(
             *self._reserve_columns(reserves),
+            [m.claim for _, m in reserves],
             [job for job, _ in settles],
             [m.fence for _, m in settles],
             [m.outcome for _, m in settles],
@@ -183,7 +188,11 @@ class Desk:
         for n in opened or ():
             m = reserves[n - 1][1]
             answers[n - 1] = Reserved(
-                job_id=m.job_id, worker_id=m.worker_id, worker_address=m.worker_address, fence=1
+                job_id=m.job_id,
+                worker_id=m.worker_id,
+                worker_address=m.worker_address,
+                fence=1,
+                claim=m.claim,
             )
         first = set(closed or ())
         settled = [
@@ -197,7 +206,12 @@ class Desk:
         return answers, settled
 
     async def _contested(self, reserves: list[tuple[Any, Reserve]]) -> list[Answer]:
-        rows = await self._contest.fetch(*self._reserve_columns(reserves), timeout=self._timeout)
+        rows = await self._contest.fetch(
+            *self._reserve_columns(reserves),
+            [m.claim for _, m in reserves],
+            [m.held for _, m in reserves],
+            timeout=self._timeout,
+        )
         answers: list[Answer] = [None] * len(reserves)
         for row in rows:
             m = reserves[row["n"] - 1][1]
@@ -240,11 +254,13 @@ def _verdict(m: Reserve, row: Any) -> Answer:
             worker_id=m.worker_id,
             worker_address=m.worker_address,
             fence=row["given_fence"],
+            claim=m.claim,
         )
     return Reserved(
         job_id=str(row["held_id"]),
         worker_id=row["held_worker"],
         worker_address=row["held_address"],
         fence=row["held_fence"],
-        known={"running": "running", "completed": Outcome.COMPLETED.value}.get(verdict, ""),
+        known=_KNOWN.get(verdict, ""),
+        claim=m.claim if verdict == "led" else row["held_claim"],
     )

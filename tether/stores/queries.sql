@@ -3,17 +3,18 @@
 
 -- name: settle_and_reserve
 -- One round: gives each new job a row and a lease, and closes each told job whose fence is the
--- latest; answers with the ordinals of the reserves ($1–$9) and settles ($10–$16) that took effect.
+-- latest; answers with the ordinals of the reserves ($1–$10) and settles ($11–$17) that took effect.
 WITH asked AS (
     SELECT * FROM unnest(
         $1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[],
-        $8::float8[], $9::integer[]
+        $8::float8[], $9::integer[], $10::bigint[]
     ) WITH ORDINALITY AS t (job_id, tenant_id, retry_token, fingerprint, model_ref, worker_id,
-                            worker_address, seconds, attempt, n)
+                            worker_address, seconds, attempt, claim, n)
 ), opened AS (
     INSERT INTO jobs (id, tenant_id, retry_token, fingerprint, model_ref, worker_id,
-                      worker_address, attempt)
-    SELECT job_id, tenant_id, retry_token, fingerprint, model_ref, worker_id, worker_address, attempt
+                      worker_address, attempt, claim)
+    SELECT job_id, tenant_id, retry_token, fingerprint, model_ref, worker_id, worker_address,
+        attempt, claim
     FROM asked
     ON CONFLICT DO NOTHING
     RETURNING id, retry_token
@@ -23,8 +24,8 @@ WITH asked AS (
     FROM opened o JOIN asked a ON a.job_id = o.id AND a.retry_token = o.retry_token
 ), told AS (
     SELECT * FROM unnest(
-        $10::uuid[], $11::bigint[], $12::text[], $13::integer[], $14::integer[], $15::text[],
-        $16::text[]
+        $11::uuid[], $12::bigint[], $13::text[], $14::integer[], $15::integer[], $16::text[],
+        $17::text[]
     ) WITH ORDINALITY AS t (job_id, fence, outcome, prompt_tokens, completion_tokens, finish,
                             error_code, n)
 ), closed AS (
@@ -53,24 +54,31 @@ SELECT
 
 -- name: contest
 -- Says what the job is whose retry token a reserve found taken (ours, running, completed, or of
--- another body), and gives the job away anew where it ended badly or moves to another worker.
+-- another body); gives the job away anew where it ended badly, or moves to another worker for who
+-- holds its claim; and leaves the claim to who is led to it ("led").
 WITH asked AS (
     SELECT * FROM unnest(
         $1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[],
-        $8::float8[], $9::integer[]
+        $8::float8[], $9::integer[], $10::bigint[], $11::bigint[]
     ) WITH ORDINALITY AS t (job_id, tenant_id, retry_token, fingerprint, model_ref, worker_id,
-                            worker_address, seconds, attempt, n)
+                            worker_address, seconds, attempt, claim, holds, n)
 ), held AS (
     SELECT a.*, j.id AS held_id, j.worker_id AS held_worker, j.worker_address AS held_address,
-        j.fence AS held_fence, j.outcome AS held_outcome,
+        j.fence AS held_fence, j.claim AS held_claim, j.outcome AS held_outcome,
         CASE
             WHEN j.fingerprint <> a.fingerprint THEN 'conflict'
             WHEN j.outcome = 'completed' THEN 'completed'
             WHEN j.state = 'settled' THEN 'give'
-            WHEN j.id <> a.job_id OR a.attempt < j.attempt THEN 'running'
-            WHEN a.attempt > j.attempt THEN 'give'
-            WHEN a.attempt > 1 AND a.worker_id <> j.worker_id THEN 'give'
-            ELSE 'ours'
+            WHEN a.claim = 0 THEN CASE
+                WHEN j.id <> a.job_id OR a.attempt < j.attempt THEN 'running'
+                WHEN a.attempt > j.attempt THEN 'give'
+                ELSE 'ours'
+            END
+            WHEN j.claim = a.claim AND j.id = a.job_id THEN 'ours'
+            WHEN j.id = a.job_id THEN
+                CASE WHEN j.claim = a.holds AND a.holds <> 0 THEN 'give' ELSE 'running' END
+            WHEN a.holds = 0 THEN 'led'
+            ELSE 'running'
         END AS verdict
     FROM asked a JOIN jobs j ON j.tenant_id = a.tenant_id AND j.retry_token = a.retry_token
     ORDER BY j.id
@@ -79,7 +87,7 @@ WITH asked AS (
     UPDATE jobs j
     SET id = h.job_id, state = 'running', outcome = NULL, settled_at = NULL, finish = '',
         error_code = '', prompt_tokens = 0, completion_tokens = 0, model_ref = h.model_ref,
-        attempt = h.attempt, fence = j.fence + 1, worker_id = h.worker_id,
+        attempt = h.attempt, claim = h.claim, fence = j.fence + 1, worker_id = h.worker_id,
         worker_address = h.worker_address
     FROM held h
     WHERE j.id = h.held_id AND j.fence = h.held_fence AND h.verdict = 'give'
@@ -88,6 +96,9 @@ WITH asked AS (
         AND (h.held_outcome IS DISTINCT FROM 'cancelled'
              OR EXISTS (SELECT FROM ledger l WHERE l.job_id = h.held_id))
     RETURNING h.n, h.held_id, j.id, j.fence, h.worker_id, h.worker_address, h.seconds
+), led AS (
+    UPDATE jobs j SET claim = h.claim
+    FROM held h WHERE j.id = h.held_id AND j.fence = h.held_fence AND h.verdict = 'led'
 ), rebilled AS (
     -- What was billed so far goes along, so that one retry token is one row, whatever its job's id.
     UPDATE ledger l SET job_id = g.id
@@ -100,7 +111,7 @@ WITH asked AS (
         fence = excluded.fence, expires_at = excluded.expires_at
 )
 SELECT h.n::integer AS n, h.verdict, h.held_id, h.held_worker, h.held_address, h.held_fence,
-    g.fence AS given_fence
+    h.held_claim, g.fence AS given_fence
 FROM held h LEFT JOIN given g ON g.n = h.n;
 
 -- name: sweep

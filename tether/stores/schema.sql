@@ -55,6 +55,7 @@ CREATE TABLE jobs (
     error_code        text NOT NULL DEFAULT '',
     created_at        timestamptz NOT NULL DEFAULT now(),
     settled_at        timestamptz,
+    claim             bigint NOT NULL DEFAULT 0,
     UNIQUE (tenant_id, retry_token),
     CHECK ((state = 'settled') = (outcome IS NOT NULL)),
     CHECK ((state = 'settled') = (settled_at IS NOT NULL))
@@ -62,6 +63,7 @@ CREATE TABLE jobs (
 COMMENT ON TABLE jobs IS 'One row per (tenant, retry token). Its state and fence decide who may settle.';
 COMMENT ON COLUMN jobs.attempt IS 'The attempt of the gateway that the current lease was given for.';
 COMMENT ON COLUMN jobs.fence IS 'Counts the leases given; only the latest may settle.';
+COMMENT ON COLUMN jobs.claim IS 'Drawn by the last asker who was given the job or led to it; only who holds it may move the job.';
 
 CREATE TABLE leases (
     job_id         uuid PRIMARY KEY,

@@ -1,0 +1,291 @@
+"""Who may have a job, and who may take it: one suite for the ledger in PostgreSQL and for the one
+of the simulation."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import asyncpg
+import msgspec
+import pytest
+import pytest_asyncio
+
+from bench.simulation.ledger import Ledger as Simulated
+from tether.contracts import Outcome, Reserve, Reserved, Settle, Usage
+from tether.core.ids import job_id
+from tether.errors import Conflict
+from tether.stores.ledger import Ledger
+
+USAGE = Usage(prompt_tokens=3, completion_tokens=5)
+
+
+class Asked(Protocol):
+    """What both ledgers are for."""
+
+    async def reserve(self, msg: Reserve) -> Reserved: ...
+    async def settle(self, msg: Settle) -> bool: ...
+    async def leases(self) -> int: ...
+    async def bills(self) -> list[tuple[int, int]]: ...
+
+
+class InPostgres:
+    def __init__(self, ledger: Ledger, connection: asyncpg.Connection) -> None:
+        self._ledger, self._connection = ledger, connection
+
+    async def reserve(self, msg: Reserve) -> Reserved:
+        return await self._ledger.reserve(msg)
+
+    async def settle(self, msg: Settle) -> bool:
+        return (await self._ledger.settle(msg)).first
+
+    async def leases(self) -> int:
+        return int(await self._connection.fetchval("SELECT count(*) FROM leases"))
+
+    async def bills(self) -> list[tuple[int, int]]:
+        rows = await self._connection.fetch("SELECT prompt_tokens, completion_tokens FROM ledger")
+        return [(row[0], row[1]) for row in rows]
+
+
+class InMemory:
+    def __init__(self) -> None:
+        self._ledger = Simulated()
+
+    async def reserve(self, msg: Reserve) -> Reserved:
+        return self._ledger.reserve(msg, 0.0)
+
+    async def settle(self, msg: Settle) -> bool:
+        return self._ledger.settle(msg)
+
+    async def leases(self) -> int:
+        return len(self._ledger.leases)
+
+    async def bills(self) -> list[tuple[int, int]]:
+        usages = [bill.usage for bill in self._ledger.bills.values()]
+        return [(usage.prompt_tokens, usage.completion_tokens) for usage in usages]
+
+
+@pytest_asyncio.fixture(params=["postgres", "simulated"])
+async def ledger(
+    request: pytest.FixtureRequest, dsn: str, connection: asyncpg.Connection
+) -> AsyncIterator[Asked]:
+    if request.param == "simulated":
+        yield InMemory()
+        return
+    async with Ledger(dsn) as opened:
+        yield InPostgres(opened, connection)
+
+
+class Asker:
+    """A flight of some gateway, as far as reservation sees it."""
+
+    _claims = itertools.count(1)
+
+    def __init__(self, token: str = "t") -> None:
+        self.token = token
+        self.job_id = job_id()
+        self.held = 0
+        self.attempt = 0
+
+    def asks(self, worker: str, **changes: Any) -> Reserve:
+        """The next ask, of which it isn't known yet whether it arrives."""
+        self.attempt += 1
+        held, self.held = self.held, next(self._claims)
+        ask = Reserve(
+            job_id=self.job_id,
+            tenant_id="acme",
+            retry_token=self.token,
+            fingerprint=b"body",
+            model_ref="m@1",
+            worker_id=worker,
+            worker_address=f"n1/{worker}/1",
+            deadline_s=60.0,
+            attempt=self.attempt,
+            claim=self.held,
+            held=held,
+        )
+        return msgspec.structs.replace(ask, **changes)
+
+    def told(self, reserved: Reserved) -> Reserved:
+        self.job_id, self.held = reserved.job_id, reserved.claim
+        return reserved
+
+
+def settle(reserved: Reserved, outcome: Outcome = Outcome.COMPLETED) -> Settle:
+    return Settle(job_id=reserved.job_id, fence=reserved.fence, outcome=outcome, usage=USAGE)
+
+
+async def test_an_ask_that_comes_twice_is_answered_alike(ledger: Asked) -> None:
+    one, other = Asker(), Asker()
+    first = one.asks("w1")
+    given = one.told(await ledger.reserve(first))
+    assert (given.fence, given.known, given.claim) == (1, "", first.claim)
+    assert await ledger.reserve(first) == given
+    ask = other.asks("w2")
+    led = other.told(await ledger.reserve(ask))
+    assert (led.job_id, led.worker_id, led.fence) == (given.job_id, "w1", 1)
+    assert (led.known, led.claim) == ("running", ask.claim)
+    assert await ledger.reserve(ask) == led
+    move = other.asks("w2")
+    moved = await ledger.reserve(move)
+    assert (moved.worker_id, moved.fence, moved.known) == ("w2", 2, "")
+    assert await ledger.reserve(move) == moved
+    assert await ledger.leases() == 1
+
+
+async def test_who_holds_the_claim_moves_the_job_as_often_as_need_be(ledger: Asked) -> None:
+    asker = Asker()
+    fences = []
+    for worker in ("w1", "w2", "w3", "w1"):
+        reserved = asker.told(await ledger.reserve(asker.asks(worker)))
+        assert (reserved.worker_id, reserved.known) == (worker, "")
+        fences.append(reserved.fence)
+    assert fences == [1, 2, 3, 4]
+
+
+async def test_a_late_move_of_the_dead_takes_nothing_from_those_led_to_the_run(
+    ledger: Asked,
+) -> None:
+    """Its gateway died when it had asked for another worker; the one that followed attached to
+    the run, which goes on, and whose answer must be billed."""
+    dead, alive = Asker(), Asker()
+    given = dead.told(await ledger.reserve(dead.asks("w1")))
+    late = dead.asks("w2")
+    led = alive.told(await ledger.reserve(alive.asks("w3")))
+    assert (led.worker_id, led.fence, led.known) == ("w1", 1, "running")
+    refused = await ledger.reserve(late)
+    assert (refused.worker_id, refused.fence, refused.known) == ("w1", 1, "running")
+    assert await ledger.settle(settle(given))
+    assert await ledger.bills() == [(3, 5)]
+
+
+async def test_a_late_move_of_the_dead_takes_nothing_from_a_later_run(ledger: Asked) -> None:
+    """Of the same attempt, of a higher one, and to the same worker."""
+    for worker, attempt in (("w2", 2), ("w4", 2), ("w4", 3)):
+        token = f"{worker}-{attempt}"
+        dead, alive = Asker(token), Asker(token)
+        dead.told(await ledger.reserve(dead.asks("w1")))
+        late = dead.asks(worker, attempt=attempt)
+        alive.told(await ledger.reserve(alive.asks("w3")))
+        moved = alive.told(await ledger.reserve(alive.asks("w2")))
+        assert (moved.worker_id, moved.fence, moved.known) == ("w2", 2, "")
+        refused = await ledger.reserve(late)
+        assert (refused.fence, refused.known, refused.claim) == (2, "running", moved.claim)
+        assert await ledger.settle(settle(moved))
+    assert await ledger.bills() == [(3, 5)] * 3
+
+
+async def test_two_who_live_lose_their_worker_and_one_of_them_moves_the_job(
+    ledger: Asked,
+) -> None:
+    """The other is told the claim, so neither waits for the other."""
+    one, other = Asker(), Asker()
+    one.told(await ledger.reserve(one.asks("w1")))
+    other.told(await ledger.reserve(other.asks("w2")))
+    back = one.told(await ledger.reserve(one.asks("w2")))
+    assert (back.fence, back.known, back.claim) == (1, "running", other.held)
+    moved = one.told(await ledger.reserve(one.asks("w2")))
+    assert (moved.fence, moved.known) == (2, "")
+    led = other.told(await ledger.reserve(other.asks("w3")))
+    assert (led.worker_id, led.fence, led.known) == ("w2", 2, "running")
+
+
+async def test_an_ask_whose_answer_nobody_waited_for_is_moved_on_from(ledger: Asked) -> None:
+    """A reader left while its flight was placed. Another goes on, under another fence: what
+    undoes the first ask must not end the second."""
+    asker = Asker()
+    abandoned = asker.asks("w1")
+    first = await ledger.reserve(abandoned)
+    second = asker.told(await ledger.reserve(asker.asks("w1")))
+    assert (second.fence, second.known) == (2, "")
+    again = await ledger.reserve(abandoned)
+    assert (again.fence, again.known) == (2, "running")
+    assert not await ledger.settle(settle(first, Outcome.CANCELLED))
+    assert await ledger.settle(settle(second))
+
+
+async def test_who_was_led_and_never_heard_of_it_is_led_again(ledger: Asked) -> None:
+    """It holds the claim, but it knows nothing of the run that it would end."""
+    first, second = Asker(), Asker()
+    given = first.told(await ledger.reserve(first.asks("w1")))
+    await ledger.reserve(second.asks("w2"))
+    led = second.told(await ledger.reserve(second.asks("w2")))
+    assert (led.job_id, led.fence, led.known) == (given.job_id, 1, "running")
+    moved = await ledger.reserve(second.asks("w2"))
+    assert (moved.job_id, moved.fence, moved.known) == (given.job_id, 2, "")
+    assert await ledger.leases() == 1
+
+
+async def test_an_ask_that_never_arrived_is_no_hindrance(ledger: Asked) -> None:
+    asker = Asker()
+    asker.told(await ledger.reserve(asker.asks("w1")))
+    asker.asks("w2")  # lost on the way
+    known = asker.told(await ledger.reserve(asker.asks("w2")))
+    assert (known.worker_id, known.fence, known.known) == ("w1", 1, "running")
+    moved = await ledger.reserve(asker.asks("w2"))
+    assert (moved.worker_id, moved.fence, moved.known) == ("w2", 2, "")
+
+
+async def test_one_that_comes_too_late_is_led_and_told(ledger: Asked) -> None:
+    """The first ask of the dead, later than all of its follower's: it may take the claim, which
+    only costs the other an ask."""
+    dead, alive = Asker(), Asker()
+    late = dead.asks("w2")
+    given = alive.told(await ledger.reserve(alive.asks("w1")))
+    assert (await ledger.reserve(late)).known == "running"
+    back = alive.told(await ledger.reserve(alive.asks("w3")))
+    assert (back.fence, back.known) == (given.fence, "running")
+    moved = alive.told(await ledger.reserve(alive.asks("w3")))
+    assert (moved.worker_id, moved.fence, moved.known) == ("w3", 2, "")
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.CANCELLED])
+async def test_what_ended_badly_is_given_to_whoever_asks(ledger: Asked, outcome: Outcome) -> None:
+    asker, other = Asker(), Asker()
+    given = asker.told(await ledger.reserve(asker.asks("w1")))
+    assert await ledger.settle(settle(given, outcome))
+    again = other.asks("w2")
+    anew = other.told(await ledger.reserve(again))
+    assert (anew.job_id, anew.fence, anew.known) == (again.job_id, 2, "")
+    assert await ledger.reserve(again) == anew
+    assert (await ledger.reserve(asker.asks("w1"))).known == "running"
+    assert await ledger.settle(settle(anew))
+    assert await ledger.bills() == [(3, 5)]
+
+
+async def test_a_completed_job_is_given_to_nobody(ledger: Asked) -> None:
+    asker, other = Asker(), Asker()
+    given = asker.told(await ledger.reserve(asker.asks("w1")))
+    assert await ledger.settle(settle(given))
+    assert not await ledger.settle(settle(given))
+    for ask in (asker.asks("w2"), other.asks("w3")):
+        known = await ledger.reserve(ask)
+        assert (known.job_id, known.worker_id, known.known) == (given.job_id, "w1", "completed")
+    assert await ledger.leases() == 0
+
+
+@pytest.mark.parametrize("held", [0, 1])
+async def test_another_body_is_a_conflict_whatever_it_claims(ledger: Asked, held: int) -> None:
+    asker = Asker()
+    given = asker.told(await ledger.reserve(asker.asks("w1")))
+    with pytest.raises(Conflict):
+        await ledger.reserve(
+            asker.asks("w2", fingerprint=b"other", held=given.claim if held else 0)
+        )
+
+
+async def test_a_gateway_of_the_last_release_goes_by_attempts(ledger: Asked) -> None:
+    asker = Asker()
+    first = asker.asks("w1", claim=0, held=0)
+    second = asker.asks("w2", claim=0, held=0)
+    given = await ledger.reserve(first)
+    assert await ledger.reserve(first) == given
+    moved = await ledger.reserve(second)
+    assert (moved.worker_id, moved.fence, moved.known) == ("w2", 2, "")
+    assert await ledger.reserve(second) == moved
+    assert (await ledger.reserve(first)).known == "running"
+    newer = Asker()
+    led = newer.told(await ledger.reserve(newer.asks("w3")))
+    assert (led.fence, led.known) == (2, "running")
+    assert (await ledger.reserve(newer.asks("w3"))).fence == 3
