@@ -1,0 +1,1 @@
+"""The admin shell: what operators ask of a running node, and have it do."""

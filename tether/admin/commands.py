@@ -1,0 +1,177 @@
+"""The commands of the shell: what they are called, what they take, and what they do."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from tether.admin import acting, looking, traffic
+from tether.admin.names import listed, nearest
+from tether.admin.node import Node
+from tether.admin.refused import Refused
+from tether.admin.shown import Shown, aligned, table
+from tether.telemetry.logs import LEVELS
+
+Words = list[str]
+Run = Callable[[Node, Words], Awaitable[Shown]]
+
+
+class Kind(StrEnum):
+    """What a word of a command is, for completion."""
+
+    CHILD = "child"  # a path of the tree
+    DRAINED = "drained"  # a worker, a door, or the node
+    WORKER = "worker"  # the id of a worker
+    MODEL = "model"  # the ref of a model that a worker has
+    SETTING = "setting"  # of a breaker
+    OFF = "off"  # that word
+    LEVEL = "level"  # of logs
+    TARGET = "target"  # a child, or a level
+    CONTRACT = "contract"  # that may be sent
+    COMMAND = "command"  # the name of one
+    FREE = "free"  # anything
+
+
+class Command(msgspec.Struct, frozen=True):
+    """`least` words at least, and one of each of `kinds` at most. `writes` says whether these
+    words change anything. A `live` command goes on on a terminal until it is interrupted."""
+
+    name: str
+    usage: str
+    help: str
+    run: Run
+    kinds: tuple[Kind, ...] = ()
+    least: int = 0
+    writes: Callable[[Words], bool] = lambda _: False
+    live: bool = False
+
+    def check(self, words: Words) -> None:
+        """
+        Raises:
+            Refused: there are too few words, or too many.
+        """
+        if not self.least <= len(words) <= len(self.kinds):
+            raise Refused(f"write `{self.usage}`", code=2)
+
+
+def _always(_: Words) -> bool:
+    return True
+
+
+async def _breaker(node: Node, words: Words) -> Shown:
+    return await (traffic.breakers(node) if words == ["ls"] else acting.breaker(node, words))
+
+
+async def _loglevel(node: Node, words: Words) -> Shown:
+    if words:
+        return await acting.loglevel(node, words)
+    standing = await node.inspected((await node.look()).nodes)
+    rows = [{"id": p or "root", "level": s.log_level if s else "?"} for p, s in standing.items()]
+    return table(("id", "level"), rows, empty="no process is left")
+
+
+async def _help(node: Node, words: Words) -> Shown:
+    return explained(words[0]) if words else overview()
+
+
+def all_commands() -> dict[str, Command]:
+    """By name, in the order of `help`; made anew for each shell, since `top` remembers."""
+    child = (Kind.CHILD,)
+    found = (
+        Command("help", "help [COMMAND]", "What there is, or what a command does.", _help,
+                (Kind.COMMAND,)),
+        Command("tree", "tree", "The supervision tree, and how each process stands.",
+                looking.tree),
+        Command("ps", "ps", "All processes: memory, processor time, since when, restarts.",
+                looking.ps),
+        Command("top", "top", "What the processes use and do now; goes on until Ctrl-C.",
+                looking.Top(), live=True),
+        Command("inspect", "inspect ID", "One actor: spec, state, children, mailbox, peers.",
+                looking.inspect, child, 1),
+        Command("stats", "stats ID [PART]",
+                "What a process adds to /metrics; only names that hold PART.",
+                looking.stats, (Kind.CHILD, Kind.FREE), 1),
+        Command("workers", "workers", "All workers, as the roster sees them.", traffic.workers),
+        Command("leases", "leases", "The leases in the database.", traffic.leases),
+        Command("sessions", "sessions", "The requests that run.", traffic.sessions),
+        Command("trace", "trace REQUEST",
+                "A request by its x-request-id, Idempotency-Key or job: session, job, lease, bill.",
+                traffic.trace, (Kind.FREE,), 1),
+        Command("breaker", "breaker ls | open|close|disable WORKER [MODEL]",
+                "The breakers; force one open, disable it, or close it and let it decide again.",
+                _breaker, (Kind.SETTING, Kind.WORKER, Kind.MODEL), 1,
+                writes=lambda words: words != ["ls"]),
+        Command("restart", "restart ID",
+                "Stop a child in order, if it runs, and start it, with those that depend on it.",
+                acting.restart, child, 1, writes=_always),
+        Command("stop", "stop ID", "Stop a child in order; it stays down until `restart`.",
+                acting.stop, child, 1, writes=_always),
+        Command("kill", "kill ID", "SIGKILL a process; its supervisor starts it again.",
+                acting.kill, child, 1, writes=_always),
+        Command("suspend", "suspend ID",
+                "Have an actor take no new requests: they wait. What runs goes on.",
+                acting.suspend, child, 1, writes=_always),
+        Command("resume", "resume ID", "Undo `suspend`.", acting.resume, child, 1, writes=_always),
+        Command("drain", "drain NODE|ID [off]",
+                "Have a worker, a door, or all of a node, turn new requests away; `off` undoes it.",
+                acting.drain, (Kind.DRAINED, Kind.OFF), 1, writes=_always),
+        Command("loglevel", "loglevel [[ID] LEVEL]",
+                f"The levels of logs, or set one: {listed(LEVELS)}.",
+                _loglevel, (Kind.TARGET, Kind.LEVEL), writes=bool),
+        Command("send", "send ID CONTRACT [JSON]",
+                f"Ask an actor a contract; {listed(acting.SENDABLE)}.",
+                acting.send, (Kind.CHILD, Kind.CONTRACT, Kind.FREE), 2, writes=_always),
+        Command("eval", "eval EXPRESSION",
+                "Run Python in the process of this shell: node, endpoint, tree, ask(ID, CONTRACT) "
+                "and all contracts are at hand, and await works. Whoever may do this may do "
+                "anything that the user of this shell may, so it needs --allow-eval of `tether up` "
+                "and of `tether shell`. It takes all the rest of the line.",
+                acting.evaluate, (Kind.FREE,), 1, writes=_always),
+    )  # fmt: skip
+    return {command.name: command for command in found}
+
+
+_TABLE: Final = all_commands()
+
+
+def named(name: str, table_: dict[str, Command] | None = None) -> Command:
+    """
+    Raises:
+        Refused: there is no such command.
+    """
+    found = (_TABLE if table_ is None else table_).get(name)
+    if found is None:
+        raise Refused(f"there is no command {name!r}; {nearest(name, list(_TABLE))}", code=2)
+    return found
+
+
+def overview() -> Shown:
+    """All commands, a line each."""
+    rows = [{"command": c.usage, "help": c.help} for c in _TABLE.values()]
+    lines = aligned([[c.usage, _first(c.help)] for c in _TABLE.values()])
+    more = (
+        "",
+        "A semicolon ends a command. An ID is a path of `tree`, the last part of one, or a pid.",
+        "Tab completes; exit or Ctrl-D leaves.",
+    )
+    return Shown(lines=(*lines, *more), rows=tuple(rows))
+
+
+def explained(name: str) -> Shown:
+    """One command."""
+    command = named(name)
+    return Shown(
+        lines=(command.usage, f"  {command.help}"),
+        rows=({"command": command.usage, "help": command.help},),
+    )
+
+
+def _first(sentences: str) -> str:
+    """The first sentence, or as much of it as fits."""
+    for end in (": `", "; ", ". "):
+        if len(sentences) > 90 and end in sentences:
+            return sentences.partition(end)[0] + "."
+    return sentences

@@ -1,0 +1,13 @@
+"""What the shell says when a command can't be done."""
+
+from __future__ import annotations
+
+
+class Refused(Exception):
+    """One sentence that says why and what to do; `code` is the exit code of a script: 1 when it
+    could not be done, 2 when it was asked wrongly."""
+
+    def __init__(self, sentence: str, *, code: int = 1) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.code = code

@@ -1,0 +1,137 @@
+"""Lines of the shell, run: commands are found, checked, written down, done, and shown."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from tether.admin.audit import Audit, Unwritable
+from tether.admin.commands import Command, all_commands, named
+from tether.admin.completing import LEAVING, Known
+from tether.admin.node import Node
+from tether.admin.refused import Refused
+from tether.admin.shown import Shown
+from tether.admin.words import Misspelt, commands
+from tether.errors import TetherError
+
+REFRESH_S: Final = 1.0
+_CLEAR: Final = "\x1b[H\x1b[2J"
+
+OK: Final = 0
+FAILED: Final = 1
+WRONG: Final = 2
+
+
+class Left(Exception):
+    """`exit` was typed."""
+
+
+class Shell:
+    """Runs lines on one node. `write` takes what is printed, `complain` the sentences of errors;
+    `live` says whether a command may go on and draw over what it showed."""
+
+    def __init__(
+        self,
+        node: Node,
+        audit: Audit,
+        *,
+        write: Callable[[str], object],
+        complain: Callable[[str], object],
+        as_json: bool = False,
+        live: bool = False,
+        allow_eval: bool = False,
+    ) -> None:
+        self.node = node
+        self.audit = audit
+        self.commands = all_commands()
+        self.known = Known(node=node.state.node)
+        self._write = write
+        self._complain = complain
+        self._as_json = as_json
+        self._live = live
+        self._allow_eval = allow_eval
+
+    async def run(self, line: str) -> int:
+        """All commands of a line, up to the first that can't be done; the exit code: 0 when all
+        were done, 1 when one could not be, 2 when one was asked wrongly.
+
+        Raises:
+            Left: the line says so.
+        """
+        try:
+            found = commands(line)
+        except Misspelt as error:
+            self._complain(str(error))
+            return WRONG
+        for name, *words in found:
+            if name in LEAVING and not words:
+                raise Left
+            try:
+                await self._run(named(name, self.commands), words)
+            except Refused as error:
+                self._complain(error.sentence)
+                return error.code
+            except TetherError as error:
+                self._complain(error.message)
+                return WRONG if error.status == 400 else FAILED
+            except Unwritable as error:
+                self._complain(str(error))
+                return FAILED
+        return OK
+
+    async def _run(self, command: Command, words: list[str]) -> None:
+        command.check(words)
+        if not command.writes(words):
+            await self._show(command, words)
+            return
+        outcome = self.audit.begins(command.name, words)
+        try:
+            if command.name == "eval":
+                self._check_eval()
+            await self._show(command, words)
+        except Refused as error:
+            outcome(f"refused: {error.sentence}")
+            raise
+        except TetherError as error:
+            outcome(f"failed: {error.message}")
+            raise
+        except BaseException as error:
+            outcome(f"broken off: {type(error).__name__}")
+            raise
+        outcome("done")
+
+    async def _show(self, command: Command, words: list[str]) -> None:
+        shown = await command.run(self.node, words)
+        if not (command.live and self._live):
+            self._print(shown)
+            return
+        while True:
+            self._write(_CLEAR)
+            self._print(shown)
+            await asyncio.sleep(REFRESH_S)
+            shown = await command.run(self.node, words)
+
+    def _print(self, shown: Shown) -> None:
+        self._write(shown.text(as_json=self._as_json))
+
+    def _check_eval(self) -> None:
+        if not self._allow_eval:
+            raise Refused(
+                "eval is off: start the shell with `tether shell --allow-eval` (whoever may use it "
+                "may do anything that you may)"
+            )
+        if not self.node.state.allow_eval:
+            raise Refused("eval is off on this node: it was not started with `--allow-eval`")
+
+    async def learn(self) -> None:
+        """Look at the node for what completion offers; keeps what it knew when that fails."""
+        from tether.admin.traffic import fleet
+
+        try:
+            tree = await self.node.look()
+            self.known.children = tuple(child.path for child in tree.nodes)
+            found = await fleet(self.node)
+        except (TetherError, Refused):
+            return
+        self.known.workers = {worker.worker_id: worker.models for worker in found.workers}

@@ -1,0 +1,236 @@
+"""What can be seen of the work: `workers`, `leases`, `sessions`, `trace`, `breaker ls`."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from datetime import datetime
+from typing import Any, Final
+
+from tether.admin.node import ASK_S, Node
+from tether.admin.refused import Refused
+from tether.admin.shown import Shown, age, fields, plain, size, table, together
+from tether.contracts import BreakerStates, Fleet, ShowBreakers, WatchFleet
+from tether.contracts.operating import FindRequest, SessionState, SessionStates, ShowSessions
+from tether.errors import TetherError
+from tether.stores.queries import sql
+
+MAX_LEASES: Final = 1000
+SCHEDULER: Final = "control/scheduler"
+ROSTER: Final = "control/roster"
+GATEWAYS: Final = "control/gateways"
+
+Words = list[str]
+
+
+async def fleet(node: Node) -> Fleet:
+    """The workers as the roster sees them.
+
+    Raises:
+        Refused: there is no roster just now.
+        TetherError: it doesn't answer.
+    """
+    roster = await node.at(ROSTER)
+    stream = node.endpoint.stream(roster, WatchFleet())
+    try:
+        async with asyncio.timeout(ASK_S):
+            found = await anext(stream)
+    except TimeoutError:
+        raise Refused("the roster does not answer; try again") from None
+    finally:
+        await stream.aclose()
+    if not isinstance(found, Fleet):
+        raise Refused("the node is of another release; use the `tether` that started it")
+    return found
+
+
+async def workers(node: Node, words: Words) -> Shown:
+    """All workers, as the roster sees them."""
+    found = await fleet(node)
+    rows = [
+        {
+            "id": report.worker_id,
+            "state": _standing(report.worker_id in found.suspects, report.draining),
+            "node": report.node_id,
+            "region": report.region,
+            "running": report.running,
+            "slots": report.slots,
+            "queued": report.queued,
+            "memory": size(report.memory_bytes),
+            "models": list(report.models),
+            **{k: v for k, v in plain(report).items() if k in _MORE},
+        }
+        for report in sorted(found.workers, key=lambda report: report.worker_id)
+    ]
+    columns = ("id", "state", "node", "region", "running", "slots", "queued", "memory", "models")
+    return table(columns, rows, empty="no worker has reported; see `tree`")
+
+
+_MORE: Final = frozenset({"address", "epoch", "sequence", "gpu_class", "draining", "memory_bytes"})
+
+
+def _standing(suspect: bool, draining: bool) -> str:
+    return "suspect" if suspect else "draining" if draining else "ready"
+
+
+async def leases(node: Node, words: Words) -> Shown:
+    """The leases, those first that end first."""
+    rows = await node.rows(sql("list_leases"), MAX_LEASES)
+    shown = [
+        {
+            "job": row["job_id"],
+            "tenant": row["tenant_id"],
+            "model": row["model_ref"],
+            "worker": row["worker_id"],
+            "fence": row["fence"],
+            "attempt": row["attempt"],
+            "age": age(row["age_s"]),
+            "ends in": age(max(0.0, row["ends_in_s"])),
+            "age_s": row["age_s"],
+            "ends_in_s": row["ends_in_s"],
+        }
+        for row in rows
+    ]
+    columns = ("job", "tenant", "model", "worker", "fence", "attempt", "age", "ends in")
+    return _of(table(columns, shown, empty="no lease"), rows[0]["total"] if rows else 0)
+
+
+async def sessions(node: Node, words: Words) -> Shown:
+    """The requests that run, as the gateways hold them."""
+    found = await _gateways(node, ShowSessions())
+    rows = [row for path, states in found for row in _session_rows(path, states)]
+    columns = (
+        "request", "tenant", "state", "model", "worker", "tokens", "listeners", "age", "job",
+    )  # fmt: skip
+    total = sum(states.total for _, states in found)
+    return _of(table(columns, rows, empty="no request runs"), total)
+
+
+def _of(shown: Shown, total: int) -> Shown:
+    """A list that is a part of `total` says so."""
+    if total <= len(shown.rows):
+        return shown
+    return Shown(lines=(*shown.lines, f"… {len(shown.rows)} of {total}"), rows=shown.rows)
+
+
+def _session_rows(path: str, states: SessionStates) -> list[dict[str, Any]]:
+    return [_session_row(path, state) for state in states.sessions]
+
+
+def _session_row(path: str, state: SessionState) -> dict[str, Any]:
+    return {
+        "request": state.request_id,
+        "tenant": state.tenant_id,
+        "state": state.state,
+        "model": state.model_ref,
+        "worker": state.worker_id,
+        "tokens": state.tokens,
+        "listeners": state.listeners,
+        "age": age(state.age_s),
+        "job": state.job_id,
+        "gateway": path,
+        "prompt_tokens": state.prompt_tokens,
+        "age_s": round(state.age_s, 3),
+        "explicit": state.explicit,
+    }
+
+
+async def _gateways(
+    node: Node, question: ShowSessions | FindRequest
+) -> list[tuple[str, SessionStates]]:
+    """What all gateways answer, by path; one that is gone or hangs is left out, unless all are."""
+    gateways = (await node.look()).under(GATEWAYS)
+
+    async def one(address: str) -> SessionStates | TetherError:
+        try:
+            return await node.ask(address, question, SessionStates)
+        except TetherError as error:
+            return error
+
+    answers = await asyncio.gather(*(one(gateway.address) for gateway in gateways))
+    good = [
+        (gateway.path, answer)
+        for gateway, answer in zip(gateways, answers, strict=True)
+        if isinstance(answer, SessionStates)
+    ]
+    if not good:
+        errors = [answer for answer in answers if isinstance(answer, TetherError)]
+        raise errors[0] if errors else Refused("no gateway runs just now; see `tree`")
+    return good
+
+
+async def trace(node: Node, words: Words) -> Shown:
+    """All that is known of one request: its session, its job, its lease, its bill, its worker."""
+    name = words[0]
+    found = await _gateways(node, FindRequest(request_id=name))
+    live = [(path, state) for path, states in found for state in states.sessions]
+    ids = {state.job_id: None for _, state in live}
+    rows = await node.rows(sql("trace_job"), [*ids, *_uuids(name)], name)
+    if not live and not rows:
+        raise Refused(
+            f"nobody knows a request {name!r}: give the x-request-id of its answer (the gateways "
+            "remember the last 2,048 of those that clients chose themselves), its "
+            "Idempotency-Key, or its job"
+        )
+    workers = {report.worker_id: report for report in (await fleet(node)).workers}
+    parts: list[Shown] = []
+    for row in rows:
+        job = {key: _text(value) for key, value in row.items()}
+        session = next(((p, s) for p, s in live if s.job_id == job["job"]), None)
+        if session is not None:
+            path, state = session
+            job |= {"request": state.request_id, "session": state.state, "gateway": path}
+            job |= {"listeners": state.listeners, "tokens_so_far": state.tokens}
+        worker = workers.get(job["worker"])
+        job["worker_state"] = (
+            "gone"
+            if worker is None
+            else "draining"
+            if worker.draining
+            else "the same"
+            if worker.address == job["worker_address"]
+            else "restarted since"
+        )
+        parts.append(fields(job))
+    known = {row["job"] for row in rows}
+    parts += [
+        fields({"job": "", **_session_row(path, state)})
+        for path, state in live
+        if state.job_id not in known
+    ]
+    return together(parts)
+
+
+def _uuids(name: str) -> list[str]:
+    try:
+        return [str(uuid.UUID(name))]
+    except ValueError:
+        return []
+
+
+def _text(value: Any) -> Any:
+    return value.isoformat(timespec="milliseconds") if isinstance(value, datetime) else value
+
+
+async def breakers(node: Node) -> Shown:
+    """All breakers of the scheduler."""
+    found = await node.ask(await node.at(SCHEDULER), ShowBreakers(), BreakerStates)
+    return shown_breakers(found)
+
+
+def shown_breakers(found: BreakerStates) -> Shown:
+    """Breakers as a table."""
+    rows = [
+        {
+            "worker": state.worker_id,
+            "model": state.model_ref,
+            "mode": state.mode,
+            "state": state.state,
+            "calls": state.calls,
+            "failed": state.failed,
+            "until_s": state.until_s,
+        }
+        for state in found.breakers
+    ]
+    columns = ("worker", "model", "mode", "state", "calls", "failed")
+    return table(columns, rows, empty="no breaker; there is one for each model of each worker")
