@@ -32,7 +32,13 @@ CaPath = Annotated[Path, Parameter(help="The folder of the authority.")]
 
 
 @app.command
-def up(*, config: ConfigPath = _CONFIG, dev: bool = False, log_file: Path | None = None) -> int:
+def up(
+    *,
+    config: ConfigPath = _CONFIG,
+    dev: bool = False,
+    log_file: Path | None = None,
+    allow_eval: bool = False,
+) -> int:
     """Run a node in the foreground until SIGTERM or Ctrl-C.
 
     Parameters
@@ -41,10 +47,12 @@ def up(*, config: ConfigPath = _CONFIG, dev: bool = False, log_file: Path | None
         Log at level DEBUG, and make a tenant `dev` with a key that is printed.
     log_file
         Append the logs of all processes to this file in place of standard error.
+    allow_eval
+        Let `tether shell --allow-eval` run Python with this node at hand.
     """
     from tether.cli.up import up as run
 
-    return run(config, dev=dev, log_file=log_file)
+    return run(config, dev=dev, log_file=log_file, allow_eval=allow_eval)
 
 
 @app.command
@@ -81,6 +89,31 @@ def tree(*, config: ConfigPath = _CONFIG, json: bool = False) -> int:
     from tether.cli.tree import tree as run
 
     return run(config, as_json=json)
+
+
+@app.command
+def shell(
+    *,
+    command: Annotated[str | None, Parameter(name=["--command", "-c"])] = None,
+    json: bool = False,
+    allow_eval: bool = False,
+    config: Annotated[Path, Parameter(help="The configuration file.")] = _CONFIG,
+) -> int:
+    """Look into the running node, and operate it; `help` there shows how.
+
+    Parameters
+    ----------
+    command
+        Run these commands, with semicolons in between, and leave. Without it, and without a
+        terminal, they are read from standard input.
+    json
+        One JSON object a line.
+    allow_eval
+        Let `eval` run Python, if the node was started with --allow-eval.
+    """
+    from tether.cli.shell import shell as run
+
+    return run(config, command, as_json=json, allow_eval=allow_eval)
 
 
 @keys.command

@@ -19,7 +19,7 @@ from tether.node.launcher import Launcher, NodeFailed
 from tether.telemetry import logs
 
 
-def up(path: Path, *, dev: bool, log_file: Path | None) -> int:
+def up(path: Path, *, dev: bool, log_file: Path | None, allow_eval: bool = False) -> int:
     """Run the node that `path` configures until it is told to stop; logs go to `log_file`, or to
     standard error.
 
@@ -31,7 +31,7 @@ def up(path: Path, *, dev: bool, log_file: Path | None) -> int:
     with _logging_to(log_file) as terminal, Bars(terminal) as bars:
         logs.configure("DEBUG" if dev else None)
         try:
-            Launcher(config, bars, dev=dev).run()
+            Launcher(config, bars, dev=dev, allow_eval=allow_eval).run()
         except KeyboardInterrupt:
             bars.say("stopped before it was up")
         except NodeFailed as error:

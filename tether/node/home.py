@@ -36,7 +36,7 @@ class HomeUnusable(Exception):
 
 class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     """What a running node tells the other commands. `root` is the address of its root
-    supervisor, `dsn` leads to its database."""
+    supervisor, `dsn` leads to its database. `allow_eval` lets `tether shell` run Python."""
 
     pid: int
     node: str
@@ -46,6 +46,7 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     url: str = ""
     dsn: str = ""
     ready: bool = False
+    allow_eval: bool = False
 
 
 class Home:

@@ -55,10 +55,13 @@ class NodeFailed(Exception):
 class Launcher:
     """One run of a node."""
 
-    def __init__(self, config: Config, narrator: Narrator, *, dev: bool = False) -> None:
+    def __init__(
+        self, config: Config, narrator: Narrator, *, dev: bool = False, allow_eval: bool = False
+    ) -> None:
         self._config = config
         self._narrator = narrator
         self._dev = dev
+        self._allow_eval = allow_eval
         self._port = config.http.port
         self._seen = Tree(nodes=())
         self._undone = False  # the root could not start, and has stopped what had
@@ -248,6 +251,7 @@ class Launcher:
             url=f"http://{f'[{host}]' if ':' in host else host}:{self._port}",
             dsn=dsn_of(self._config, self._home.run_dir),
             ready=ready,
+            allow_eval=self._allow_eval,
         )
         self._home.tell(self._state)
 
