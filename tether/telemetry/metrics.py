@@ -174,3 +174,27 @@ tls_certificate_ends = Gauge(
 tls_identity_failures = Counter(
     "tether_tls_identity_failures_total", "Times that the files of the identity were of no use"
 )
+
+# ---- artifacts: weights on their way from the replicas to the cache
+
+artifact_reads = Counter(
+    "tether_artifact_reads_total",
+    "Objects asked for, by replica and what came: good, missing, corrupt, unreachable",
+    ["replica", "result"],
+)
+artifact_cache = Counter(
+    "tether_artifact_cache_total",
+    "What the cache on disk did: hit, miss, checked, evicted, damaged, full",
+    ["event"],
+)
+artifact_cache_bytes = Gauge(
+    "tether_artifact_cache_bytes",
+    "Bytes of models in the cache on disk, those on their way included",
+    multiprocess_mode="livemax",
+)
+artifact_refused = Counter(
+    "tether_artifact_refused_total", "Artifacts that were not let in, by why", ["reason"]
+)
+artifact_untrusted = Counter(
+    "tether_artifact_untrusted_total", "Artifacts that were let in unseen, since trust is off"
+)
