@@ -102,6 +102,7 @@ class Supervised(Actor):
         if self._child_starting is None:
             self.path, self.generation = msg.path, msg.generation
             self.parent, self.root = msg.parent, msg.root
+            self._child_follow(msg.parent)
             logs.configure(node=self.address.node, path=msg.path or "root")
             name_process(msg.path)
             self._child_starting = self.loop.create_task(self._child_begin(msg), name="start")
@@ -149,6 +150,11 @@ class Supervised(Actor):
         except Exception:
             log.exception("could not start")
             raise
+
+    def _child_follow(self, parent: str) -> None:
+        """A supervisor of another node isn't the parent of this process; it ends with it anyway."""
+        if parent and (above := Address.parse(parent)).node != self.address.node:
+            self._transport.end_with(above)
 
     async def _child_wind_up(self, deadline_s: float) -> None:
         """Call `stop` once, whoever asks how often."""

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from actors.runtime import Address
+
 
 class ChildProcess:
     """Calls `ended` once when the process is gone; `close` forgets it. Linux only.
@@ -43,6 +45,34 @@ class ChildProcess:
     def _readable(self) -> None:
         self.close()
         self._ended()
+
+
+class PlacedProcess:
+    """A child's process at another node: it is killed by that node's Admin, and held to be gone as
+    soon as it was, for nobody here can look. `kill_there` is told its address."""
+
+    def __init__(
+        self,
+        address: Address,
+        kill_there: Callable[[Address], object],
+        ended: Callable[[], object],
+    ) -> None:
+        self.pid = address.pid
+        self._address = address
+        self._kill_there = kill_there
+        self._ended = ended
+        self._closed = False
+
+    def kill(self) -> None:
+        """Have it killed; no error if it is gone."""
+        if not self._closed:
+            self.close()
+            self._kill_there(self._address)
+            self._ended()
+
+    def close(self) -> None:
+        """Forget it; may be called twice."""
+        self._closed = True
 
 
 def name_process(path: str) -> None:

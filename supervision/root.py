@@ -99,11 +99,15 @@ class Root(Supervisor):
                 self._bygone.popitem(last=False)
         for orphan in self._directory.apply(node, self._now()):
             self._orphaned(orphan.path)
-        if node.pid and "/" in node.path:
+        if node.pid and "/" in node.path and self._is_here(node):
             self._hold(node.path, node.pid)
         self._rows.set(len(self._directory))
         news, self._news = self._news, asyncio.Event()
         news.set()
+
+    def _is_here(self, node: TreeNode) -> bool:
+        """A child that was placed at another node has a process id of that one."""
+        return not node.address or Address.parse(node.address).node == self.address.node
 
     def _hold(self, path: str, pid: int) -> None:
         """Keep a process at hand that we may have to end if its supervisor no longer can."""

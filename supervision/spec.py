@@ -10,6 +10,7 @@ import msgspec
 
 from supervision.backoff import Backoff
 from supervision.strategy import AutoShutdown, Strategy
+from tether.capability import Capability
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _START = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -45,7 +46,9 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     MessagePack. `needs` are ids of earlier siblings whose addresses are handed over at start
     (rest_for_one and one_for_all only, for they would go stale otherwise). `shutdown` is
     seconds until it is killed. `start_timeout_s` is how long it may take to become ready. A
-    `significant` child may end its supervisor, see `AutoShutdown`.
+    `significant` child may end its supervisor, see `AutoShutdown`. A child that `requires`
+    something runs at whichever node of the convention has it (`tether.capability.meets`), this
+    one first, and is placed anew at every start; it ends when it loses its supervisor.
 
     Raises:
         ValueError: a field is out of its range; the sentence names id and field.
@@ -61,8 +64,11 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     significant: bool = False
     kind: Kind = Kind.WORKER
     backoff: Backoff = Backoff()
+    requires: dict[str, Capability] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.requires and self.kind is Kind.SUPERVISOR:
+            raise ValueError(f"child {self.id}: a supervisor runs at its own node; move requires")
         if not _ID.fullmatch(self.id):
             raise ValueError(
                 f"child {self.id!r}: an id is 1 to 64 letters, digits, '_', '.' or '-'"

@@ -24,7 +24,7 @@ from supervision.events import Event, TreeChanged
 from supervision.member import join
 from supervision.narrator import narrate
 from supervision.operated import Operated
-from supervision.process import ChildProcess
+from supervision.process import ChildProcess, PlacedProcess
 from supervision.spec import ChildSpec, Kind, Shutdown, SupervisorOptions
 from supervision.tree import SupervisionTree
 from tether.contracts import (
@@ -56,7 +56,7 @@ class _Child:
     generation: int
     turn: asyncio.Future[dict[str, str]]  # set with its needs when it is to start
     task: asyncio.Task[None] | None = None
-    process: ChildProcess | None = None
+    process: ChildProcess | PlacedProcess | None = None
     address: Address | None = None
     dead: bool = False  # its process has ended
     silent: bool = False  # its connection has ended, so all it said was heard
@@ -229,8 +229,10 @@ class Supervisor(Operated, Supervised):
         """Bring a child up, from no process to ready."""
         spec, generation = child.spec, child.generation
         try:
-            address = await self.create(actor_named(spec.start), timeout=spec.start_timeout_s)
-            child.process = ChildProcess(self.loop, address.pid, lambda: self._dead(child))
+            address = await self.create(
+                actor_named(spec.start), timeout=spec.start_timeout_s, requires=spec.requires
+            )
+            child.process = self._process(child, address)
         except asyncio.CancelledError:
             self._gone(child, "it was killed before it was up")
             raise
@@ -281,6 +283,13 @@ class Supervisor(Operated, Supervised):
                 )
             )
 
+    def _process(self, child: _Child, address: Address) -> ChildProcess | PlacedProcess:
+        """The process of a child, wherever it is."""
+        if address.node == self.address.node:
+            return ChildProcess(self.loop, address.pid, lambda: self._dead(child))
+        # There is no process to look at: its connection's end, or silence, is its end.
+        return PlacedProcess(address, self.kill_placed, lambda: self._dead(child))
+
     async def _ask_to_stop(self, child: _Child, deadline_s: float, reason: ExitReason) -> None:
         if child.address is None:
             return
@@ -311,6 +320,8 @@ class Supervisor(Operated, Supervised):
     def _silent(self, child: _Child) -> None:
         """Its connection has ended; its process should too."""
         child.silent = True
+        if isinstance(child.process, PlacedProcess):
+            child.process.kill()  # we may have lost it, and it not us
         if child.dead:
             self._gone(child, "")
         else:
@@ -338,4 +349,6 @@ def actor_named(start: str) -> type[Actor]:
     module, _, name = start.partition(":")
     top, _, rest = module.partition(".")
     __import__(top)
-    return type(f"{rest}.{name}" if rest else name, (), {"__module__": top})
+    check = staticmethod(Actor.actorSystemCapabilityCheck)
+    members = {"__module__": top, "actorSystemCapabilityCheck": check}
+    return type(f"{rest}.{name}" if rest else name, (), members)

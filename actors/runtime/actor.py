@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from typing import Any, ClassVar, Final, TypeVar
 
 from thespian.actors import Actor as ThespianActor
@@ -20,10 +21,12 @@ from actors.runtime.address import Address
 from actors.runtime.base import REFUSED, TetherManager, class_name
 from actors.runtime.hub import Hub
 from actors.runtime.operating import Operating
+from actors.runtime.options import DEFAULT_PORT
 from actors.runtime.serving import Serving, handlers_of, on
 from actors.runtime.streams import Stream
 from actors.runtime.transport import Transport
-from tether.contracts import Contract
+from tether.capability import Capability, meets, named
+from tether.contracts import Contract, KillPlaced
 from tether.contracts.operating import Inspect, Resume, SetLogLevel, ShowStats, Suspend
 from tether.errors import DeadlineExceeded, Forbidden, Overloaded, Unavailable
 from tether.telemetry import logs, metrics
@@ -142,6 +145,22 @@ class Actor(ThespianActor):
         """Tells this process where another node is; see `Hub.route`."""
         self._hub.route(node, where)
 
+    def kill_placed(self, address: Address) -> None:
+        """Has the node of `address` kill that process, which was placed there for an actor of this
+        node. If it can't be reached, it ends by itself: it has lost us as well."""
+        border = self._hub.border
+        port = border.routes.admin_port(address.node) if border is not None else 0
+        admin = Address.admin(address.node, port or DEFAULT_PORT)
+        with suppress(Overloaded):
+            self._hub.tell(admin, KillPlaced(pid=address.pid))
+
+    @staticmethod
+    def actorSystemCapabilityCheck(
+        capabilities: Mapping[str, Any], requirements: Mapping[str, Any]
+    ) -> bool:
+        """Thespian asks whether an actor of this class may run at a node."""
+        return meets(capabilities, requirements)
+
     def exit_process(self, reason: str) -> None:
         """Ends this actor in an orderly way; safe to call twice."""
         if not self._leaving:
@@ -149,21 +168,30 @@ class Actor(ThespianActor):
             log.info("actor exits", actor=self._who, reason=reason)
             self._transport.deliver(self._transport.myAddress, ActorExitRequest())
 
-    async def create(self, actor_class: type[Actor], *, timeout: float = 30.0) -> Address:
+    async def create(
+        self,
+        actor_class: type[Actor],
+        *,
+        timeout: float = 30.0,
+        requires: Mapping[str, Capability] = {},
+    ) -> Address:
         """Starts a child in a process of its own, and returns when that has connected. The child
         is made and started after that; if it can't be, `on_child_exited` tells. Contracts wait
-        for it. Cancelling this kills the process.
+        for it. Cancelling this kills the process. With `requires` it starts here if this node's
+        capabilities meet that, else at a node of the convention whose do; that one's Admin is
+        the parent of the process, and its end is noticed when its connection ends (`watch`).
 
         Raises:
             Forbidden: the class is not on the node's list.
-            Unavailable: the process ended before it was up.
+            Unavailable: the process ended before it was up, or no node has what it requires.
             DeadlineExceeded: it wasn't up within `timeout` seconds, and was killed.
         """
         if not self._transport.options.allows(class_name(actor_class)):
             raise Forbidden(f"{class_name(actor_class)} {REFUSED}")
-        instance = self.createActor(actor_class).addressDetails.addressInstanceNum
+        made = self.createActor(actor_class, dict(requires) or None)
+        instance = made.addressDetails.addressInstanceNum
         process = self._manager.child_process(instance)
-        if process is None:
+        if process is None and not requires:
             raise Unavailable(f"{class_name(actor_class)} could not be started")
         up: asyncio.Future[Address] = self.loop.create_future()
         self._expected[instance] = up
@@ -171,11 +199,19 @@ class Actor(ThespianActor):
             async with asyncio.timeout(timeout):
                 return await up
         except BaseException as error:
-            process.abandon()
+            if process is not None:
+                process.abandon()
+            elif not up.done() or up.cancelled():
+                self._unwanted.add(instance)
             if isinstance(error, TimeoutError):
                 raise DeadlineExceeded(
                     f"{class_name(actor_class)} was not up within {timeout} s"
                 ) from error
+            if isinstance(error, Unavailable) and process is None:
+                why = (
+                    f"no node of the convention has {named(requires)}, or it was not started there"
+                )
+                raise Unavailable(f"{class_name(actor_class)}: {why}") from error
             raise
         finally:
             self._expected.pop(instance, None)
@@ -225,6 +261,10 @@ class Actor(ThespianActor):
 
     def child_came_up(self, instance: int, address: Address) -> None:
         """Thespian's manager tells that a child has connected."""
+        if instance in self._unwanted:
+            self._unwanted.discard(instance)  # placed on another node after we gave up
+            self.kill_placed(address)
+            return
         self._children.add(address)
         up = self._expected.get(instance)
         if up is not None and not up.done():
@@ -234,6 +274,7 @@ class Actor(ThespianActor):
         address = message.childAddress.addressDetails
         if not isinstance(address, Address):  # Thespian's number of a child that wasn't up
             instance = getattr(address, "addressInstanceNum", -1)
+            self._unwanted.discard(instance)
             up = self._expected.get(instance)
             if up is not None and not up.done():
                 up.set_exception(Unavailable("the process of the actor ended before it was up"))

@@ -21,10 +21,17 @@ from thespian.system.multiprocCommon import MultiProcAdmin, MultiProcManager, mu
 from thespian.system.transport import TransmitIntent, TransmitOnly
 
 from actors.runtime.address import Address
+from actors.runtime.neighbours import Neighbours
 from actors.runtime.serving import Serving, handlers_of, on
 from actors.runtime.spawning import SpawnContext, SpawnedProcess, serving_now
 from actors.runtime.transport import Transport
-from tether.contracts import ActorFound, FindActor
+from tether.contracts import (
+    ActorFound,
+    ConventionShown,
+    FindActor,
+    KillPlaced,
+    ShowConvention,
+)
 from tether.telemetry import logs
 
 NAME: Final = "tether"
@@ -80,6 +87,7 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
         if options.owner_pid:
             self._watch_owner(options.owner_pid)
         serving_now()
+        self._neighbours = Neighbours(self)
         Serving(self.transport.hub, handlers_of(self), MAX_QUESTIONS, "the Admin").begin()
         try:
             super().run()
@@ -94,6 +102,19 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
     def _find_actor(self, msg: FindActor, sender: Address) -> ActorFound:
         found = self._globalNames.get(msg.name)
         return ActorFound(address=str(found.addressDetails) if found is not None else "")
+
+    @on(ShowConvention)
+    def _show_convention(self, msg: ShowConvention, sender: Address) -> ConventionShown:
+        return self._neighbours.shown()
+
+    @on(KillPlaced)
+    def _kill_placed(self, msg: KillPlaced, sender: Address) -> None:
+        self._neighbours.end(msg.pid, sender)
+
+    def h_ConventionRegister(self, envelope: Any) -> Any:
+        outcome = super().h_ConventionRegister(envelope)
+        self._neighbours.registered(envelope.message.adminAddress.addressDetails)
+        return outcome
 
     def _watch_owner(self, pid: int) -> None:
         transport = self.transport

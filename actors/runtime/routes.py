@@ -86,6 +86,11 @@ class Routes:
             )
         return found
 
+    def admin_port(self, node: str) -> int:
+        """The port of the Admin of `node`, as far as it was told; 0 if not."""
+        told = self._told.get(node)
+        return told.first if told is not None else 0
+
     def node_at(self, host: str, port: int) -> str | None:
         """The node whose Admin was told to be there."""
         for node, place in self._told.items():

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tether.config import ConfigInvalid, load, meets, parse
+from tether.capability import meets
+from tether.config import ConfigInvalid, load, parse
 
 ROOT = Path(__file__).parents[2]
 SMALL = """
@@ -187,6 +188,8 @@ def test_what_a_worker_requires() -> None:
     assert not meets(has, {"gpu_class": "h100"})
     assert not meets(has, {"disk_gb": 1})
     assert not meets(has, {"nvlink": False})
+    assert not meets(has, {"nvlink": 1})
+    assert not meets(has, {"vram_gb": True})
     assert meets({}, {})
 
 

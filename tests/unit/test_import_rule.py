@@ -39,12 +39,13 @@ LAYERS: tuple[tuple[str, int], ...] = (
     ("tether.security", 1),  # the runtime shows and checks certificates
     ("tether.telemetry", 1),  # metrics and logs are used by the runtime itself
     ("tether.core", 1),
+    ("tether.capability", 0),
     ("tether.contracts", 0),
     ("tether.config", 0),
     ("tether.errors", 0),
 )
 # Pure modules: they decide, and know neither actors nor sockets nor SQL.
-PURE = ("tether.core", "tether.contracts", "tether.config", "tether.errors")
+PURE = ("tether.core", "tether.contracts", "tether.config", "tether.errors", "tether.capability")
 PURE_SUPERVISION = tuple(prefix for prefix, layer in LAYERS if layer == 1 and "super" in prefix)
 SHELL_WORDS = frozenset({"thespian", "asyncio", "asyncpg", "socket", "uvicorn", "starlette"})
 TORCH_WORDS = frozenset({"torch", "transformers", "vllm"})

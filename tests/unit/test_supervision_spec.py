@@ -138,3 +138,11 @@ def test_backoff_doubles_up_to_its_maximum_and_is_halved_at_most() -> None:
     assert backoff.delay_s(10_000, 0.0) == 0.5
     with pytest.raises(ValueError, match="below initial_s"):
         Backoff(initial_s=2, max_s=1)
+
+
+def test_a_supervisor_runs_at_its_own_node() -> None:
+    with pytest.raises(ValueError, match="its own node"):
+        ChildSpec(
+            id="a", start="m:C", kind=Kind.SUPERVISOR, shutdown=Shutdown.INFINITY,
+            requires={"gpu_class": "a100"},
+        )  # fmt: skip

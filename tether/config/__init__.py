@@ -14,7 +14,6 @@ from tether.config.sections import (
     Node,
     Stores,
     Worker,
-    meets,
 )
 
 __all__ = [
@@ -32,6 +31,5 @@ __all__ = [
     "Stores",
     "Worker",
     "load",
-    "meets",
     "parse",
 ]

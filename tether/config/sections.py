@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from tether.capability import Capability, meets
 from tether.config.problem import ConfigInvalid, Problem
 
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
@@ -21,7 +22,6 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Key = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-Capability = str | int | float | bool
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True):
@@ -277,21 +277,6 @@ class Config(Section, frozen=True, kw_only=True):
     def model(self, name: str) -> Model | None:
         """The model that `name` or `name@version` names; of several versions, the last listed."""
         return chosen(self.models, name)
-
-
-def meets(capabilities: Mapping[str, object], requires: Mapping[str, Capability]) -> bool:
-    """Is all that is required there: equal, or for numbers at least as much?"""
-    return all(
-        found == wanted
-        or (
-            type(wanted) in (int, float)
-            and isinstance(found, int | float)
-            and not isinstance(found, bool)
-            and found >= wanted  # type: ignore[operator]
-        )
-        for key, wanted in requires.items()
-        for found in (capabilities.get(key),)
-    )
 
 
 def _unknown(node: str, why: str) -> ConfigInvalid:
