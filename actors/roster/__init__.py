@@ -1,5 +1,6 @@
-"""The roster: which workers are alive."""
+"""The roster: which workers are alive, on this node and on all others."""
 
-from actors.roster.roster import Roster, RosterOptions
+from actors.roster.options import OtherNode, RosterOptions
+from actors.roster.roster import Roster
 
-__all__ = ["Roster", "RosterOptions"]
+__all__ = ["OtherNode", "Roster", "RosterOptions"]

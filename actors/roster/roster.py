@@ -1,53 +1,108 @@
-"""The actor that listens to workers and tells who asks which of them are alive."""
+"""The actor that listens to workers and other nodes, and tells who asks which of them are alive."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import msgspec
 
+from actors.nodes import tree_of_node
+from actors.roster.cluster_view import shown
+from actors.roster.neighbourhood import Neighbourhood
+from actors.roster.options import OtherNode, RosterOptions
 from actors.runtime import Address, on
 from supervision import Supervised
-from tether.contracts import Fleet, HealthReport, WatchFleet
-from tether.core.roster import EXPIRY_S, SUSPECT_S
+from tether.contracts import (
+    Announce,
+    Announced,
+    ClusterShown,
+    Command,
+    Commanded,
+    Fleet,
+    HealthReport,
+    Revocations,
+    ShowCluster,
+    WatchFleet,
+)
 from tether.core.roster import Roster as Snapshot
+from tether.core.roster_view import RosterView
+from tether.errors import Forbidden, Unavailable
+from tether.security.identity import Identity
 from tether.telemetry import logs, metrics
+
+ROSTER: Final = "control/roster"
+FIND_S: Final = 5.0
+SWEEP_S: Final = 0.5
+MAX_WAIT_S: Final = 60.0
 
 log = logs.get(__name__)
 
 
-class RosterOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker that is silent for `suspect_s` is second choice, after `expiry_s` it is none.
-
-    Raises:
-        ValueError: a bound is out of its range.
-    """
-
-    expiry_s: float = EXPIRY_S
-    suspect_s: float = SUSPECT_S
-    max_workers: int = 4096
-
-    def __post_init__(self) -> None:
-        if not 0 < self.suspect_s <= self.expiry_s:
-            raise ValueError("suspect_s must be above 0 and at most expiry_s")
-        if self.max_workers < 1:
-            raise ValueError("max_workers must be at least 1")
-
-
 class Roster(Supervised):
-    """Takes `HealthReport`s, streams `Fleet`s. Needs nobody. A worker whose connection breaks
-    is gone at once; one that is only silent goes by `expiry_s`."""
+    """Takes `HealthReport`s of the workers of its node, streams `Fleet`s. Needs nobody. A worker
+    whose connection breaks is gone at once; one that is only silent goes by `expiry_s`. In a
+    cluster it exchanges announcements with the rosters of the other nodes, and its fleet is that
+    of all."""
 
     Options: ClassVar[type[msgspec.Struct]] = RosterOptions
 
     async def start(self, options: RosterOptions) -> None:
+        self._options = options
         self._snapshot = Snapshot(options.expiry_s, options.suspect_s, options.max_workers)
+        self._view = RosterView(options.node_id, alone=not options.others)
+        self._view.own(self._snapshot.fleet)
         self._news = asyncio.Event()
         self._watched: set[tuple[str, int]] = set()
         self._refused = metrics.bound_refused.labels("roster_reports")
+        self._told: Fleet | None = None
+        self._others: Neighbourhood | None = None
+        if options.others:
+            self._others = Neighbourhood(
+                self,
+                options,
+                self.identity(),
+                own=lambda: self._snapshot.fleet,
+                view=self._view,
+                find=self.find,
+                changed=self._changed,
+            )
+            self._others.start()
         self.background(self._sweep(), name="sweep")
+
+    async def stop(self, deadline_s: float) -> None:
+        if self._others is not None:
+            await self._others.leave()
+
+    # ---- what a test may replace
+
+    def identity(self) -> Identity:
+        """Of this node, as its processes use it.
+
+        Raises:
+            Unavailable: it has none.
+        """
+        border = self._hub.border
+        if border is None:
+            raise Unavailable(
+                "a node among others needs a certificate; write node.identity_dir, see `tether ca`"
+            )
+        return border.identity
+
+    async def find(self, other: OtherNode) -> Address:
+        """The roster of another node.
+
+        Raises:
+            TetherError: it can't be found.
+        """
+        tree = await tree_of_node(self, other.id, other.admin_port, timeout=FIND_S)
+        address = tree.address(ROSTER)
+        if address is None:
+            raise Unavailable(f"the roster of node {other.id} doesn't run")
+        return Address.parse(address)
+
+    # ---- this node
 
     @on(HealthReport)
     def report(self, msg: HealthReport, sender: Address) -> None:
@@ -55,9 +110,13 @@ class Roster(Supervised):
         if msg.address != str(sender):
             log.warning("a report of another sender", worker_id=msg.worker_id, sender=str(sender))
             return
+        others = self._others
+        if others is not None and msg.node_id != self._options.node_id:
+            # It runs elsewhere, and its supervisor is here: whoever supervises it speaks for it.
+            msg = msgspec.structs.replace(msg, node_id=self._options.node_id)
         refused = self._snapshot.refused
         if self._snapshot.observe(msg, self.loop.time()):
-            self._changed()
+            self._own_changed()
         if self._snapshot.refused != refused:
             self._refused.inc()
             return
@@ -65,13 +124,15 @@ class Roster(Supervised):
         if start not in self._watched:
             self._watched.add(start)
             self.watch(sender, lambda: self._lost(start))
+            if others is not None:
+                others.orders.seen(msg)
 
     @on(WatchFleet)
     async def fleet(self, msg: WatchFleet, sender: Address) -> AsyncIterator[Fleet]:
         """The newest snapshot, whenever there is a newer one."""
         version = -1
         while True:
-            fleet = self._snapshot.fleet
+            fleet = self._view.fleet
             if fleet.version != version:
                 version = fleet.version
                 yield fleet
@@ -82,15 +143,72 @@ class Roster(Supervised):
         self._watched.discard(start)
         if self._snapshot.lost(*start):
             log.info("worker lost", worker_id=start[0])
-            self._changed()
+            self._own_changed()
+
+    def _own_changed(self) -> None:
+        self._view.own(self._snapshot.fleet)
+        self._changed()
+        if self._others is not None:
+            self._others.say_soon()
 
     def _changed(self) -> None:
-        news, self._news = self._news, asyncio.Event()
-        news.set()
-        metrics.fleet_workers.set(len(self._snapshot))
+        fleet = self._view.fleet
+        if fleet is not self._told:
+            self._told = fleet
+            news, self._news = self._news, asyncio.Event()
+            news.set()
+            metrics.fleet_workers.set(len(fleet.workers))
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(0.5)
-            if self._snapshot.expire(self.loop.time()):
-                self._changed()
+            await asyncio.sleep(SWEEP_S)
+            now = self.loop.time()
+            if self._snapshot.expire(now):
+                self._own_changed()
+            if self._others is not None:
+                self._others.look(now)
+
+    # ---- other nodes
+
+    @on(Announce)
+    def announced(self, msg: Announce, sender: Address) -> Announced:
+        """
+        Raises:
+            Unavailable: this node isn't one of several, or has no identity yet.
+        """
+        return self._cluster().announced(msg, sender)
+
+    @on(Revocations)
+    def revocations(self, msg: Revocations, sender: Address) -> None:
+        """Is newer than ours, if the authority has signed it."""
+        self._cluster().adopt(msg)
+
+    @on(Command)
+    async def command(self, msg: Command, sender: Address) -> Commanded:
+        """
+        Raises:
+            Forbidden: it comes from another node.
+            BadRequest: there is no such order.
+            Overloaded: too many were given.
+            Unavailable: this node isn't one of several.
+        """
+        if sender.node != self.address.node:
+            raise Forbidden("a roster takes commands of processes of its own node only")
+        others = self._cluster()
+        nodes = frozenset(o.id for o in self._options.others if msg.region in ("", o.region))
+        number = others.publisher.next_number
+        others.orders.give(msg, self.loop.time())
+        others.say_soon()
+        have = await others.publisher.delivered(number, nodes, min(msg.within_s, MAX_WAIT_S))
+        own = {self._options.node_id} if msg.region in ("", self._options.region) else set()
+        return Commanded(reached=tuple(sorted(have | own)), missing=tuple(sorted(nodes - have)))
+
+    @on(ShowCluster)
+    def cluster(self, msg: ShowCluster, sender: Address) -> ClusterShown:
+        """All nodes as this one sees them."""
+        return shown(self._options, self._snapshot.fleet, self._others, self.loop.time())
+
+    def _cluster(self) -> Neighbourhood:
+        if self._others is None:
+            raise Unavailable("this node is not one of several; list them in [[nodes]]")
+        return self._others

@@ -73,7 +73,7 @@ def refusal(made: Acceptance, payload: bytes, signer: str = "n2", sender: str = 
 
 
 def test_a_node_that_comes_back_is_taken_and_its_past_is_not():
-    made = Acceptance(["n2", "n3"])
+    made = Acceptance("n1", ["n2", "n3"])
     assert made.epoch("n2") == -1
     heard = take(made, said(5, 9))
     assert (heard.node_id, heard.epoch, heard.sequence) == ("n2", 5, 9)
@@ -88,7 +88,7 @@ def test_a_node_that_comes_back_is_taken_and_its_past_is_not():
 
 
 def test_nobody_speaks_for_another():
-    made = Acceptance(["n2", "n3"])
+    made = Acceptance("n1", ["n2", "n3"])
     theirs = said(node="n3")
     assert refusal(made, theirs, signer="n3", sender="n2") is Refusal.IMPOSTOR, "carried by n2"
     assert refusal(made, theirs, signer="n2", sender="n2") is Refusal.IMPOSTOR, "signed by n2"
@@ -96,7 +96,6 @@ def test_nobody_speaks_for_another():
     assert refusal(made, said(node="n4"), "n4", "n4") is Refusal.STRANGER
     for entry in (
         presence(worker("n3")),
-        presence(worker(address="n3/12-w/4000")),
         presence(worker(), addresses={"control/roster": "n3/1-a/1"}),
     ):
         assert refusal(made, said(entries=[entry])) is Refusal.IMPOSTOR
@@ -111,10 +110,10 @@ def test_nobody_speaks_for_another():
         ([presence(topic="tether/presence/us")], Refusal.MALFORMED),
         ([presence(worker(), worker())], Refusal.MALFORMED),
         ([presence(worker(slots=-1))], Refusal.MALFORMED),
-        ([presence(worker(region="us"))], Refusal.MALFORMED),
-        ([presence(worker(address="n2/w"))], Refusal.IMPOSTOR),
-        ([presence(worker(address="n2/w/99999"))], Refusal.IMPOSTOR),
-        ([presence(worker(address="n2/../1"))], Refusal.IMPOSTOR),
+        ([presence(worker(address="n2/w"))], Refusal.MALFORMED),
+        ([presence(worker(address="n2/w/99999"))], Refusal.MALFORMED),
+        ([presence(worker(address="n2/../1"))], Refusal.MALFORMED),
+        ([presence(worker(address="n9/w/1"))], Refusal.MALFORMED),
         ([presence(), Offer(topic="x", name="echo", version="1")], Refusal.MALFORMED),
         ([presence(), order(1, "tether/presence/eu")], Refusal.MALFORMED),
         ([presence(*(worker(name=f"w{n}") for n in range(MAX_WORKERS + 1)))], Refusal.CROWDED),
@@ -122,13 +121,13 @@ def test_nobody_speaks_for_another():
     ],
 )
 def test_what_does_not_fit(entries: list[Presence | Offer | Order], why: Refusal):
-    made = Acceptance(["n2"])
+    made = Acceptance("n1", ["n2"])
     assert refusal(made, announce("n2", 1, 1, entries)) is why
     take(made, said())
 
 
 def test_what_can_not_be_read():
-    made = Acceptance(["n2"])
+    made = Acceptance("n1", ["n2"])
     entry = msgspec.Raw(msgspec.msgpack.encode(["presence"]))
     short = Announcement(node_id="n2", epoch=1, sequence=1, entries=(entry,))
     for payload in (b"", b"\xc1", said()[:-1], msgspec.msgpack.encode(short)):
@@ -139,7 +138,7 @@ def test_what_can_not_be_read():
 
 
 def test_entries_of_a_later_release_are_passed_over():
-    made = Acceptance(["n2"])
+    made = Acceptance("n1", ["n2"])
     raw = tuple(
         msgspec.Raw(msgspec.msgpack.encode(entry)) for entry in (["weather", "fine"], presence())
     )
@@ -148,7 +147,7 @@ def test_entries_of_a_later_release_are_passed_over():
 
 
 def test_an_order_is_heard_once():
-    made = Acceptance(["n2"])
+    made = Acceptance("n1", ["n2"])
     first = take(made, said(1, 1, [presence(), order(1), order(2)]))
     assert [o.number for o in first.orders] == [1, 2]
     again = take(made, said(1, 2, [presence(), order(1), order(2), order(3)]))
@@ -167,7 +166,7 @@ def test_offers_sum_up_what_the_workers_say():
     assert (echo.slots, echo.free, echo.queued, echo.digest) == (12, 3, 2, "d1")
     assert echo.workers == ("a", "b", "c")
     assert offers["x"].workers == ("b",)
-    made = Acceptance(["n2"])
+    made = Acceptance("n1", ["n2"])
     assert take(made, said(entries=[presence(one, two), *offers.values()])).offers == tuple(
         offers.values()
     )
@@ -195,7 +194,7 @@ SPOKEN = st.tuples(
 def test_only_what_is_new_and_its_own_changes_anything(
     spoken: list[tuple[str, str, str, int, int, bool]],
 ):
-    made = Acceptance(["n2", "n3"])
+    made = Acceptance("n1", ["n2", "n3"])
     model: dict[str, tuple[int, int]] = {}
     for named, signer, sender, epoch, sequence, whole in spoken:
         payload = said(epoch, sequence, node=named)
@@ -224,7 +223,7 @@ def test_only_what_is_new_and_its_own_changes_anything(
 def test_duplicated_and_reordered_ends_as_if_in_order(order_: list[int], cut: int):
     """The last word wins, whatever else arrives, how often and when."""
     spoken = [said(1 + n // 4, n % 4, [presence(worker(running=n))]) for n in range(8)]
-    made = Acceptance(["n2"])
+    made = Acceptance("n1", ["n2"])
     last = None
     for n in [*order_, *order_[: cut % 8], *range(8), *order_]:
         with contextlib.suppress(Refused):
@@ -234,7 +233,7 @@ def test_duplicated_and_reordered_ends_as_if_in_order(order_: list[int], cut: in
 
 
 def test_a_flood_of_unknown_nodes_and_of_orders_leaves_nothing_behind():
-    made = Acceptance(["n2"])
+    made = Acceptance("n1", ["n2"])
     for n in range(5000):
         with pytest.raises(Refused):
             take(made, b"", signer=f"x{n}", sender=f"x{n}")

@@ -96,7 +96,7 @@ class ClusterNode(Value, frozen=True):
     `state` is here (the one that was asked), alive, suspect (its announcements are late), gone, or
     unknown (never heard since we started); `since_s` is how long it has been so. `leads` says that
     it leads the convention of its region now, as it says itself. What it never said is empty.
-    `models` are the refs that its workers answer for.
+    `models` are the refs that its workers answer for. `draining`: it was ordered to.
     """
 
     node: str

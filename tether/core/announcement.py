@@ -21,7 +21,7 @@ MAX_ENTRIES: Final = 1024
 MAX_WORKERS: Final = 256  # of one node
 MAX_ORDERS: Final = 64  # of one node, that are remembered as carried out
 
-_ADDRESS: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}/[0-9]{1,5}")  # after the node
+_ADDRESS: Final = re.compile(r"([A-Za-z0-9_.:-]{1,64})/([A-Za-z0-9_.:-]{1,64})/([0-9]{1,5})")
 
 _encoder = msgspec.msgpack.Encoder()
 _announcements = msgspec.msgpack.Decoder(Announcement)
@@ -73,9 +73,10 @@ class Acceptance:
     """The last word of each node of the configuration, and nothing of any other: what it holds
     doesn't grow with what it is sent."""
 
-    def __init__(self, nodes: Iterable[str]) -> None:
-        """`nodes` are the ids of the others."""
-        self._known = {node: _Known() for node in nodes}
+    def __init__(self, own: str, others: Iterable[str]) -> None:
+        """By their ids."""
+        self._known = {node: _Known() for node in others}
+        self._nodes = frozenset((own, *self._known))
 
     def expects(self, node: str) -> bool:
         """Is `node` one of the others? Worth asking before a signature is checked."""
@@ -113,7 +114,7 @@ class Acceptance:
             raise Refused(
                 Refusal.REPLAYED, f"it has number {said.sequence}, and {known.sequence} was seen"
             )
-        presence, offers, orders = _read(said)
+        presence, offers, orders = self._read(said)
         if said.epoch > known.epoch:
             known.orders.clear()
         known.epoch, known.sequence = said.epoch, said.sequence
@@ -123,6 +124,66 @@ class Acceptance:
         while len(known.orders) > MAX_ORDERS:
             del known.orders[next(iter(known.orders))]
         return Heard(said.node_id, said.epoch, said.sequence, presence, offers, fresh)
+
+    def _read(self, said: Announcement) -> tuple[Presence, tuple[Offer, ...], tuple[Order, ...]]:
+        if len(said.entries) > MAX_ENTRIES:
+            raise Refused(Refusal.CROWDED, f"it has {len(said.entries)} entries")
+        presences: list[Presence] = []
+        offers: list[Offer] = []
+        orders: list[Order] = []
+        for raw in said.entries:
+            try:
+                entry = _entries.decode(raw)
+            except msgspec.ValidationError as error:
+                if str(error).endswith("at `$[0]`"):  # its tag is none: a kind of a later release
+                    continue
+                raise Refused(Refusal.MALFORMED, f"an entry can't be read: {error}") from None
+            except msgspec.MsgspecError as error:
+                raise Refused(Refusal.MALFORMED, f"an entry can't be read: {error}") from None
+            if isinstance(entry, Presence):
+                presences.append(entry)
+            elif isinstance(entry, Offer):
+                offers.append(entry)
+            else:
+                orders.append(entry)
+        if len(presences) != 1:
+            raise Refused(Refusal.MALFORMED, f"it has {len(presences)} presences in place of one")
+        presence = presences[0]
+        if len(presence.workers) > MAX_WORKERS:
+            raise Refused(Refusal.CROWDED, f"it has {len(presence.workers)} workers")
+        if len(orders) > MAX_ORDERS:
+            raise Refused(Refusal.CROWDED, f"it has {len(orders)} orders")
+        self._check(said.node_id, presence)
+        for offer in offers:
+            if offer.topic != model_topic(offer.name, offer.version, presence.region):
+                raise Refused(Refusal.MALFORMED, f"an offer stands on {offer.topic[:200]!r}")
+        for order in orders:
+            if not order.topic.startswith(control_topic("")):
+                raise Refused(Refusal.MALFORMED, f"an order stands on {order.topic[:200]!r}")
+        return presence, tuple(offers), tuple(orders)
+
+    def _check(self, node: str, presence: Presence) -> None:
+        """A node speaks for itself, and for the workers that it supervises, wherever they run."""
+        if presence.topic != presence_topic(presence.region):
+            raise Refused(Refusal.MALFORMED, f"a presence stands on {presence.topic[:200]!r}")
+        seen: set[str] = set()
+        for worker in presence.workers:
+            if worker.node_id != node:
+                raise Refused(
+                    Refusal.IMPOSTOR,
+                    f"{node} speaks for {worker.worker_id[:64]!r} of {worker.node_id[:64]!r}",
+                )
+            where = _node_of(worker.address)
+            if where not in self._nodes or worker.worker_id in seen or worker.slots < 0:
+                raise Refused(
+                    Refusal.MALFORMED,
+                    f"{worker.worker_id[:64]!r} stands there twice, or has no sensible address or "
+                    "number of slots",
+                )
+            seen.add(worker.worker_id)
+        for address in presence.addresses.values():
+            if _node_of(address) != node:
+                raise Refused(Refusal.IMPOSTOR, f"{node} is not at {address[:200]!r}")
 
 
 def presence_topic(region: str) -> str:
@@ -180,71 +241,9 @@ def offers_of(region: str, workers: Iterable[HealthReport]) -> tuple[Offer, ...]
     return tuple(made)
 
 
-def _read(said: Announcement) -> tuple[Presence, tuple[Offer, ...], tuple[Order, ...]]:
-    if len(said.entries) > MAX_ENTRIES:
-        raise Refused(Refusal.CROWDED, f"it has {len(said.entries)} entries")
-    presences: list[Presence] = []
-    offers: list[Offer] = []
-    orders: list[Order] = []
-    for raw in said.entries:
-        try:
-            entry = _entries.decode(raw)
-        except msgspec.ValidationError as error:
-            if str(error).endswith("at `$[0]`"):  # its tag is none: a kind of a later release
-                continue
-            raise Refused(Refusal.MALFORMED, f"an entry can't be read: {error}") from None
-        except msgspec.MsgspecError as error:
-            raise Refused(Refusal.MALFORMED, f"an entry can't be read: {error}") from None
-        if isinstance(entry, Presence):
-            presences.append(entry)
-        elif isinstance(entry, Offer):
-            offers.append(entry)
-        else:
-            orders.append(entry)
-    if len(presences) != 1:
-        raise Refused(Refusal.MALFORMED, f"it has {len(presences)} presences in place of one")
-    presence = presences[0]
-    if len(presence.workers) > MAX_WORKERS:
-        raise Refused(Refusal.CROWDED, f"it has {len(presence.workers)} workers")
-    if len(orders) > MAX_ORDERS:
-        raise Refused(Refusal.CROWDED, f"it has {len(orders)} orders")
-    _check_presence(said.node_id, presence)
-    for offer in offers:
-        if offer.topic != model_topic(offer.name, offer.version, presence.region):
-            raise Refused(Refusal.MALFORMED, f"an offer stands on {offer.topic[:200]!r}")
-    for order in orders:
-        if not order.topic.startswith(control_topic("")):
-            raise Refused(Refusal.MALFORMED, f"an order stands on {order.topic[:200]!r}")
-    return presence, tuple(offers), tuple(orders)
-
-
-def _check_presence(node: str, presence: Presence) -> None:
-    """A node speaks for itself: for its own workers, at addresses of its own."""
-    if presence.topic != presence_topic(presence.region):
-        raise Refused(Refusal.MALFORMED, f"a presence stands on {presence.topic[:200]!r}")
-    seen: set[str] = set()
-    for worker in presence.workers:
-        if worker.node_id != node or not _is_of(node, worker.address):
-            raise Refused(
-                Refusal.IMPOSTOR,
-                f"{node} speaks for {worker.worker_id[:64]!r} of {worker.node_id[:64]!r} at "
-                f"{worker.address[:200]!r}",
-            )
-        if worker.worker_id in seen or worker.slots < 0 or worker.region != presence.region:
-            raise Refused(
-                Refusal.MALFORMED,
-                f"{worker.worker_id[:64]!r} stands there twice, has no sensible number of slots, "
-                "or is of another region",
-            )
-        seen.add(worker.worker_id)
-    for address in presence.addresses.values():
-        if not _is_of(node, address):
-            raise Refused(Refusal.IMPOSTOR, f"{node} is not at {address[:200]!r}")
-
-
-def _is_of(node: str, address: str) -> bool:
-    head, _, rest = address.partition("/")
-    if head != node or _ADDRESS.fullmatch(rest) is None:
-        return False
-    name, _, port = rest.partition("/")
-    return name not in {".", ".."} and int(port) <= 65535
+def _node_of(address: str) -> str:
+    """The node of a text that is an address; empty for any other."""
+    found = _ADDRESS.fullmatch(address)
+    if found is None or found[2] in {".", ".."} or int(found[3]) > 65535:
+        return ""
+    return found[1]

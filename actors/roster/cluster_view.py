@@ -1,0 +1,59 @@
+"""The cluster as one roster sees it, for operators."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import tether
+from actors.roster.neighbourhood import Neighbourhood
+from actors.roster.options import OtherNode, RosterOptions
+from tether.contracts import ClusterNode, ClusterShown, Fleet, HealthReport
+from tether.core.membership import Health
+
+HERE: Final = "here"
+
+
+def shown(
+    options: RosterOptions, own: Fleet, others: Neighbourhood | None, now: float
+) -> ClusterShown:
+    """The own node first, the others in the order of the configuration."""
+    here = ClusterNode(
+        node=options.node_id,
+        region=options.region,
+        state=HERE,
+        host=options.host,
+        roles=options.roles,
+        leads=others is not None and others.condition.leads,
+        version=tether.__version__,
+        epoch=0 if others is None else others.epoch,
+        workers=own.workers,
+        models=_models(own.workers),
+        draining=others is not None and others.orders.draining,
+    )
+    rest = () if others is None else tuple(_other(o, others, now) for o in options.others)
+    return ClusterShown(node=options.node_id, nodes=(here, *rest))
+
+
+def _other(other: OtherNode, others: Neighbourhood, now: float) -> ClusterNode:
+    health = others.members.health(other.id)
+    heard = others.heard.get(other.id)
+    there = health in (Health.ALIVE, Health.SUSPECT)
+    workers = heard.presence.workers if heard is not None and there else ()
+    return ClusterNode(
+        node=other.id,
+        region=other.region if heard is None else heard.presence.region,
+        state=str(health),
+        since_s=max(0.0, now - others.members.since(other.id)),
+        host=other.host,
+        roles=other.roles if heard is None else heard.presence.roles,
+        leads=heard is not None and there and heard.presence.leads,
+        version="" if heard is None else heard.presence.release,
+        epoch=0 if heard is None else heard.epoch,
+        workers=workers,
+        models=_models(workers),
+        draining=heard is not None and there and heard.presence.draining,
+    )
+
+
+def _models(workers: tuple[HealthReport, ...]) -> tuple[str, ...]:
+    return tuple(sorted({ref for worker in workers for ref in worker.models}))

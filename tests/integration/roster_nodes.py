@@ -1,0 +1,227 @@
+"""Rosters of several nodes on one loop, each on a TLS hub with a certificate of its own, and
+workers that are no more than their reports."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tls_hubs import HOST, Cluster, cluster
+
+from actors.roster import OtherNode, Roster, RosterOptions
+from actors.runtime import Address
+from actors.runtime.hub import Hub
+from actors.runtime.peer import Peer
+from actors.runtime.serving import Serving, handlers_of, reply
+from actors.runtime.wire import ASK
+from tether.contracts import (
+    ClusterShown,
+    Contract,
+    Fleet,
+    HealthReport,
+    ShowCluster,
+    TreeNode,
+    WatchFleet,
+)
+from tether.contracts.operating import Drain, Standing
+from tether.errors import Unavailable
+
+NODES = ("n1", "n2", "n3")
+PATIENCE_S = 40.0
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Polls what has no event for us."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+class StillTree:
+    """A tree that stays as it is written."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, TreeNode] = {}
+
+    def put(self, path: str, address: str = "", state: str = "running") -> None:
+        self.lines[path] = TreeNode(path=path, kind="worker", state=state, address=address)
+
+    def node(self, path: str) -> TreeNode | None:
+        return self.lines.get(path)
+
+    def address(self, path: str) -> Address | None:
+        found = self.lines.get(path)
+        return Address.parse(found.address) if found is not None else None
+
+    def under(self, prefix: str) -> list[TreeNode]:
+        return [n for n in self.lines.values() if n.path.startswith(prefix + "/")]
+
+    def on_change(self, callback: Callable[[], object]) -> Callable[[], None]:
+        return lambda: None
+
+
+class HubRoster(Roster):
+    """The actor on a hub of ours, without Thespian."""
+
+    where: dict[str, Address]
+
+    @classmethod
+    async def on(cls, hub: Hub, where: dict[str, Address], options: RosterOptions) -> HubRoster:
+        made = cls()
+        made.where = where
+        made._hub = hub
+        made.loop = hub.loop
+        made.address = hub.address
+        made._who = f"Roster {hub.address}"
+        made._background = set()
+        made._child_view = StillTree()  # type: ignore[assignment]
+        serving = Serving(hub, handlers_of(made), 256, made._who)
+        await made.start(options)
+        serving.begin()
+        where[hub.address.node] = hub.address
+        made._child_view.put("control/roster", str(hub.address))  # type: ignore[union-attr]
+        return made
+
+    async def find(self, other: OtherNode) -> Address:
+        if other.id not in self.where:
+            raise Unavailable(f"{other.id} isn't there")
+        return self.where[other.id]
+
+    @property
+    def still_tree(self) -> StillTree:
+        assert isinstance(self._child_view, StillTree)
+        return self._child_view
+
+    @property
+    def others(self) -> Any:
+        """Its part of the cluster."""
+        assert self._others is not None
+        return self._others
+
+    def health(self, node: str) -> str:
+        return str(self.others.members.health(node))
+
+    @property
+    def ids(self) -> list[str]:
+        """The fleet, by worker."""
+        return sorted(worker.worker_id for worker in self._view.fleet.workers)
+
+    def mute(self) -> None:
+        """Says nothing any more, and stays reachable."""
+        for task in list(self._background):
+            if "announce" in task.get_name():
+                task.cancel()
+
+    def quit(self) -> None:
+        for task in list(self._background):
+            task.cancel()
+        self._hub.close()
+
+
+class Fake:
+    """A worker's process: it has a hub, and remembers what it is told."""
+
+    def __init__(self, hub: Hub, roster: HubRoster, **fields: Any) -> None:
+        self.hub = hub
+        self.roster = roster
+        self.told: list[Contract] = []
+        self.report = HealthReport(
+            **{
+                "worker_id": "w",
+                "node_id": hub.address.node,
+                "address": str(hub.address),
+                "region": "eu",
+                "slots": 4,
+                "running": 0,
+                "queued": 0,
+                "models": ("echo@1",),
+                "epoch": 1,
+                "sequence": 0,
+            }
+            | fields
+        )
+        hub.on_request = self._asked
+
+    def say(self, **changes: Any) -> None:
+        """Report to the roster of its node."""
+        self.report = msgspec.structs.replace(
+            self.report, sequence=self.report.sequence + 1, **changes
+        )
+        self.hub.tell(self.roster.address, self.report)
+
+    def _asked(self, peer: Peer, kind: int, number: int, payload: bytes) -> None:
+        from actors.runtime.codec import decode
+
+        self.told.append(decode(payload))
+        if kind == ASK:
+            reply(peer, number, Standing(state="draining"))
+
+    @property
+    def drained(self) -> list[bool]:
+        return [msg.on for msg in self.told if isinstance(msg, Drain)]
+
+
+class Rosters:
+    """`roster("n2")` is that of node n2."""
+
+    def __init__(self, cluster: Cluster, nodes: tuple[str, ...], changes: dict[str, Any]) -> None:
+        self.cluster = cluster
+        self.nodes = nodes
+        self.changes = changes
+        self.where: dict[str, Address] = {}
+        self.made: list[HubRoster] = []
+
+    def options(self, node: str, **changes: Any) -> RosterOptions:
+        others = tuple(
+            OtherNode(id=other, admin_port=1, region="eu", host=HOST)
+            for other in self.nodes
+            if other != node
+        )
+        values: dict[str, Any] = {
+            "node_id": node,
+            "region": "eu",
+            "host": HOST,
+            "others": others,
+            "state_dir": str(self.cluster.folder / f"state-{node}"),
+            "roles": ("gateway", "worker"),
+            "capabilities": {"gpu_class": "none", "vram_gb": 0},
+        }
+        return RosterOptions(**(values | self.changes | changes))
+
+    async def roster(self, node: str, **changes: Any) -> HubRoster:
+        hub = await self.cluster.hub(node)
+        made = await HubRoster.on(hub, self.where, self.options(node, **changes))
+        self.made.append(made)
+        return made
+
+    async def worker(self, roster: HubRoster, **fields: Any) -> Fake:
+        fake = Fake(await self.cluster.hub(roster.address.node), roster, **fields)
+        fake.say()
+        return fake
+
+    async def shown(self, roster: HubRoster) -> ClusterShown:
+        shown = await self.made[0]._hub.ask(roster.address, ShowCluster(), 5)
+        assert isinstance(shown, ClusterShown)
+        return shown
+
+    async def fleets(self, roster: HubRoster) -> AsyncIterator[Fleet]:
+        async for fleet in roster._hub.stream(roster.address, WatchFleet(), 4):
+            yield fleet
+
+
+@contextlib.asynccontextmanager
+async def rosters(
+    folder: Path, nodes: tuple[str, ...] = NODES, **changes: Any
+) -> AsyncIterator[Rosters]:
+    async with cluster(folder) as hubs:
+        made = Rosters(hubs, nodes, changes)
+        try:
+            yield made
+        finally:
+            for roster in made.made:
+                roster.quit()
+            await asyncio.sleep(0)

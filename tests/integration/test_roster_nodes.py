@@ -1,0 +1,285 @@
+"""Rosters that announce to one another over mutual TLS, and what they don't believe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from roster_nodes import HubRoster, Rosters, rosters, until
+
+from tether.contracts import (
+    Announce,
+    Announced,
+    Command,
+    Commanded,
+    HealthReport,
+    ModelsChanged,
+    Presence,
+)
+from tether.core.announcement import Refusal, announce, presence_topic
+from tether.core.membership import MembershipOptions
+from tether.security.authority import Authority
+from tether.security.identity import Identity
+from tether.security.signature import Seal
+
+QUICK = {
+    "announce_s": 0.3,
+    "membership": MembershipOptions(suspect_s=2.0, expiry_s=4.0, guard_s=6.0),
+}
+
+
+async def test_all_nodes_know_all_workers_and_lose_the_dead_at_once(tmp_path: Path):
+    async with rosters(tmp_path) as made:
+        one, two, three = [await made.roster(node) for node in made.nodes]
+        worker = await made.worker(two)
+        await made.worker(three)
+        everybody = ["n2/w", "n3/w"]
+        await until(lambda: one.ids == two.ids == three.ids == everybody)
+        assert {one.health(n) for n in ("n2", "n3")} == {"alive"}
+        worker.say(running=3)
+        await until(lambda: any(w.running == 3 for w in one._view.fleet.workers))
+        worker.hub.close()
+        await until(lambda: one.ids == three.ids == ["n3/w"])
+        shown = await made.shown(one)
+        assert [(n.node, n.state) for n in shown.nodes] == [
+            ("n1", "here"),
+            ("n2", "alive"),
+            ("n3", "alive"),
+        ]
+        assert shown.nodes[2].models == ("echo@1",)
+        assert shown.nodes[2].roles == ("gateway", "worker")
+        presence = one.others.heard["n3"].presence
+        assert presence.hardware.cores >= 1
+        assert presence.capabilities == {"gpu_class": "none", "vram_gb": 0}
+        assert presence.addresses["control/roster"] == str(three.address)
+        assert [o.topic for o in one.others.heard["n3"].offers] == ["tether/models/echo/1/eu"]
+
+
+async def test_a_roster_that_starts_anew_is_told_at_once(tmp_path: Path):
+    async with rosters(tmp_path, ("n1", "n2")) as made:
+        one, two = [await made.roster(node) for node in made.nodes]
+        await made.worker(two)
+        await until(lambda: one.ids == ["n2/w"])
+        before = two.others.heard["n1"].epoch
+        one.quit()
+        anew = await made.roster("n1")
+        await until(lambda: anew.ids == ["n2/w"])  # much sooner than the next regular one
+        await until(lambda: two.others.heard["n1"].epoch == anew.others.epoch)
+        assert anew.others.epoch > before
+        assert two.health("n1") == "alive"
+
+
+def presence(node: str, **fields: Any) -> Presence:
+    return Presence(
+        **({"topic": presence_topic("eu"), "region": "eu"} | fields)  # type: ignore[arg-type]
+    )
+
+
+class Forger:
+    """Makes announcements of whatever kind, with the key of a node or of nobody."""
+
+    def __init__(self, made: Rosters) -> None:
+        self.made = made
+
+    def identity(self, node: str, authority: Authority | None = None) -> Identity:
+        authority = authority or self.made.cluster.authority
+        found = Identity(authority.folder_of(node), node)
+        found.load()
+        return found
+
+    def sealed(
+        self,
+        key_of: str | Identity,
+        payload: bytes,
+        purpose: str = "announcement",
+    ) -> Announce:
+        identity = self.identity(key_of) if isinstance(key_of, str) else key_of
+        signed = Seal(identity, purpose).sign(payload)
+        return Announce(payload=payload, certificate=signed.certificate, signature=signed.signature)
+
+
+async def test_what_is_not_believed_changes_nothing_and_is_counted(tmp_path: Path):
+    """By a connection with n3's certificate or n2's: forged, stale, replayed, in another's name."""
+    async with rosters(tmp_path) as made:
+        one, two, three = [await made.roster(node) for node in made.nodes]
+        worker = await made.worker(two)
+        await until(lambda: one.ids == ["n2/w"])
+        await until(lambda: one.health("n3") == "alive")
+        two.mute()
+        three.mute()
+        forger = Forger(made)
+        rogue = await made.cluster.hub("n3")  # another process of node n3, in bad hands
+        thief = await made.cluster.hub("n2")
+        known = one.others.heard["n2"]
+        old = two.others.publisher._sealed.announce
+        theirs = known.presence
+        bad = msgspec.structs.replace(theirs, workers=())
+        nobody = Authority.init(tmp_path / "nobody", "blue")
+        nobody.issue("n2")
+        stranger = forger.identity("n2", nobody)
+
+        def says(node: str, epoch: int, sequence: int, *entries: Any) -> bytes:
+            return announce(node, epoch, sequence, entries or [bad])
+
+        newer = (known.epoch, known.sequence + 1000)
+        in_anothers_name = HealthReport(
+            **{name: getattr(worker.report, name) for name in HealthReport.__struct_fields__}
+        )
+        cut = forger.sealed("n2", says("n2", *newer))
+        cut = msgspec.structs.replace(cut, signature=bytes(64))
+        attempts: list[tuple[Any, Announce, Refusal]] = [
+            # n3 speaks in n2's name, with its own key, with n2's words, with a foreign key
+            (rogue, forger.sealed("n3", says("n2", *newer)), Refusal.IMPOSTOR),
+            (rogue, old, Refusal.IMPOSTOR),
+            (rogue, forger.sealed(stranger, says("n2", *newer)), Refusal.UNTRUSTED),
+            # somebody who can speak from n2, but has not its key
+            (thief, forger.sealed("n3", says("n2", *newer)), Refusal.IMPOSTOR),
+            (thief, cut, Refusal.FORGED),
+            (thief, forger.sealed("n2", says("n2", *newer), "other"), Refusal.FORGED),
+            (thief, Announce(payload=b"", certificate=b"", signature=b""), Refusal.FORGED),
+            # n2 itself, late or twice
+            (thief, old, Refusal.REPLAYED),
+            (thief, forger.sealed("n2", says("n2", known.epoch - 1, 10**6)), Refusal.STALE),
+            # n3 in its own name, of what isn't its own
+            (
+                rogue,
+                forger.sealed(
+                    "n3", says("n3", 2**60, 1, presence("n3", workers=(in_anothers_name,)))
+                ),
+                Refusal.IMPOSTOR,
+            ),
+            (rogue, forger.sealed("n3", b"\xc1"), Refusal.MALFORMED),
+            (rogue, forger.sealed("n3", bytes(600_000)), Refusal.CROWDED),
+        ]
+        fleet = one._view.fleet
+        heard = dict(one.others.heard)
+        before = dict(one.others.refusals.counts)
+        for hub, message, why in attempts:
+            answer = await hub.ask(one.address, message, 5)
+            assert isinstance(answer, Announced)
+            assert answer.refused == why, (answer, why)
+        assert one._view.fleet is fleet
+        assert one.others.heard == heard
+        counts = one.others.refusals.counts
+        for why in Refusal:
+            more = sum(expected is why for _, _, expected in attempts)
+            assert counts[why] - before[why] == more, why
+        # and it is well: what n2 says next is taken
+        answer = await thief.ask(one.address, forger.sealed("n2", says("n2", *newer)), 5)
+        assert answer == Announced(epoch=known.epoch)
+        assert one.ids == []
+
+
+async def test_a_node_that_is_not_listed_is_a_stranger(tmp_path: Path):
+    async with rosters(tmp_path, ("n1", "n2")) as made:
+        one, two = [await made.roster(node) for node in made.nodes]
+        stranger = await made.cluster.hub("n4")
+        payload = announce("n4", 1, 1, [presence("n4")])
+        message = Forger(made).sealed("n4", payload)
+        answer = await stranger.ask(one.address, message, 5)
+        assert answer == Announced(refused="stranger", epoch=-1)
+        for n in range(50):
+            await stranger.ask(
+                one.address, msgspec.structs.replace(message, signature=b"%d" % n), 5
+            )
+        assert one.others.refusals.counts[Refusal.STRANGER] == 51
+        assert len(one.others.refusals._said) == 1
+        await until(lambda: one.health("n2") == two.health("n1") == "alive")
+
+
+async def test_a_silent_node_is_suspect_then_gone_and_comes_back(tmp_path: Path):
+    async with rosters(tmp_path, ("n1", "n2"), **QUICK) as made:
+        one, two = [await made.roster(node) for node in made.nodes]
+        await made.worker(two)
+        await until(lambda: one.ids == ["n2/w"])
+        seen: list[tuple[str, ...]] = []
+        two.mute()
+        await until(lambda: one.health("n2") == "suspect")
+        seen.append(one._view.fleet.suspects)
+        assert one.ids == ["n2/w"]
+        await until(lambda: one.health("n2") == "gone")
+        assert one.ids == []
+        assert seen == [("n2/w",)]
+        two.others.publisher.start()
+        await until(lambda: one.ids == ["n2/w"])
+        assert one.health("n2") == "alive"
+
+
+async def test_a_clock_that_went_back_is_found_out_and_made_up_for(tmp_path: Path):
+    async with rosters(tmp_path, ("n1", "n2")) as made:
+        one, two = [await made.roster(node) for node in made.nodes]
+        await until(lambda: one.health("n2") == "alive")
+        two.others.epoch -= 3_600_000
+        two.others.say_soon()
+        await until(lambda: one.others.refusals.counts[Refusal.STALE] >= 1)
+        last = one.others.heard["n2"].epoch
+        await until(lambda: one.others.heard["n2"].epoch > last)
+        kept = (tmp_path / "state-n2" / "roster.epoch").read_text()
+        assert int(kept) == two.others.epoch
+
+
+async def test_orders_reach_all_and_say_who_was_missed(tmp_path: Path):
+    async with rosters(tmp_path) as made:
+        one, two = [await made.roster(node) for node in ("n1", "n2")]
+        worker, other = await made.worker(two), await made.worker(two, worker_id="v")
+        registry = await made.worker(one, worker_id="registry")
+        one.still_tree.put("control/registry", str(registry.hub.address))
+        await until(lambda: one.ids == ["n1/registry", "n2/v", "n2/w"])
+
+        async def command(verb: str, target: str = "", **fields: Any) -> Commanded:
+            message = Command(verb=verb, target=target, within_s=0.5, **fields)
+            answer = await registry.hub.ask(one.address, message, 30)
+            assert isinstance(answer, Commanded)
+            return answer
+
+        assert await command("drain", "n2") == Commanded(reached=("n1", "n2"), missing=("n3",))
+        await until(lambda: worker.drained == other.drained == [True])
+        await until(lambda: one.others.heard["n2"].presence.draining)
+        anew = await made.worker(two, worker_id="x")
+        await until(lambda: anew.drained == [True])
+        await command("undrain", "n2")
+        await command("drain", "n2/v")
+        await until(lambda: other.drained == [True, False, True])
+        assert worker.drained == [True, False]
+        await command("models_changed")
+        assert any(isinstance(m, ModelsChanged) for m in registry.told)
+        assert await command("models_changed", region="us") == Commanded(reached=())
+        three: HubRoster = await made.roster("n3")
+        await until(lambda: three.others.heard.keys() == {"n1", "n2"})
+        assert three.others.orders.draining is False
+        answer = await _refused(worker, one, Command(verb="drain", target="n1"))
+        assert answer == "forbidden"
+        assert await _refused(registry, one, Command(verb="explode")) == "invalid_request"
+
+
+async def _refused(by: Any, roster: HubRoster, command: Command) -> str:
+    from tether.errors import TetherError
+
+    try:
+        await by.hub.ask(roster.address, command, 5)
+    except TetherError as error:
+        return error.code
+    return ""
+
+
+async def test_a_revocation_list_is_carried_to_all(tmp_path: Path):
+    async with rosters(tmp_path, ("n1", "n2", "n3")) as made:
+        one, two = [await made.roster(node) for node in ("n1", "n2")]
+        authority = made.cluster.authority
+        await until(lambda: one.health("n2") == two.health("n1") == "alive")
+        folders = {node: authority.folder_of(node) / "crl.pem" for node in ("n1", "n2")}
+        old = {node: path.read_bytes() for node, path in folders.items() if path.exists()}
+        authority.issue("n3")
+        authority.revoke("n3")
+        new = (authority.folder / "crl.pem").read_bytes()
+        for node, path in folders.items():  # only n1 has it
+            if node == "n1":
+                path.write_bytes(new)
+            elif node in old:
+                path.write_bytes(old[node])
+            else:
+                path.unlink(missing_ok=True)
+        await until(lambda: folders["n2"].exists() and folders["n2"].read_bytes() == new)
+        number = one.others._revocations()
+        await until(lambda: two.others._revocations() == number)

@@ -1,0 +1,104 @@
+"""What a machine is made of and how much of it is left: processors, memory, GPUs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+from tether.contracts import Gpu, Hardware
+from tether.telemetry import logs
+
+MAX_GPUS: Final = 64
+_MEMORY: Final = Path("/proc/meminfo")  # proc(5)
+
+log = logs.get(__name__)
+
+
+class Machine:
+    """This one. `look` reads files and asks the GPU's driver, which takes a while: in a thread.
+
+    GPUs are asked by NVML (package nvidia-ml-py, extra `gpu`). Where there is no package, no driver
+    or no GPU, there are none; that is said once, at debug level.
+    """
+
+    def __init__(self, memory: Path = _MEMORY, nvml: Any = None) -> None:
+        """`nvml` stands in for the module pynvml."""
+        self._memory = memory
+        self._nvml = nvml
+        self._tried = False
+
+    def look(self) -> Hardware:
+        """As it is now. Never raises."""
+        memory = self._meminfo()
+        try:
+            load = os.getloadavg()[0]
+        except OSError:
+            load = 0.0
+        return Hardware(
+            cores=len(os.sched_getaffinity(0)),
+            load=round(load, 2),
+            memory_bytes=memory.get("MemTotal", 0),
+            free_bytes=memory.get("MemAvailable", 0),
+            gpus=self._gpus(),
+        )
+
+    def _meminfo(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        try:
+            for line in self._memory.read_text().splitlines():
+                name, _, rest = line.partition(":")
+                number, _, unit = rest.strip().partition(" ")
+                if number.isdecimal() and unit == "kB":
+                    found[name] = int(number) * 1024
+        except OSError as error:
+            log.debug("can't read how much memory there is", error=str(error))
+        return found
+
+    def _gpus(self) -> tuple[Gpu, ...]:
+        if not self._tried:
+            self._tried = True
+            self._nvml = _opened(self._nvml)
+        nvml = self._nvml
+        if nvml is None:
+            return ()
+        try:
+            count = min(nvml.nvmlDeviceGetCount(), MAX_GPUS)
+            return tuple(_gpu(nvml, number) for number in range(count))
+        except nvml.NVMLError as error:
+            log.warning("the GPU's driver doesn't answer any more", error=str(error))
+            self._nvml = None
+            return ()
+
+
+def _opened(nvml: Any) -> Any:
+    if nvml is None:
+        try:
+            import pynvml
+        except ImportError:
+            log.debug("GPUs can't be seen: nvidia-ml-py isn't installed")
+            return None
+        nvml = pynvml
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        log.debug("there is no GPU of NVIDIA's", error=str(error))
+        return None
+    return nvml
+
+
+def _gpu(nvml: Any, number: int) -> Gpu:
+    """What one of them can't say is left 0: some models have no counter of their load."""
+    handle = nvml.nvmlDeviceGetHandleByIndex(number)
+    name = nvml.nvmlDeviceGetName(handle)
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    try:
+        load = nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
+    except nvml.NVMLError:
+        load = 0.0
+    return Gpu(
+        name=name.decode() if isinstance(name, bytes) else str(name),
+        memory_bytes=int(memory.total),
+        used_bytes=int(memory.used),
+        load=load,
+    )
