@@ -11,7 +11,7 @@ import asyncio
 import random
 
 from actors.gateway.ground import Chunks, Ground
-from actors.gateway.orders import attach, run
+from actors.gateway.orders import attach, place, run
 from supervision.policies import Budget
 from tether.contracts import (
     Attach,
@@ -21,7 +21,6 @@ from tether.contracts import (
     Infer,
     ModelCard,
     Outcome,
-    Place,
     Placed,
     Run,
     Sampling,
@@ -162,26 +161,20 @@ class Flight(Session):
             self.fail(DeadlineExceeded("the request's deadline passed before it found a worker"))
             return
         attempts = self._attempts
-        infer = self.infer
         held, self._claim = self._claim, random.getrandbits(62) + 1
+        ask = place(
+            self.infer,
+            attempts,
+            job_id=self.job_id,
+            tenant_id=self.tenant_id,
+            model_ref=self.model_ref,
+            sampling=self.sampling,
+            deadline_s=remaining,
+            claim=self._claim,
+            held=held,
+        )
         try:
-            placed = await ground.place(
-                Place(
-                    job_id=self.job_id,
-                    tenant_id=self.tenant_id,
-                    retry_token=infer.retry_token,
-                    fingerprint=infer.fingerprint,
-                    model_ref=self.model_ref,
-                    max_tokens=self.sampling.max_tokens,
-                    deadline_s=remaining,
-                    attempt=attempts.number,
-                    avoid=attempts.avoid,
-                    traceparent=infer.traceparent,
-                    claim=self._claim,
-                    held=held,
-                ),
-                timeout=remaining + PLACE_MARGIN_S,
-            )
+            placed = await ground.place(ask, timeout=remaining + PLACE_MARGIN_S)
         except asyncio.CancelledError:
             # The answer may be on its way already; whatever was placed shall be undone. If
             # another reader places the job again, then under a fence that this can't undo.

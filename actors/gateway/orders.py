@@ -1,9 +1,41 @@
-"""What a gateway tells the worker of a placement: begin, continue, or let it listen."""
+"""What a gateway asks the scheduler, and what it then tells the worker: begin, continue, or let it
+listen."""
 
 from __future__ import annotations
 
-from tether.contracts import Attach, Infer, Placed, Run, Sampling
+from tether.contracts import Attach, Infer, Place, Placed, Run, Sampling
+from tether.core.attempts import Attempts
 from tether.core.journal import Journal
+
+
+def place(
+    infer: Infer,
+    attempts: Attempts,
+    *,
+    job_id: str,
+    tenant_id: str,
+    model_ref: str,
+    sampling: Sampling,
+    deadline_s: float,
+    claim: int,
+    held: int,
+) -> Place:
+    """A worker for the next attempt."""
+    return Place(
+        job_id=job_id,
+        tenant_id=tenant_id,
+        retry_token=infer.retry_token,
+        fingerprint=infer.fingerprint,
+        model_ref=model_ref,
+        max_tokens=sampling.max_tokens,
+        deadline_s=deadline_s,
+        attempt=attempts.number,
+        avoid=attempts.avoid,
+        traceparent=infer.traceparent,
+        claim=claim,
+        held=held,
+        again=not held and (infer.again or infer.explicit_token or infer.from_seq > 0),
+    )
 
 
 def attach(infer: Infer, placed: Placed, journal: Journal) -> Attach:

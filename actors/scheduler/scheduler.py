@@ -101,29 +101,19 @@ class Scheduler(Supervised):
         seat = None
         if not self._room.waits_for(msg.model_ref):
             seat = placement.choose(msg.model_ref, msg.avoid, now)
-        if seat is None:
+        if seat is not None:
+            placement.take(seat, msg.job_id, now, now + msg.deadline_s, msg.model_ref)
+        else:
+            if msg.again:
+                found = await self._reserve(_reserve(msg, "", ""))
+                if found.known:
+                    return _placed(found)
             if msg.attempt == 1:
                 self._refuse_shut(msg.model_ref, now)
             seat = await self._wait(msg, now)
-        else:
-            placement.take(seat, msg.job_id, now, now + msg.deadline_s, msg.model_ref)
-        reserve = Reserve(
-            job_id=msg.job_id,
-            tenant_id=msg.tenant_id,
-            retry_token=msg.retry_token,
-            fingerprint=msg.fingerprint,
-            model_ref=msg.model_ref,
-            worker_id=seat.worker_id,
-            worker_address=seat.address,
-            deadline_s=msg.deadline_s,
-            attempt=msg.attempt,
-            claim=msg.claim,
-            held=msg.held,
-        )
+        reserve = _reserve(msg, seat.worker_id, seat.address)
         try:
-            reserved: Reserved = await self.ask(
-                self.needs["reservation"], reserve, timeout=min(RESERVE_S, msg.deadline_s)
-            )
+            reserved = await self._reserve(reserve)
         except BaseException as error:
             self._release(seat.worker_id, msg.job_id)
             if isinstance(error, asyncio.CancelledError) and msg.attempt == 1:
@@ -137,14 +127,7 @@ class Scheduler(Supervised):
             self._release(seat.worker_id, msg.job_id)
         else:
             placement.confirm(seat, msg.job_id, reserved.fence, sender)
-        return Placed(
-            job_id=reserved.job_id,
-            worker_id=reserved.worker_id,
-            worker_address=reserved.worker_address,
-            fence=reserved.fence,
-            known=reserved.known,
-            claim=reserved.claim,
-        )
+        return _placed(reserved)
 
     @on(Finished)
     def finished(self, msg: Finished, sender: Address) -> None:
@@ -278,6 +261,11 @@ class Scheduler(Supervised):
             and placement.shut_until(model_ref, self.loop.time()) is None
         )
 
+    async def _reserve(self, reserve: Reserve) -> Reserved:
+        timeout = min(RESERVE_S, reserve.deadline_s)
+        reserved: Reserved = await self.ask(self.needs["reservation"], reserve, timeout=timeout)
+        return reserved
+
     # ---- undoing
 
     async def _undo(self, reserve: Reserve) -> None:
@@ -296,6 +284,33 @@ class Scheduler(Supervised):
         await self._settler.settle(
             Settle(job_id=job_id, fence=fence, outcome=Outcome.CANCELLED, usage=Usage())
         )
+
+
+def _reserve(msg: Place, worker_id: str, worker_address: str) -> Reserve:
+    return Reserve(
+        job_id=msg.job_id,
+        tenant_id=msg.tenant_id,
+        retry_token=msg.retry_token,
+        fingerprint=msg.fingerprint,
+        model_ref=msg.model_ref,
+        worker_id=worker_id,
+        worker_address=worker_address,
+        deadline_s=msg.deadline_s,
+        attempt=msg.attempt,
+        claim=msg.claim,
+        held=msg.held,
+    )
+
+
+def _placed(reserved: Reserved) -> Placed:
+    return Placed(
+        job_id=reserved.job_id,
+        worker_id=reserved.worker_id,
+        worker_address=reserved.worker_address,
+        fence=reserved.fence,
+        known=reserved.known,
+        claim=reserved.claim,
+    )
 
 
 def _sorry(waiter: Waiter[asyncio.Future[Seat]], why: Gone) -> TetherError:

@@ -14,7 +14,7 @@ from actors.gateway.gateway import Gateway
 from actors.gateway.keyring import Caller
 from actors.gateway.options import GatewayOptions
 from actors.gateway.surroundings import Surroundings
-from actors.roster.roster import Roster, RosterOptions
+from actors.roster import Roster, RosterOptions
 from actors.runtime import Address, on
 from actors.scheduler.scheduler import Scheduler, SchedulerOptions
 from actors.worker.execution import Execution

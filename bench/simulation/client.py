@@ -68,6 +68,7 @@ class Door(Body):
         until = world.now + ask.deadline_s
         tokens: list[int] = []
         text = ""
+        again = False
         path = f"control/gateway{crc32(ask.credential.encode()) % GATEWAYS}"
         while world.now < until:
             address = world.running(path)
@@ -80,8 +81,10 @@ class Door(Body):
                     **{name: getattr(ask, name) for name in ask.__struct_fields__},
                     "from_seq": len(tokens),
                     "deadline_s": remaining_s,
+                    "again": again,
                 }
             )
+            again = True
             stream = self.stream(address, opening)
             try:
                 async for item in stream:

@@ -65,6 +65,8 @@ class Ledger:
         """
         key = (m.tenant_id, m.retry_token)
         held = self.by_token.get(key)
+        if held is None and not m.worker_id:
+            return Reserved(job_id=m.job_id, worker_id="", worker_address="", fence=0)
         if held is None and m.job_id not in self.jobs:
             held = Job(
                 m.job_id, *key, m.fingerprint, m.worker_id, m.worker_address, m.attempt, m.claim
@@ -85,6 +87,8 @@ class Ledger:
             self.jobs[held.id] = held
             self._lease(held, m, now)
             return self._given(m, held)
+        if verdict == "free":
+            return Reserved(job_id=m.job_id, worker_id="", worker_address="", fence=0)
         if verdict == "led":
             held.claim, verdict = m.claim, "running"
         return Reserved(
@@ -102,6 +106,8 @@ class Ledger:
             return "conflict"
         if held.outcome == "completed":
             return "completed"
+        if not m.worker_id and (held.state == "settled" or held.id == m.job_id):
+            return "free"
         if held.state == "settled":
             return "give"
         if m.claim == 0:

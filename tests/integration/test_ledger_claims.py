@@ -3,6 +3,7 @@ of the simulation."""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
@@ -289,3 +290,34 @@ async def test_a_gateway_of_the_last_release_goes_by_attempts(ledger: Asked) -> 
     led = newer.told(await ledger.reserve(newer.asks("w3")))
     assert (led.fence, led.known) == (2, "running")
     assert (await ledger.reserve(newer.asks("w3"))).fence == 3
+
+
+async def test_who_names_no_worker_reserves_nothing(ledger: Asked) -> None:
+    """It only wants to be led to what its retry token stands for, and needs no free worker."""
+    first, second, third = Asker(), Asker(), Asker()
+    look = second.asks("", worker_address="")
+    free = await ledger.reserve(look)
+    assert (free.job_id, free.fence, free.known) == (look.job_id, 0, "")
+    assert await ledger.leases() == 0
+    given = first.told(await ledger.reserve(first.asks("w1")))
+    led = second.told(await ledger.reserve(look))
+    assert (led.job_id, led.worker_id, led.fence, led.known) == (given.job_id, "w1", 1, "running")
+    moved = second.told(await ledger.reserve(second.asks("w2")))
+    assert (moved.worker_id, moved.fence) == ("w2", 2)
+    assert (await ledger.reserve(first.asks("", worker_address=""))).fence == 0, "its own job"
+    assert await ledger.settle(settle(moved, Outcome.CANCELLED))
+    assert (await ledger.reserve(third.asks("", worker_address=""))).fence == 0
+    assert await ledger.leases() == 0
+    anew = third.told(await ledger.reserve(third.asks("w3")))
+    assert await ledger.settle(settle(anew))
+    assert (await ledger.reserve(Asker().asks("", worker_address=""))).known == "completed"
+
+
+async def test_those_who_look_and_those_who_reserve_share_a_round(ledger: Asked) -> None:
+    pairs = [(Asker(f"t{n}"), Asker(f"t{n}")) for n in range(6)]
+    for one, _ in pairs[:3]:
+        one.told(await ledger.reserve(one.asks("w1")))
+    asks = [other.asks("" if n % 2 else "w2") for n, (_, other) in enumerate(pairs)]
+    answers = await asyncio.gather(*map(ledger.reserve, asks))
+    assert [answer.known for answer in answers] == ["running"] * 3 + [""] * 3
+    assert [answer.fence for answer in answers] == [1, 1, 1, 0, 1, 0]

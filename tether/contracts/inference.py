@@ -82,9 +82,9 @@ class Infer(Contract, frozen=True):
 
     `model_ref` is `name` or `name@version`. `retry_token` is the client's Idempotency-Key or
     one made up for this request; `explicit_token` tells which. `fingerprint` is a digest of
-    the body: the same token with another body is refused. `from_seq` is not 0 when the front
-    door takes up a stream whose gateway was lost. With `stream` false all of the answer comes
-    in one `Completed`.
+    the body: the same token with another body is refused. `again` is set, and `from_seq` perhaps
+    not 0, when the front door takes up a stream whose gateway was lost. With `stream` false all
+    of the answer comes in one `Completed`.
     """
 
     correlation_id: str
@@ -99,6 +99,7 @@ class Infer(Contract, frozen=True):
     stream: bool = True
     from_seq: int = 0
     traceparent: str = ""
+    again: bool = False
 
 
 class Chunk(Contract, frozen=True):
@@ -127,7 +128,8 @@ class Completed(Contract, frozen=True):
 class Place(Contract, frozen=True):
     """Gateway → scheduler: find a worker and reserve it. Carries no prompt. `attempt` counts
     from 1; `avoid` names workers that this request has already failed on. `claim` and `held` as
-    in `Reserve`."""
+    in `Reserve`. `again`: the retry token may stand for a job already, which needs no free worker
+    to be found."""
 
     job_id: str
     tenant_id: str
@@ -141,6 +143,7 @@ class Place(Contract, frozen=True):
     traceparent: str = ""
     claim: int = 0
     held: int = 0
+    again: bool = False
 
 
 class Placed(Contract, frozen=True):
@@ -165,7 +168,10 @@ class Reserve(Contract, frozen=True):
     this job, or was told; 0 if there is none. A running job moves to another worker, under a new
     fence, only for who holds its claim: an ask that comes late, from somebody who is gone, can't
     take it from those who read it. Without a claim (0) a higher `attempt` of the same job moves
-    it."""
+    it.
+
+    Without a worker it only asks what the retry token stands for, and reserves nothing: where
+    there is no job to be led to, the answer's `fence` is 0."""
 
     job_id: str
     tenant_id: str

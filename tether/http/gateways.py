@@ -102,7 +102,9 @@ class Gateways:
             address = self._tree.address(path) if lost is None else None
             if address is None:
                 address = await self._find(path, lost, min(self._wait_s, remaining_s()))
-                infer = msgspec.structs.replace(infer, from_seq=seq, deadline_s=remaining_s())
+                infer = msgspec.structs.replace(
+                    infer, from_seq=seq, deadline_s=remaining_s(), again=lost is not None
+                )
             items: Items | None = None
             batch: list[Chunk | Completed] = []
             try:

@@ -171,9 +171,10 @@ class Desk:
         Raises:
             asyncpg.PostgresError, OSError, TimeoutError: nothing can be said of the round.
         """
+        opening = [entry for entry in reserves if entry[1].worker_id]
         row = await self._round.fetchrow(
-            *self._reserve_columns(reserves),
-            [m.claim for _, m in reserves],
+            *self._reserve_columns(opening),
+            [m.claim for _, m in opening],
             [job for job, _ in settles],
             [m.fence for _, m in settles],
             [m.outcome for _, m in settles],
@@ -184,21 +185,13 @@ class Desk:
             timeout=self._timeout,
         )
         opened, closed = row
-        answers: list[Answer] = [None] * len(reserves)
-        for n in opened or ():
-            m = reserves[n - 1][1]
-            answers[n - 1] = Reserved(
-                job_id=m.job_id,
-                worker_id=m.worker_id,
-                worker_address=m.worker_address,
-                fence=1,
-                claim=m.claim,
-            )
         first = set(closed or ())
         settled = [
             Settled(job_id=m.job_id, first=n in first) for n, (_, m) in enumerate(settles, 1)
         ]
-        if len(opened or ()) < len(reserves):
+        given = {id(opening[n - 1][1]) for n in opened or ()}
+        answers: list[Answer] = [_opened(m) if id(m) in given else None for _, m in reserves]
+        if len(given) < len(reserves):
             taken = [n for n, answer in enumerate(answers) if answer is None]
             answered = await self._contested([reserves[n] for n in taken])
             for n, answer in zip(taken, answered, strict=True):
@@ -212,7 +205,7 @@ class Desk:
             [m.held for _, m in reserves],
             timeout=self._timeout,
         )
-        answers: list[Answer] = [None] * len(reserves)
+        answers: list[Answer] = [None if m.worker_id else _free(m) for _, m in reserves]
         for row in rows:
             m = reserves[row["n"] - 1][1]
             answers[row["n"] - 1] = _verdict(m, row)
@@ -237,9 +230,25 @@ class Desk:
         return int(await self._sweep.fetchval(most, timeout=self._timeout))
 
 
+def _opened(m: Reserve) -> Reserved:
+    return Reserved(
+        job_id=m.job_id,
+        worker_id=m.worker_id,
+        worker_address=m.worker_address,
+        fence=1,
+        claim=m.claim,
+    )
+
+
+def _free(m: Reserve) -> Reserved:
+    return Reserved(job_id=m.job_id, worker_id="", worker_address="", fence=0)
+
+
 def _verdict(m: Reserve, row: Any) -> Answer:
     """What the row of `contest` means to who asked."""
     verdict = row["verdict"]
+    if verdict == "free":
+        return _free(m)
     if verdict == "conflict":
         return Conflict(
             "this Idempotency-Key was used for another request; use a new key, or send the same "

@@ -53,8 +53,8 @@ SELECT
     (SELECT array_agg(c.n::integer) FROM closed c) AS closed;
 
 -- name: contest
--- Says what the job is whose retry token a reserve found taken (ours, running, completed, or of
--- another body); gives the job away anew where it ended badly, or moves to another worker for who
+-- Says what the job is whose retry token a reserve found taken (ours, running, completed, of
+-- another body, or free for who names no worker and only asks); gives the job away anew where it ended badly, or moves to another worker for who
 -- holds its claim; and leaves the claim to who is led to it ("led").
 WITH asked AS (
     SELECT * FROM unnest(
@@ -68,6 +68,7 @@ WITH asked AS (
         CASE
             WHEN j.fingerprint <> a.fingerprint THEN 'conflict'
             WHEN j.outcome = 'completed' THEN 'completed'
+            WHEN a.worker_id = '' AND (j.state = 'settled' OR j.id = a.job_id) THEN 'free'
             WHEN j.state = 'settled' THEN 'give'
             WHEN a.claim = 0 THEN CASE
                 WHEN j.id <> a.job_id OR a.attempt < j.attempt THEN 'running'
