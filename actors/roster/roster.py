@@ -51,7 +51,7 @@ class Roster(Supervised):
     async def start(self, options: RosterOptions) -> None:
         self._options = options
         self._snapshot = Snapshot(options.expiry_s, options.suspect_s, options.max_workers)
-        self._view = RosterView(options.node_id, alone=not options.others)
+        self._view = RosterView(alone=not options.others)
         self._view.own(self._snapshot.fleet)
         self._news = asyncio.Event()
         self._watched: set[tuple[str, int]] = set()

@@ -131,7 +131,7 @@ class Fake:
         self.told: list[Contract] = []
         self.report = HealthReport(
             **{
-                "worker_id": "w",
+                "worker_id": f"w.{hub.address.node}",
                 "node_id": hub.address.node,
                 "address": str(hub.address),
                 "region": "eu",

@@ -34,13 +34,13 @@ async def test_all_nodes_know_all_workers_and_lose_the_dead_at_once(tmp_path: Pa
         one, two, three = [await made.roster(node) for node in made.nodes]
         worker = await made.worker(two)
         await made.worker(three)
-        everybody = ["n2/w", "n3/w"]
+        everybody = ["w.n2", "w.n3"]
         await until(lambda: one.ids == two.ids == three.ids == everybody)
         assert {one.health(n) for n in ("n2", "n3")} == {"alive"}
         worker.say(running=3)
         await until(lambda: any(w.running == 3 for w in one._view.fleet.workers))
         worker.hub.close()
-        await until(lambda: one.ids == three.ids == ["n3/w"])
+        await until(lambda: one.ids == three.ids == ["w.n3"])
         shown = await made.shown(one)
         assert [(n.node, n.state) for n in shown.nodes] == [
             ("n1", "here"),
@@ -60,11 +60,11 @@ async def test_a_roster_that_starts_anew_is_told_at_once(tmp_path: Path):
     async with rosters(tmp_path, ("n1", "n2")) as made:
         one, two = [await made.roster(node) for node in made.nodes]
         await made.worker(two)
-        await until(lambda: one.ids == ["n2/w"])
+        await until(lambda: one.ids == ["w.n2"])
         before = two.others.heard["n1"].epoch
         one.quit()
         anew = await made.roster("n1")
-        await until(lambda: anew.ids == ["n2/w"])  # much sooner than the next regular one
+        await until(lambda: anew.ids == ["w.n2"])  # much sooner than the next regular one
         await until(lambda: two.others.heard["n1"].epoch == anew.others.epoch)
         assert anew.others.epoch > before
         assert two.health("n1") == "alive"
@@ -104,7 +104,7 @@ async def test_what_is_not_believed_changes_nothing_and_is_counted(tmp_path: Pat
     async with rosters(tmp_path) as made:
         one, two, three = [await made.roster(node) for node in made.nodes]
         worker = await made.worker(two)
-        await until(lambda: one.ids == ["n2/w"])
+        await until(lambda: one.ids == ["w.n2"])
         await until(lambda: one.health("n3") == "alive")
         two.mute()
         three.mute()
@@ -192,17 +192,17 @@ async def test_a_silent_node_is_suspect_then_gone_and_comes_back(tmp_path: Path)
     async with rosters(tmp_path, ("n1", "n2"), **QUICK) as made:
         one, two = [await made.roster(node) for node in made.nodes]
         await made.worker(two)
-        await until(lambda: one.ids == ["n2/w"])
+        await until(lambda: one.ids == ["w.n2"])
         seen: list[tuple[str, ...]] = []
         two.mute()
         await until(lambda: one.health("n2") == "suspect")
         seen.append(one._view.fleet.suspects)
-        assert one.ids == ["n2/w"]
+        assert one.ids == ["w.n2"]
         await until(lambda: one.health("n2") == "gone")
         assert one.ids == []
-        assert seen == [("n2/w",)]
+        assert seen == [("w.n2",)]
         two.others.publisher.start()
-        await until(lambda: one.ids == ["n2/w"])
+        await until(lambda: one.ids == ["w.n2"])
         assert one.health("n2") == "alive"
 
 
@@ -225,7 +225,7 @@ async def test_orders_reach_all_and_say_who_was_missed(tmp_path: Path):
         worker, other = await made.worker(two), await made.worker(two, worker_id="v")
         registry = await made.worker(one, worker_id="registry")
         one.still_tree.put("control/registry", str(registry.hub.address))
-        await until(lambda: one.ids == ["n1/registry", "n2/v", "n2/w"])
+        await until(lambda: one.ids == ["registry", "v", "w.n2"])
 
         async def command(verb: str, target: str = "", **fields: Any) -> Commanded:
             message = Command(verb=verb, target=target, within_s=0.5, **fields)

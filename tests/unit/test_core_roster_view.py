@@ -8,8 +8,9 @@ from tether.core.roster_view import RosterView
 
 
 def worker(node: str, name: str = "w", **fields: object) -> HealthReport:
+    """Is called like `w.n1`, and stands at `n1/w/1`."""
     values: dict[str, object] = {
-        "worker_id": name,
+        "worker_id": f"{name}.{node}",
         "node_id": node,
         "address": f"{node}/{name}/1",
         "region": "eu",
@@ -28,26 +29,36 @@ def ids(view: RosterView) -> list[str]:
 
 
 def view_of_two() -> RosterView:
-    view = RosterView("n1", alone=False)
+    view = RosterView(alone=False)
     view.own(Fleet(version=1, workers=(worker("n1"),)))
     view.put("n2", (worker("n2"), worker("n2", "v")))
     return view
 
 
 def test_alone_it_is_the_own_fleet():
-    view = RosterView("n1", alone=True)
+    view = RosterView(alone=True)
     roster = Roster()
     roster.observe(worker("n1"), 0.0)
     view.own(roster.fleet)
     assert view.fleet is roster.fleet
 
 
-def test_workers_of_one_name_are_told_apart():
+def test_nobody_takes_the_place_of_another():
     view = view_of_two()
-    assert ids(view) == ["n1/w", "n2/w", "n2/v"]
+    thief = worker("n3", worker_id="w.n1", slots=999)
+    twice = worker("n4", worker_id="w.n2")
+    assert view.put("n3", (thief,))
+    assert view.put("n4", (twice,))
+    assert ids(view) == ["w.n1", "w.n2", "v.n2", "n3/w.n1", "n4/w.n2"]
+    assert view.fleet.workers[0].slots == 2
+
+
+def test_all_workers_of_all_nodes():
+    view = view_of_two()
+    assert ids(view) == ["w.n1", "w.n2", "v.n2"]
     assert {w.address for w in view.fleet.workers} == {"n1/w/1", "n2/w/1", "n2/v/1"}
     assert view.addresses == {"n2/w/1", "n2/v/1"}
-    assert [w.worker_id for w in view.of("n2")] == ["w", "v"]
+    assert [w.worker_id for w in view.of("n2")] == ["w.n2", "v.n2"]
 
 
 def test_it_changes_when_something_does_and_its_version_grows():
@@ -68,25 +79,25 @@ def test_it_changes_when_something_does_and_its_version_grows():
     assert not view.drop("n2")
     assert not view.doubt(frozenset())
     assert versions == sorted(set(versions))
-    assert ids(view) == ["n1/w"]
+    assert ids(view) == ["w.n1"]
 
 
 def test_suspects_are_those_of_suspect_nodes_and_late_own_ones():
     view = view_of_two()
-    view.own(Fleet(version=2, workers=(worker("n1"), worker("n1", "v")), suspects=("v",)))
+    view.own(Fleet(version=2, workers=(worker("n1"), worker("n1", "v")), suspects=("v.n1",)))
     view.put("n3", (worker("n3"),))
     view.doubt(frozenset(["n3", "n4"]))
-    assert view.fleet.suspects == ("n1/v", "n3/w")
+    assert view.fleet.suspects == ("v.n1", "w.n3")
 
 
 def test_a_worker_out_of_reach_is_left_out_longer_each_time():
     view = view_of_two()
     assert view.lost("n2/w/1", 10.0)
-    assert ids(view) == ["n1/w", "n2/v"]
+    assert ids(view) == ["w.n1", "v.n2"]
     assert view.addresses == {"n2/v/1"}
     assert not view.look(10.9)
     assert view.look(11.0)
-    assert "n2/w" in ids(view)
+    assert "w.n2" in ids(view)
     for start, out_s in ((20.0, 2.0), (30.0, 4.0), (40.0, 8.0), (50.0, 8.0), (100.0, 1.0)):
         assert view.lost("n2/w/1", start)
         assert not view.look(start + out_s - 0.1)
@@ -98,11 +109,11 @@ def test_losses_of_the_unknown_change_no_fleet_and_are_bounded():
     for n in range(5000):
         view.lost(f"n9/{n}/1", 1.0)
     assert len(view._lost) == 4096
-    assert ids(view) == ["n1/w", "n2/w", "n2/v"]
+    assert ids(view) == ["w.n1", "w.n2", "v.n2"]
 
 
 def test_a_model_of_another_digest_is_another_model():
-    view = RosterView("n1", alone=False)
+    view = RosterView(alone=False)
     ours = worker("n1", models=("echo@1", "new@1"), digests=("a", ""))
     view.own(Fleet(version=1, workers=(ours,)))
     same = worker("n2", models=("echo@1",), digests=("a",))
@@ -111,7 +122,7 @@ def test_a_model_of_another_digest_is_another_model():
     for node, said in (("n2", same), ("n3", other), ("n4", silent)):
         view.put(node, (said,))
     models = {w.worker_id: w.models for w in view.fleet.workers}
-    assert models["n2/w"] == ("echo@1",)
-    assert models["n3/w"] == ("big@1", "new@1")
-    assert models["n4/w"] == ("echo@1",), "who doesn't say is believed"
-    assert view.conflicts == (("n3/w", "echo@1"),)
+    assert models["w.n2"] == ("echo@1",)
+    assert models["w.n3"] == ("big@1", "new@1")
+    assert models["w.n4"] == ("echo@1",), "who doesn't say is believed"
+    assert view.conflicts == (("w.n3", "echo@1"),)

@@ -1,7 +1,8 @@
 """One fleet of all nodes: the own workers, and what the other nodes say of theirs.
 
-Every node has workers of the same names, since all are made of one configuration. So in a cluster a
-worker is called `node/worker`, on every node alike.
+The configuration gives every worker of a cluster an id of its own. Should two nodes speak of the
+same one, as for a moment when a worker moves, the second is called `node/worker` here: nobody
+takes the place of another node's worker by taking its name.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-import msgspec
+from msgspec.structs import replace
 
 from tether.contracts import Fleet, HealthReport
 from tether.core.roster import differs
@@ -24,8 +25,7 @@ class RosterView:
     """All times are the caller's clock, in seconds. Without other nodes the fleet is the own one,
     unchanged."""
 
-    def __init__(self, node_id: str, *, alone: bool) -> None:
-        self._node_id = node_id
+    def __init__(self, *, alone: bool) -> None:
         self._alone = alone
         self._own: Fleet = Fleet(version=0, workers=())
         self._nodes: dict[str, tuple[HealthReport, ...]] = {}
@@ -112,28 +112,31 @@ class RosterView:
         workers: list[HealthReport] = []
         suspects: list[str] = []
         conflicts: list[tuple[str, str]] = []
-        doubted = frozenset(self._own.suspects)
-        for worker in self._own.workers:
+        taken: set[str] = set()
+        own = self._own
+        for worker in own.workers:
             digests.update(_digests(worker))
-            named = _named(worker)
-            workers.append(named)
-            if worker.worker_id in doubted:
-                suspects.append(named.worker_id)
+            workers.append(worker)
+            taken.add(worker.worker_id)
+        suspects += own.suspects
         for node, those in sorted(self._nodes.items()):
             for worker in those:
                 if worker.address in self._held:
                     continue
-                named = _named(worker)
                 others = [
                     ref
                     for ref, digest in _digests(worker)
                     if digests.setdefault(ref, digest) != digest
                 ]
+                named = worker
+                if worker.worker_id in taken:
+                    named = replace(worker, worker_id=f"{node}/{worker.worker_id}")
                 if others:
                     conflicts += [(named.worker_id, ref) for ref in others]
                     kept = tuple(ref for ref in worker.models if ref not in others)
-                    named = msgspec.structs.replace(named, models=kept, digests=())
+                    named = replace(named, models=kept, digests=())
                 workers.append(named)
+                taken.add(named.worker_id)
                 if node in self._suspects:
                     suspects.append(named.worker_id)
         self.conflicts = tuple(conflicts)
@@ -151,8 +154,3 @@ def _digests(worker: HealthReport) -> list[tuple[str, str]]:
     """Of its models, as far as it has said them."""
     pairs = zip(worker.models, worker.digests, strict=False)
     return [(ref, digest) for ref, digest in pairs if digest]
-
-
-def _named(worker: HealthReport) -> HealthReport:
-    """By its name in the cluster."""
-    return msgspec.structs.replace(worker, worker_id=f"{worker.node_id}/{worker.worker_id}")
