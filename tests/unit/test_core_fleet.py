@@ -68,6 +68,20 @@ def test_the_own_region_first_then_the_other() -> None:
     assert fill(made, 3) == ["near", "near", "far"]
 
 
+def test_ranks_hold_whatever_the_load_and_the_faults():
+    """The own region, then the other, then suspects of the own region, then of the other."""
+    near = report("a", slots=8)
+    made = placement(
+        near,
+        report("b", region="us", slots=2),
+        report("c", slots=2),
+        report("d", region="us", slots=2),
+        suspects=("c", "d"),
+    )
+    end(made, "a", Ended.FAILED, 1.0)
+    assert fill(made, 20, now=2.0) == ["a"] * 8 + ["b"] * 2 + ["c"] * 2 + ["d"] * 2
+
+
 def test_avoid_knows_addresses_and_ids() -> None:
     made = placement(report("a"), report("b"))
     for avoid in ("a", "n1/a"):
@@ -80,7 +94,7 @@ def test_avoid_knows_addresses_and_ids() -> None:
 
 def end(made: Placement, worker_id: str, ended: Ended, now: float, times: int = 1) -> None:
     """So many jobs on this worker come to this."""
-    others = tuple(other for other in "abc" if other != worker_id)
+    others = tuple(other for other in "abcd" if other != worker_id)
     for number in range(times):
         seat = made.choose("echo@1", others, now)
         assert seat is not None

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable
 from supervision.policies import Breaker, Breakers, Ended, State
 from tether.contracts import Fleet, HealthReport
 
-SAME_REGION = 2.0  # crossing regions costs more than any queue within one worker's slots
+# One rank above the other, whatever lies below: workers of suspect nodes come last of all, those of
+# another region where the own one has no room; the rest is a matter of degree.
+SUSPECT = -16.0  # its last report, or its node's, is late
+SAME_REGION = 4.0  # crossing regions costs more than any queue within one worker's slots
 FREE_SLOTS = 1.0  # times the free share of the slots
 WARM = 0.25  # it answers requests already: caches, pages and clocks are up
-SUSPECT = -1.5  # its last report is late
 FAULTED = -1.0  # this model failed there lately, though not often enough to open its breaker
 NEAR = 0.25  # scores this close count as equal
 FAULT_MEMORY_S = 10.0
