@@ -17,6 +17,8 @@ from tether.contracts import (
     ChildStopped,
     ExitNotice,
     ExitReason,
+    Ping,
+    Pong,
     StartChild,
     StopChild,
 )
@@ -129,6 +131,10 @@ class Supervised(Actor):
         await self._child_wind_up(msg.deadline_s)
         self.loop.call_soon(self.exit_process, str(msg.reason))
         return ChildStopped()
+
+    @on(Ping)
+    def _ping(self, msg: Ping, sender: Address) -> Pong:
+        return Pong()
 
     async def stopping(self) -> None:
         """The actor ends, told to or not."""

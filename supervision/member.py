@@ -55,6 +55,7 @@ class Member:
     removed: bool = False  # was told to terminate; stays down
     forgotten: bool = False  # leaves no trace once it is down
     probation: bool = False  # asked for, never ready: a failed start isn't repeated
+    trial: bool = False  # restarted because somebody asked: if that fails it stays down
     killed: bool = False
     cause: ExitReason | None = None  # why we end it
     notice: tuple[ExitReason, str] | None = None  # what it said before it ended

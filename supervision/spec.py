@@ -15,6 +15,7 @@ from tether.capability import Capability
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _START = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _MARGIN_S = 30.0
+_MIN_MEMORY = 32 << 20
 
 
 class Restart(StrEnum):
@@ -45,7 +46,9 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `id` is unique among siblings. `start` is `module:Class`; `args` is that class's Options as
     MessagePack. `needs` are ids of earlier siblings whose addresses are handed over at start
     (rest_for_one and one_for_all only, for they would go stale otherwise). `shutdown` is
-    seconds until it is killed. `start_timeout_s` is how long it may take to become ready. A
+    seconds until it is killed. `start_timeout_s` is how long it may take to become ready.
+    `probe_s` is how long a running child may leave a ping unanswered, and `max_memory_bytes` how
+    much memory it may hold for itself, until it is killed and restarted (0: no limit). A
     `significant` child may end its supervisor, see `AutoShutdown`. A child that `requires`
     something runs at whichever node of the convention has it (`tether.capability.meets`), this
     one first, and is placed anew at every start; it ends when it loses its supervisor.
@@ -61,6 +64,8 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     restart: Restart = Restart.PERMANENT
     shutdown: float | Shutdown = 5.0
     start_timeout_s: float = 30.0
+    probe_s: float = 0.0
+    max_memory_bytes: int = 0
     significant: bool = False
     kind: Kind = Kind.WORKER
     backoff: Backoff = Backoff()
@@ -85,6 +90,13 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             )
         if not 0 < self.start_timeout_s < math.inf:
             raise ValueError(f"child {self.id}: start_timeout_s must be above 0")
+        if not 0 <= self.probe_s < math.inf:
+            raise ValueError(f"child {self.id}: probe_s must be seconds, or 0 for no probe")
+        if self.max_memory_bytes and self.max_memory_bytes < _MIN_MEMORY:
+            raise ValueError(
+                f"child {self.id}: max_memory_bytes is {self.max_memory_bytes}, less than an "
+                f"interpreter holds; give at least {_MIN_MEMORY}, or 0 for no limit"
+            )
         if self.significant and self.restart is Restart.PERMANENT:
             raise ValueError(
                 f"child {self.id}: a significant child is transient or temporary, "

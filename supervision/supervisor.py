@@ -27,6 +27,8 @@ from supervision.operated import Operated
 from supervision.process import ChildProcess, PlacedProcess
 from supervision.spec import ChildSpec, Kind, Shutdown, SupervisorOptions
 from supervision.tree import SupervisionTree
+from supervision.verbs import Verbs
+from supervision.vitals import attend
 from tether.contracts import (
     ChildChanged,
     ChildReady,
@@ -58,12 +60,13 @@ class _Child:
     task: asyncio.Task[None] | None = None
     process: ChildProcess | PlacedProcess | None = None
     address: Address | None = None
+    attended: asyncio.Task[None] | None = None
     dead: bool = False  # its process has ended
     silent: bool = False  # its connection has ended, so all it said was heard
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
 
 
-class Supervisor(Operated, Supervised):
+class Supervisor(Verbs, Operated, Supervised):
     """Starts, watches and restarts the children of its options."""
 
     Options: ClassVar[type[msgspec.Struct]] = SupervisorOptions
@@ -102,6 +105,7 @@ class Supervisor(Operated, Supervised):
 
     async def start(self, options: Any) -> None:
         """Start all children. Raises what kept one from starting, after undoing the rest."""
+        self._verb_errors = {}
         self._nursery: dict[tuple[str, int], _Child] = {}
         self._by_address: dict[Address, _Child] = {}
         self._served: asyncio.Future[None] = self.loop.create_future()
@@ -182,6 +186,7 @@ class Supervisor(Operated, Supervised):
 
     def _happened(self, event: Event) -> None:
         narrate(event)
+        self.verbs_heard(event)
         if isinstance(event, TreeChanged):
             self.tell_root(event.node)
             self.operated_news()
@@ -272,6 +277,10 @@ class Supervisor(Operated, Supervised):
             raise
         else:
             assert isinstance(ready, ChildReady)
+            child.attended = self.background(
+                attend(self, spec, address, lambda why: self._doomed(child, why)),
+                name=f"attend {spec.id}",
+            )
             self._perform(
                 self._tree.ready(
                     spec.id,
@@ -300,6 +309,10 @@ class Supervisor(Operated, Supervised):
             )
             # It has let go of everything; what is left is the interpreter's own tidying.
             child.timers.append(self.loop.call_later(_LAST_WORDS_S, self._kill, child))
+
+    def _doomed(self, child: _Child, why: str) -> None:
+        spec = child.spec
+        self._perform(self._tree.doomed(spec.id, child.generation, why, self._now()))
 
     def _kill(self, child: _Child | None) -> None:
         if child is None:
@@ -333,6 +346,8 @@ class Supervisor(Operated, Supervised):
             return
         for timer in child.timers:
             timer.cancel()
+        if child.attended is not None:
+            child.attended.cancel()
         if child.process is not None:
             child.process.close()
         if child.address is not None:

@@ -67,7 +67,7 @@ class SupervisionTree:
         self._members = {spec.id: Member(spec) for spec in specs}
         self._intensity = Intensity(intensity, period_s)
         self._draw = draw
-        self._auto_shutdown = auto_shutdown
+        self.auto_shutdown = auto_shutdown
         self._together, self._eager = together, eager
         self._max_children = max_children
         self._generation = 0
@@ -125,7 +125,8 @@ class SupervisionTree:
         self._show(member, Phase.RUNNING, now)
         member.pid, member.address, member.ready_at = pid, address, now
         member.strategy = strategy
-        member.due, member.ever_ready, member.probation = math.inf, True, False
+        member.due, member.ever_ready = math.inf, True
+        member.probation = member.trial = False
         self._emit(
             ChildStarted(
                 path=join(self.path, id),
@@ -161,6 +162,19 @@ class SupervisionTree:
             member.began, member.due = now, now + member.spec.stop_s
         return self._advance(now)
 
+    def doomed(self, id: str, generation: int, why: str, now: float) -> list[Action]:
+        """A child can't be left as it is: it hangs, or holds too much. It is killed, unless it is
+        about to be anyway."""
+        member = self._member(id, generation)
+        if member is None or member.killed:
+            return []
+        if member.phase is Phase.RUNNING:
+            member.notice, member.began = (ExitReason.KILLED, why), now
+        elif member.phase is not Phase.STOPPING or member.due < math.inf:
+            return []
+        self._kill(member, why, now)
+        return self._advance(now)
+
     def exited(self, id: str, generation: int, now: float, error: str = "") -> list[Action]:
         """The process of a child is gone, or could not be created."""
         member = self._member(id, generation)
@@ -188,8 +202,8 @@ class SupervisionTree:
                 self._retire(member, now)
             else:
                 member.restarts += 1
-        elif member.probation:
-            member.forgotten = True
+        elif member.probation or member.trial:
+            member.forgotten = member.probation
             self._retire(member, now)
         else:
             self._died(member, reason, error, ran_s, now)
@@ -204,11 +218,16 @@ class SupervisionTree:
         """Start one more child, the last in order.
 
         Raises:
-            Conflict: there is a child of that id, or the supervisor is stopping.
+            Conflict: there is a child of that id (`param` says whether it is already_started or
+                only already_present), or the supervisor is stopping.
             Overloaded: there are `max_children` already.
         """
         if spec.id in self._members:
-            raise Conflict(f"{self.path} already has a child {spec.id}; take another id")
+            present = self._members[spec.id].phase is Phase.DONE
+            raise Conflict(
+                f"{self.path} already has a child {spec.id}; take another id",
+                param="already_present" if present else "already_started",
+            )
         if self.state not in ("starting", "running"):
             raise Conflict(f"{self.path} is {self.state} and takes no new child")
         if len(self._members) >= self._max_children:
@@ -232,16 +251,17 @@ class SupervisionTree:
         return self._advance(now)
 
     def restart(self, id: str, now: float) -> list[Action]:
-        """Start a child again that was terminated or has ended.
+        """Start a child again that was terminated or has ended. If that fails, it stays down.
 
         Raises:
-            Conflict: there is no such child, or it isn't down.
+            Conflict: there is no such child (`param` not_found), it isn't down (running or
+                restarting), or the supervisor is stopping.
         """
-        member = self._known(id)
-        if member.phase is not Phase.DONE:
-            raise Conflict(f"{join(self.path, id)} is {member.shown}; terminate it first")
+        member = self._down(id)
+        if self.state not in ("starting", "running"):
+            raise Conflict(f"{self.path or 'the root'} is {self.state} and restarts nobody")
         member.phase, member.removed, member.due = Phase.IDLE, False, now
-        member.since = now
+        member.since, member.trial = now, True
         self._changed(member, now)
         return self._advance(now)
 
@@ -268,11 +288,10 @@ class SupervisionTree:
         """Forget a child that is down.
 
         Raises:
-            Conflict: there is no such child, or it isn't down.
+            Conflict: there is no such child (`param` not_found), or it isn't down (running or
+                restarting).
         """
-        member = self._known(id)
-        if member.phase is not Phase.DONE:
-            raise Conflict(f"{join(self.path, id)} is {member.shown}; terminate it first")
+        member = self._down(id)
         member.forgotten = True
         self._retire(member, now)
         return self._advance(now)
@@ -377,12 +396,12 @@ class SupervisionTree:
 
     def _weigh(self, member: Member, reason: ExitReason, now: float) -> None:
         """A child ended for good; does its supervisor follow?"""
-        if self._auto_shutdown is AutoShutdown.NEVER or not member.spec.significant:
+        if self.auto_shutdown is AutoShutdown.NEVER or not member.spec.significant:
             return
         others = any(
             m.spec.significant and m.phase is not Phase.DONE for m in self._members.values()
         )
-        if self._auto_shutdown is AutoShutdown.ANY_SIGNIFICANT or not others:
+        if self.auto_shutdown is AutoShutdown.ANY_SIGNIFICANT or not others:
             why = f"{join(self.path, member.spec.id)} is significant and ended: {reason}"
             self._end(ExitReason.SHUTDOWN, (why,), why, now)
 
@@ -521,5 +540,15 @@ class SupervisionTree:
     def _known(self, id: str) -> Member:
         member = self._members.get(id)
         if member is None:
-            raise Conflict(f"{self.path or 'the root'} has no child {id}")
+            raise Conflict(f"{self.path or 'the root'} has no child {id}", param="not_found")
+        return member
+
+    def _down(self, id: str) -> Member:
+        member = self._known(id)
+        if member.phase is not Phase.DONE:
+            running = member.phase in (Phase.RUNNING, Phase.STOPPING)
+            raise Conflict(
+                f"{join(self.path, id)} is {member.shown}; terminate it first",
+                param="running" if running else "restarting",
+            )
         return member

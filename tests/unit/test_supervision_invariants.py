@@ -43,6 +43,7 @@ class Process:
     stop_by: float = math.inf
     ready_by: float = math.inf
     killed: bool = False
+    hangs: bool = False
 
 
 class Machine(RuleBasedStateMachine):
@@ -164,7 +165,7 @@ class Machine(RuleBasedStateMachine):
             running = [
                 o for o in later if o in self.processes and self.processes[o].state != "spawned"
             ]
-            if process.state in ("starting", "ready"):
+            if process.state in ("starting", "ready") and not process.hangs:
                 assert not running, f"{id} stopped before {running}"
         if first:
             process.told_to_stop_at = self.now
@@ -245,6 +246,16 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.processes)
     @rule(data=st.data())
+    def hangs(self, data: st.DataObject) -> None:
+        process = self.one(data)
+        assert process is not None
+        # it is as good as dead, so whoever comes after it needn't have stopped before it
+        process.hangs = process.state == "ready"
+        self.carry_out(self.tree.doomed(process.id, process.generation, "hung", self.now))
+        assert process.killed or not process.hangs or process.told_to_stop_at is not None
+
+    @precondition(lambda self: self.processes)
+    @rule(data=st.data())
     def obeys(self, data: st.DataObject) -> None:
         asked = [p for p in self.processes.values() if p.told_to_stop_at is not None]
         if asked:
@@ -259,6 +270,7 @@ class Machine(RuleBasedStateMachine):
         assert self.tree.start_failed(id, generation, "late", self.now) == []
         assert self.tree.ready(id, generation, 7, "n/x/0", self.now) == []
         assert self.tree.noticed(id, generation, ExitReason.FAILED, "late", self.now) == []
+        assert self.tree.doomed(id, generation, "late", self.now) == []
         assert before == {k: v for k, v in vars(self.tree).items() if k != "_draw"}
 
     @rule(seconds=st.sampled_from([0.01, 0.3, 1.0, 2.5, 6.0]))

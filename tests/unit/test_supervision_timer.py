@@ -57,6 +57,9 @@ def test_a_child_that_fell_due_while_the_timer_was_armed_is_still_started() -> N
         def _happened(self, event: Any) -> None:
             pass
 
+        def keep_ready(self) -> None:
+            pass
+
     supervisor = object.__new__(Probe)
     supervisor.loop = clock  # type: ignore[assignment]
     supervisor._served = _Future()  # type: ignore[assignment]

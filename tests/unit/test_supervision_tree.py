@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from supervision.actions import Action, Emit, Finish, Kill, Serve, Spawn, Start, Stop
@@ -392,3 +394,71 @@ def test_who_says_that_it_ends_is_no_longer_shown_as_running_and_must_end() -> N
     assert states(t) == {"a": "stopping"}
     assert short(t.tick(3)) == ["kill a", "child.killed a"]
     assert gone(t, "a", 3)[:2] == ["exited:failed a", "child.restarting a"]
+
+
+def test_a_child_that_hangs_is_killed_and_comes_back() -> None:
+    t = tree(spec("a"), spec("b"))
+    up(t)
+    assert (
+        short(t.doomed("b", 2, "hung: silent for 15 s", 10)) == ["child.killed b", "kill b"][::-1]
+    )
+    assert t.doomed("b", 2, "hung again", 10) == []
+    assert t.doomed("b", 1, "of another generation", 10) == []
+    words = gone(t, "b", 10)
+    assert words == ["exited:killed b", "child.restarting b", "spawn b", "start b"]
+    node = t.node("b", 10)
+    assert node is not None
+    assert node.last_exit == "killed: hung: silent for 15 s"
+
+
+def test_one_that_hangs_is_killed_again_if_that_was_not_seen_to_work() -> None:
+    t = tree(spec("a", shutdown=60.0))
+    up(t)
+    t.doomed("a", 1, "hung", 10)
+    assert t.wakeup(10) == 11
+    assert short(t.tick(11)) == ["kill a"]
+
+
+def test_the_errors_of_verbs_are_those_of_otp() -> None:
+    def param(verb: Callable[[], object]) -> str | None:
+        with pytest.raises(Conflict) as caught:
+            verb()
+        return caught.value.param
+
+    t = tree(spec("a"), spec("b"))
+    up(t)
+    assert param(lambda: t.add(spec("a"), 1)) == "already_started"
+    assert param(lambda: t.restart("a", 1)) == "running"
+    assert param(lambda: t.delete("a", 1)) == "running"
+    for verb in (t.restart, t.delete, t.terminate):
+        assert param(lambda verb=verb: verb("x", 1)) == "not_found"
+    t.terminate("a", 1)
+    gone(t, "a", 1)
+    assert param(lambda: t.add(spec("a"), 1)) == "already_present"
+    gone(t, "b", 1)
+    assert param(lambda: t.restart("b", 1)) == "restarting"
+    assert param(lambda: t.delete("b", 1)) == "restarting"
+    t.delete("a", 1)
+    assert param(lambda: t.restart("a", 1)) == "not_found"
+
+
+def test_a_restart_that_was_asked_for_and_fails_is_not_repeated() -> None:
+    t = tree(spec("a"))
+    up(t)
+    t.terminate("a", 1)
+    gone(t, "a", 1)
+    assert short(t.restart("a", 2)) == ["spawn a", "start a"]
+    t.start_failed("a", 2, "no room", 3)
+    assert gone(t, "a", 3) == ["exited:start_failed a"]
+    assert states(t) == {"a": "stopped"}
+    t.restart("a", 4)
+    make_ready(t, 4)
+    assert "spawn a" in gone(t, "a", 5)  # now it is a child like any other
+
+
+def test_a_supervisor_that_hangs_while_it_stops_is_killed() -> None:
+    t = tree(spec("a"), spec("s", kind=Kind.SUPERVISOR, shutdown=Shutdown.INFINITY))
+    up(t)
+    assert short(t.stop(10))[-1] == "stop s"
+    assert t.doomed("a", 1, "hung", 10) != []  # it doesn't wait for its turn
+    assert short(t.doomed("s", 2, "hung", 11)) == ["kill s", "child.killed s"]

@@ -15,7 +15,7 @@ class ExitReason(StrEnum):
     NORMAL = "normal"  # it had nothing more to do
     SHUTDOWN = "shutdown"  # its supervisor told it to stop
     FAILED = "failed"  # it said that it cannot go on, and why
-    KILLED = "killed"  # its supervisor killed it past its deadline
+    KILLED = "killed"  # its supervisor killed it: past a deadline, hung, or too large
     VANISHED = "vanished"  # the process ended without a word
     START_FAILED = "start_failed"  # it never became ready
 
@@ -61,18 +61,66 @@ class ExitNotice(Contract, frozen=True):
     error: str = ""
 
 
+class Ping(Contract, frozen=True):
+    """Supervisor → child, asked now and then: does your loop turn?"""
+
+
+class Pong(Contract, frozen=True):
+    """It does."""
+
+
 class AddChild(Contract, frozen=True):
-    """→ dynamic supervisor, asked: start one more child and answer `ChildReady` when it serves.
-    `spec` is a `supervision.ChildSpec` as MessagePack."""
+    """→ supervisor, asked: start one more child, the last in order, and answer `ChildReady` when
+    it serves. `spec` is a `supervision.ChildSpec` as MessagePack."""
 
     spec: bytes
 
 
 class TerminateChild(Contract, frozen=True):
-    """→ dynamic supervisor, asked: stop the child called `id`, forget it, and answer
-    `ChildStopped` when its process is gone."""
+    """→ supervisor, asked: stop the child called `id` and answer `ChildStopped` when its process
+    is gone. A dynamic supervisor forgets it then, others keep it, down."""
 
     id: str
+
+
+class RestartChild(Contract, frozen=True):
+    """→ supervisor, asked: start the child called `id` again, which is down, and answer
+    `ChildReady` when it serves."""
+
+    id: str
+
+
+class DeleteChild(Contract, frozen=True):
+    """→ supervisor, asked: forget the child called `id`, which is down."""
+
+    id: str
+
+
+class ChildDeleted(Contract, frozen=True):
+    """The supervisor knows nothing of it any more."""
+
+
+class ShowChildren(Contract, frozen=True):
+    """→ supervisor, asked: its own `Children` (OTP's which_children)."""
+
+
+class Children(Contract, frozen=True):
+    """The children of one supervisor, in start order."""
+
+    nodes: tuple[TreeNode, ...]
+
+
+class CountChildren(Contract, frozen=True):
+    """→ supervisor, asked: its `ChildCounts` (OTP's count_children)."""
+
+
+class ChildCounts(Contract, frozen=True):
+    """`specs` children, of which `active` have a process; `workers` and `supervisors` by kind."""
+
+    specs: int
+    active: int
+    workers: int
+    supervisors: int
 
 
 class ChildChanged(Contract, frozen=True):
@@ -109,6 +157,13 @@ class ActorFound(Contract, frozen=True):
     """`address` is empty when the node has nobody of that name (yet)."""
 
     address: str = ""
+
+
+class KillPlaced(Contract, frozen=True):
+    """→ Admin of another node, asked: kill the actor with the process `pid`, which it started for
+    a supervisor of the asking node. Answered with nothing."""
+
+    pid: int
 
 
 class WatchTree(Contract, frozen=True):
