@@ -29,7 +29,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 def test_an_exit_with_messages_waiting_drains_and_keeps_them(
     loop: asyncio.AbstractEventLoop,
 ) -> None:

@@ -2,30 +2,11 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 
 from actors.runtime.routes import Place
 from actors.runtime.tcp import bound
-
-
-def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that nobody has."""
-    for first in range(20_000, 30_000, count):
-        taken = []
-        try:
-            for port in range(first, first + count):
-                sock = socket.socket()
-                taken.append(sock)
-                sock.bind(("127.0.0.1", port))
-            return first
-        except OSError:
-            continue
-        finally:
-            for sock in taken:
-                sock.close()
-    raise AssertionError("no ports are free")
+from tests.ports import free_ports
 
 
 def test_processes_share_a_range_until_it_is_full():

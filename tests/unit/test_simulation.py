@@ -42,7 +42,7 @@ def test_a_seed_is_the_same_in_another_process() -> None:
         env={"PYTHONHASHSEED": "12345", "TETHER_LOG_LEVEL": "CRITICAL"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=True,
     )
     assert other.stdout.split()[-1] == run(7).digest

@@ -1,0 +1,26 @@
+"""Which tests run on a clock that leaps."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tests.leaping import LeapingLoop
+
+LEAPING = {
+    "test_engine_echo.py",
+    "test_gateway_flight.py",
+    "test_http_request.py",
+    "test_policies_drivers.py",
+    "test_settler.py",
+    "test_worker_parts.py",
+}
+
+
+def pytest_asyncio_loop_factories(
+    item: Any,
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    if item.path.name in LEAPING:
+        return {"leaping": LeapingLoop}
+    return {"asyncio": asyncio.new_event_loop}
