@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from tether.contracts import HealthReport
+from tether.contracts import HealthReport, ModelCard
 
 CROWD_S = 1.0  # at most so often because of the number of requests alone
 
@@ -27,6 +28,21 @@ class HealthReporter:
         self._sent_at = float("-inf")
         self._touched = True
         self._load = (-1, -1)
+        self._digests: dict[str, str] = {}
+
+    def loaded(self, card: ModelCard) -> None:
+        """This model has answered; its files stay ready whatever becomes of its engine."""
+        self._digests[card.ref] = digest_of(card)
+        self._touched = True
+
+    @property
+    def cached(self) -> tuple[str, ...]:
+        """The refs of all models that were loaded."""
+        return tuple(self._digests)
+
+    def digests(self, refs: Iterable[str]) -> tuple[str, ...]:
+        """One for each ref; empty for one that wasn't loaded."""
+        return tuple(self._digests.get(ref, "") for ref in refs)
 
     def touch(self) -> None:
         """Something changed that others must know."""
@@ -51,6 +67,14 @@ class HealthReporter:
             self._touched = False
             self._sent_at = now
             self._load = (report.running, report.queued)
+
+
+def digest_of(card: ModelCard) -> str:
+    """Tells models of the same name apart: SHA-256 over what the card says of the model. A folder's
+    path says nothing of its contents and differs between nodes, so it is left out."""
+    source = card.source if card.source.startswith(("sha256:", "package:")) else ""
+    said = (card.name, card.version, card.engine, card.context, card.dtype, source)
+    return hashlib.sha256(repr(said).encode()).hexdigest()
 
 
 def memory_bytes() -> int:

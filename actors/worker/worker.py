@@ -183,7 +183,7 @@ class Worker(Supervised):
             cache_dir=Path(options.cache_dir),
         )
         self._engines[card.ref] = engine
-        self._health.touch()
+        self._health.loaded(card)
         self._report(self.loop.time())
 
     # ---- health
@@ -193,6 +193,7 @@ class Worker(Supervised):
         if not health.due(runs.running, runs.queued, now):
             return
         options = self._options
+        models = tuple(self._engines)
         tags = {engine.capabilities.tag for engine in self._engines.values()}
         health.send(
             HealthReport(
@@ -203,12 +204,14 @@ class Worker(Supervised):
                 slots=options.slots,
                 running=runs.running,
                 queued=runs.queued,
-                models=tuple(self._engines),
+                models=models,
                 epoch=health.epoch,
                 sequence=health.next_sequence(),
                 draining=self._draining,
                 memory_bytes=memory_bytes(),
                 resume_tag=" ".join(sorted(tags)),
+                digests=health.digests(models),
+                cached=health.cached,
             ),
             now,
         )

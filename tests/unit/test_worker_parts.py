@@ -11,7 +11,7 @@ import pytest
 
 from actors.gateway.completions import Completions
 from actors.worker.execution import End, Ending, Execution
-from actors.worker.health import HealthReporter
+from actors.worker.health import HealthReporter, digest_of
 from actors.worker.options import WorkerOptions
 from actors.worker.records import Records
 from tether.contracts import (
@@ -266,3 +266,23 @@ def test_options_are_validated() -> None:
     for field, value in (("slots", 0), ("cards", ()), ("cards", (CARD, CARD)), ("queue", -1)):
         with pytest.raises(ValueError, match="worker w"):
             WorkerOptions(**(good | {field: value}))  # type: ignore[arg-type]
+
+
+def test_models_of_one_name_are_told_apart_and_folders_are_not():
+    card = ModelCard(name="m", version="1", engine="transformers", source="/here/m")
+    elsewhere = msgspec.structs.replace(card, source="/there/m", created_s=7)
+    assert digest_of(card) == digest_of(elsewhere)
+    others = [
+        msgspec.structs.replace(card, **changes)
+        for changes in (
+            {"dtype": "bfloat16"},
+            {"context": 99},
+            {"source": "package:m"},
+            {"source": "sha256:" + "0" * 64},
+        )
+    ]
+    assert len({digest_of(other) for other in [card, *others]}) == 5
+    health = HealthReporter(5.0, 1, lambda report: True)
+    health.loaded(card)
+    assert health.cached == ("m@1",)
+    assert health.digests(["m@1", "x@1"]) == (digest_of(card), "")
