@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from thespian.actors import Actor as ThespianActor
 
@@ -177,7 +178,7 @@ class Parent(Echo):
         if msg.kind == "dies":
             os.environ[DIES] = "1"
         try:
-            address = await self.create(kinds[msg.kind], timeout=20)
+            address = await self.create(kinds[msg.kind], timeout=60)
         finally:
             os.environ.pop(DIES, None)
         self.watch(address, lambda: self.notes.append("watched"))
@@ -185,6 +186,17 @@ class Parent(Echo):
 
     def on_child_exited(self, address: Address) -> None:
         self.notes.append(f"exited {address} {time.monotonic()}")
+
+
+class Gated(Echo):
+    """Has started when the file `gate` is in the run directory."""
+
+    async def started(self) -> None:
+        gate = Path(self._hub.run_dir) / "gate"
+        while not gate.exists():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)  # what was sent before the gate was opened is here by now
+        self.notes.append("started")
 
 
 class Late(Echo):

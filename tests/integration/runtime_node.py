@@ -15,6 +15,7 @@ import psutil
 from thespian.actors import ActorSystem
 
 from actors.runtime import Endpoint
+from tests.patience import PATIENCE_S, PatientEndpoint
 
 ALLOWED = ["runtime_actors.*", "runtime_dies:Never"]
 
@@ -43,7 +44,7 @@ class Node:
             return endpoint.admin_pid
 
     def endpoint(self, **options: Any) -> Endpoint:
-        return Endpoint.connect(
+        return PatientEndpoint.connect(
             run_dir=str(self.run_dir),
             node=self.capabilities["Node Id"],
             port=self.capabilities["Admin Port"],
@@ -60,7 +61,7 @@ class Node:
         with contextlib.suppress(psutil.NoSuchProcess):
             processes.append(psutil.Process(self.admin_pid))
         self.system.shutdown()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_S
         while any(alive(p.pid) for p in processes) and time.monotonic() < deadline:
             time.sleep(0.01)
         late = [p for p in processes if alive(p.pid)]
@@ -90,7 +91,7 @@ def running_node(**capabilities: Any) -> Iterator[Node]:
         shutil.rmtree(run_dir)
 
 
-def wait_for(condition: Any, timeout: float = 10.0) -> None:
+def wait_for(condition: Any, timeout: float = PATIENCE_S) -> None:
     """Polls something outside of our processes that has no event to wait on."""
     deadline = time.monotonic() + timeout
     while not condition():

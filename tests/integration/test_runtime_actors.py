@@ -7,13 +7,14 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 import pytest_asyncio
 from runtime_actors import (
     Broken,
     Echo,
+    Gated,
     Late,
     Parent,
     RtAdopt,
@@ -37,6 +38,7 @@ from runtime_actors import (
 from runtime_node import Node, alive, running_node, wait_for
 
 from actors.runtime import Address, Endpoint
+from tests.patience import NEVER_S, PATIENCE_S, PatientEndpoint, until
 from tether.errors import (
     ContextExceeded,
     DeadlineExceeded,
@@ -79,11 +81,29 @@ async def notes(endpoint: Endpoint, address: Address) -> list[str]:
 
 
 async def noted(endpoint: Endpoint, address: Address, word: str) -> str:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             for note in await notes(endpoint, address):
                 if word in note:
                     return note
+
+
+async def runs_out(
+    ask: Callable[[float], Awaitable[object]], endpoint: Endpoint, address: Address
+) -> None:
+    """The time of `ask(timeout)` ends while its handler runs at `address`, which hears of it once.
+    Where it didn't come to the handler in time, it is asked again, with more."""
+    for asked, timeout in enumerate((0.05, 0.5, 5.0, 30.0), 1):
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            await ask(timeout)
+        assert time.monotonic() - began > timeout - 0.01
+        await endpoint.ask(address, RtPing(delay_s=0.1))  # longer than a handler cleans up
+        if seen := await notes(endpoint, address):
+            assert set(seen) == {"ping ('cancelled',)"}
+            assert len(seen) <= asked
+            return
+    raise AssertionError("the handler was not cancelled")
 
 
 async def test_asks_are_answered_by_sync_and_async_handlers(
@@ -96,7 +116,7 @@ async def test_asks_are_answered_by_sync_and_async_handlers(
 
 async def test_many_asks_at_once_find_their_own_answers(endpoint: Endpoint, echo: Address) -> None:
     answers = await asyncio.gather(
-        *(endpoint.ask(echo, RtSync(number=n), timeout=20) for n in range(2000))
+        *(endpoint.ask(echo, RtSync(number=n), timeout=PATIENCE_S) for n in range(2000))
     )
     assert [answer.number for answer in answers] == list(range(2000))
 
@@ -133,15 +153,12 @@ async def test_what_nobody_answers_is_a_protocol_error(endpoint: Endpoint, echo:
 
 
 async def test_a_deadline_ends_the_ask_and_the_handler(endpoint: Endpoint, echo: Address) -> None:
-    began = time.monotonic()
-    with pytest.raises(DeadlineExceeded):
-        await endpoint.ask(echo, RtPing(delay_s=30), timeout=0.1)
-    assert 0.09 < time.monotonic() - began < 2
-    assert await noted(endpoint, echo, "ping") == "ping ('cancelled',)"
+    ping = RtPing(delay_s=NEVER_S)
+    await runs_out(lambda timeout: endpoint.ask(echo, ping, timeout), endpoint, echo)
 
 
 async def test_a_cancelled_ask_cancels_its_handler(endpoint: Endpoint, echo: Address) -> None:
-    task = asyncio.create_task(endpoint.ask(echo, RtPing(delay_s=30)))
+    task = asyncio.create_task(endpoint.ask(echo, RtPing(delay_s=NEVER_S)))
     await endpoint.ask(echo, RtSync(number=0))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -151,7 +168,7 @@ async def test_a_cancelled_ask_cancels_its_handler(endpoint: Endpoint, echo: Add
 
 async def test_more_than_max_handlers_is_overloaded(endpoint: Endpoint, echo: Address) -> None:
     busy = [
-        asyncio.create_task(endpoint.ask(echo, RtPing(delay_s=30)))
+        asyncio.create_task(endpoint.ask(echo, RtPing(delay_s=NEVER_S)))
         for _ in range(Echo.max_handlers)
     ]
     await endpoint.ask(echo, RtSync(number=0))
@@ -210,17 +227,16 @@ async def test_a_writer_hears_that_its_reader_died(endpoint: Endpoint, echo: Add
     assert "count peer_lost at" in await noted(endpoint, echo, "peer_lost")
 
 
-async def test_a_killed_actor_is_lost_within_milliseconds(endpoint: Endpoint) -> None:
+async def test_a_killed_actor_is_lost_to_all_who_wait_for_it(endpoint: Endpoint) -> None:
     echo = await endpoint.create(Echo)
     stream = endpoint.stream(echo, RtCount(items=10**9, delay_s=0.001))
     await anext(stream)
-    asked = asyncio.create_task(endpoint.ask(echo, RtPing(delay_s=30)))
+    asked = asyncio.create_task(endpoint.ask(echo, RtPing(delay_s=NEVER_S)))
     await endpoint.ask(echo, RtSync(number=0))
     gone = asyncio.Event()
     endpoint.watch(echo, gone.set)
     never = asyncio.Event()
     endpoint.watch(echo, never.set)()
-    began = time.monotonic()
     kill(echo)
     with pytest.raises(PeerLost):
         await asked
@@ -228,21 +244,20 @@ async def test_a_killed_actor_is_lost_within_milliseconds(endpoint: Endpoint) ->
         async for _ in stream:
             pass
     await gone.wait()
-    assert time.monotonic() - began < 1.0  # milliseconds, on a machine that is idle
     assert not never.is_set()
     with pytest.raises(PeerLost):
         await endpoint.ask(echo, RtSync(number=0))
     endpoint.tell(echo, RtSync(number=0))  # is lost without a sign
     again = asyncio.Event()
     endpoint.watch(echo, again.set)
-    await asyncio.wait_for(again.wait(), 5)
+    await asyncio.wait_for(again.wait(), PATIENCE_S)
 
 
 async def test_large_messages_pass_and_too_large_ones_are_refused(
     endpoint: Endpoint, echo: Address
 ) -> None:
     large = "x" * (5 << 20)
-    assert (await endpoint.ask(echo, RtPing(payload=large), timeout=30)).payload == large
+    assert (await endpoint.ask(echo, RtPing(payload=large))).payload == large
     got = 0
     async for item in endpoint.stream(echo, RtCount(items=20, payload="y" * (1 << 20)), credit=4):
         got += len(item.payload)
@@ -252,23 +267,29 @@ async def test_large_messages_pass_and_too_large_ones_are_refused(
     assert (await endpoint.ask(echo, RtSync(number=1))).number == 1
 
 
-async def test_contracts_wait_until_the_actor_has_started(endpoint: Endpoint) -> None:
-    late = await endpoint.create(Late)
-    stream = endpoint.stream(late, RtCount(items=1000))
-    asked = asyncio.create_task(endpoint.ask(late, RtNothing()))
+async def test_contracts_wait_until_the_actor_has_started(node: Node, endpoint: Endpoint) -> None:
+    gated = await endpoint.create(Gated)
+    stream = endpoint.stream(gated, RtCount(items=1000))
+    asked = asyncio.create_task(endpoint.ask(gated, RtNothing()))
     await asyncio.sleep(0)
     stream.close()
     asked.cancel()
-    assert (await endpoint.ask(late, RtReport())) == RtReported(notes=("started",))
-    kill(late)
+    reported = asyncio.create_task(endpoint.ask(gated, RtReport()))
+    await until(lambda: not endpoint._hub.pending)
+    assert not reported.done()
+    (node.run_dir / "gate").touch()
+    assert (await reported) == RtReported(notes=("started",))
+    kill(gated)
 
 
 async def test_a_handler_is_cancelled_once(node: Node, endpoint: Endpoint, echo: Address) -> None:
-    other = node.endpoint()
-    async with other:
-        with pytest.raises(DeadlineExceeded):
-            await other.ask(echo, RtPing(delay_s=30), timeout=0.05)
-    assert await noted(endpoint, echo, "ping") == "ping ('cancelled',)"
+    """Its asker's process ends while it cleans up after its cancellation."""
+
+    async def ask(timeout: float) -> None:
+        async with node.endpoint() as other:
+            await other.ask(echo, RtPing(delay_s=NEVER_S), timeout)
+
+    await runs_out(ask, endpoint, echo)
 
 
 async def test_an_actor_that_cannot_start_says_so_and_ends(endpoint: Endpoint) -> None:
@@ -283,24 +304,25 @@ async def test_an_orderly_exit_runs_stopping_once(endpoint: Endpoint, echo: Addr
     await endpoint.ask(late, RtAdopt(parent=str(echo)))
     gone = asyncio.Event()
     endpoint.watch(late, gone.set)
-    task = asyncio.create_task(endpoint.ask(late, RtPing(delay_s=30), timeout=40))
+    task = asyncio.create_task(endpoint.ask(late, RtPing(delay_s=NEVER_S)))
     assert (await endpoint.ask(late, RtExit(reason="test"))).number == 0
     with pytest.raises(Unavailable):
         await task
-    await asyncio.wait_for(gone.wait(), 10)
+    await asyncio.wait_for(gone.wait(), PATIENCE_S)
     wait_for(lambda: not alive(late.pid))
+    await noted(endpoint, echo, "nothing")
     assert await notes(endpoint, echo) == ["nothing"]
 
 
 async def test_stopping_is_bounded(endpoint: Endpoint) -> None:
     stubborn = await endpoint.create(Stubborn)
     await endpoint.ask(stubborn, RtExit(reason="test"))
-    wait_for(lambda: not alive(stubborn.pid), timeout=10)
+    wait_for(lambda: not alive(stubborn.pid))
 
 
 async def test_sigterm_is_an_orderly_exit(endpoint: Endpoint) -> None:
     echo = await endpoint.create(Echo)
-    task = asyncio.create_task(endpoint.ask(echo, RtPing(delay_s=30), timeout=40))
+    task = asyncio.create_task(endpoint.ask(echo, RtPing(delay_s=NEVER_S)))
     await endpoint.ask(echo, RtSync(number=0))
     os.kill(echo.pid, signal.SIGTERM)
     with pytest.raises(Unavailable):
@@ -311,17 +333,16 @@ async def test_sigterm_is_an_orderly_exit(endpoint: Endpoint) -> None:
 async def test_a_thread_that_wont_end_does_not_keep_the_process(endpoint: Endpoint) -> None:
     threaded = await endpoint.create(Threaded)
     await endpoint.ask(threaded, RtExit(reason="test"))
-    wait_for(lambda: not alive(threaded.pid), timeout=15)
+    wait_for(lambda: not alive(threaded.pid))
 
 
 @pytest.mark.parametrize("how", ["kill", "crash", "exit"])
 async def test_a_parent_hears_of_its_childs_exit_once(endpoint: Endpoint, how: str) -> None:
     parent = await endpoint.create(Parent)
-    made: RtCreated = await endpoint.ask(parent, RtCreate(kind="echo"), timeout=30)
+    made: RtCreated = await endpoint.ask(parent, RtCreate(kind="echo"))
     child = Address.parse(made.address)
     assert made.pid == child.pid != parent.pid
     assert (await endpoint.ask(child, RtSync(number=9))).number == 9
-    began = time.monotonic()
     if how == "kill":
         kill(child)
     elif how == "crash":
@@ -330,7 +351,7 @@ async def test_a_parent_hears_of_its_childs_exit_once(endpoint: Endpoint, how: s
     else:
         await endpoint.ask(child, RtExit(reason="test"))
     await noted(endpoint, parent, "exited")
-    assert time.monotonic() - began < 5
+    await noted(endpoint, parent, "watched")
     wait_for(lambda: not alive(child.pid))
     await endpoint.ask(parent, RtSync(number=0))
     seen = await notes(endpoint, parent)
@@ -342,9 +363,9 @@ async def test_a_parent_hears_of_its_childs_exit_once(endpoint: Endpoint, how: s
 async def test_a_child_that_never_comes_up_is_unavailable(endpoint: Endpoint) -> None:
     parent = await endpoint.create(Parent)
     with pytest.raises(Unavailable):
-        await endpoint.ask(parent, RtCreate(kind="dies"), timeout=30)
+        await endpoint.ask(parent, RtCreate(kind="dies"))
     # One that came up and then couldn't be made is a child that exited.
-    made = await endpoint.ask(parent, RtCreate(kind="unborn"), timeout=30)
+    made = await endpoint.ask(parent, RtCreate(kind="unborn"))
     assert made.address in await noted(endpoint, parent, "exited")
     assert (await endpoint.ask(parent, RtSync(number=0))).number == 0
     kill(parent)
@@ -352,7 +373,7 @@ async def test_a_child_that_never_comes_up_is_unavailable(endpoint: Endpoint) ->
 
 async def test_children_end_with_their_parent(endpoint: Endpoint) -> None:
     parent = await endpoint.create(Parent)
-    made: RtCreated = await endpoint.ask(parent, RtCreate(kind="echo"), timeout=30)
+    made: RtCreated = await endpoint.ask(parent, RtCreate(kind="echo"))
     kill(parent)
     wait_for(lambda: not alive(made.pid))
 
@@ -385,7 +406,7 @@ async def test_the_admin_says_when_a_process_dies_before_it_is_up(endpoint: Endp
 async def test_an_endpoint_that_closes_cancels_what_it_asked(node: Node, echo: Address) -> None:
     other = node.endpoint()
     async with other:
-        task = asyncio.create_task(other.ask(echo, RtPing(delay_s=30)))
+        task = asyncio.create_task(other.ask(echo, RtPing(delay_s=NEVER_S)))
         await other.ask(echo, RtSync(number=0))
     with pytest.raises(PeerLost):
         await task
@@ -395,5 +416,5 @@ async def test_an_endpoint_that_closes_cancels_what_it_asked(node: Node, echo: A
 
 async def test_no_node_is_unavailable(node: Node) -> None:
     with pytest.raises(Unavailable, match="n2"):
-        async with Endpoint.connect(run_dir=str(node.run_dir), node="n2", timeout=0.2):
+        async with PatientEndpoint.connect(run_dir=str(node.run_dir), node="n2", timeout=0.2):
             pass

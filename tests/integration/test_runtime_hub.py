@@ -32,12 +32,15 @@ from actors.runtime.wire import (
     frame,
     greet,
 )
+from tests.patience import NEVER_S, PATIENCE_S, until
 from tether.errors import Overloaded, PeerLost, ProtocolError
 
 
 @pytest_asyncio.fixture
-async def hubs(folder: Path) -> AsyncIterator[list[Hub]]:
+async def hubs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Hub]]:
     """Two hubs of one node; the first answers every ask with the number it was asked with."""
+    monkeypatch.setattr("actors.runtime.connection.GREETING_TIMEOUT", NEVER_S)
+    monkeypatch.setattr("actors.runtime.hub.DIAL_TIMEOUT", NEVER_S)
     made = []
     for _ in range(2):
         hub = Hub(asyncio.get_running_loop(), str(folder), Address("n1", fresh_name()))
@@ -73,7 +76,7 @@ class Raw:
 
     async def frames(self, count: int) -> list[tuple[int, int, bytes]]:
         got: list[tuple[int, int, bytes]] = []
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while len(got) < count:
                 data = await self.reader.read(65536)
                 assert data, "the connection was closed"
@@ -81,7 +84,7 @@ class Raw:
         return got
 
     async def closed(self) -> bool:
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(PATIENCE_S):
             try:
                 while await self.reader.read(65536):
                     pass
@@ -105,7 +108,7 @@ class Outcomes:
         self.more.set()
 
     async def reach(self, count: int) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while len(self.seen) < count:
                 self.more.clear()
                 await self.more.wait()
@@ -117,7 +120,7 @@ def hello(name: str = "", *, node: str = "n1", version: int = PROTOCOL_VERSION) 
 
 
 async def works(hubs: list[Hub]) -> None:
-    assert isinstance(await hubs[1].ask(hubs[0].address, RtPing(), 5), RtPong)
+    assert isinstance(await hubs[1].ask(hubs[0].address, RtPing(), PATIENCE_S), RtPong)
 
 
 async def test_the_run_directory_is_private(hubs: list[Hub], folder: Path) -> None:
@@ -148,10 +151,10 @@ async def test_an_open_folder_and_a_foreign_one_are_refused_and_left_alone(
 async def test_a_closed_hub_reaches_nobody(hubs: list[Hub]) -> None:
     hubs[1].close()
     with pytest.raises(PeerLost, match="closed itself"):
-        await hubs[1].ask(hubs[0].address, RtPing(), 5)
+        await hubs[1].ask(hubs[0].address, RtPing(), PATIENCE_S)
     gone = asyncio.Event()
     hubs[1].watch(hubs[0].address, gone.set)
-    await asyncio.wait_for(gone.wait(), 5)
+    await asyncio.wait_for(gone.wait(), PATIENCE_S)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +193,7 @@ async def test_silence_instead_of_a_greeting_is_ended(
 async def test_another_users_process_is_not_admitted(hubs: list[Hub]) -> None:
     hubs[0]._uids = frozenset({os.geteuid() + 1})
     with pytest.raises(PeerLost):
-        await hubs[1].ask(hubs[0].address, RtPing(), 5)
+        await hubs[1].ask(hubs[0].address, RtPing(), PATIENCE_S)
     raw = await Raw.to(hubs[0], hello())
     assert await raw.closed()
     raw.close()
@@ -252,12 +255,14 @@ async def test_code_on_the_system_road_is_dropped(hubs: list[Hub], folder: Path)
 
 async def test_nobody_answers_for_another(hubs: list[Hub]) -> None:
     hubs[0].on_request = lambda *_: None  # lets the ask wait
-    asked = asyncio.create_task(hubs[1].ask(hubs[0].address, RtPing(), 5))
-    await asyncio.sleep(0.05)
+    asked = asyncio.create_task(hubs[1].ask(hubs[0].address, RtPing(), PATIENCE_S))
+    await until(lambda: list(hubs[1]._asks))
     (number,) = hubs[1]._asks
-    raw = await Raw.to(hubs[1], hello(), frame(ERROR, number, b""), frame(5, number, b""))
-    await raw.frames(1)
-    await asyncio.sleep(0.05)
+    raw = await Raw.to(
+        hubs[1], hello(), frame(ERROR, number, b""), frame(5, number, b""), frame(ASK, 1, b"x")
+    )
+    await raw.frames(2)  # the greeting, and a word on the last of them: so all were read
+    await asyncio.sleep(0)
     assert not asked.done()
     refuse(hubs[0].peer(hubs[1].address), number, Overloaded("its own answer"))
     with pytest.raises(Overloaded):
@@ -268,7 +273,7 @@ async def test_nobody_answers_for_another(hubs: list[Hub]) -> None:
 async def test_an_answer_that_cannot_be_read_fails_its_ask(hubs: list[Hub]) -> None:
     hubs[0].on_request = lambda peer, kind, number, _: peer.send(frame(5, number, b"\xc1"))
     with pytest.raises(ProtocolError):
-        await hubs[1].ask(hubs[0].address, RtPing(), 5)
+        await hubs[1].ask(hubs[0].address, RtPing(), PATIENCE_S)
     assert not hubs[1]._asks
 
 
@@ -305,9 +310,9 @@ async def test_a_peer_that_asks_and_never_reads_is_cut_off(
     for _ in range(100):
         deaf.writer.write(frame(ASK, 1, b"x"))
         await asyncio.sleep(0.002)
-    await asyncio.wait_for(gone.wait(), 5)
+    await asyncio.wait_for(gone.wait(), PATIENCE_S)
     deaf.close()
-    assert isinstance(await hubs[1].ask(hubs[0].address, RtPing(), 5), RtPong)
+    assert isinstance(await hubs[1].ask(hubs[0].address, RtPing(), PATIENCE_S), RtPong)
 
 
 async def test_a_full_backlog_is_waited_for(folder: Path, hubs: list[Hub]) -> None:
@@ -324,7 +329,7 @@ async def test_a_full_backlog_is_waited_for(folder: Path, hubs: list[Hub]) -> No
             filler.connect(str(folder / "n1" / address.name))
         except BlockingIOError:
             break
-    asked = asyncio.create_task(hubs[1].ask(address, RtPing(), 5))
+    asked = asyncio.create_task(hubs[1].ask(address, RtPing(), PATIENCE_S))
     await asyncio.sleep(0.05)
     assert not asked.done()
     for filler in fillers:
@@ -333,9 +338,9 @@ async def test_a_full_backlog_is_waited_for(folder: Path, hubs: list[Hub]) -> No
     listener.setblocking(False)
     loop = asyncio.get_running_loop()
     while True:  # the fillers' connections come first, dead
-        connection, _ = await asyncio.wait_for(loop.sock_accept(listener), 5)
+        connection, _ = await asyncio.wait_for(loop.sock_accept(listener), PATIENCE_S)
         accepted.append(connection)
-        data = await asyncio.wait_for(loop.sock_recv(connection, 65536), 5)
+        data = await asyncio.wait_for(loop.sock_recv(connection, 65536), PATIENCE_S)
         if data:
             break
     assert [kind for kind, _, _ in Framer().feed(data)] == [HELLO, ASK]
@@ -365,7 +370,7 @@ async def test_a_listener_that_never_accepts_is_lost_in_bounded_time(
             except BlockingIOError:
                 break
         with pytest.raises(PeerLost):
-            await hubs[1].ask(address, RtPing(), 5)
+            await hubs[1].ask(address, RtPing(), PATIENCE_S)
         for filler in fillers:
             filler.close()
     (folder / "n1" / address.name).unlink()
@@ -407,9 +412,9 @@ async def test_a_new_process_at_an_old_address_is_heard(folder: Path, hubs: list
         await hub.start()
         done = asyncio.Event()
         hub.system(hubs[0].address, word, lambda _, done=done: done.set())  # type: ignore[misc]
-        await asyncio.wait_for(done.wait(), 5)
+        await asyncio.wait_for(done.wait(), PATIENCE_S)
         hub.close()
-        await asyncio.sleep(0.01)
+        await until(lambda: not hubs[0].connections)
     assert arrived == [b"first", b"second"]
 
 
@@ -418,13 +423,11 @@ async def test_peers_that_are_gone_are_forgotten(folder: Path, hubs: list[Hub]) 
         hub = Hub(asyncio.get_running_loop(), str(folder), Address("n1", fresh_name()))
         await hub.start()
         hub.on_request = answer
-        assert (await hubs[1].ask(hub.address, RtPing(), 5)).number > 0
+        assert (await hubs[1].ask(hub.address, RtPing(), PATIENCE_S)).number > 0
         hub.close()
-        await asyncio.sleep(0.01)
     with pytest.raises(PeerLost):
-        await hubs[1].ask(Address("n1", "1-nobody"), RtUnanswered(), 5)
-    assert not list(hubs[1].peers())
-    assert not hubs[1].connections
+        await hubs[1].ask(Address("n1", "1-nobody"), RtUnanswered(), PATIENCE_S)
+    await until(lambda: not list(hubs[1].peers()) and not hubs[1].connections)
 
 
 async def test_many_may_connect_before_the_loop_turns(hubs: list[Hub]) -> None:

@@ -7,7 +7,6 @@ import os
 import pickle
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from thespian.actors import (
 from thespian.system.messages.admin import RegisterSourceAuthority
 
 from actors.runtime import Endpoint, unpickler
+from tests.patience import NEVER_S, PATIENCE_S
 from tether.errors import DeadlineExceeded, PeerLost, Unavailable
 
 
@@ -29,7 +29,7 @@ async def test_actors_end_when_their_admin_is_killed() -> None:
     async with fresh_node() as node:
         async with node.endpoint() as endpoint:
             parent = await endpoint.create(Parent)
-            child = await endpoint.ask(parent, RtCreate(kind="echo"), timeout=30)
+            child = await endpoint.ask(parent, RtCreate(kind="echo"))
             everyone = [p.pid for p in node.children()]
             assert {parent.pid, child.pid} <= set(everyone)
             os.kill(node.admin_pid, signal.SIGKILL)
@@ -68,13 +68,13 @@ async def test_the_admin_takes_no_code() -> None:
             ):
                 arrived = asyncio.Event()
                 endpoint._hub.system(endpoint.admin, payload, lambda _, e=arrived: e.set())
-                await asyncio.wait_for(arrived.wait(), 5)
+                await asyncio.wait_for(arrived.wait(), PATIENCE_S)
             echo = await endpoint.create(Echo)
             assert (await endpoint.ask(echo, RtSync(number=1))).number == 1
             # An actor takes none either, and lives on.
             arrived = asyncio.Event()
             endpoint._hub.system(echo, pickle.dumps(Evil()), lambda _: arrived.set())
-            await asyncio.wait_for(arrived.wait(), 5)
+            await asyncio.wait_for(arrived.wait(), PATIENCE_S)
             assert (await endpoint.ask(echo, RtSync(number=2))).number == 2
         assert not mark.exists()
 
@@ -91,13 +91,10 @@ async def test_shutdown_stops_busy_actors_and_removes_all_sockets() -> None:
         async with node.endpoint() as endpoint:
             made = [await endpoint.create(Echo) for _ in range(3)]
             asked = [
-                asyncio.create_task(endpoint.ask(one, RtPing(delay_s=30), timeout=40))
-                for one in made
+                asyncio.create_task(endpoint.ask(one, RtPing(delay_s=NEVER_S))) for one in made
             ]
             await endpoint.ask(made[-1], RtSync(number=0))
-            began = time.monotonic()
             await asyncio.to_thread(node.stop)
-            assert time.monotonic() - began < 8
             for one in asked:
                 with pytest.raises(Unavailable):  # Draining, or PeerLost
                     await one
@@ -107,7 +104,7 @@ async def test_shutdown_stops_busy_actors_and_removes_all_sockets() -> None:
 async def test_an_actor_whose_loop_is_blocked_can_still_be_killed() -> None:
     async with fresh_node() as node, node.endpoint() as endpoint:
         parent = await endpoint.create(Parent)
-        child = await endpoint.ask(parent, RtCreate(kind="echo"), timeout=30)
+        child = await endpoint.ask(parent, RtCreate(kind="echo"))
         os.kill(child.pid, signal.SIGSTOP)
         with pytest.raises(DeadlineExceeded):
             await endpoint.ask(child.address, RtSync(number=1), timeout=0.2)
@@ -132,7 +129,7 @@ def test_a_run_directory_that_is_too_long_says_so(tmp_path: Path) -> None:
 
 async def test_an_endpoint_waits_for_a_node_that_is_still_starting(folder: Path) -> None:
     async def late() -> Endpoint:
-        endpoint = Endpoint.connect(run_dir=str(folder), node="n1", timeout=20)
+        endpoint = Endpoint.connect(run_dir=str(folder), node="n1", timeout=PATIENCE_S)
         return await endpoint.__aenter__()
 
     waiting = asyncio.create_task(late())
@@ -154,7 +151,7 @@ async def test_a_parent_that_ends_while_a_child_comes_up_takes_it_along() -> Non
     async with fresh_node() as node, node.endpoint() as endpoint:
         parent = await endpoint.create(Parent)
         making = [
-            asyncio.create_task(endpoint.ask(parent, RtCreate(kind="echo"), timeout=30))
+            asyncio.create_task(endpoint.ask(parent, RtCreate(kind="echo")))
             for _ in range(6)  # some have a process by then, some wait for their turn
         ]
         await endpoint.ask(parent, RtSync(number=0))
@@ -169,7 +166,7 @@ async def test_a_parent_that_ends_while_a_child_comes_up_takes_it_along() -> Non
 async def test_a_plain_actor_whose_starter_is_gone_ends() -> None:
     async with fresh_node() as node, node.endpoint() as endpoint:
         maker = await asyncio.to_thread(node.system.createActor, PlainParent)
-        pid = await asyncio.to_thread(node.system.ask, maker, "make", 10)
+        pid = await asyncio.to_thread(node.system.ask, maker, "make", PATIENCE_S)
         os.kill(pid, signal.SIGKILL)  # before its child can have said that it is up
         await asyncio.to_thread(
             wait_for, lambda: len([p for p in node.children() if alive(p.pid)]) == 1

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import ssl
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from actors.runtime.routes import Place, Routes
 from actors.runtime.serving import reply
 from actors.runtime.sockets import fresh_name
 from actors.runtime.wire import ASK, PROTOCOL_VERSION, Framer, Greeting, greet
+from tests.patience import PATIENCE_S
 from tether.security.authority import Authority
 from tether.security.identity import PROTOCOL, Identity
 
@@ -31,7 +33,7 @@ def answer(peer: Peer, kind: int, number: int, payload: bytes) -> None:
         reply(peer, number, RtPong(number=number))
 
 
-async def pings(asker: Hub, asked: Hub, timeout: float = 5) -> bool:
+async def pings(asker: Hub, asked: Hub, timeout: float = PATIENCE_S) -> bool:
     return isinstance(await asker.ask(asked.address, RtPing(), timeout), RtPong)
 
 
@@ -42,6 +44,11 @@ class Cluster:
         self.folder = folder
         self.authority = Authority.init(folder / "ca", "blue")
         self.hubs: list[Hub] = []
+        self.ahead_s = 0.0  # of the clock of the machine, and so of OpenSSL's
+
+    def clock(self) -> float:
+        """The clock by which the hubs end certificates, in place of short lives."""
+        return time.time() + self.ahead_s
 
     async def hub(
         self,
@@ -58,7 +65,9 @@ class Cluster:
         if not where.exists():
             authority.issue(node, **issue)
         routes = Routes({f"n{i}": route for i in range(1, 6)})
-        border = Border(Identity(where, node), routes, Place(host) if host else None)
+        border = Border(
+            Identity(where, node, clock=self.clock), routes, Place(host) if host else None
+        )
         hub = Hub(
             asyncio.get_running_loop(),
             str(self.folder / f"r-{node}"),
@@ -68,14 +77,14 @@ class Cluster:
         hub.on_request = answer
         self.hubs.append(hub)
         await hub.start()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             await border._ready.wait()
         return hub
 
     async def close(self) -> None:
         for hub in self.hubs:
             hub.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while any(hub.connections for hub in self.hubs):  # noqa: ASYNC110  (no event tells it)
                 await asyncio.sleep(0.005)
 
@@ -110,14 +119,14 @@ class Stranger:
     async def frames(self, count: int) -> list[tuple[int, int, bytes]]:
         got: list[tuple[int, int, bytes]] = []
         framer = Framer()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while len(got) < count:
                 data = await self.reader.read(65536)
                 assert data, "the connection was closed"
                 got += framer.feed(data)
         return got
 
-    async def closed(self, timeout: float = 8) -> None:
+    async def closed(self, timeout: float = PATIENCE_S) -> None:
         """Returns when the hub has closed the connection; `seen` is all that it sent."""
         async with asyncio.timeout(timeout):
             with contextlib.suppress(OSError):
