@@ -42,7 +42,9 @@ class Node(Section, frozen=True, kw_only=True):
     `$XDG_CACHE_HOME/tether`, or `.cache` beside the file. `identity_dir` holds the certificate
     that `tether ca issue` made; a node that has one talks to others by mutual TLS. In the three
     directories `{node}` stands for the id of the node; with `[[nodes]]`, `id` and `admin_port`
-    are taken from there."""
+    are taken from there. `probe_deadline_s` is how long an actor may leave a ping unanswered until
+    it is killed and started again (four times as long for a worker; 0: for ever); `warm_spares`
+    how many processes each supervisor keeps ready, of which a restart is made."""
 
     id: Word = "n1"
     data_dir: Annotated[str, Meta(min_length=1)] = ".tether"
@@ -51,6 +53,8 @@ class Node(Section, frozen=True, kw_only=True):
     admin_port: Annotated[int, Meta(ge=1, le=65535)] = 1900
     start_deadline_s: Seconds = 300.0
     stop_deadline_s: Seconds = 30.0
+    probe_deadline_s: Annotated[float, Meta(ge=0, le=3600)] = 15.0
+    warm_spares: Annotated[int, Meta(ge=0, le=16)] = 1
 
 
 class Member(Section, frozen=True, kw_only=True):
@@ -171,7 +175,9 @@ class Model(Section, frozen=True, kw_only=True):
 
 class Worker(Section, frozen=True, kw_only=True):
     """`count` worker processes, each with `slots` requests at once over `models` (names or
-    `name@version`) and `threads` of the processor for its engine. In a cluster they run on every
+    `name@version`) and `threads` of the processor for its engine; one that holds more than
+    `max_memory_mib` for itself is killed and started again (0: no limit; mapped weights and
+    workers that are placed by `requires` don't count). In a cluster they run on every
     node with the role; with `node` on that one alone; with `requires`, `count` of them run in each
     region, on nodes whose capabilities are equal, or for numbers not below."""
 
@@ -180,6 +186,7 @@ class Worker(Section, frozen=True, kw_only=True):
     slots: Annotated[int, Meta(ge=1, le=4096)] = 8
     max_queue: Annotated[int, Meta(ge=0, le=1_000_000)] = 64
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
+    max_memory_mib: Annotated[int, Meta(ge=0, le=1 << 24)] = 0
     count: Annotated[int, Meta(ge=1, le=256)] = 1
     node: str = ""
     requires: dict[Key, Capability] = msgspec.field(default_factory=dict)
