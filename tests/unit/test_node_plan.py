@@ -11,7 +11,8 @@ from actors.worker import WorkerOptions
 from supervision import ChildSpec, DynamicOptions, PartitionOptions, SupervisorOptions
 from tether.config import Config, parse
 from tether.http.options import DoorOptions
-from tether.node.plan import ACTOR_CLASSES, dsn_of, tree_of
+from tether.node.capabilities import ACTOR_CLASSES
+from tether.node.plan import dsn_of, tree_of
 
 TEXT = """
 [cluster]

@@ -11,11 +11,14 @@ from cyclopts import App, CycloptsError, Parameter
 
 import tether
 from tether.cli.failure import CommandFailed
-from tether.config import ConfigInvalid
+from tether.config import Config, ConfigInvalid, load
 from tether.errors import TetherError
 
 _CONFIG = Path("cluster.toml")
 ConfigPath = Annotated[Path, Parameter(name=["--config", "-c"], help="The configuration file.")]
+NodeId = Annotated[
+    str, Parameter(help="Which of its [[nodes]]; by default the only one, or TETHER_NODE.")
+]
 
 app = App(
     name="tether",
@@ -25,6 +28,8 @@ app = App(
 )
 keys = App(name="keys", help="Make, list and revoke API keys.")
 app.command(keys)
+cluster = App(name="cluster", help="The nodes that belong together.")
+app.command(cluster)
 ca = App(name="ca", help="The cluster's authority: certificates of its nodes.")
 app.command(ca)
 _CA = Path("ca")
@@ -35,6 +40,7 @@ CaPath = Annotated[Path, Parameter(help="The folder of the authority.")]
 def up(
     *,
     config: ConfigPath = _CONFIG,
+    node: NodeId = "",
     dev: bool = False,
     log_file: Path | None = None,
     allow_eval: bool = False,
@@ -52,11 +58,11 @@ def up(
     """
     from tether.cli.up import up as run
 
-    return run(config, dev=dev, log_file=log_file, allow_eval=allow_eval)
+    return run(load(config, node), dev=dev, log_file=log_file, allow_eval=allow_eval)
 
 
 @app.command
-def down(*, config: ConfigPath = _CONFIG, timeout: float = 60.0) -> int:
+def down(*, config: ConfigPath = _CONFIG, node: NodeId = "", timeout: float = 60.0) -> int:
     """Stop the node of this configuration; running answers finish first.
 
     Parameters
@@ -66,19 +72,19 @@ def down(*, config: ConfigPath = _CONFIG, timeout: float = 60.0) -> int:
     """
     from tether.cli.down import down as run
 
-    return run(config, timeout_s=timeout)
+    return run(load(config, node), timeout_s=timeout)
 
 
 @app.command
-def check(*, config: ConfigPath = _CONFIG) -> int:
+def check(*, config: ConfigPath = _CONFIG, node: NodeId = "") -> int:
     """Show all mistakes of a configuration at once."""
     from tether.cli.check import check as run
 
-    return run(config)
+    return run(config, node)
 
 
 @app.command
-def tree(*, config: ConfigPath = _CONFIG, json: bool = False) -> int:
+def tree(*, config: ConfigPath = _CONFIG, node: NodeId = "", json: bool = False) -> int:
     """Show the supervision tree of the running node.
 
     Parameters
@@ -88,7 +94,7 @@ def tree(*, config: ConfigPath = _CONFIG, json: bool = False) -> int:
     """
     from tether.cli.tree import tree as run
 
-    return run(config, as_json=json)
+    return run(load(config, node), as_json=json)
 
 
 @app.command
@@ -98,6 +104,7 @@ def shell(
     json: bool = False,
     allow_eval: bool = False,
     config: Annotated[Path, Parameter(help="The configuration file.")] = _CONFIG,
+    node: NodeId = "",
 ) -> int:
     """Look into the running node, and operate it; `help` there shows how.
 
@@ -113,11 +120,11 @@ def shell(
     """
     from tether.cli.shell import shell as run
 
-    return run(config, command, as_json=json, allow_eval=allow_eval)
+    return run(load(config, node), command, as_json=json, allow_eval=allow_eval)
 
 
 @keys.command
-def create(tenant: str, *, name: str = "", config: ConfigPath = _CONFIG) -> int:
+def create(tenant: str, *, name: str = "", config: ConfigPath = _CONFIG, node: NodeId = "") -> int:
     """Make a key for a tenant, and print it; it cannot be shown again.
 
     Parameters
@@ -129,11 +136,17 @@ def create(tenant: str, *, name: str = "", config: ConfigPath = _CONFIG) -> int:
     """
     from tether.cli.keys import create as run
 
-    return run(config, tenant, name)
+    return run(_stored(config, node), tenant, name)
 
 
 @keys.command(name="list")
-def list_(*, tenant: str | None = None, config: ConfigPath = _CONFIG, json: bool = False) -> int:
+def list_(
+    *,
+    tenant: str | None = None,
+    config: ConfigPath = _CONFIG,
+    node: NodeId = "",
+    json: bool = False,
+) -> int:
     """List all keys, or those of one tenant.
 
     Parameters
@@ -145,11 +158,11 @@ def list_(*, tenant: str | None = None, config: ConfigPath = _CONFIG, json: bool
     """
     from tether.cli.keys import list_ as run
 
-    return run(config, tenant, as_json=json)
+    return run(_stored(config, node), tenant, as_json=json)
 
 
 @keys.command
-def revoke(key: str, *, config: ConfigPath = _CONFIG) -> int:
+def revoke(key: str, *, config: ConfigPath = _CONFIG, node: NodeId = "") -> int:
     """End a key, given as its id, its prefix, or its text.
 
     Parameters
@@ -159,7 +172,7 @@ def revoke(key: str, *, config: ConfigPath = _CONFIG) -> int:
     """
     from tether.cli.keys import revoke as run
 
-    return run(config, key)
+    return run(_stored(config, node), key)
 
 
 @ca.command
@@ -261,6 +274,26 @@ def list_certificates(*, ca: CaPath = _CA, json: bool = False) -> int:
     from tether.cli.ca import list_ as run
 
     return run(ca, as_json=json)
+
+
+@cluster.command
+def status(*, config: ConfigPath = _CONFIG, node: NodeId = "", json: bool = False) -> int:
+    """Show all nodes as the running node sees them: who is there, who leads, what they run.
+
+    Parameters
+    ----------
+    json
+        One JSON object a line.
+    """
+    from tether.cli.cluster import status as run
+
+    return run(load(config, node), as_json=json)
+
+
+def _stored(path: Path, node: str) -> Config:
+    """For what needs the database alone: with a DSN it doesn't matter which node this is."""
+    config = load(path)
+    return config if config.stores.postgres and not node else load(path, node)
 
 
 def main() -> None:

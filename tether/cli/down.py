@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from tether.cli.failure import CommandFailed
-from tether.config import load
+from tether.config import Config
 from tether.node.home import is_held, running
 from tether.node.processes import end_all
 
@@ -19,14 +19,14 @@ _STEP_S: Final = 0.05
 _GRACE_S: Final = 2.0
 
 
-def down(path: Path, *, timeout_s: float) -> int:
-    """Stop the node that runs on the data directory of the configuration at `path`: SIGTERM, then,
+def down(config: Config, *, timeout_s: float) -> int:
+    """Stop the node that runs on the data directory of `config`: SIGTERM, then,
     after `timeout_s`, kill it with all of its processes, and say so.
 
     Raises:
         CommandFailed: no node runs there.
     """
-    home = load(path).data_dir
+    home = config.data_dir
     state = running(home)
     if state is None and is_held(home):
         raise CommandFailed(f"the node on {home} is only just starting; try again in a moment")

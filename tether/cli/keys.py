@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tether.cli.failure import CommandFailed
-from tether.config import load
+from tether.config import Config
 from tether.node.home import running
 from tether.stores import keys
 from tether.stores.database import Database
@@ -20,24 +19,24 @@ from tether.stores.database import Database
 _T = TypeVar("_T")
 
 
-def create(path: Path, tenant: str, name: str) -> int:
+def create(config: Config, tenant: str, name: str) -> int:
     """Make a key for `tenant` and print its text, alone on standard output."""
 
     async def run(database: Database) -> keys.NewKey:
         return await keys.create(database, tenant, name)
 
-    made = asyncio.run(_with_database(path, run))
+    made = asyncio.run(_with_database(config, run))
     print(made.text)
     return 0
 
 
-def list_(path: Path, tenant: str | None, *, as_json: bool) -> int:
+def list_(config: Config, tenant: str | None, *, as_json: bool) -> int:
     """Print all keys, or those of `tenant`."""
 
     async def run(database: Database) -> list[keys.Key]:
         return await keys.listed(database, tenant)
 
-    found = asyncio.run(_with_database(path, run))
+    found = asyncio.run(_with_database(config, run))
     if as_json:
         for key in found:
             print(msgspec.json.encode(key).decode())
@@ -53,7 +52,7 @@ def list_(path: Path, tenant: str | None, *, as_json: bool) -> int:
     return 0
 
 
-def revoke(path: Path, key: str) -> int:
+def revoke(config: Config, key: str) -> int:
     """End a key.
 
     Raises:
@@ -63,20 +62,19 @@ def revoke(path: Path, key: str) -> int:
     async def run(database: Database) -> list[str]:
         return await keys.revoke(database, key)
 
-    ended = asyncio.run(_with_database(path, run))
+    ended = asyncio.run(_with_database(config, run))
     if not ended:
         raise CommandFailed("no living key is called that; `tether keys list` shows them")
     print(f"revoked {', '.join(ended)}")
     return 0
 
 
-def dsn(path: Path) -> str:
+def dsn(config: Config) -> str:
     """Where the database is.
 
     Raises:
         CommandFailed: it is embedded, and the node doesn't run.
     """
-    config = load(path)
     if config.stores.postgres:
         return config.stores.postgres
     state = running(config.data_dir)
@@ -88,6 +86,6 @@ def dsn(path: Path) -> str:
     return state.dsn
 
 
-async def _with_database(path: Path, run: Callable[[Database], Awaitable[_T]]) -> _T:
-    async with Database(dsn(path), size=1) as database:
+async def _with_database(config: Config, run: Callable[[Database], Awaitable[_T]]) -> _T:
+    async with Database(dsn(config), size=1) as database:
         return await run(database)

@@ -11,17 +11,17 @@ from tether.admin.node import Node
 from tether.admin.refused import Refused
 from tether.admin.shell import OK, Left, Shell
 from tether.cli.failure import CommandFailed
-from tether.config import load
+from tether.config import Config
 
 
-def shell(path: Path, command: str | None, *, as_json: bool, allow_eval: bool) -> int:
-    """Run commands on the node of the configuration at `path`: those of `command`, else those
+def shell(config: Config, command: str | None, *, as_json: bool, allow_eval: bool) -> int:
+    """Run commands on the node of `config`: those of `command`, else those
     that are typed, or come from standard input.
 
     Raises:
         CommandFailed: no node runs there, or it doesn't answer.
     """
-    home = load(path).data_dir
+    home = config.data_dir
     try:
         return asyncio.run(_run(home, command, as_json=as_json, allow_eval=allow_eval))
     except Refused as error:

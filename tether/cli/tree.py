@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -14,7 +13,7 @@ from rich.tree import Tree as Drawing
 
 from actors.runtime import Endpoint
 from tether.cli.failure import CommandFailed
-from tether.config import load
+from tether.config import Config
 from tether.contracts import ShowTree, Tree, TreeNode
 from tether.errors import TetherError
 from tether.node.home import NodeState, running
@@ -23,13 +22,13 @@ _TIMEOUT_S: Final = 5.0
 _COLOURS: Final = {"running": "green", "starting": "yellow", "restarting": "yellow"}
 
 
-def tree(path: Path, *, as_json: bool) -> int:
-    """Print the supervision tree of the node that runs with the configuration at `path`.
+def tree(config: Config, *, as_json: bool) -> int:
+    """Print the supervision tree of the node of `config`.
 
     Raises:
         CommandFailed: no node runs, or its root supervisor does not answer.
     """
-    home = load(path).data_dir
+    home = config.data_dir
     state = running(home)
     if state is None or not state.root:
         raise CommandFailed(f"no node runs on {home}; `tether up` starts one")

@@ -14,20 +14,19 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from tether.cli.failure import CommandFailed
-from tether.config import load
+from tether.config import Config
 from tether.node.launcher import Launcher, NodeFailed
 from tether.telemetry import logs
 
 
-def up(path: Path, *, dev: bool, log_file: Path | None, allow_eval: bool = False) -> int:
-    """Run the node that `path` configures until it is told to stop; logs go to `log_file`, or to
+def up(config: Config, *, dev: bool, log_file: Path | None, allow_eval: bool = False) -> int:
+    """Run this node until it is told to stop; logs go to `log_file`, or to
     standard error.
 
     Raises:
-        ConfigInvalid, HomeUnusable, TetherError: it can't be started; says why.
+        HomeUnusable, TetherError: it can't be started; says why.
         CommandFailed: it did not come up, or broke.
     """
-    config = load(path)
     with _logging_to(log_file) as terminal, Bars(terminal) as bars:
         logs.configure("DEBUG" if dev else None)
         try:

@@ -8,11 +8,8 @@ SIGTERM in order, a failure at once, and SIGKILL because the Admin watches its o
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import signal
-import socket
-import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from types import FrameType
@@ -29,18 +26,24 @@ from tether.config import Config
 from tether.contracts import StartChild, Tree, WatchTree
 from tether.engines import prepare
 from tether.errors import PeerLost, TetherError
+from tether.node.capabilities import (
+    CONVENTION_PERIODS,
+    NotOfCluster,
+    capabilities_of,
+    check_identity,
+)
 from tether.node.home import Home, NodeState
 from tether.node.narrator import Narrator
-from tether.node.plan import ACTOR_CLASSES, card_of, dsn_of, tree_of
+from tether.node.plan import card_of, dsn_of, has_role, own_models, possible_models, tree_of
+from tether.node.ports import PortTaken, free_port
 from tether.node.processes import MARK, adopt_orphans, end_all, reap
-from tether.node.readiness import ready_models
+from tether.node.readiness import models_here, ready_models
 from tether.stores import keys
 from tether.stores.database import Database
 from tether.telemetry import logs
 
 STALE_GRACE_S: Final = 5.0
 END_GRACE_S: Final = 3.0
-PORT_GRACE_S: Final = 2.0
 MARGIN_S: Final = 5.0  # beyond a deadline that another process keeps by itself
 _CREATE_S: Final = 30.0
 _ASK_AGAIN_S: Final = 0.1
@@ -63,6 +66,7 @@ class Launcher:
         self._dev = dev
         self._allow_eval = allow_eval
         self._port = config.http.port
+        self._has_doors = has_role(config, "gateway")
         self._seen = Tree(nodes=())
         self._undone = False  # the root could not start, and has stopped what had
         self._home: Home
@@ -84,12 +88,12 @@ class Launcher:
         try:
             if left := end_all(config.data_dir, grace_s=STALE_GRACE_S):
                 self._narrator.say(f"killed {len(left)} processes that an earlier node had left")
-            # Not earlier: what a killed node had left may have held the port.
-            self._port = _free_port(config.http.host, config.http.port)
+            self._check()
             self._prepare_models()
             self._set_environment()
             adopt_orphans()
-            system = System.start(self._capabilities())
+            capabilities = capabilities_of(config, self._home.run_dir, owner_pid=os.getpid())
+            system = System.start(capabilities)
             try:
                 asyncio.run(self._live())
             finally:
@@ -103,8 +107,27 @@ class Launcher:
 
     # ---- before anything runs
 
+    def _check(self) -> None:
+        """Not earlier: what a killed node had left may have held the ports.
+
+        Raises:
+            NodeFailed: a port is taken, or the certificate is of no use.
+        """
+        config = self._config
+        try:
+            check_identity(config)
+            if self._has_doors:
+                self._port = free_port(
+                    config.http.host, config.http.port, "http.host and http.port"
+                )
+            if config.member is not None and config.identity_dir is not None:
+                keys = f"host and admin_port of node {config.node.id} in nodes"
+                free_port(config.member.host, config.node.admin_port, keys)
+        except (NotOfCluster, PortTaken) as error:
+            raise NodeFailed(str(error)) from None
+
     def _prepare_models(self) -> None:
-        for model in self._config.models:
+        for model in possible_models(self._config):
             what = f"model {model.ref}"
 
             def progress(stage: str, fraction: float, what: str = what) -> None:
@@ -125,19 +148,11 @@ class Launcher:
                 "HF_HUB_OFFLINE": "1",
                 "TORCHINDUCTOR_CACHE_DIR": str(config.cache_dir / "torchinductor"),  # likewise
                 "TOKENIZERS_PARALLELISM": "false",
+                **CONVENTION_PERIODS,
             }
         )
         if self._dev:
             os.environ["TETHER_LOG_LEVEL"] = "DEBUG"
-
-    def _capabilities(self) -> dict[str, Any]:
-        return {
-            "Node Id": self._config.node.id,
-            "Admin Port": self._config.node.admin_port,
-            "Run Dir": str(self._home.run_dir),
-            "Actor Classes": list(ACTOR_CLASSES),
-            "Owner Pid": os.getpid(),
-        }
 
     # ---- while it runs
 
@@ -188,7 +203,7 @@ class Launcher:
             async with asyncio.timeout(deadline_s):
                 await endpoint.ask(root, start, timeout=deadline_s + MARGIN_S)
                 self._narrator.working("all started", "actors", 1.0)
-                await self._until_models_answer()
+                await self._until_models_answer(endpoint)
         except TimeoutError:
             missing = ", ".join(n.path for n in self._seen.nodes if n.state != "running")
             raise NodeFailed(
@@ -205,16 +220,23 @@ class Launcher:
                 made = await keys.create(database, "dev", "tether up --dev")
             self._narrator.say(f"key of tenant dev: {made.text}")
         self._tell(root=str(root), ready=True)
-        self._narrator.say(f"ready at {self._state.url}")
+        where = f"at {self._state.url}" if self._has_doors else "for other nodes, without a door"
+        self._narrator.say(f"ready {where}")
         await asyncio.Event().wait()
 
-    async def _until_models_answer(self) -> None:
-        wanted = {model.ref for model in self._config.models}
-        while missing := wanted - set(await ready_models(self._config.http.host, self._port)):
+    async def _until_models_answer(self, endpoint: Endpoint) -> None:
+        """Those of its own workers, as its door says, or its roster where it has none."""
+        wanted = {model.ref for model in own_models(self._config)}
+        while missing := wanted - set(await self._answering(endpoint)):
             done = len(wanted) - len(missing)
             self._narrator.working("models answer", "models", done / len(wanted))
             await asyncio.sleep(_ASK_AGAIN_S)
         self._narrator.working("models answer", "models", 1.0)
+
+    async def _answering(self, endpoint: Endpoint) -> tuple[str, ...]:
+        if self._has_doors:
+            return await ready_models(self._config.http.host, self._port)
+        return await models_here(endpoint, self._seen.address("control/roster"))
 
     async def _watch(self, endpoint: Endpoint, root: Address) -> None:
         """Follow the tree: what is starting is told, and whose process is gone counts no more."""
@@ -248,7 +270,9 @@ class Launcher:
             run_dir=str(self._home.run_dir),
             admin_port=self._config.node.admin_port,
             root=root,
-            url=f"http://{f'[{host}]' if ':' in host else host}:{self._port}",
+            url=f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
+            if self._has_doors
+            else "",
             dsn=dsn_of(self._config, self._home.run_dir),
             ready=ready,
             allow_eval=self._allow_eval,
@@ -272,34 +296,6 @@ async def _first(*waits: Any) -> None:
     finally:
         for task in own:
             task.cancel()
-
-
-def _free_port(host: str, port: int) -> int:
-    """`port`, or a free one for 0. Blocks for `PORT_GRACE_S` at most: proc(5) stops to show the
-    environment by which a killed process is known before the kernel closes its sockets.
-
-    Raises:
-        NodeFailed: something listens there, or the host is not this machine.
-    """
-    until = time.monotonic() + PORT_GRACE_S
-    while True:
-        try:
-            return _bound(host, port)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or time.monotonic() >= until:
-                raise NodeFailed(
-                    f"nobody can listen on {host}:{port} ({error.strerror}); stop what does, or "
-                    "set http.host and http.port"
-                ) from None
-        time.sleep(0.05)
-
-
-def _bound(host: str, port: int) -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host, port))
-        return int(probe.getsockname()[1])
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

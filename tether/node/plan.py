@@ -6,7 +6,11 @@
     ├─ postgres                 only without a DSN
     ├─ control  rest_for_one    registry, roster, reservation, scheduler, gateways
     ├─ workers  dynamic         losing the control chain never unloads a model
+    ├─ placer                   at a leader: workers that may run at any node of the region
     └─ doors    one_for_one     front-door processes
+
+A node without the role "gateway" has no scheduler, gateways and doors; one without "worker" has no
+workers of its own.
 """
 
 from __future__ import annotations
@@ -15,11 +19,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from actors.gateway import Gateway, GatewayOptions
+from actors.placer import Placer, PlacerOptions
 from actors.postgres import Postgres, PostgresOptions
 from actors.registry import Registry, RegistryOptions
 from actors.reservation import Reservation, ReservationOptions
-from actors.roster import Roster
+from actors.roster import OtherNode, Roster, RosterOptions
 from actors.scheduler import Scheduler, SchedulerOptions
 from actors.worker import Worker, WorkerOptions
 from supervision import (
@@ -28,11 +35,13 @@ from supervision import (
     DynamicSupervisor,
     PartitionOptions,
     PartitionSupervisor,
+    Restart,
     Strategy,
     Supervisor,
     SupervisorOptions,
 )
 from tether.config import Config, Model
+from tether.config import Worker as WorkerSection
 from tether.contracts import ModelCard
 from tether.core.admission import TenantLimits
 from tether.core.session import SessionBounds
@@ -40,14 +49,15 @@ from tether.http.door import FrontDoor
 from tether.http.options import DoorOptions
 from tether.stores.embedded import Embedded
 
-#: What the Admin of a node may start.
-ACTOR_CLASSES: Final = ("actors.*", "supervision.*", "tether.http.door:FrontDoor")
+#: As many times as long as others may a worker be silent: engines share its interpreter.
+WORKER_PROBE: Final = 4
 POSTGRES_SOCKETS: Final = ".pg"  # below the run directory; no node id begins with a dot
 
 
 def tree_of(config: Config, run_dir: Path, *, port: int) -> SupervisorOptions:
     """The children of the root supervisor; `port` is the front door's."""
     dsn = dsn_of(config, run_dir)
+    probe_s = config.node.probe_deadline_s
     children: list[ChildSpec] = []
     if not config.stores.postgres:
         options = PostgresOptions(
@@ -55,16 +65,50 @@ def tree_of(config: Config, run_dir: Path, *, port: int) -> SupervisorOptions:
         )
         children.append(Postgres.spec(options))
     control = SupervisorOptions(
-        strategy=Strategy.REST_FOR_ONE, children=tuple(_control(config, dsn))
+        strategy=Strategy.REST_FOR_ONE, children=_probed(_control(config, dsn), probe_s)
     )
-    workers = DynamicOptions(children=tuple(_workers(config)))
-    doors = SupervisorOptions(children=tuple(_doors(config, port)))
+    workers = DynamicOptions(children=_probed(_workers(config), probe_s * WORKER_PROBE))
     children += [
         Supervisor.spec(control, id="control"),
         DynamicSupervisor.spec(workers, id="workers"),
-        Supervisor.spec(doors, id="doors"),
     ]
-    return SupervisorOptions(children=tuple(children))
+    if placed := _probed(_placed(config), probe_s * WORKER_PROBE):
+        placing = PlacerOptions(
+            node=config.node.id, admin_port=config.node.admin_port, workers=placed
+        )
+        children.append(Placer.spec(placing))
+    if has_role(config, "gateway"):
+        doors = SupervisorOptions(children=_probed(_doors(config, port), probe_s))
+        children.append(Supervisor.spec(doors, id="doors"))
+    return SupervisorOptions(children=_probed(children, probe_s))
+
+
+def _probed(specs: Iterable[ChildSpec], probe_s: float) -> tuple[ChildSpec, ...]:
+    return tuple(msgspec.structs.replace(spec, probe_s=probe_s) for spec in specs)
+
+
+def has_role(config: Config, role: str) -> bool:
+    """Is this node to do that? One that is alone does everything."""
+    return config.member is None or role in config.member.roles
+
+
+def own_models(config: Config) -> tuple[Model, ...]:
+    """The models that this node's own workers run."""
+    names = [name for worker in _own(config) for name in worker.models]
+    return tuple(dict.fromkeys(m for name in names if (m := config.model(name))))
+
+
+def possible_models(config: Config) -> tuple[Model, ...]:
+    """Those, and what may be placed here."""
+    member = config.member
+    placed = [
+        m
+        for worker in config.workers
+        if worker.requires and member is not None and member.meets(worker.requires)
+        for name in worker.models
+        if (m := config.model(name))
+    ]
+    return tuple(dict.fromkeys((*own_models(config), *placed)))
 
 
 def dsn_of(config: Config, run_dir: Path) -> str:
@@ -99,8 +143,10 @@ def _postgres_data(config: Config) -> Path:
 
 def _control(config: Config, dsn: str) -> Iterator[ChildSpec]:
     yield Registry.spec(RegistryOptions(dsn=dsn, catalog=_cards(config, config.models)))
-    yield Roster.spec()
+    yield Roster.spec(_roster(config))
     yield Reservation.spec(ReservationOptions(dsn=dsn))
+    if not has_role(config, "gateway"):
+        return
     yield Scheduler.spec(SchedulerOptions(region=config.cluster.region))
     gateway = GatewayOptions(
         dsn=dsn,
@@ -117,26 +163,85 @@ def _control(config: Config, dsn: str) -> Iterator[ChildSpec]:
         max_deadline_s=config.http.max_deadline_s,
     )
     yield PartitionSupervisor.spec(
-        PartitionOptions(child=Gateway.spec(gateway), partitions=config.gateway.partitions),
+        PartitionOptions(
+            child=Gateway.spec(gateway, probe_s=config.node.probe_deadline_s),
+            partitions=config.gateway.partitions,
+        ),
         id="gateways",
     )
 
 
-def _workers(config: Config) -> Iterator[ChildSpec]:
-    for worker in config.workers:
-        cards = _cards(config, (m for name in worker.models if (m := config.model(name))))
-        for id_ in worker.ids:
-            options = WorkerOptions(
-                worker_id=id_,
-                node_id=config.node.id,
-                cards=cards,
-                cache_dir=str(config.cache_dir),
-                region=config.cluster.region,
-                slots=worker.slots,
-                queue=worker.max_queue,
-                threads=worker.threads,
+def _roster(config: Config) -> RosterOptions:
+    member = config.member
+    return RosterOptions(
+        node_id=config.node.id,
+        region=config.cluster.region,
+        host=member.host if member else "",
+        admin_port=config.node.admin_port,
+        roles=member.roles if member else (),
+        capabilities=member.capabilities if member else {},
+        others=tuple(
+            OtherNode(
+                id=other.id,
+                admin_port=other.admin_port,
+                region=config.region_of(other),
+                host=other.host,
+                roles=other.roles,
             )
-            yield Worker.spec(options, shutdown=config.node.stop_deadline_s)
+            for other in config.nodes
+            if other.id != config.node.id
+        ),
+        state_dir=str(config.data_dir / "roster"),
+    )
+
+
+def _own(config: Config) -> Iterator[WorkerSection]:
+    """The workers that belong to this node."""
+    if has_role(config, "worker"):
+        for worker in config.workers:
+            if not worker.requires and worker.node in ("", config.node.id):
+                yield worker
+
+
+def _workers(config: Config) -> Iterator[ChildSpec]:
+    for worker in _own(config):
+        for id_ in worker.ids:
+            worker_id = f"{id_}.{config.node.id}" if config.member else id_
+            options = _worker(config, worker, worker_id)
+            yield Worker.spec(
+                options,
+                shutdown=config.node.stop_deadline_s,
+                max_memory_bytes=worker.max_memory_mib << 20,
+            )
+
+
+def _placed(config: Config) -> Iterator[ChildSpec]:
+    """The workers that the leader of this node's region is to place, if this may be it."""
+    member = config.member
+    if member is None or not member.leader:
+        return
+    for worker in config.workers:
+        if worker.requires and any(m.meets(worker.requires) for m in config.region_members):
+            for id_ in worker.ids:
+                yield Worker.spec(
+                    _worker(config, worker, f"{id_}.{config.cluster.region}"),
+                    shutdown=config.node.stop_deadline_s,
+                    restart=Restart.TEMPORARY,  # the placer starts it again, wherever it can be
+                    requires={**worker.requires, "role_worker": True},
+                )
+
+
+def _worker(config: Config, worker: WorkerSection, worker_id: str) -> WorkerOptions:
+    return WorkerOptions(
+        worker_id=worker_id,
+        node_id=config.node.id,
+        cards=_cards(config, (m for name in worker.models if (m := config.model(name)))),
+        cache_dir=str(config.cache_dir),
+        region=config.cluster.region,
+        slots=worker.slots,
+        queue=worker.max_queue,
+        threads=worker.threads,
+    )
 
 
 def _doors(config: Config, port: int) -> Iterator[ChildSpec]:

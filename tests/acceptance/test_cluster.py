@@ -1,0 +1,151 @@
+"""Two nodes with certificates: the one takes requests, the other answers, and is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx2
+import pytest_asyncio
+from cluster_process import Member, certify
+from node_process import free_port, tether, until
+
+from tether.stores.embedded import Embedded
+
+CONFIG = """
+[node]
+data_dir = "data/{{node}}"
+identity_dir = "ca/nodes/{{node}}"
+[http]
+port = {http}
+[stores]
+postgres = {dsn}
+[[nodes]]
+id = "n1"
+host = "127.0.0.1"
+admin_port = {one}
+roles = ["gateway"]
+leader = true
+[[nodes]]
+id = "n2"
+host = "127.0.0.1"
+admin_port = {two}
+roles = ["worker"]
+capabilities = {{ gpu_class = "a100", vram_gb = 80 }}
+[[models]]
+name = "echo"
+engine = "echo"
+[[models]]
+name = "placed"
+engine = "echo"
+[[workers]]
+id = "echo"
+models = ["echo"]
+slots = 8
+[[workers]]
+id = "big"
+models = ["placed"]
+requires = {{ vram_gb = 40 }}
+"""
+
+
+class Two:
+    def __init__(self, folder: Path, dsn: str) -> None:
+        self.folder, self.dsn = folder, dsn
+        self.one, self.two = Member(folder, "n1"), Member(folder, "n2")
+        self.key = ""
+
+    async def ask(self, model: str) -> httpx2.Response:
+        async with httpx2.AsyncClient(base_url=self.one.state["url"], timeout=60) as client:
+            return await client.post(
+                "/v1/chat/completions",
+                headers={"authorization": f"Bearer {self.key}"},
+                json={"model": model, "messages": [{"role": "user", "content": "far away"}]},
+            )
+
+    async def sql(self, statement: str) -> Any:
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            return await connection.fetchval(statement)
+        finally:
+            await connection.close()
+
+
+@pytest_asyncio.fixture
+async def two(tmp_path: Path) -> AsyncIterator[Two]:
+    with tempfile.TemporaryDirectory(prefix="tc-") as sockets:
+        database = Embedded(tmp_path / "postgres", Path(sockets))
+        dsn = await database.start()
+        made = Two(tmp_path, dsn)
+        try:
+            text = CONFIG.format(
+                http=free_port(), dsn=json.dumps(dsn), one=free_port(), two=free_port()
+            )
+            (tmp_path / "cluster.toml").write_text(text)
+            certify(tmp_path, ("n1", "n2"))
+            made.one.start()
+            made.two.start()
+            await asyncio.to_thread(made.one.wait_ready)
+            await asyncio.to_thread(made.two.wait_ready)
+            key = tether("keys", "create", "acme", cwd=tmp_path)
+            assert key.returncode == 0, key.stderr
+            made.key = key.stdout.strip()
+            yield made
+        finally:
+            for member in (made.one, made.two):
+                if member.process is not None and member.process.poll() is None:
+                    member.process.terminate()
+            for member in (made.one, made.two):
+                if member.process is not None:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        await asyncio.to_thread(member.process.wait, 60)
+                    member.kill()
+            await database.stop()
+
+
+async def test_two_nodes_answer_as_one(two: Two) -> None:
+    async def answers(model: str) -> bool:
+        return (await two.ask(model)).status_code == 200
+
+    async def sees(node: str, state: str) -> bool:
+        shown = await asyncio.to_thread(two.one.status)
+        return bool(shown[node]["state"] == state)
+
+    # A request at the door of n1 is answered by n2, where alone there are workers.
+    await until(lambda: answers("echo"), "a worker of n2 answers")
+    answer = await two.ask("echo")
+    assert "far away" in answer.json()["choices"][0]["message"]["content"]
+    assert await two.sql("SELECT count(*) FROM jobs WHERE worker_id <> 'echo.n2'") == 0
+    # So is one for the model whose worker n1, the leader, has placed where its needs are met.
+    await until(lambda: answers("placed"), "a placed worker answers")
+    big = (await asyncio.to_thread(two.one.tree))["workers/big.local"]
+    assert big["address"].startswith("n2/")
+    assert "doors" not in await asyncio.to_thread(two.two.tree)
+
+    shown = await asyncio.to_thread(two.two.status)
+    assert shown["n2"]["state"] == "here"
+    await until(lambda: sees("n2", "alive"), "n1 sees n2")
+    shown = await asyncio.to_thread(two.one.status)
+    assert (shown["n1"]["state"], shown["n1"]["roles"]) == ("here", ["gateway"])
+    assert [w["worker_id"] for w in shown["n2"]["workers"]] == ["echo.n2"]
+
+    # n2 is lost with all of its processes.
+    await asyncio.to_thread(two.two.kill)
+    await until(lambda: sees("n2", "gone"), "n1 sees that n2 is gone")
+    assert (await two.ask("echo")).status_code == 503
+    assert await two.sql("SELECT count(*) FROM leases") == 0
+
+    # It comes back, and everything with it.
+    two.two.start()
+    await asyncio.to_thread(two.two.wait_ready)
+    await until(lambda: answers("echo"), "n2 answers again")
+    await until(lambda: answers("placed"), "the placed worker is back")
+    assert await asyncio.to_thread(two.two.stop) == 0
+    assert await asyncio.to_thread(two.one.stop) == 0

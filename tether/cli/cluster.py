@@ -1,0 +1,97 @@
+"""`tether cluster status`."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Final
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from actors.runtime import Endpoint
+from tether.cli.failure import CommandFailed
+from tether.config import Config
+from tether.contracts import ClusterNode, ClusterShown, ShowCluster, ShowTree, Tree
+from tether.errors import TetherError, Unavailable
+from tether.node.home import NodeState, running
+
+_TIMEOUT_S: Final = 5.0
+_WIDTH: Final = 160
+_COLOURS: Final = {"here": "green", "alive": "green", "suspect": "yellow", "unknown": "yellow"}
+
+
+def status(config: Config, *, as_json: bool) -> int:
+    """Print all nodes as the node of `config` sees them.
+
+    Raises:
+        CommandFailed: it doesn't run, or its roster does not answer.
+    """
+    home = config.data_dir
+    state = running(home)
+    if state is None or not state.root:
+        raise CommandFailed(f"no node runs on {home}; `tether up` starts one")
+    try:
+        shown = asyncio.run(_ask(state))
+    except TetherError as error:
+        raise CommandFailed(f"the node does not show its cluster ({error}); try again") from error
+    if as_json:
+        for node in shown.nodes:
+            print(msgspec.json.encode(as_dict(node)).decode())
+    else:
+        Console(width=_WIDTH).print(_table(shown))
+    return 0
+
+
+def as_dict(node: ClusterNode) -> dict[str, object]:
+    """One node for JSON; of its workers, what an operator asks for."""
+    line: dict[str, object] = {f: getattr(node, f) for f in node.__struct_fields__}
+    line["workers"] = [
+        {
+            "worker_id": worker.worker_id,
+            "address": worker.address,
+            "models": worker.models,
+            "slots": worker.slots,
+            "running": worker.running,
+            "queued": worker.queued,
+            "draining": worker.draining,
+        }
+        for worker in node.workers
+    ]
+    return line
+
+
+async def _ask(state: NodeState) -> ClusterShown:
+    async with Endpoint.connect(
+        run_dir=state.run_dir, node=state.node, port=state.admin_port
+    ) as endpoint:
+        tree = await endpoint.ask(state.root, ShowTree(), timeout=_TIMEOUT_S)
+        assert isinstance(tree, Tree)
+        roster = tree.address("control/roster")
+        if roster is None:
+            raise Unavailable("its roster does not run now")
+        shown = await endpoint.ask(roster, ShowCluster(), timeout=_TIMEOUT_S)
+    assert isinstance(shown, ClusterShown)
+    return shown
+
+
+def _table(shown: ClusterShown) -> Table:
+    table = Table(
+        "node", "region", "state", "since", "host", "roles", "workers", "models", "version",
+        box=None, pad_edge=False,
+    )  # fmt: skip
+    for node in shown.nodes:
+        colour = _COLOURS.get(node.state, "red")
+        table.add_row(
+            f"{node.node} [bold]leads[/]" if node.leads else node.node,
+            node.region,
+            f"[{colour}]{node.state}[/]",
+            str(timedelta(seconds=int(node.since_s))) if node.since_s else "",
+            node.host,
+            " ".join(node.roles),
+            " ".join(worker.worker_id for worker in node.workers),
+            " ".join(node.models),
+            node.version,
+        )
+    return table

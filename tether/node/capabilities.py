@@ -1,0 +1,84 @@
+"""What a node's Admin is told: how its runtime is set up, who the others are, what it has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from tether.config import Config, Member
+from tether.security.identity import Identity, IdentityUnusable
+
+#: What the Admin of a node may start.
+ACTOR_CLASSES: Final = ("actors.*", "supervision.*", "tether.http.door:FrontDoor")
+#: Thespian's words for how often a member of a convention registers (minutes and seconds); what
+#: ends is noticed by connections, so this only bounds how long a node that has just come is alone.
+CONVENTION_PERIODS: Final = {
+    "CONVENTION_REREGISTRATION_PERIOD": "0:05",
+    "CONVENTION_RESTART_PERIOD": "0:05",
+}
+
+
+class NotOfCluster(Exception):
+    """The node's certificate can't be used here; one sentence."""
+
+
+def capabilities_of(config: Config, run_dir: Path, *, owner_pid: int) -> dict[str, Any]:
+    """The capabilities of `ActorSystem("tether", …)`; see `actors.runtime.options`. Pure."""
+    node = config.node
+    told: dict[str, Any] = {
+        "Node Id": node.id,
+        "Admin Port": node.admin_port,
+        "Run Dir": str(run_dir),
+        "Actor Classes": list(ACTOR_CLASSES),
+        "Owner Pid": owner_pid,
+        "Warm Spares": node.warm_spares,
+        "node": node.id,
+        "region": config.cluster.region,
+    }
+    if config.identity_dir is not None:
+        told["Tls Identity Dir"] = str(config.identity_dir)
+    member = config.member
+    if member is None:
+        return told
+    told |= member.capabilities
+    told |= {f"role_{role}": True for role in member.roles}
+    if config.identity_dir is not None:
+        told["Listen"] = member.listen
+        told["Routes"] = {m.id: m.place for m in config.nodes if m.id != node.id}
+        if leaders := [leader_of(m) for m in config.region_members if m.leader]:
+            told["Convention Address.IPv4"] = leaders
+    return told
+
+
+def leader_of(member: Member) -> str:
+    """Its Admin, as Thespian is told of a leader: in the same order at every node."""
+    return f"{member.id}/admin/{member.admin_port}"
+
+
+def check_identity(config: Config) -> None:
+    """Look at the node's certificate before anything is started with it.
+
+    Raises:
+        NotOfCluster: it can't be used, or is of another cluster.
+    """
+    folder = config.identity_dir
+    if folder is None:
+        return
+    identity = Identity(folder, config.node.id)
+    try:
+        identity.load()
+    except IdentityUnusable as error:
+        raise NotOfCluster(
+            f"{error}; `tether ca issue {config.node.id} --to {folder}` makes one"
+        ) from None
+    name = identity.current.name
+    if name.cluster != config.cluster.name:
+        raise NotOfCluster(
+            f"the certificate in {folder} is of cluster {name.cluster}, and cluster.name is "
+            f"{config.cluster.name}; take that of the right authority"
+        )
+    if identity.current.ends_at <= identity.now():
+        raise NotOfCluster(
+            f"the certificate in {folder} has ended; `tether ca renew {config.node.id} --to "
+            f"{folder}` makes a new one"
+        )
