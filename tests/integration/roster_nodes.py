@@ -18,27 +18,18 @@ from actors.runtime.hub import Hub
 from actors.runtime.peer import Peer
 from actors.runtime.serving import Serving, handlers_of, reply
 from actors.runtime.wire import ASK
+from tests.patience import PATIENCE_S
 from tether.contracts import (
     ClusterShown,
     Contract,
-    Fleet,
     HealthReport,
     ShowCluster,
     TreeNode,
-    WatchFleet,
 )
 from tether.contracts.operating import Drain, Standing
 from tether.errors import Unavailable
 
 NODES = ("n1", "n2", "n3")
-PATIENCE_S = 40.0
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Polls what has no event for us."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 class StillTree:
@@ -64,8 +55,21 @@ class StillTree:
         return lambda: None
 
 
+async def embodied(actor: Any, hub: Hub, options: Any) -> None:
+    """Starts an actor on a hub of ours, without Thespian."""
+    actor._hub = hub
+    actor.loop = hub.loop
+    actor.address = hub.address
+    actor._who = f"{type(actor).__name__} {hub.address}"
+    actor._background = set()
+    actor._child_view = StillTree()
+    serving = Serving(hub, handlers_of(actor), 256, actor._who)
+    await actor.start(options)
+    serving.begin()
+
+
 class HubRoster(Roster):
-    """The actor on a hub of ours, without Thespian."""
+    """The actor, which finds others where `where` says."""
 
     where: dict[str, Address]
 
@@ -73,15 +77,7 @@ class HubRoster(Roster):
     async def on(cls, hub: Hub, where: dict[str, Address], options: RosterOptions) -> HubRoster:
         made = cls()
         made.where = where
-        made._hub = hub
-        made.loop = hub.loop
-        made.address = hub.address
-        made._who = f"Roster {hub.address}"
-        made._background = set()
-        made._child_view = StillTree()  # type: ignore[assignment]
-        serving = Serving(hub, handlers_of(made), 256, made._who)
-        await made.start(options)
-        serving.begin()
+        await embodied(made, hub, options)
         where[hub.address.node] = hub.address
         made._child_view.put("control/roster", str(hub.address))  # type: ignore[union-attr]
         return made
@@ -204,13 +200,9 @@ class Rosters:
         return fake
 
     async def shown(self, roster: HubRoster) -> ClusterShown:
-        shown = await self.made[0]._hub.ask(roster.address, ShowCluster(), 5)
+        shown = await self.made[0]._hub.ask(roster.address, ShowCluster(), PATIENCE_S)
         assert isinstance(shown, ClusterShown)
         return shown
-
-    async def fleets(self, roster: HubRoster) -> AsyncIterator[Fleet]:
-        async for fleet in roster._hub.stream(roster.address, WatchFleet(), 4):
-            yield fleet
 
 
 @contextlib.asynccontextmanager

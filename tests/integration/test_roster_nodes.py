@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from roster_nodes import HubRoster, Rosters, rosters, until
+from roster_nodes import HubRoster, Rosters, rosters
 
+from tests.patience import PATIENCE_S, until
 from tether.contracts import (
     Announce,
     Announced,
@@ -156,7 +157,7 @@ async def test_what_is_not_believed_changes_nothing_and_is_counted(tmp_path: Pat
         heard = dict(one.others.heard)
         before = dict(one.others.refusals.counts)
         for hub, message, why in attempts:
-            answer = await hub.ask(one.address, message, 5)
+            answer = await hub.ask(one.address, message, PATIENCE_S)
             assert isinstance(answer, Announced)
             assert answer.refused == why, (answer, why)
         assert one._view.fleet is fleet
@@ -166,7 +167,7 @@ async def test_what_is_not_believed_changes_nothing_and_is_counted(tmp_path: Pat
             more = sum(expected is why for _, _, expected in attempts)
             assert counts[why] - before[why] == more, why
         # and it is well: what n2 says next is taken
-        answer = await thief.ask(one.address, forger.sealed("n2", says("n2", *newer)), 5)
+        answer = await thief.ask(one.address, forger.sealed("n2", says("n2", *newer)), PATIENCE_S)
         assert answer == Announced(epoch=known.epoch)
         assert one.ids == []
 
@@ -177,7 +178,7 @@ async def test_a_node_that_is_not_listed_is_a_stranger(tmp_path: Path):
         stranger = await made.cluster.hub("n4")
         payload = announce("n4", 1, 1, [presence("n4")])
         message = Forger(made).sealed("n4", payload)
-        answer = await stranger.ask(one.address, message, 5)
+        answer = await stranger.ask(one.address, message, PATIENCE_S)
         assert answer == Announced(refused="stranger", epoch=-1)
         for n in range(50):
             await stranger.ask(
@@ -229,7 +230,7 @@ async def test_orders_reach_all_and_say_who_was_missed(tmp_path: Path):
 
         async def command(verb: str, target: str = "", **fields: Any) -> Commanded:
             message = Command(verb=verb, target=target, within_s=0.5, **fields)
-            answer = await registry.hub.ask(one.address, message, 30)
+            answer = await registry.hub.ask(one.address, message, PATIENCE_S)
             assert isinstance(answer, Commanded)
             return answer
 
@@ -257,14 +258,14 @@ async def _refused(by: Any, roster: HubRoster, command: Command) -> str:
     from tether.errors import TetherError
 
     try:
-        await by.hub.ask(roster.address, command, 5)
+        await by.hub.ask(roster.address, command, PATIENCE_S)
     except TetherError as error:
         return error.code
     return ""
 
 
 async def test_a_revocation_list_is_carried_to_all(tmp_path: Path):
-    async with rosters(tmp_path, ("n1", "n2", "n3")) as made:
+    async with rosters(tmp_path, announce_s=0.3) as made:
         one, two = [await made.roster(node) for node in ("n1", "n2")]
         authority = made.cluster.authority
         await until(lambda: one.health("n2") == two.health("n1") == "alive")
