@@ -8,6 +8,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 from tether import engines
+from tether.config import Artifacts
 from tether.contracts import ChatInput, Message, ModelCard, Sampling, TextInput
 from tether.engines import Engine, Job
 from tether.errors import ModelUnusable
@@ -18,14 +19,22 @@ log = logs.get(__name__)
 PROOF_S = 120.0  # for the first token of a model that was just loaded
 
 
-async def load(card: ModelCard, *, slots: int, queue: int, threads: int, cache_dir: Path) -> Engine:
+async def load(
+    card: ModelCard,
+    *,
+    slots: int,
+    queue: int,
+    threads: int,
+    cache_dir: Path,
+    artifacts: Artifacts,
+) -> Engine:
     """Prepare the model's files, load it, and have it answer a real request with one token.
 
     Raises:
         TetherError: it can't be loaded, or does not answer, in one sentence.
     """
     began = time.monotonic()
-    await asyncio.to_thread(engines.prepare, card, cache_dir)
+    card = await asyncio.to_thread(_prepared, card, cache_dir, artifacts)
     engine = engines.create(card, slots=slots, queue=queue, threads=threads, cache_dir=cache_dir)
     try:
         await engine.open()
@@ -41,6 +50,16 @@ async def load(card: ModelCard, *, slots: int, queue: int, threads: int, cache_d
         raise
     log.info("model ready", model=card.ref, seconds=round(time.monotonic() - began, 2))
     return engine
+
+
+def _prepared(card: ModelCard, cache_dir: Path, artifacts: Artifacts) -> ModelCard:
+    """`card` with its files in place: those of an artifact fetched and verified."""
+    if card.source.startswith("artifact:"):
+        from tether.artifacts.source import localized
+
+        card = localized(card, cache_dir, artifacts)
+    engines.prepare(card, cache_dir)
+    return card
 
 
 async def _prove(engine: Engine) -> None:

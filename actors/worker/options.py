@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from tether.config import Artifacts
 from tether.contracts import ModelCard
 
 
@@ -23,6 +24,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     node_id: str
     cards: tuple[ModelCard, ...]
     cache_dir: str
+    artifacts: Artifacts = Artifacts()
     region: str = "local"
     slots: int = 8
     queue: int = 64

@@ -181,6 +181,7 @@ class Worker(Supervised):
             queue=options.queue,
             threads=options.threads,
             cache_dir=Path(options.cache_dir),
+            artifacts=options.artifacts,
         )
         self._engines[card.ref] = engine
         self._health.loaded(card)

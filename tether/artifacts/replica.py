@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import obstore
@@ -26,6 +27,9 @@ from supervision.policies.timeout import Timeout, TimeoutOptions
 from tether.artifacts import digest as digests
 from tether.errors import Unavailable
 from tether.telemetry import metrics
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta  # it is a type only
 
 _T = TypeVar("_T")
 _BREAKER: Final = BreakerOptions(calls=4, most=16, ratio=0.75, window_s=30, open_s=5, max_open_s=60)
@@ -46,7 +50,7 @@ class ReplicaFault(Unavailable):
     """A replica could not do what it was asked; `fault` says which way."""
 
     def __init__(self, replica: str, fault: Fault, sentence: str) -> None:
-        super().__init__(f"{replica}: {sentence}")
+        super().__init__(sentence)
         self.replica = replica
         self.fault = fault
 
@@ -111,13 +115,17 @@ class Replica:
             ReplicaFault: the replica can't be reached.
         """
 
-        async def head(_attempt: Attempt) -> int | None:
-            try:
-                return (await obstore.head_async(self._opened(), path))["size"]
-            except FileNotFoundError:
-                return None
+        found = await self._head(path)
+        return None if found is None else found["size"]
 
-        return await self._call(head)
+    async def modified(self, path: str) -> datetime | None:
+        """When the object at `path` was written, by the store's clock; None if there is none.
+
+        Raises:
+            ReplicaFault: the replica can't be reached.
+        """
+        found = await self._head(path)
+        return None if found is None else found["last_modified"]
 
     async def put(self, path: str, content: digests.Content, *, overwrite: bool = False) -> bool:
         """Write an object whole; False if there is one, unless it may be overwritten.
@@ -141,19 +149,16 @@ class Replica:
 
         return await self._call(write)
 
-    async def delete(self, paths: Sequence[str]) -> None:
-        """Remove objects; those that are gone already are fine.
+    async def delete(self, path: str) -> None:
+        """Remove an object; one that is gone already is fine.
 
         Raises:
-            ReplicaFault: not all could be removed.
+            ReplicaFault: it could not be removed.
         """
 
         async def remove(_attempt: Attempt) -> None:
-            for path in paths:
-                try:
-                    await obstore.delete_async(self._opened(), path)
-                except FileNotFoundError:
-                    continue
+            with suppress(FileNotFoundError):
+                await obstore.delete_async(self._opened(), path)
 
         await self._call(remove)
 
@@ -181,6 +186,15 @@ class Replica:
             for item in chunk:
                 yield Kept(item["path"], item["size"], item["last_modified"])
 
+    async def _head(self, path: str) -> ObjectMeta | None:
+        async def head(_attempt: Attempt) -> ObjectMeta | None:
+            try:
+                return await obstore.head_async(self._opened(), path)
+            except FileNotFoundError:
+                return None
+
+        return await self._call(head)
+
     def _opened(self) -> ObjectStore:
         if self._store is None:
             self._store = _open(self._url, self._timeout)
@@ -203,7 +217,7 @@ class Replica:
             raise self._counted(self._fault(Fault.UNREACHABLE, error.message)) from None
 
     def _fault(self, fault: Fault, sentence: str) -> ReplicaFault:
-        return ReplicaFault(self.name, fault, sentence)
+        return ReplicaFault(self.name, fault, f"{self.name}: {sentence}")
 
     def _counted(self, fault: ReplicaFault) -> ReplicaFault:
         metrics.artifact_reads.labels(self.name, fault.fault.value).inc()

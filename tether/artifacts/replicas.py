@@ -98,12 +98,14 @@ class Replicas:
         if pause_s > 0:
             await asyncio.sleep(pause_s)
 
-    async def signatures(self, manifest_digest: str) -> AsyncIterator[tuple[str, bytes]]:
-        """(digest, content) of each signature that any replica has.
+    async def signatures(self, manifest_digest: str) -> AsyncIterator[bytes]:
+        """Each signature that any replica has.
 
         Raises:
-            ArtifactLost: a signature is listed, and no replica has it whole.
+            ArtifactLost: no replica says what it has, or none has one whole that is listed.
         """
+        reached = 0
+        lost: ArtifactLost | None = None
         seen: set[str] = set()
         for replica in self.all:
             try:
@@ -111,12 +113,21 @@ class Replicas:
             except ReplicaFault as fault:
                 self.note(fault)
                 continue
+            reached += 1
             for path in names:
                 digest = layout.digest_in(path)
                 if digest is not None and digest not in seen:
                     seen.add(digest)
-                    content = await self.fetch(path, most=MAX_SIGNATURE, digest=digest)
-                    yield digest, bytes(content)
+                    try:
+                        content = await self.fetch(path, most=MAX_SIGNATURE, digest=digest)
+                    except ArtifactLost as error:
+                        lost = error  # another signature may count
+                        continue
+                    yield bytes(content)
+        if lost is not None:
+            raise lost
+        if not reached:
+            raise ArtifactLost("no replica can be reached, so nobody knows who signed it")
 
     def note(self, fault: ReplicaFault) -> None:
         """Remember that a replica failed, and say so."""

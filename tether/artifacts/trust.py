@@ -32,7 +32,6 @@ from tether.artifacts import signature
 from tether.artifacts.manifest import Manifest
 from tether.artifacts.signature import SignatureUnusable
 from tether.errors import ArtifactRefused, BadRequest
-from tether.telemetry import metrics
 
 FILE: Final = "trust.toml"
 
@@ -99,7 +98,7 @@ class Trust:
             revoked = {digests.parse(entry.artifact): entry.reason for entry in listed.revoked}
         except (OSError, ValueError, msgspec.DecodeError, BadRequest) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise _refused("trust_unreadable", f"the trust store {path}: {why}") from None
+            raise ArtifactRefused(f"the trust store {path}: {why}") from None
         return cls(keys, revoked)
 
     def check(
@@ -112,39 +111,34 @@ class Trust:
         """
         digest = digests.parse(address)
         if digest in self.revoked:
-            raise _refused("revoked", f"{address} was revoked: {self.revoked[digest]}")
-        worst: tuple[int, str, str] = (0, "unsigned", f"{address} is not signed")
+            raise ArtifactRefused(f"{address} was revoked: {self.revoked[digest]}")
+        worst = (0, f"{address} is not signed")
         for content in bundles:
             try:
                 bundle = signature.parse(content)
                 key, public = self._key(bundle.key)
                 signature.verify(bundle, public, manifest)
             except SignatureUnusable as error:
-                worst = max(worst, (4, "tampered", f"{address} is refused: {error}"))
+                worst = max(worst, (4, f"{address} is refused: {error}"))
                 continue
             except LookupError as error:
-                worst = max(worst, (1, "unknown_key", f"{address} is signed by {error}"))
+                worst = max(worst, (1, f"{address} is signed by {error}"))
                 continue
             if key.revoked:
                 why = f"signed with the key {key.name}, which was revoked: {key.revoked}"
-                worst = max(worst, (3, "revoked", f"{address} is {why}"))
+                worst = max(worst, (3, f"{address} is {why}"))
             elif key.not_before is not None and now < key.not_before:
                 why = f"signed with the key {key.name}, which counts from {key.not_before}"
-                worst = max(worst, (2, "expired", f"{address} is {why}"))
+                worst = max(worst, (2, f"{address} is {why}"))
             elif key.not_after is not None and now >= key.not_after:
                 why = f"signed with the key {key.name}, which counted until {key.not_after}"
-                worst = max(worst, (2, "expired", f"{address} is {why}"))
+                worst = max(worst, (2, f"{address} is {why}"))
             else:
                 return key.name
-        raise _refused(worst[1], worst[2])
+        raise ArtifactRefused(worst[1])
 
     def _key(self, fingerprint: str) -> tuple[Key, EllipticCurvePublicKey]:
         found = self.keys.get(fingerprint)
         if found is None:
             raise LookupError(f"a key that nobody here trusts ({fingerprint[:16]}…)")
         return found
-
-
-def _refused(reason: str, sentence: str) -> ArtifactRefused:
-    metrics.artifact_refused.labels(reason).inc()
-    return ArtifactRefused(sentence)

@@ -34,7 +34,15 @@ from tether.node.capabilities import (
 )
 from tether.node.home import Home, NodeState
 from tether.node.narrator import Narrator
-from tether.node.plan import card_of, dsn_of, has_role, own_models, possible_models, tree_of
+from tether.node.plan import (
+    artifacts_of,
+    card_of,
+    dsn_of,
+    has_role,
+    own_models,
+    possible_models,
+    tree_of,
+)
 from tether.node.ports import PortTaken, free_port
 from tether.node.processes import MARK, adopt_orphans, end_all, reap
 from tether.node.readiness import models_here, ready_models
@@ -133,7 +141,13 @@ class Launcher:
             def progress(stage: str, fraction: float, what: str = what) -> None:
                 self._narrator.working(f"{what}: {stage}", what, fraction)
 
-            if prepare(card_of(self._config, model), self._config.cache_dir, progress) is not None:
+            card = card_of(self._config, model)
+            if card.source.startswith("artifact:"):
+                from tether.artifacts.source import localized
+
+                artifacts = artifacts_of(self._config)
+                card = localized(card, self._config.cache_dir, artifacts, progress)
+            if prepare(card, self._config.cache_dir, progress) is not None:
                 self._narrator.working(what, what, 1.0)
 
     def _set_environment(self) -> None:

@@ -40,7 +40,7 @@ from supervision import (
     Supervisor,
     SupervisorOptions,
 )
-from tether.config import Config, Model
+from tether.config import Artifacts, Config, Model
 from tether.config import Worker as WorkerSection
 from tether.contracts import ModelCard
 from tether.core.admission import TenantLimits
@@ -118,10 +118,15 @@ def dsn_of(config: Config, run_dir: Path) -> str:
     )
 
 
+def artifacts_of(config: Config) -> Artifacts:
+    """Where artifacts come from; the trust store's folder is absolute."""
+    return msgspec.structs.replace(config.artifacts, trust_dir=str(config.trust_dir))
+
+
 def card_of(config: Config, model: Model) -> ModelCard:
     """A model of the configuration as the catalog knows it; its folder is absolute."""
     source = model.source
-    if source and not source.startswith("package:"):
+    if source and not source.startswith(("package:", "artifact:")):
         source = str(config.folder / Path(source).expanduser())
     return ModelCard(
         name=model.name,
@@ -237,6 +242,7 @@ def _worker(config: Config, worker: WorkerSection, worker_id: str) -> WorkerOpti
         node_id=config.node.id,
         cards=_cards(config, (m for name in worker.models if (m := config.model(name)))),
         cache_dir=str(config.cache_dir),
+        artifacts=artifacts_of(config),
         region=config.cluster.region,
         slots=worker.slots,
         queue=worker.max_queue,

@@ -1,0 +1,57 @@
+"""`source = "artifact:sha256:…"` of a model's card becomes a folder that was verified."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from tether.artifacts import digest as digests
+from tether.artifacts.cache import Cache, Held
+from tether.artifacts.pull import Progress, Pull
+from tether.artifacts.replicas import Replicas
+from tether.artifacts.trust import Trust
+from tether.config import Artifacts
+from tether.contracts import ModelCard
+
+# What this process has loaded: an engine reads its files as long as it runs, so they are not
+# evicted before it ends. The models of a configuration bound it.
+_in_use: dict[tuple[Path, str], Held] = {}
+
+
+def cache_of(cache_dir: Path, artifacts: Artifacts) -> Cache:
+    """The cache that all processes of a node share."""
+    return Cache(cache_dir / "artifacts", artifacts.cache_bytes)
+
+
+def trust_of(artifacts: Artifacts) -> Trust | None:
+    """Whose signatures count, read now; None if trust is off by name."""
+    return None if artifacts.trust == "off" else Trust.load(Path(artifacts.trust_dir))
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def localized(
+    card: ModelCard, cache_dir: Path, artifacts: Artifacts, progress: Progress | None = None
+) -> ModelCard:
+    """`card` with a folder for its source, if that is an artifact; else as it was. Blocks, and
+    needs a thread without a running loop. `artifacts.trust_dir` must be absolute.
+
+    Raises:
+        TetherError: it can't be had, or must not be loaded; the sentence says why.
+    """
+    if not card.source.startswith(digests.SOURCE):
+        return card
+    digest = digests.parse(card.source)
+    cache = cache_of(cache_dir, artifacts)
+    pull = Pull(cache, Replicas.of(artifacts), trust_of(artifacts), now)
+    held = asyncio.run(pull.obtain(digest, progress))
+    before = _in_use.pop((cache.root, digest), None)
+    _in_use[cache.root, digest] = held
+    if before is not None:
+        before.release()
+    return msgspec.structs.replace(card, source=str(held.folder))
