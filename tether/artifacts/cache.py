@@ -169,6 +169,12 @@ class Cache:
         with self._alone():
             return self._evict(self.whole(digest))
 
+    def condemn(self, digest: str) -> None:
+        """Remove an artifact that is damaged, also while somebody uses it: what is mapped stays
+        mapped, and nobody else is given it."""
+        with self._alone():
+            self._discard(self.whole(digest).path)
+
     def sweep(self) -> None:
         """Remove what somebody who was killed had renamed away."""
         for path in _folders(self.root / "trash"):

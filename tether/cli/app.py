@@ -11,6 +11,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 import tether
 from tether.cli.failure import CommandFailed
+from tether.cli.models import artifacts, models
 from tether.config import Config, ConfigInvalid, load
 from tether.errors import TetherError
 
@@ -32,6 +33,8 @@ cluster = App(name="cluster", help="The nodes that belong together.")
 app.command(cluster)
 ca = App(name="ca", help="The cluster's authority: certificates of its nodes.")
 app.command(ca)
+app.command(models)
+app.command(artifacts)
 _CA = Path("ca")
 CaPath = Annotated[Path, Parameter(help="The folder of the authority.")]
 
