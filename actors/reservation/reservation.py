@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, ClassVar
 
 import msgspec
 
 from actors.runtime import Address, on
 from supervision import ChildSpec, Supervised
-from tether.contracts import Reserve, Reserved, Settle, Settled
-from tether.stores.database import patiently
+from tether.contracts import BreakerStates, Reserve, Reserved, Settle, Settled
+from tether.contracts.operating import KeepBreakers
+from tether.stores import breakers
+from tether.stores.database import answers, connect, patiently
 from tether.stores.ledger import Ledger, LedgerOptions
 from tether.telemetry import logs
 
@@ -52,6 +55,8 @@ class Reservation(Supervised):
         return super().spec(options, id=id, **{"shutdown": _DRAIN_S + 2.0, **changes})
 
     async def start(self, options: ReservationOptions) -> None:
+        self._dsn = options.dsn
+        self._one_by_one = asyncio.Lock()
         self._ledger = Ledger(options.dsn, options.ledger)
         await patiently(
             self._ledger.open,
@@ -71,3 +76,21 @@ class Reservation(Supervised):
     async def settle(self, msg: Settle, sender: Address) -> Settled:
         """See `Ledger.settle`."""
         return await self._ledger.settle(msg)
+
+    @on(KeepBreakers)
+    async def keep_breakers(self, msg: KeepBreakers, sender: Address) -> BreakerStates:
+        """Rare, so each has a connection of its own, one after the other.
+
+        Raises:
+            BadRequest: there is no such mode.
+            Unavailable: PostgreSQL can't be reached.
+        """
+        async with self._one_by_one:
+            connection = await connect(self._dsn)
+            try:
+                with answers():
+                    if msg.breakers:
+                        await breakers.keep(connection, msg.breakers)
+                    return BreakerStates(breakers=await breakers.kept(connection))
+            finally:
+                connection.terminate()

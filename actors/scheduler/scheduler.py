@@ -10,6 +10,7 @@ import msgspec
 
 from actors.follower import Follower
 from actors.runtime import Address, on
+from actors.scheduler.kept import Kept
 from actors.scheduler.shown import Shown
 from actors.settler import RESERVATION, Settler
 from supervision import ChildSpec, Supervised
@@ -76,12 +77,14 @@ class Scheduler(Supervised):
     async def start(self, options: SchedulerOptions) -> None:
         self._placement = Placement(options.region, random.random)
         self._shown = Shown(self._placement.breakers)
+        self._kept = Kept(self, self._placement.breakers)
         self._room: WaitingRoom[asyncio.Future[Seat]] = WaitingRoom(
             options.queue, options.patience_s
         )
         self._settler = Settler(self, "scheduler")
         self._refused = metrics.bound_refused.labels("scheduler_queue")
         self._queue_used = metrics.bound_used.labels("scheduler_queue")
+        await self._kept.recall()
         fleet = Follower(self, "control/roster", WatchFleet(), self._see)
         self.background(fleet.run(), name="fleet")
         await asyncio.wait_for(fleet.first.wait(), FLEET_S)
@@ -155,11 +158,12 @@ class Scheduler(Supervised):
         return self._shown.states(self.loop.time())
 
     @on(SetBreaker)
-    def set_breaker(self, msg: SetBreaker, sender: Address) -> BreakerStates:
+    async def set_breaker(self, msg: SetBreaker, sender: Address) -> BreakerStates:
         """
         Raises:
             BadRequest: there is no such mode, or the worker has no breaker.
             Overloaded: too many are set.
+            Unavailable: it is set, but could not be written down.
         """
         now = self.loop.time()
         states = self._shown.set(msg, now)
@@ -168,6 +172,7 @@ class Scheduler(Supervised):
                 "breaker set", worker_id=state.worker_id, model=state.model_ref, mode=state.mode
             )
         self._serve_all()
+        await self._kept.keep(states.breakers)
         return states
 
     def _refuse_shut(self, model_ref: str, now: float) -> None:
@@ -191,6 +196,7 @@ class Scheduler(Supervised):
             since=now,
             deadline=now + msg.deadline_s,
             call=call,
+            key=f"{msg.job_id} {msg.claim}",
         )
         try:
             self._room.push(waiter)
@@ -206,7 +212,7 @@ class Scheduler(Supervised):
         try:
             seat = await call
         except BaseException:
-            self._room.remove(msg.job_id)
+            self._room.remove(waiter.key)
             if call.done() and not call.cancelled() and call.exception() is None:
                 self._release(call.result().worker_id, msg.job_id)  # granted as it left
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from actors.scheduler.kept import Kept
 from bench.simulation.ledger import Job, Ledger
 from supervision.member import Member
 from supervision.policies import Breaker
@@ -73,7 +74,7 @@ def duplicate_dispatch() -> list[Patch]:
 
     def careless(self: Ledger, m: Reserve, held: Job) -> str:
         verdict = contest(self, m, held)
-        if verdict not in ("running", "led"):
+        if verdict not in ("running", "led") or not m.worker_id:
             return verdict
         self.leases.pop(held.id, None)
         return "give"
@@ -95,6 +96,15 @@ def given_twice() -> list[Patch]:
     return [(Ledger, "contest", generous)]
 
 
+def forgotten_word() -> list[Patch]:
+    """A scheduler that restarts doesn't ask what operators have said of breakers."""
+
+    async def recall(self: Kept) -> None:
+        pass
+
+    return [(Kept, "recall", recall)]
+
+
 BUGS: dict[str, Callable[[], list[Patch]]] = {
     "lost-release": lost_release,
     "double-settle": double_settle,
@@ -103,4 +113,5 @@ BUGS: dict[str, Callable[[], list[Patch]]] = {
     "reordered-chunk": reordered_chunk,
     "duplicate-dispatch": duplicate_dispatch,
     "given-twice": given_twice,
+    "forgotten-word": forgotten_word,
 }

@@ -23,6 +23,7 @@ from actors.worker.worker import Worker
 from bench.simulation.process import Body
 from supervision.policies import BreakerOptions, Breakers
 from tether.contracts import (
+    BreakerStates,
     Catalog,
     ChatInput,
     Finish,
@@ -36,6 +37,7 @@ from tether.contracts import (
     TextInput,
     WatchFleet,
 )
+from tether.contracts.operating import KeepBreakers
 from tether.core.admission import TenantLimits
 from tether.core.placement import Placement
 from tether.engines.engine import Capabilities, Delta, Job, Snapshot
@@ -242,6 +244,15 @@ class SimReservation(Body):
         )
         await self._round()
         return reserved
+
+    @on(KeepBreakers)
+    async def keep_breakers(self, msg: KeepBreakers, sender: Address) -> BreakerStates:
+        await self._round()
+        kept = self.process.world.ledger.breakers
+        for state in msg.breakers:
+            kept[state.worker_id, state.model_ref] = state
+        await self._round()
+        return BreakerStates(breakers=tuple(s for s in kept.values() if s.mode != "automatic"))
 
     @on(Settle)
     async def settle(self, msg: Settle, sender: Address) -> Settled:

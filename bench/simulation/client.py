@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 from zlib import crc32
 
 from bench.simulation.cast import answer
 from bench.simulation.process import Body, Process
-from tether.contracts import Completed, Infer, Sampling, TextInput
+from tether.contracts import Completed, Infer, Sampling, SetBreaker, TextInput
 from tether.errors import Draining, PeerLost, TetherError
 
 GATEWAYS = 2
 PAUSE_S = 0.03
 OVERTIME_S = 1.0
+MISFORTUNES = {
+    "answer_gone",
+    "deadline_exceeded",
+    "draining",
+    "overloaded",
+    "unavailable",
+    "worker_lost",
+}
+"""What may come of a good request, seen by its client; all else would blame it, or is a bug."""
 
 
 class Door(Body):
@@ -45,6 +55,14 @@ class Door(Body):
         if again_s is not None:
             self.process.task(self._later(ask, again_s))
         await self._ask(ask, leaves_after)
+
+    async def operate(self, worker_id: str, mode: str) -> None:
+        """An operator sets the breakers of a worker."""
+        scheduler = self.process.world.running("control/scheduler")
+        if scheduler is not None:
+            with suppress(TetherError):
+                await self.ask(scheduler, SetBreaker(worker_id=worker_id, mode=mode))
+                self.process.world.trace.add("breaker", worker_id, mode)
 
     async def _later(self, ask: Infer, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -100,5 +118,7 @@ class Door(Body):
             except (PeerLost, Draining):
                 await asyncio.sleep(PAUSE_S)
             except TetherError as error:
+                if error.code not in MISFORTUNES:
+                    world.laws.broken(f"a client was told {error.code}: {error.message}")
                 return error.code
         return "late"

@@ -171,6 +171,7 @@ class Laws:
         for process in world.alive("scheduler"):
             if process.actor._placement.in_flight or len(process.actor._room):
                 self.broken(f"the scheduler still holds {process.actor._placement.in_flight} seats")
+            self._said(process.actor._placement)
         for process in world.alive("gateway"):
             actor = process.actor
             meters = actor._admission._tenants.values()
@@ -180,6 +181,12 @@ class Laws:
             self._billed(key)
         if self.fault:
             raise Broken(self.fault)
+
+    def _said(self, placement: Placement) -> None:
+        for key, said in self._world.ledger.breakers.items():
+            mode = placement.breakers.of(key).mode
+            if said.mode != mode:
+                self.broken(f"an operator set {key[0]} {said.mode}, and its breaker is {mode}")
 
     def _billed(self, key: Key) -> None:
         bill = self._world.ledger.bills.get(key)

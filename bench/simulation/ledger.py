@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tether.contracts import Outcome, Reserve, Reserved, Settle, Usage
+from tether.contracts import BreakerState, Outcome, Reserve, Reserved, Settle, Usage
 from tether.errors import Conflict
 
 GRACE_S = 2.0  # of a lease, beyond its request's deadline; more than a settle takes to be said
@@ -56,6 +56,7 @@ class Ledger:
         self.by_token: dict[Key, Job] = {}
         self.leases: dict[str, Lease] = {}
         self.bills: dict[Key, Bill] = {}
+        self.breakers: dict[tuple[str, str], BreakerState] = {}
 
     def reserve(self, m: Reserve, now: float) -> Reserved:
         """`settle_and_reserve` for a reserve, and `contest` where it finds the token taken.

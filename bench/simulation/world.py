@@ -26,6 +26,7 @@ from bench.simulation.network import Network
 from bench.simulation.nursery import Nursery
 from bench.simulation.process import Process
 from bench.simulation.trace import Trace
+from supervision.policies import Mode
 from supervision.spec import ChildSpec
 
 CALM_AT = 4.5  # no misfortune after that
@@ -133,6 +134,8 @@ class World:
             loop.call_at(dice.uniform(0.4, CALM_AT), self._kill)
         for _ in range(dice.choice((0, 0, 0, 1, 2))):
             loop.call_at(dice.uniform(0.4, CALM_AT - 1.0), self._part)
+        for _ in range(dice.choice((0, 0, 1, 2))):
+            loop.call_at(dice.uniform(0.5, CALM_AT), self._operate)
         loop.call_at(CALM_AT, self._calm)
 
     def _door(self, number: int) -> Door:
@@ -141,6 +144,11 @@ class World:
     def _request(self, number: int) -> None:
         door = self._doors[number % 2]
         door.process.task(door.request(number, self.dice))
+
+    def _operate(self) -> None:
+        worker, mode = f"w{self.dice.randrange(WORKERS)}", self.dice.choice(tuple(Mode))
+        door = self._doors[0]
+        door.process.task(door.operate(worker, mode))
 
     def _kill(self) -> None:
         victims = [

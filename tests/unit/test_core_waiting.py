@@ -16,6 +16,7 @@ def waiter(
     avoid: tuple[str, ...] = (),
     since: float = 0.0,
     deadline: float = 60.0,
+    key: str = "",
 ) -> Waiter[None]:
     return Waiter(
         job_id=job_id,
@@ -25,6 +26,7 @@ def waiter(
         since=since,
         deadline=deadline,
         call=None,
+        key=key,
     )
 
 
@@ -96,11 +98,23 @@ def test_the_bound_counts_all_models() -> None:
         room.push(waiter("c"))
 
 
-def test_no_job_waits_twice() -> None:
+def test_no_ask_waits_twice() -> None:
     room: WaitingRoom[None] = WaitingRoom(5, 15.0)
     room.push(waiter("a"))
     with pytest.raises(ValueError, match="waits already"):
         room.push(waiter("a"))
+
+
+def test_one_job_may_be_asked_for_by_who_is_gone_and_by_who_follows() -> None:
+    room: WaitingRoom[None] = WaitingRoom(5, 15.0)
+    room.push(waiter("a", key="a 1"))
+    room.push(waiter("a", avoid=("w9",), key="a 2"))
+    assert len(room) == 2
+    gone = room.remove("a 1")
+    assert gone is not None
+    assert (gone.job_id, len(room)) == ("a", 1)
+    assert [w.key for w, _ in room.serve("m@1", seats("w1", "w2"))] == ["a 2"]
+    assert not room
 
 
 def test_deadlines_and_models_that_nobody_serves() -> None:

@@ -38,11 +38,20 @@ class BreakerStates(Contract, frozen=True):
 class SetBreaker(Contract, frozen=True):
     """→ scheduler, asked: from now on this breaker is in `mode` (as in `BreakerState`); answered
     with the `BreakerStates` concerned. Without a `model_ref`: all those of the worker. Back in
-    automatic mode a breaker begins closed. A scheduler that is restarted has forgotten it."""
+    automatic mode a breaker begins closed. It is written down, so a scheduler that restarts knows
+    it; other schedulers hear of it when they start."""
 
     worker_id: str
     mode: str
     model_ref: str = ""
+
+
+class KeepBreakers(Contract, frozen=True):
+    """Scheduler → reservation, asked: write down the modes of these breakers, which an operator
+    has set; an automatic one is forgotten. Answered with the `BreakerStates` of all that are
+    written down. Without any it only asks."""
+
+    breakers: tuple[BreakerState, ...] = ()
 
 
 # ---- every actor answers these, to processes of its own node and to operators only

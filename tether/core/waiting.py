@@ -16,9 +16,10 @@ SECOND_CHANCE_S = 0.25
 
 class Waiter(Generic[F]):
     """A request that waits. `avoid` are workers it doesn't want again, `call` is whatever the
-    shell needs to wake it."""
+    shell needs to wake it. `key` tells it from others for the same job: a gateway that is gone
+    may wait still when the one that follows asks."""
 
-    __slots__ = ("avoid", "call", "deadline", "job_id", "model_ref", "since", "tenant_id")
+    __slots__ = ("avoid", "call", "deadline", "job_id", "key", "model_ref", "since", "tenant_id")
 
     def __init__(
         self,
@@ -30,8 +31,10 @@ class Waiter(Generic[F]):
         since: float,
         deadline: float,
         call: F,
+        key: str = "",
     ) -> None:
         self.job_id = job_id
+        self.key = key or job_id
         self.tenant_id = tenant_id
         self.model_ref = model_ref
         self.avoid = avoid
@@ -90,28 +93,28 @@ class WaitingRoom(Generic[F]):
         """
         Raises:
             QueueFull: the bound is reached.
-            ValueError: the job waits already.
+            ValueError: one of this key waits already.
         """
         if len(self._model_of) >= self.bound:
             raise QueueFull
-        if waiter.job_id in self._model_of:
-            raise ValueError(f"{waiter.job_id} waits already")
+        if waiter.key in self._model_of:
+            raise ValueError(f"{waiter.key} waits already")
         lane = self._lanes.get(waiter.model_ref)
         if lane is None:
             lane = self._lanes[waiter.model_ref] = _Lane(self.bound)
         if waiter.avoid:
-            lane.again[waiter.job_id] = waiter
+            lane.again[waiter.key] = waiter
         else:
-            lane.queue.push(waiter.tenant_id, waiter.job_id, waiter, waiter.deadline)
-        self._model_of[waiter.job_id] = waiter.model_ref
+            lane.queue.push(waiter.tenant_id, waiter.key, waiter, waiter.deadline)
+        self._model_of[waiter.key] = waiter.model_ref
 
-    def remove(self, job_id: str) -> Waiter[F] | None:
+    def remove(self, key: str) -> Waiter[F] | None:
         """Take it out, if it waits."""
-        model_ref = self._model_of.pop(job_id, None)
+        model_ref = self._model_of.pop(key, None)
         if model_ref is None:
             return None
         lane = self._lanes[model_ref]
-        waiter = lane.again.pop(job_id, None) or lane.queue.remove(job_id)
+        waiter = lane.again.pop(key, None) or lane.queue.remove(key)
         self._tidy(model_ref, lane)
         return waiter
 
@@ -125,7 +128,7 @@ class WaitingRoom(Generic[F]):
         for waiter in list(lane.again.values()):
             seat = choose(waiter.avoid)
             if seat is not None:
-                self.remove(waiter.job_id)
+                self.remove(waiter.key)
                 yield waiter, seat
         while lane.queue:
             seat = choose(())
@@ -133,7 +136,7 @@ class WaitingRoom(Generic[F]):
                 return
             next_ = lane.queue.pop()
             assert next_ is not None
-            del self._model_of[next_.job_id]
+            del self._model_of[next_.key]
             self._tidy(model_ref, lane)
             yield next_, seat
 
@@ -157,7 +160,7 @@ class WaitingRoom(Generic[F]):
                 elif waiter.avoid and now - waiter.since >= SECOND_CHANCE_S:
                     waiter.avoid = ()
         for waiter, _ in gone:
-            self.remove(waiter.job_id)
+            self.remove(waiter.key)
         return gone
 
     def _tidy(self, model_ref: str, lane: _Lane[F]) -> None:

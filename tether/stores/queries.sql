@@ -133,6 +133,23 @@ WITH due AS (
 )
 SELECT count(*) FROM expired;
 
+-- name: keep_breakers
+-- Writes down what an operator said of breakers ($1 workers, $2 models, $3 modes); an automatic one
+-- has no row.
+WITH said AS (
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) AS t (worker_id, model_ref, mode)
+), forgotten AS (
+    DELETE FROM breakers b USING said s
+    WHERE b.worker_id = s.worker_id AND b.model_ref = s.model_ref AND s.mode = 'automatic'
+)
+INSERT INTO breakers (worker_id, model_ref, mode)
+SELECT worker_id, model_ref, mode FROM said WHERE mode <> 'automatic'
+ON CONFLICT (worker_id, model_ref) DO UPDATE SET mode = excluded.mode, at = excluded.at;
+
+-- name: list_breakers
+-- Up to $1 breakers that an operator has set.
+SELECT worker_id, model_ref, mode FROM breakers ORDER BY worker_id, model_ref LIMIT $1;
+
 -- name: show_job
 -- One job, as it stands.
 SELECT id::text, tenant_id, model_ref, state, outcome, attempt, fence, worker_id, prompt_tokens,

@@ -1,0 +1,78 @@
+"""What operators said of breakers, over the restarts of a scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from supervision import Supervised
+from supervision.policies import Breakers, Mode
+from tether.contracts import BreakerState, BreakerStates
+from tether.contracts.operating import KeepBreakers
+from tether.errors import Overloaded, TetherError, Unavailable
+from tether.telemetry import logs
+
+log = logs.get(__name__)
+
+ASK_S = 5.0
+PAUSE_S = 1.0
+
+
+class Kept:
+    """Reservation keeps it. Breakers are by worker id and model."""
+
+    def __init__(self, actor: Supervised, breakers: Breakers[tuple[str, str]]) -> None:
+        self._actor = actor
+        self._breakers = breakers
+        self._said: set[tuple[str, str]] = set()
+        self._one_by_one = asyncio.Lock()  # the last word said is the last one written down
+
+    async def recall(self) -> None:
+        """Set all as they were. Where reservation can't say it now, it is asked until it does."""
+        try:
+            self._recalled(await self._ask(KeepBreakers()))
+        except TetherError as error:
+            log.warning("breakers that operators set aren't known yet", error=error.message)
+            self._actor.background(self._later(), name="breakers")
+
+    async def keep(self, states: tuple[BreakerState, ...]) -> None:
+        """An operator has just said this.
+
+        Raises:
+            Unavailable: it couldn't be kept.
+        """
+        self._said.update((state.worker_id, state.model_ref) for state in states)
+        try:
+            async with self._one_by_one:
+                await self._ask(KeepBreakers(breakers=states))
+        except TetherError as error:
+            raise Unavailable(
+                f"the breaker is set, but a restart of the scheduler will forget it, since it "
+                f"couldn't be written down ({error.message}); set it again",
+                retry_after_s=1.0,
+            ) from error
+
+    async def _ask(self, ask: KeepBreakers) -> BreakerStates:
+        reservation = self._actor.needs["reservation"]
+        kept: BreakerStates = await self._actor.ask(reservation, ask, timeout=ASK_S)
+        return kept
+
+    async def _later(self) -> None:
+        while True:
+            await asyncio.sleep(PAUSE_S)
+            with suppress(TetherError):
+                self._recalled(await self._ask(KeepBreakers()))
+                return
+
+    def _recalled(self, kept: BreakerStates) -> None:
+        now = self._actor.loop.time()
+        for state in kept.breakers:
+            key = state.worker_id, state.model_ref
+            if key in self._said:
+                continue  # said again since
+            try:
+                self._breakers.of(key).set(Mode(state.mode), now)
+            except (Overloaded, ValueError) as error:
+                log.error("a breaker stays automatic", worker_id=key[0], error=str(error))
+                continue
+            log.warning("breaker set", worker_id=key[0], model=key[1], mode=state.mode)
