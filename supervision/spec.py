@@ -48,7 +48,8 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     (rest_for_one and one_for_all only, for they would go stale otherwise). `shutdown` is
     seconds until it is killed. `start_timeout_s` is how long it may take to become ready.
     `probe_s` is how long a running child may leave a ping unanswered, and `max_memory_bytes` how
-    much memory it may hold for itself, until it is killed and restarted (0: no limit). A
+    much memory it and the processes that it has started may hold for themselves, until it is
+    killed and restarted (0: no limit). A
     `significant` child may end its supervisor, see `AutoShutdown`. A child that `requires`
     something runs at whichever node of the convention has it (`tether.capability.meets`), this
     one first, and is placed anew at every start; it ends when it loses its supervisor.

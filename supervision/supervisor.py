@@ -301,6 +301,7 @@ class Supervisor(Verbs, Operated, Supervised):
 
     async def _ask_to_stop(self, child: _Child, deadline_s: float, reason: ExitReason) -> None:
         if child.address is None:
+            self._kill(child)  # it was never told to start
             return
         timeout = min(deadline_s, _A_YEAR_S) + _MARGIN_S
         with suppress(TetherError):  # its exit is the answer; whoever stays is killed

@@ -4,7 +4,8 @@ A process that hangs (SIGSTOP, a lock, an endless loop) keeps its connections, s
 it but by asking. Its memory is looked at from outside: RLIMIT_AS counts what is merely reserved,
 of which allocators, threads and mapped models take many times what they use, and it strikes
 wherever the next allocation happens to be. What a process holds for itself is what the kernel
-can't take back: resident pages but for those of files and shared memory (proc(5), statm).
+can't take back: resident pages but for those of files and shared memory (proc(5), statm); what
+processes of its own hold counts with it.
 """
 
 from __future__ import annotations
@@ -91,9 +92,17 @@ async def _until_fat(limit: int, pid: int) -> str:
 
 
 def held_bytes(pid: int) -> int:
-    """What the process `pid` holds for itself, in bytes; 0 if there is none."""
-    try:
-        _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
-    except OSError:
-        return 0
-    return (int(resident) - int(shared)) * _PAGE
+    """What the process `pid` and those that it has started hold for themselves, in bytes; 0 if
+    there is none."""
+    held, pids = 0, [pid]
+    while pids:
+        process = Path(f"/proc/{pids.pop()}")
+        try:
+            _, resident, shared, *_ = (process / "statm").read_text().split()
+            # any thread may have started some
+            children = [path.read_text() for path in process.glob("task/*/children")]
+        except OSError:
+            continue  # it has ended
+        held += (int(resident) - int(shared)) * _PAGE
+        pids += [int(child) for line in children for child in line.split()]
+    return held
