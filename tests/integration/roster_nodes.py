@@ -188,8 +188,9 @@ class Rosters:
         }
         return RosterOptions(**(values | self.changes | changes))
 
-    async def roster(self, node: str, **changes: Any) -> HubRoster:
-        hub = await self.cluster.hub(node)
+    async def roster(self, node: str, identity: Path | None = None, **changes: Any) -> HubRoster:
+        where = {} if identity is None else {"identity_dir": identity, "to": identity}
+        hub = await self.cluster.hub(node, **where)
         made = await HubRoster.on(hub, self.where, self.options(node, **changes))
         self.made.append(made)
         return made

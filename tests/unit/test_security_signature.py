@@ -109,6 +109,20 @@ def test_a_revocation_list_travels_by_any_road(authority: Authority, here: Ident
             here.adopt(bad)
 
 
+def test_an_older_list_does_not_replace_one_that_was_not_read_yet(
+    authority: Authority, here: Identity
+):
+    authority.issue("n2")
+    older = (authority.folder / "crl.pem").read_bytes()
+    authority.revoke("n2")
+    newer = (here.folder / "crl.pem").read_bytes()
+    assert here.current.revocations.number < 3, "what was read is older than both"
+    assert not here.adopt(older)
+    assert (here.folder / "crl.pem").read_bytes() == newer
+    (here.folder / "crl.pem").write_bytes(b"cut off")
+    assert here.adopt(newer)
+
+
 def test_a_signed_message_is_small(here: Identity):
     signed = Seal(here, "presence").sign(b"")
     assert len(msgspec.msgpack.encode(signed)) < 1024

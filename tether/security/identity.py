@@ -138,7 +138,7 @@ class Identity:
         from tether.security.revocation import read_list
 
         found = read_list(revoked, self.current.authorities)
-        if found.number <= self.current.revocations.number:
+        if found.number <= self._newest().number:
             return False
         write(self.folder / REVOKED, revoked)
         self._current = msgspec.structs.replace(self.current, revocations=found)
@@ -235,6 +235,15 @@ class Identity:
         except FileNotFoundError:
             return before
         return found if found.number >= before.number else before
+
+    def _newest(self) -> Revocations:
+        """The newer one of what was read and what lies in the folder: `tether ca` may just have
+        put it there, and it must not be overwritten with an older one."""
+        current = self.current
+        try:
+            return self._revocations(list(current.authorities))
+        except (OSError, ValueError):
+            return current.revocations
 
     def _context(self, side: int) -> ssl.SSLContext:
         """One end of mutual TLS 1.3 (RFC 8446). Without tickets, so that every connection shows
