@@ -149,7 +149,9 @@ async def breaker(node: Node, words: Words) -> Shown:
     reports = (await fleet(node)).workers
     ids = [report.worker_id for report in reports]
     if worker not in ids:
-        raise Refused(f"there is no worker {worker!r}; {nearest(worker, ids)}", code=2)
+        raise Refused(
+            f"there is no worker {worker!r}; {nearest(worker, ids, '`workers` shows all')}", code=2
+        )
     model = words[2] if len(words) > 2 else ""
     set_ = SetBreaker(worker_id=worker, model_ref=model, mode=MODES[words[0]])
     return shown_breakers(await node.ask(await node.at(SCHEDULER), set_, BreakerStates))
@@ -195,7 +197,8 @@ def made(name: str, text: str) -> Contract:
     contract = allowed.get(name)
     if contract is None:
         raise Refused(
-            f"{name} can't be sent; {nearest(name, list(allowed))} (see `help send`)", code=2
+            f"{name} can't be sent; {nearest(name, list(allowed), '`help send` shows what can')}",
+            code=2,
         )
     try:
         given = msgspec.json.decode(text, type=dict[str, msgspec.Raw])

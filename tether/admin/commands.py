@@ -134,6 +134,7 @@ def all_commands() -> dict[str, Command]:
     return {command.name: command for command in found}
 
 
+ALL: Final = "`help` shows all"
 _TABLE: Final = all_commands()
 
 
@@ -144,7 +145,7 @@ def named(name: str, table_: dict[str, Command] | None = None) -> Command:
     """
     found = (_TABLE if table_ is None else table_).get(name)
     if found is None:
-        raise Refused(f"there is no command {name!r}; {nearest(name, list(_TABLE))}", code=2)
+        raise Refused(f"there is no command {name!r}; {nearest(name, list(_TABLE), ALL)}", code=2)
     return found
 
 

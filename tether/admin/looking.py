@@ -177,12 +177,14 @@ async def inspect(node: Node, words: Words) -> Shown:
             "notes": dict(seen.notes),
             "answers": list(seen.answers),
         }
-    shown = fields(row, hidden=("path", "peers", "answers", "notes", "silent"))
+    shown = fields(row, hidden=("path", "peers", "answers", "notes", "silent", "spec"))
     lines = list(shown.lines)
+    if spec:
+        lines += ["spec", *aligned([[f"  {name}", value] for name, value in spec.items()])]
     if seen is None and child.address:
         lines.append(f"it does not say how it stands: {row['silent']}")
     if seen is not None:
-        lines += aligned([[f"  {name}", value] for name, value in seen.notes])
+        lines += ["own figures", *aligned([[f"  {name}", value] for name, value in seen.notes])]
         lines.append(f"answers {', '.join(seen.answers)}")
         peers = table(
             ("address", "pid", "state", "queued", "serving"),

@@ -43,16 +43,18 @@ def names(tree: Tree) -> list[str]:
     return [n.path or ROOT for n in tree.nodes]
 
 
-def nearest(name: str, known: list[str]) -> str:
-    """A hint at what may have been meant by `name`."""
+def nearest(name: str, known: list[str], everything: str = "`tree` shows all") -> str:
+    """A hint at what may have been meant by `name`; `everything` says where all are shown."""
     last = {k.rpartition("/")[2]: k for k in known}
-    near = get_close_matches(name, known, _NEAR, 0.5)
-    near += [last[n] for n in get_close_matches(name, last, _NEAR, 0.6) if last[n] not in near]
+    near = [k for k in known if name and k.rpartition("/")[2].startswith(name)]
+    near += get_close_matches(name, known, _NEAR, 0.6)
+    near += [last[n] for n in get_close_matches(name, last, _NEAR, 0.6)]
+    near = list(dict.fromkeys(near))[:_NEAR]
     if near:
-        return f"did you mean {listed(near[:_NEAR])}?"
+        return f"did you mean {listed(near)}?"
     if len(known) <= 8:
         return f"there are {listed(known)}" if known else "there are none"
-    return "`tree` shows all"
+    return everything
 
 
 def listed(words: Iterable[str]) -> str:
