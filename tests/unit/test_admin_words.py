@@ -27,7 +27,10 @@ from tether.contracts.operating import Drain
         ("workers; leases;", [["workers"], ["leases"]]),
         ("a 'b ; c' \"d \\\" e\" f\\ g", [["a", "b ; c", 'd " e', "f g"]]),
         ("a#b # no more; tree", [["a#b"]]),
-        ('send x Y {"a": "}; {", "b": []}; t', [["send", "x", "Y", '{"a": "}; {", "b": []}'], ["t"]]),
+        (
+            'send x Y {"a": "}; {", "b": []}; t',
+            [["send", "x", "Y", '{"a": "}; {", "b": []}'], ["t"]],
+        ),
         ("eval 1; 'x", [["eval", "1; 'x"]]),
         ("tree; eval  {1: 2}[1] ", [["tree"], ["eval", "{1: 2}[1]"]]),
     ],
