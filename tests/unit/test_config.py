@@ -200,6 +200,8 @@ def test_what_a_worker_requires() -> None:
         (('"::1"', '"127.0.0.1"'), "nodes[2].admin_port", "nodes[0]"),
         (('"data/{node}"\n', '"d"\n'), None, ""),
         (("postgresql://u@db/t", ""), "stores.postgres", "DSN"),
+        (('u@db/t"', 'u@db/t"\nkeep_jobs_days = 0.01'), "stores.keep_jobs_days", "idempotency"),
+        (('u@db/t"', 'u@db/t"\nkeep_ledger_days = -1'), "stores.keep_ledger_days", ">= 0"),
         (("identity/{node}", ""), "node.identity_dir", "tether ca issue"),
         (('region = "far"\nleader = true', 'region = "far"'), "nodes[2].leader", "'far'"),
         (("2000-2999", "1900-2999"), "nodes[2].ports", "1900"),

@@ -7,7 +7,7 @@ import uuid
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tether.core.ids import job_id
+from tether.core.ids import first_id, job_id
 
 
 def test_the_example_of_the_rfc() -> None:
@@ -29,3 +29,12 @@ def test_they_differ_and_sort_by_time() -> None:
     made = [job_id(lambda n=n: n * 1_000_000) for n in range(1000)]
     assert made == sorted(set(made))
     assert len({job_id() for _ in range(1000)}) == 1000
+
+
+@given(st.integers(0, 2**47), st.binary(min_size=10, max_size=10))
+def test_the_first_of_a_time_is_above_all_before_it(now_ms: int, random: bytes) -> None:
+    first = first_id(now_ms * 1_000_000)
+    assert uuid.UUID(first).version == 7
+    assert first <= job_id(lambda: now_ms * 1_000_000, lambda _: random)
+    if now_ms:
+        assert first > job_id(lambda: (now_ms - 1) * 1_000_000, lambda _: random)

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from actors.gateway import GatewayOptions
+from actors.reservation import ReservationOptions
 from actors.worker import WorkerOptions
 from supervision import ChildSpec, DynamicOptions, PartitionOptions, SupervisorOptions
 from tether.config import Config, parse
@@ -73,6 +74,15 @@ def test_the_tree_of_a_node() -> None:
     door = msgspec.msgpack.decode(doors["0"].args, type=DoorOptions)
     assert (door.port, door.share_port, door.gateways) == (81, True, 3)
     assert doors["0"].shutdown == workers["w-0"].shutdown == 7
+
+
+def test_what_reservation_keeps_and_for_how_long() -> None:
+    stores = "[stores]\nkeep_jobs_days = 2.0\nkeep_ledger_days = 400.0\n"
+    for more, jobs, ledger in (("", 30, 0), (stores, 2, 400)):
+        top = {c.id: c for c in tree_of(config(more), Path("/run/x"), port=81).children}
+        reservation = children(top["control"], SupervisorOptions)["reservation"]
+        kept = msgspec.msgpack.decode(reservation.args, type=ReservationOptions).ledger
+        assert (kept.keep_jobs_s, kept.keep_ledger_s) == (jobs * 86_400, ledger * 86_400)
 
 
 def test_with_a_dsn_no_database_is_embedded() -> None:

@@ -57,6 +57,12 @@ def _stores(config: Config) -> Iterator[Problem]:
             "this is no PostgreSQL DSN; write postgresql://user:password@host:5432/name, or leave "
             "it empty for the embedded server",
         )
+    if 0 < config.stores.keep_jobs_days < 1 / 24:
+        yield Problem(
+            "stores.keep_jobs_days",
+            "an idempotency key is known only as long as its job; write 0.05 or more (an hour is "
+            "0.042), or 0 for ever",
+        )
 
 
 def _artifacts(config: Config, models: Sequence[Model | None]) -> Iterator[Problem]:

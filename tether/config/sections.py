@@ -112,9 +112,13 @@ class Http(Section, frozen=True, kw_only=True):
 
 class Stores(Section, frozen=True, kw_only=True):
     """`postgres` is a DSN (`postgresql://user@host/name`); empty runs an embedded PostgreSQL in
-    the data directory, whose superuser listens on a Unix socket only."""
+    the data directory, whose superuser listens on a Unix socket only. Settled jobs are deleted
+    after `keep_jobs_days`, and their idempotency keys forgotten; what was billed after
+    `keep_ledger_days`. 0 keeps for ever."""
 
     postgres: str = ""
+    keep_jobs_days: Annotated[float, Meta(ge=0, le=36_500)] = 30.0
+    keep_ledger_days: Annotated[float, Meta(ge=0, le=36_500)] = 0.0
 
 
 class Artifacts(Section, frozen=True, kw_only=True):

@@ -32,5 +32,16 @@ def job_id(
         | _VARIANT_10
         | (int.from_bytes(random(10), "big") & _RANDOM_BITS)
     )
+    return _text(value)
+
+
+def first_id(at_ns: int) -> str:
+    """The lowest id that `job_id` can draw at that time, in nanoseconds since 1970: all that
+    were drawn in an earlier millisecond sort before it."""
+    milliseconds = max(0, at_ns // 1_000_000) & 0xFFFF_FFFF_FFFF
+    return _text((milliseconds << 80) | _VERSION_7 | _VARIANT_10)
+
+
+def _text(value: int) -> str:
     text = f"{value:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -48,9 +48,11 @@ from tether.core.session import SessionBounds
 from tether.http.door import FrontDoor
 from tether.http.options import DoorOptions
 from tether.stores.embedded import Embedded
+from tether.stores.ledger_options import LedgerOptions
 
 #: As many times as long as others may a worker be silent: engines share its interpreter.
 WORKER_PROBE: Final = 4
+DAY_S: Final = 86_400.0
 POSTGRES_SOCKETS: Final = ".pg"  # below the run directory; no node id begins with a dot
 
 
@@ -149,7 +151,11 @@ def _postgres_data(config: Config) -> Path:
 def _control(config: Config, dsn: str) -> Iterator[ChildSpec]:
     yield Registry.spec(RegistryOptions(dsn=dsn, catalog=_cards(config, config.models)))
     yield Roster.spec(_roster(config))
-    yield Reservation.spec(ReservationOptions(dsn=dsn))
+    keep = LedgerOptions(
+        keep_jobs_s=config.stores.keep_jobs_days * DAY_S,
+        keep_ledger_s=config.stores.keep_ledger_days * DAY_S,
+    )
+    yield Reservation.spec(ReservationOptions(dsn=dsn, ledger=keep))
     if not has_role(config, "gateway"):
         return
     yield Scheduler.spec(SchedulerOptions(region=config.cluster.region))

@@ -229,6 +229,13 @@ class Desk:
         """Expire up to `most` jobs whose lease has run out; returns how many there were."""
         return int(await self._sweep.fetchval(most, timeout=self._timeout))
 
+    async def prune(self, table: str, before: str, seconds: float, most: int) -> int:
+        """Delete up to `most` rows of `jobs` or `ledger` with an id below `before` that are over
+        for `seconds`; returns how many there were."""
+        statement = sql(f"prune_{table}")
+        arguments = (check_uuid(before), seconds, most)
+        return int(await self.connection.fetchval(statement, *arguments, timeout=self._timeout))
+
 
 def _opened(m: Reserve) -> Reserved:
     return Reserved(

@@ -17,7 +17,6 @@ from collections.abc import Awaitable
 from typing import Any
 
 import asyncpg
-import msgspec
 
 from supervision.policies import Retry, Stack
 from supervision.policies.async_driver import Attempt, run
@@ -26,47 +25,16 @@ from tether.core.rounds import Rounds
 from tether.errors import Conflict, Draining, Internal, Overloaded, TetherError, Unavailable
 from tether.stores.database import AWAY, LOST, answers, connect, migrate
 from tether.stores.jobs import Answer, Desk, check
+from tether.stores.ledger_options import LedgerOptions
+from tether.stores.upkeep import Upkeep
 from tether.telemetry import logs, metrics
+
+__all__ = ["Ledger", "LedgerOptions"]
 
 log = logs.get(__name__)
 
 _LANES = 2
 _CONTESTS = 8  # how often somebody else may be faster before a reserve gives up
-_SWEEPS = 50  # batches of one sweep; the rest waits for the next
-
-
-class LedgerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a ledger works.
-
-    `round_max` requests go into one statement and `waiting_max` wait for one. Leases live for
-    the deadline of their request and `lease_grace_s`; every `sweep_s` those that have run out
-    are swept, `sweep_batch` at a time. A reserve is tried for its deadline but at most
-    `reserve_patience_s`, a settle for `settle_patience_s`, which the grace must cover: or an
-    answer given could expire while its settle still waits for PostgreSQL. A statement that takes
-    longer than `statement_s` is given up and sent again on another connection.
-
-    Raises:
-        ValueError: a number is not above 0, or the grace is shorter than the patience.
-    """
-
-    round_max: int = 256
-    waiting_max: int = 8192
-    sweep_s: float = 1.0
-    sweep_batch: int = 500
-    lease_grace_s: float = 60.0
-    reserve_patience_s: float = 4.0
-    settle_patience_s: float = 30.0
-    statement_s: float = 5.0
-
-    def __post_init__(self) -> None:
-        for field in self.__struct_fields__:
-            if getattr(self, field) <= 0:
-                raise ValueError(f"{field} of the reservation must be above 0")
-        if self.lease_grace_s < self.settle_patience_s:
-            raise ValueError(
-                f"lease_grace_s ({self.lease_grace_s}) of the reservation must be at least "
-                f"settle_patience_s ({self.settle_patience_s})"
-            )
 
 
 class _Request:
@@ -142,7 +110,9 @@ class Ledger:
             self._loop.create_task(self._lane(desk), name=f"ledger lane {n}")
             for n, desk in enumerate(desks)
         ]
-        self._tasks.append(self._loop.create_task(self._sweeper(), name="ledger sweep"))
+        upkeep = Upkeep(self._options, self._desk, self._expire)
+        self._tasks.append(self._loop.create_task(upkeep.sweep(), name="ledger sweep"))
+        self._tasks.append(self._loop.create_task(upkeep.prune(), name="ledger prune"))
         return self
 
     async def close(self, drain_s: float = 5.0) -> None:
@@ -325,41 +295,6 @@ class Ledger:
                     f"PostgreSQL doesn't answer ({self._reason}); try again", retry_after_s=1.0
                 ),
             )
-
-    # ---- sweeping
-
-    async def sweep(self, desk: Desk) -> int:
-        """Expire every job whose lease has run out; returns how many there were."""
-        total, batch = 0, self._options.sweep_batch
-        for _ in range(_SWEEPS):
-            swept = await desk.sweep(batch)
-            total += swept
-            if swept < batch:
-                break
-        if total:
-            metrics.reservation_expired.inc(total)
-            log.warning("leases.expired", jobs=total)
-        return total
-
-    async def _sweeper(self) -> None:
-        desk: Desk | None = None
-        try:
-            while True:
-                # Also after connecting: settles that waited for PostgreSQL go before the sweep.
-                await asyncio.sleep(self._options.sweep_s)
-                self._expire()
-                try:
-                    if desk is None or desk.closed:
-                        desk = await self._desk()
-                        continue
-                    await self.sweep(desk)
-                except (*LOST, TetherError, asyncpg.PostgresError) as error:
-                    log.warning("sweep.failed", reason=str(error))
-                    if desk is not None:
-                        desk.close()
-        finally:
-            if desk is not None:
-                desk.close()
 
 
 def _answer(request: _Request, answer: Answer) -> bool:

@@ -133,6 +133,31 @@ WITH due AS (
 )
 SELECT count(*) FROM expired;
 
+-- name: prune_jobs
+-- Deletes up to $3 jobs with ids below $1 that were settled at least $2 seconds ago; those that
+-- somebody takes up again right now are left to them.
+WITH old AS (
+    SELECT id FROM jobs
+    WHERE id < $1 AND state = 'settled' AND settled_at <= now() - $2::float8 * interval '1 second'
+    ORDER BY id LIMIT $3
+    FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM jobs j USING old o WHERE j.id = o.id RETURNING j.id
+)
+SELECT count(*) FROM gone;
+
+-- name: prune_ledger
+-- Deletes up to $3 rows of the ledger with ids below $1 that were written at least $2 seconds ago.
+WITH old AS (
+    SELECT job_id FROM ledger
+    WHERE job_id < $1 AND at <= now() - $2::float8 * interval '1 second'
+    ORDER BY job_id LIMIT $3
+    FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM ledger l USING old o WHERE l.job_id = o.job_id RETURNING l.job_id
+)
+SELECT count(*) FROM gone;
+
 -- name: keep_breakers
 -- Writes down what an operator said of breakers ($1 workers, $2 models, $3 modes); an automatic one
 -- has no row.

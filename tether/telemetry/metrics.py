@@ -89,6 +89,9 @@ reservation_stale = Counter(
 reservation_expired = Counter(
     "tether_reservation_expired_total", "Jobs whose lease ran out and that nobody settled"
 )
+reservation_pruned = Counter(
+    "tether_reservation_pruned_total", "Rows deleted because they were kept long enough", ["table"]
+)
 
 # ---- the request path: gateway, scheduler, worker
 

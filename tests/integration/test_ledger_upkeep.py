@@ -1,0 +1,144 @@
+"""What a ledger deletes, and what it doesn't."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import asyncpg
+import msgspec
+import pytest
+
+from tether.contracts import Outcome, Reserve, Settle, Usage
+from tether.core.ids import job_id
+from tether.stores.jobs import Desk
+from tether.stores.ledger import Ledger, LedgerOptions
+from tether.stores.queries import sql
+from tether.stores.upkeep import Upkeep
+
+DAY_S = 86_400.0
+NEVER_S = 3600.0
+OPTIONS = LedgerOptions(keep_jobs_s=2 * DAY_S, prune_batch=7, prune_s=NEVER_S)
+
+
+def reserve(token: str, days_ago: float) -> Reserve:
+    return Reserve(
+        job_id=job_id(clock=lambda: time.time_ns() - int(days_ago * DAY_S * 1e9)),
+        tenant_id="acme",
+        retry_token=token,
+        fingerprint=b"body",
+        model_ref="m@1",
+        worker_id="w1",
+        worker_address="n1/w1/1",
+        deadline_s=60.0,
+    )
+
+
+async def settled(
+    ledger: Ledger, connection: asyncpg.Connection, token: str, days_ago: float
+) -> str:
+    """A job that was asked for and answered so long ago."""
+    given = await ledger.reserve(reserve(token, days_ago))
+    usage = Usage(prompt_tokens=1, completion_tokens=1)
+    await ledger.settle(
+        Settle(job_id=given.job_id, fence=1, outcome=Outcome.COMPLETED, usage=usage)
+    )
+    for table, column, key in (("jobs", "settled_at", "id"), ("ledger", "at", "job_id")):
+        await connection.execute(
+            f"UPDATE {table} SET {column} = now() - interval '{days_ago} days' "
+            f"WHERE {key} = $1::text::uuid",
+            given.job_id,
+        )
+    return given.job_id
+
+
+async def pruned(dsn: str, options: LedgerOptions) -> dict[str, int]:
+    async def open_desk() -> Desk:
+        return await Desk.open(dsn, grace_s=60.0, timeout_s=30.0)
+
+    desk = await open_desk()
+    try:
+        return await Upkeep(options, open_desk, lambda: None).prune_once(desk)
+    finally:
+        desk.close()
+
+
+async def tokens(connection: asyncpg.Connection) -> set[str]:
+    return {row[0] for row in await connection.fetch("SELECT retry_token FROM jobs")}
+
+
+async def test_old_settled_jobs_go_and_what_was_billed_stays(
+    dsn: str, connection: asyncpg.Connection
+) -> None:
+    async with Ledger(dsn, OPTIONS) as ledger:
+        for n in range(23):
+            await settled(ledger, connection, f"old{n}", 3.0 + n)
+        await settled(ledger, connection, "young", 1.0)
+        await ledger.reserve(reserve("runs since long", 5.0))
+        late = await settled(ledger, connection, "asked long ago", 4.0)
+        await connection.execute(
+            "UPDATE jobs SET settled_at = now() WHERE id = $1::text::uuid", late
+        )
+        assert await pruned(dsn, OPTIONS) == {"jobs": 23}
+        assert await tokens(connection) == {"young", "runs since long", "asked long ago"}
+        assert await pruned(dsn, OPTIONS) == {"jobs": 0}
+        assert await connection.fetchval("SELECT count(*) FROM ledger") == 25
+        anew = await ledger.reserve(reserve("old3", 0.0))
+        assert (anew.fence, anew.known) == (1, ""), "its retry token is forgotten"
+
+
+async def test_the_ledger_goes_only_where_it_is_said(
+    dsn: str, connection: asyncpg.Connection
+) -> None:
+    async with Ledger(dsn, OPTIONS) as ledger:
+        for n in range(10):
+            await settled(ledger, connection, f"t{n}", float(n))
+    options = msgspec.structs.replace(OPTIONS, keep_jobs_s=0.0, keep_ledger_s=4.5 * DAY_S)
+    assert await pruned(dsn, options) == {"ledger": 5}
+    assert await connection.fetchval("SELECT count(*) FROM ledger") == 5
+    assert len(await tokens(connection)) == 10
+    for_ever = msgspec.structs.replace(OPTIONS, keep_jobs_s=0.0)
+    assert await pruned(dsn, for_ever) == {}
+
+
+async def test_a_job_that_is_taken_up_again_right_now_is_left_alone(
+    dsn: str, connection: asyncpg.Connection
+) -> None:
+    async with Ledger(dsn, OPTIONS) as ledger:
+        await settled(ledger, connection, "held", 3.0)
+        await settled(ledger, connection, "free", 3.0)
+    async with connection.transaction():
+        await connection.execute("SELECT FROM jobs WHERE retry_token = 'held' FOR UPDATE")
+        assert await pruned(dsn, OPTIONS) == {"jobs": 1}
+    assert await tokens(connection) == {"held"}
+
+
+async def test_an_open_ledger_deletes_by_itself(dsn: str, connection: asyncpg.Connection) -> None:
+    options = msgspec.structs.replace(OPTIONS, prune_s=0.02)
+    async with Ledger(dsn, options) as ledger:
+        await settled(ledger, connection, "young", 1.0)
+        await settled(ledger, connection, "old", 3.0)
+        async with asyncio.timeout(30):
+            while await tokens(connection) != {"young"}:  # noqa: ASYNC110 (it lies in PostgreSQL)
+                await asyncio.sleep(0.01)
+
+
+async def test_old_rows_are_found_by_their_key(dsn: str) -> None:
+    """However many there are: a look must not read them all."""
+    desk = await Desk.open(dsn, grace_s=60.0, timeout_s=30.0)
+    try:
+        for table in ("jobs", "ledger"):
+            statement = sql(f"prune_{table}").replace("$1", f"'{job_id()}'::uuid")
+            statement = statement.replace("$2", "1.0").replace("$3", "10")
+            plan = "\n".join(r[0] for r in await desk.connection.fetch(f"EXPLAIN {statement}"))
+            assert f"{table}_pkey" in plan, plan
+            assert "Seq Scan" not in plan, plan
+    finally:
+        desk.close()
+
+
+def test_a_retry_token_is_known_for_an_hour_at_least() -> None:
+    with pytest.raises(ValueError, match="keep_jobs_s of the reservation must be at least 3600"):
+        LedgerOptions(keep_jobs_s=60.0)
+    with pytest.raises(ValueError, match="keep_ledger_s of the reservation must be above 0"):
+        LedgerOptions(keep_ledger_s=-1.0)
