@@ -27,6 +27,8 @@ async def load(
     threads: int,
     cache_dir: Path,
     artifacts: Artifacts,
+    stuck_s: float = 60.0,
+    probe_s: float = 30.0,
 ) -> Engine:
     """Prepare the model's files, load it, and have it answer a real request with one token.
 
@@ -35,7 +37,15 @@ async def load(
     """
     began = time.monotonic()
     card = await asyncio.to_thread(_prepared, card, cache_dir, artifacts)
-    engine = engines.create(card, slots=slots, queue=queue, threads=threads, cache_dir=cache_dir)
+    engine = engines.host(
+        card,
+        slots=slots,
+        queue=queue,
+        threads=threads,
+        cache_dir=cache_dir,
+        stuck_s=stuck_s,
+        probe_s=probe_s,
+    )
     try:
         await engine.open()
         async with asyncio.timeout(PROOF_S):

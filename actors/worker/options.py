@@ -14,7 +14,9 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     `slots` requests run at once and `queue` more wait. A run whose gateway was lost is kept for
     `grace_s`; a finished one for `keep_s`, at most `kept` of them with `kept_tokens` in all.
     Chunks after the first leave at most `window_s` after the one before, or as soon as they
-    have `chunk_characters`.
+    have `chunk_characters`. An engine whose process is silent, or makes no step while answers
+    run, for `stuck_s` is ended; it is started anew at most `engine_restarts` times in
+    `engine_period_s`, then the worker fails.
 
     Raises:
         ValueError: a value is out of its range.
@@ -37,6 +39,10 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     chunk_characters: int = 4096
     report_s: float = 5.0
     unsettled: int = 2048
+    stuck_s: float = 60.0
+    probe_s: float = 30.0
+    engine_restarts: int = 3
+    engine_period_s: float = 60.0
 
     def __post_init__(self) -> None:
         if not self.cards:
@@ -46,7 +52,13 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("slots", "threads", "chunk_characters", "unsettled"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} of worker {self.worker_id} must be at least 1")
-        for name in ("queue", "kept", "kept_tokens", "keep_s", "window_s", "grace_s"):
+        for name in ("stuck_s", "probe_s", "engine_period_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} of worker {self.worker_id} must be above 0")
+        for name in ("engine_restarts", "queue", "kept", "kept_tokens"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} of worker {self.worker_id} must not be negative")
+        for name in ("keep_s", "window_s", "grace_s"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} of worker {self.worker_id} must not be negative")
         if not self.report_s > 0:

@@ -17,6 +17,7 @@ from actors.worker.health import HealthReporter, memory_bytes
 from actors.worker.options import WorkerOptions
 from actors.worker.runs import Runs
 from supervision import ChildSpec, Supervised
+from supervision.intensity import Intensity
 from tether.contracts import Attach, Chunk, Completed, HealthReport, ModelCard, Run
 from tether.contracts.operating import Drain, Standing
 from tether.engines import Engine
@@ -28,7 +29,7 @@ from tether.errors import (
     TetherError,
     WorkerLost,
 )
-from tether.telemetry import logs
+from tether.telemetry import logs, metrics
 
 log = logs.get(__name__)
 
@@ -54,6 +55,7 @@ class Worker(Supervised):
         self._options = options
         self._engines: dict[str, Engine] = {}
         self._runs = Runs(self, options)
+        self._restarts = Intensity(options.engine_restarts, options.engine_period_s)
         self._draining = False
         self._health = HealthReporter(options.report_s, time.time_ns(), self._send_report)
         self._roster: Address | None = None
@@ -155,10 +157,9 @@ class Worker(Supervised):
         while True:
             await asyncio.sleep(TICK_S)
             now = self.loop.time()
-            for engine in self._engines.values():
+            for ref, engine in list(self._engines.items()):
                 if fault := engine.snapshot().fault:
-                    await self.fail(WorkerLost(fault))
-                    return
+                    await self._engine_lost(ref, fault, now)
             self._runs.sweep(now)
             self._report(now)
 
@@ -173,6 +174,30 @@ class Worker(Supervised):
                 await self.fail(error)
                 return
 
+    async def _engine_lost(self, ref: str, fault: str, now: float) -> None:
+        """Start it anew here: what this worker has said and not yet settled, and its other models,
+        are no worse for it. One that ends again and again is the supervisor's business."""
+        log.error("an engine is lost", model=ref, error=fault)
+        engine = self._engines.pop(ref)
+        self._health.touch()
+        self._report(now)
+        if not self._restarts.admit(now):
+            await self.fail(WorkerLost(f"{fault}; it was started anew too often"))
+            return
+        metrics.engine_restarts.labels(ref).inc()
+        self.background(self._restart(ref, engine), name="restart")
+
+    async def _restart(self, ref: str, engine: Engine) -> None:
+        await engine.close()
+        if self._child_stopping is not None:
+            return
+        card = next(card for card in self._options.cards if card.ref == ref)
+        try:
+            await self._load_one(card)
+        except TetherError as error:
+            log.error("a model can't be loaded again", model=ref, error=error.message)
+            await self.fail(error)
+
     async def _load_one(self, card: ModelCard) -> None:
         options = self._options
         engine = await loader.load(
@@ -182,6 +207,8 @@ class Worker(Supervised):
             threads=options.threads,
             cache_dir=Path(options.cache_dir),
             artifacts=options.artifacts,
+            stuck_s=options.stuck_s,
+            probe_s=options.probe_s,
         )
         self._engines[card.ref] = engine
         self._health.loaded(card)
@@ -209,7 +236,8 @@ class Worker(Supervised):
                 epoch=health.epoch,
                 sequence=health.next_sequence(),
                 draining=self._draining,
-                memory_bytes=memory_bytes(),
+                memory_bytes=memory_bytes()
+                + sum(engine.snapshot().resident_bytes for engine in self._engines.values()),
                 resume_tag=" ".join(sorted(tags)),
                 digests=health.digests(models),
                 cached=health.cached,

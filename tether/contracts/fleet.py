@@ -6,8 +6,9 @@ from tether.contracts.contract import Contract, Value
 
 
 class ModelCard(Value, frozen=True):
-    """One version of a model in the catalog. `engine` is echo or transformers; `source` is a
-    folder or a package-backed name that the loader understands; `context` is in tokens."""
+    """One version of a model in the catalog. `engine` is gguf, transformers or echo; `source`
+    is a folder, a file or a package-backed name that the loader understands; `context` is in
+    tokens."""
 
     name: str
     version: str

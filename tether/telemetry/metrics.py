@@ -39,6 +39,9 @@ engine_step_seconds = Histogram(
     ["model"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0),
 )
+engine_restarts = Counter(
+    "tether_engine_restarts_total", "Engines started anew after their process was lost", ["model"]
+)
 
 # ---- front door: what clients see
 
