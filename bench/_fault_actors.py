@@ -17,7 +17,7 @@ from actors.registry import Registry
 from actors.reservation import Reservation
 from actors.roster import Roster
 from actors.runtime import Address, on
-from actors.scheduler import Scheduler
+from actors.scheduler import Scheduler, SchedulerOptions
 from actors.worker import Worker
 from supervision import DynamicSupervisor, PartitionSupervisor, Supervised, Supervisor
 from tether.contracts import Contract
@@ -71,6 +71,17 @@ class Bystander(Supervised):
     """A child that does nothing."""
 
 
+class LentScheduler(Scheduler):
+    """The real one, whose needs are in another branch of the tree."""
+
+    async def start(self, options: SchedulerOptions) -> None:
+        self.needs = {
+            need: await self.tree.wait(f"control/{need}", self.start_timeout_s)
+            for need in ("roster", "reservation")
+        }
+        await super().start(options)
+
+
 class FaultyRegistry(Faulty, Registry): ...
 
 
@@ -80,7 +91,7 @@ class FaultyRoster(Faulty, Roster): ...
 class FaultyReservation(Faulty, Reservation): ...
 
 
-class FaultyScheduler(Faulty, Scheduler): ...
+class FaultyScheduler(Faulty, LentScheduler): ...
 
 
 class FaultyGateway(Faulty, Gateway): ...

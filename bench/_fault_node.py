@@ -158,7 +158,7 @@ def kinds(folder: Path, dsn: str) -> dict[str, Kind]:
         "registry": (Registry, faulty.FaultyRegistry, registry),
         "roster": (Roster, faulty.FaultyRoster, None),
         "reservation": (Reservation, faulty.FaultyReservation, ReservationOptions(dsn=dsn)),
-        "scheduler": (Scheduler, faulty.FaultyScheduler, None),
+        "scheduler": (faulty.LentScheduler, faulty.FaultyScheduler, None),
         "gateway": (Gateway, faulty.FaultyGateway, GatewayOptions(dsn=dsn)),
         "worker": (Worker, faulty.FaultyWorker, worker),
         "door": (FrontDoor, faulty.FaultyDoor, door),

@@ -65,9 +65,11 @@ class Stub(Supervised):
         elif word == "hang":
             signal.pthread_sigmask(signal.SIG_BLOCK, set())
             os.kill(os.getpid(), signal.SIGSTOP)
+        elif word == "hold":
+            self.held = [*getattr(self, "held", []), b"x" * (int(rest) << 20)]
         elif word == "wait":
-            return Ready(models=(str(await self.tree.wait(rest, 10.0)),))
+            return Ready(models=(str(await self.tree.wait(rest, 60.0)),))
         elif word == "under":
-            await self.tree.first()
+            await self.tree.first(60.0)
             return Ready(models=tuple(node.path for node in self.tree.under(rest)))
         return None
