@@ -95,11 +95,15 @@ def test_a_worker_out_of_reach_is_left_out_longer_each_time():
     assert view.lost("n2/w/1", 10.0)
     assert ids(view) == ["w.n1", "v.n2"]
     assert view.addresses == {"n2/v/1"}
-    assert not view.look(10.9)
-    assert view.look(11.0)
+    those = view.of("n2")
+    assert not view.look(99.0), "its node hasn't spoken of it since"
+    view.put("n2", those)
+    assert view.look(99.0)
     assert "w.n2" in ids(view)
-    for start, out_s in ((20.0, 2.0), (30.0, 4.0), (40.0, 8.0), (50.0, 8.0), (100.0, 1.0)):
+    starts = ((100.0, 1.0), (120.0, 2.0), (130.0, 4.0), (140.0, 8.0), (150.0, 8.0), (200.0, 1.0))
+    for start, out_s in starts:
         assert view.lost("n2/w/1", start)
+        view.put("n2", those)
         assert not view.look(start + out_s - 0.1)
         assert view.look(start + out_s)
 
@@ -108,7 +112,7 @@ def test_losses_of_the_unknown_change_no_fleet_and_are_bounded():
     view = view_of_two()
     for n in range(5000):
         view.lost(f"n9/{n}/1", 1.0)
-    assert len(view._lost) == 4096
+    assert len(view._lost) == len(view._unconfirmed) == 4096
     assert ids(view) == ["w.n1", "w.n2", "v.n2"]
 
 

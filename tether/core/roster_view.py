@@ -31,6 +31,7 @@ class RosterView:
         self._nodes: dict[str, tuple[HealthReport, ...]] = {}
         self._suspects: frozenset[str] = frozenset()
         self._lost: OrderedDict[str, tuple[int, float, float]] = OrderedDict()  # times, at, until
+        self._unconfirmed: set[str] = set()  # those that their node hasn't spoken of since
         self._held: frozenset[str] = frozenset()
         self._version = 0
         self._fleet: Fleet | None = None
@@ -51,6 +52,8 @@ class RosterView:
         """The workers of another node, from now on; whether the fleet changed."""
         before = self._nodes.get(node, ())
         self._nodes[node] = workers
+        if self._unconfirmed:
+            self._unconfirmed.difference_update(worker.address for worker in workers)
         same = len(before) == len(workers) and not any(
             old.worker_id != new.worker_id or differs(old, new)
             for old, new in zip(before, workers, strict=True)
@@ -70,19 +73,24 @@ class RosterView:
 
     def lost(self, address: str, now: float) -> bool:
         """The connection to a worker of another node broke: it is left out until its node has
-        had time to say whether it is still there. Whether the fleet changed."""
+        spoken of it again, and at least for a while. Whether the fleet changed."""
         times, at, _ = self._lost.pop(address, (0, now, now))
         times = 1 if now - at > _STEADY_S else times + 1
         until = now + min(_MOST_HOLD_S, _HOLD_S * 2 ** (times - 1))
         self._lost[address] = (times, now, until)
+        self._unconfirmed.add(address)
         while len(self._lost) > _MAX_LOST:
-            self._lost.popitem(last=False)
+            self._unconfirmed.discard(self._lost.popitem(last=False)[0])
         return self.look(now)
 
     def look(self, now: float) -> bool:
-        """Those whose time is over come back, if their node still speaks of them; whether the
-        fleet changed."""
-        held = frozenset(address for address, (_, _, until) in self._lost.items() if now < until)
+        """Those that were left out long enough, and are spoken of, come back; whether the fleet
+        changed."""
+        held = frozenset(
+            address
+            for address, (_, _, until) in self._lost.items()
+            if now < until or address in self._unconfirmed
+        )
         if held == self._held:
             return False
         self._held = held
