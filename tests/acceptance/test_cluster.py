@@ -19,6 +19,7 @@ from node_process import free_port, tether, until
 
 from tether.stores.embedded import Embedded
 
+PATIENCE_S = 60.0
 CONFIG = """
 [node]
 data_dir = "data/{{node}}"
@@ -119,24 +120,24 @@ async def test_two_nodes_answer_as_one(two: Two) -> None:
         return bool(shown[node]["state"] == state)
 
     # A request at the door of n1 is answered by n2, where alone there are workers.
-    await until(lambda: answers("echo"), "a worker of n2 answers")
+    await until(lambda: answers("echo"), what="a worker of n2 answers", timeout_s=PATIENCE_S)
     answer = await two.ask("echo")
     assert "far away" in answer.json()["choices"][0]["message"]["content"]
     assert await two.sql("SELECT count(*) FROM jobs WHERE worker_id <> 'echo.n2'") == 0
     # So is one for the model whose worker n1, the leader, has placed where its needs are met.
-    await until(lambda: answers("placed"), "a placed worker answers")
+    await until(lambda: answers("placed"), what="a placed worker answers", timeout_s=PATIENCE_S)
     big = (await asyncio.to_thread(two.one.tree))["workers/big.local"]
     assert big["address"].startswith("n2/")
     assert "doors" not in await asyncio.to_thread(two.two.tree)
 
-    await until(lambda: sees("n2", "alive"), "n1 sees n2")
+    await until(lambda: sees("n2", what="alive", timeout_s=PATIENCE_S), "n1 sees n2")
     shown = await asyncio.to_thread(two.one.status)
     assert (shown["n1"]["state"], shown["n1"]["roles"]) == ("here", ["gateway"])
     assert [w["worker_id"] for w in shown["n2"]["workers"]] == ["echo.n2"]
 
     # n2 is lost with all of its processes.
     await asyncio.to_thread(two.two.kill)
-    await until(lambda: sees("n2", "gone"), "n1 sees that n2 is gone")
+    await until(lambda: sees("n2", what="gone", timeout_s=PATIENCE_S), "n1 sees that n2 is gone")
     assert (await two.ask("echo")).status_code == 503
     assert await two.sql("SELECT count(*) FROM leases") == 0
     assert await asyncio.to_thread(two.one.stop) == 0
