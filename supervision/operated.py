@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from actors.runtime import Address, on
 from supervision.actions import Action
 from supervision.member import join
 from supervision.spec import ChildSpec
 from tether.contracts import ChildReady, ChildStopped
-from tether.contracts.operating import OperateChild, ShowSpec, SpecShown, Verb
+from tether.contracts.operating import OperateChild, ShowSpec, SpecShown, Verb, WriteAudit
 from tether.errors import BadRequest, Unavailable
+from tether.telemetry.audit import Audit, Unwritable, Who
 
 if TYPE_CHECKING:
     from actors.runtime.operating import Operating
     from supervision.tree import SupervisionTree
+
+HOME: Final = "TETHER_NODE_HOME"  # where `tether up` says which directory is the node's
 
 
 class Operated:
     """The part of a supervisor that operators talk to. What they order goes on when they leave."""
 
     path: str
+    loop: asyncio.AbstractEventLoop
+    address: Address
+    _nursery: dict[tuple[str, int], Any]
     _operating: Operating
     _tree: SupervisionTree
     _operated_news: asyncio.Event | None = None
@@ -31,6 +40,9 @@ class Operated:
         raise NotImplementedError
 
     def _perform(self, actions: Sequence[Action]) -> None:
+        raise NotImplementedError
+
+    def _kill(self, child: Any) -> None:
         raise NotImplementedError
 
     @on(OperateChild)
@@ -50,12 +62,35 @@ class Operated:
         if msg.verb == Verb.STOP:
             self._perform(self._tree.terminate(msg.id, self._now()))
             return await self._stopped(msg.id)
+        if msg.verb == Verb.KILL:
+            self._tree.spec(msg.id)
+            self._kill(self._nursery.get((msg.id, before)))
+            return ChildStopped()
         raise BadRequest(f"a supervisor has no verb {msg.verb!r}; it is one of {', '.join(Verb)}")
 
     @on(ShowSpec)
     def _show_spec(self, msg: ShowSpec, sender: Address) -> SpecShown:
         self._operating.allow(sender)
         return SpecShown(fields=tuple(described(self._tree.spec(msg.id))))
+
+    @on(WriteAudit)
+    async def _write_audit(self, msg: WriteAudit, sender: Address) -> None:
+        """
+        Raises:
+            Forbidden: the sender is no operator.
+            Unavailable: it can't be written; nothing must be done.
+        """
+        self._operating.allow(sender)
+        home = os.environ.get(HOME)
+        if not home:
+            raise Unavailable("this node keeps no audit log; it was not started by `tether up`")
+        who = Who(certificate=sender.node, pid=sender.pid)
+        audit = Audit(Path(home), who, self.address.node)
+        write = partial(audit.write, msg.id, msg.command, msg.arguments, msg.outcome)
+        try:
+            await self.loop.run_in_executor(None, write)
+        except Unwritable as error:
+            raise Unavailable(str(error)) from error
 
     def operated_news(self) -> None:
         """Something has changed in the tree."""

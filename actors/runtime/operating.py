@@ -25,6 +25,7 @@ from tether.contracts.operating import (
     Suspend,
 )
 from tether.errors import BadRequest, Forbidden, ProtocolError
+from tether.security.name import OPERATOR
 from tether.telemetry import logs
 
 if TYPE_CHECKING:
@@ -83,13 +84,18 @@ class Operating:
     def allow(self, sender: Address) -> None:
         """
         Raises:
-            Forbidden: `sender` is of another node, and no operator.
+            Forbidden: `sender` is neither of this node, nor of the one whose supervisor this actor
+                has, nor an operator.
         """
-        if sender.node != self._hub.address.node:
-            raise Forbidden(
-                f"{sender} may not operate {self._hub.address}: only processes of its own node "
-                "and operators may; use `tether shell` there"
-            )
+        node = sender.node
+        if node == self._hub.address.node or node.startswith(OPERATOR):
+            return
+        if node and node == getattr(self._actor, "parent", "").partition("/")[0]:
+            return
+        raise Forbidden(
+            f"{sender} may not operate {self._hub.address}: only processes of its own node and "
+            "operators may; use `tether shell` there"
+        )
 
     def _log(self, level: str) -> LogLevel:
         try:

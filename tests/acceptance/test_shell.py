@@ -18,7 +18,7 @@ from node_process import ECHO, TETHER, Launcher, Node, environment, tether, writ
 from prometheus_client.parser import text_string_to_metric_families
 from terminal import Terminal
 
-from tether.admin.audit import NAME, Entry, read
+from tether.telemetry.audit import NAME, Entry, read
 
 WAIT_S = 60.0
 LONG = {"model": "echo", "stream": True, "max_tokens": 4000}

@@ -176,3 +176,12 @@ async def test_other_nodes_may_not_operate(pair: Pair) -> None:
     with pytest.raises(Forbidden, match="only processes of its own node"):
         pair.slow.operating.answer(Suspend(), Address("n2", "1-a"))
     assert pair.slow.serving.state == "running"
+
+
+async def test_operators_and_the_node_of_the_supervisor_may(pair: Pair) -> None:
+    operating = pair.slow.operating
+    operating.allow(Address("operator:alice", "1-a"))
+    pair.slow.parent = "n2/2-b/0"  # type: ignore[attr-defined]
+    operating.allow(Address("n2", "1-a"))
+    with pytest.raises(Forbidden):
+        operating.allow(Address("n3", "1-a"))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tether.admin.audit import Audit, Unwritable, Who, read
+from tether.telemetry.audit import Audit, Unwritable, Who, read
 from tether.admin.measure import age_s, used
 from tether.admin.shown import Shown, age, fields, plain, said, size, table, together, word
 from tether.contracts import BreakerState, BreakerStates

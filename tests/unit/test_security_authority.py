@@ -206,3 +206,14 @@ def test_only_one_node_uri_is_a_name():
         ["tether://blue/node/n1\n"],
     ):
         assert NodeName.of(uris) is None
+
+
+def test_operators_have_names_of_their_own():
+    name = NodeName("blue", "operator:alice")
+    assert name.uri == "tether://blue/operator/alice"
+    assert NodeName.of([name.uri]) == name
+    for wrong in ("operator:", "operator:a b", "nobody:alice", "operator:operator:alice"):
+        with pytest.raises(ValueError):
+            NodeName("blue", wrong)
+    for uri in ("tether://blue/node/operator:alice", "tether://blue/admin/alice"):
+        assert NodeName.of([uri]) is None

@@ -13,7 +13,7 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory
 
-from tether.admin.audit import private
+from tether.telemetry.audit import private
 from tether.admin.completing import completions
 from tether.admin.lines import interruptible
 from tether.admin.shell import OK, Left, Shell

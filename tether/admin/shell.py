@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from tether.admin.audit import Audit, Unwritable
+from tether.telemetry.audit import Audit, Unwritable
 from tether.admin.commands import Command, all_commands, named
 from tether.admin.completing import LEAVING, Known
 from tether.admin.node import Node

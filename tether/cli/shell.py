@@ -6,7 +6,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from tether.admin.audit import Audit, Who
+from tether.telemetry.audit import Audit, Who
 from tether.admin.node import Node
 from tether.admin.refused import Refused
 from tether.admin.shell import OK, Left, Shell

@@ -198,11 +198,12 @@ class Verb(StrEnum):
 
     RESTART = "restart"  # stop it in order if it runs, and start it, with its strategy's group
     STOP = "stop"  # stop it in order; it stays in the tree, and down
+    KILL = "kill"  # SIGKILL its process; it is started again as its spec says
 
 
 class OperateChild(Contract, frozen=True):
     """→ supervisor, asked: do `verb` with the child `id`. Answered with `ChildReady` when it runs
-    anew, or `ChildStopped` when its process is gone."""
+    anew, or `ChildStopped` when its process is gone, or has been killed."""
 
     id: str
     verb: str
@@ -218,3 +219,13 @@ class SpecShown(Contract, frozen=True):
     """The fields of a `ChildSpec`, in words."""
 
     fields: tuple[tuple[str, str], ...]
+
+
+class WriteAudit(Contract, frozen=True):
+    """Operator on another machine → root, asked: write this into the node's audit log; see
+    `tether.telemetry.audit`. Answered with nothing, when it is on the disk."""
+
+    id: str
+    command: str
+    arguments: tuple[str, ...]
+    outcome: str

@@ -185,6 +185,27 @@ class Identity:
                 Reason.EXPIRED, f"the certificate {vouched.serial:x} of {vouched.node} has ended"
             )
 
+    @staticmethod
+    def named(folder: Path) -> NodeName:
+        """Whom the certificate in `folder` names.
+
+        Raises:
+            IdentityUnusable: there is none, or it names nobody.
+        """
+        from cryptography import x509
+
+        from tether.security.certificate import uris_of
+
+        path = folder / NODE
+        try:
+            certificate = x509.load_pem_x509_certificate(_certificate_in(path.read_bytes()))
+            name = NodeName.of(uris_of(certificate))
+        except (OSError, ValueError) as error:
+            raise IdentityUnusable(f"the identity in {folder} can't be used: {error}") from error
+        if name is None:
+            raise IdentityUnusable(f"the certificate in {path} names neither node nor operator")
+        return name
+
     def _stamp(self) -> object:
         stamps: list[tuple[int, int, int] | None] = []
         for name in (NODE, AUTHORITIES, REVOKED):

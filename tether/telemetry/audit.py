@@ -23,7 +23,9 @@ import msgspec
 NAME: Final = "audit.jsonl"
 MAX_BYTES: Final = 4 << 20
 KEPT: Final = 4
+BEGINS: Final = "begins"
 _MAX_WORD: Final = 4096  # characters of one argument that are kept
+_MAX_WORDS: Final = 64
 
 
 class Who(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -88,23 +90,27 @@ class Audit:
             Unwritable: the file can't be written; the command must not be done.
         """
         id_ = uuid.uuid4().hex
+        self.write(id_, command, arguments, BEGINS)
+        return lambda outcome: self.write(id_, command, arguments, outcome)
+
+    def write(self, id: str, command: str, arguments: Sequence[str], outcome: str) -> None:
+        """One line.
+
+        Raises:
+            Unwritable: the file can't be written.
+        """
         kept = tuple(a if len(a) <= _MAX_WORD else f"{a[:_MAX_WORD]}…" for a in arguments)
-
-        def write(outcome: str) -> None:
-            self._write(
-                Entry(
-                    id=id_,
-                    at=self._now(),
-                    who=self.who,
-                    node=self._node,
-                    command=command,
-                    arguments=kept,
-                    outcome=outcome[:_MAX_WORD],
-                )
+        self._write(
+            Entry(
+                id=id,
+                at=self._now(),
+                who=self.who,
+                node=self._node,
+                command=command,
+                arguments=kept[:_MAX_WORDS],
+                outcome=outcome[:_MAX_WORD],
             )
-
-        write("begins")
-        return write
+        )
 
     def _write(self, entry: Entry) -> None:
         line = msgspec.json.encode(entry) + b"\n"
