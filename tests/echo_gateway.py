@@ -6,8 +6,8 @@ tree around several of them within one loop, with kills and restarts; `EchoGatew
 
 The answer is the words of the last message over and over, one word a token, up to max_tokens.
 `delay=MS` in the last message waits that long between tokens, `hold` stops after the first token
-until the stream is closed. Keys are `tether-<tenant>-secret`. The
-model is echo@1, also called echo.
+until the stream is closed, or `release` is set. Keys are `tether-<tenant>-secret`, and
+`ListModels` with the one of tenant `release` sets it. The model is echo@1, also called echo.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class EchoGateway:
         self.seen: deque[Infer] = deque(maxlen=1000)
         self.running = 0
         self.cancelled = 0
+        self.release = asyncio.Event()
         self._tokens: OrderedDict[str, bytes] = OrderedDict()
 
     async def infer(self, msg: Infer) -> AsyncGenerator[Chunk | Completed, None]:
@@ -80,7 +81,7 @@ class EchoGateway:
                 for seq in range(msg.from_seq, total):
                     yield Chunk(seq=seq, token_ids=(seq,), text=words[seq % len(words)] + " ")
                     if "hold" in words:
-                        await asyncio.Event().wait()
+                        await self.release.wait()
                     await asyncio.sleep(int(delay.group(1)) / 1000 if delay else 0)
                 yield Completed(
                     seq=total,
@@ -92,7 +93,7 @@ class EchoGateway:
                 )
             else:
                 if "hold" in words:
-                    await asyncio.Event().wait()
+                    await self.release.wait()
                 if delay:
                     await asyncio.sleep(int(delay.group(1)) * total / 1000)
                 yield Completed(
@@ -111,6 +112,8 @@ class EchoGateway:
 
     async def list_models(self, msg: ListModels) -> Catalog:
         authenticate(msg.credential)
+        if msg.credential == "tether-release-secret":
+            self.release.set()
         return Catalog(version=1, models=(CARD,))
 
     async def readiness(self, msg: Readiness) -> Ready:

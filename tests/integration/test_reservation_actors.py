@@ -21,6 +21,7 @@ from actors.reservation import Reservation, ReservationOptions
 from actors.runtime import Address, Endpoint
 from actors.system import System
 from supervision import SupervisorOptions, start_tree, stop_tree
+from tests.patience import PATIENCE_S, PatientEndpoint
 from tether.contracts import (
     Outcome,
     Reserve,
@@ -75,7 +76,7 @@ class Stores:
 
     async def anew(self, before: TreeNode) -> TreeNode:
         """The next generation of a child, once it runs."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             async for tree in self.endpoint.stream(self.root, WatchTree(), credit=2):
                 for node in tree.nodes:
                     if (
@@ -93,7 +94,7 @@ class Stores:
             with contextlib.suppress(Unavailable):
                 node = await self.node("reservation")
                 if node.state == "running":
-                    return await self.endpoint.ask(node.address, contract, timeout=10)
+                    return await self.endpoint.ask(node.address, contract)
             await asyncio.sleep(0.02)
 
     async def counted(self) -> jobs.Open:
@@ -122,7 +123,7 @@ async def stores(run_dir: Path) -> AsyncIterator[Stores]:
         ),
     )
     try:
-        async with Endpoint.connect(run_dir=str(run_dir), node=NODE, port=PORT) as endpoint:
+        async with PatientEndpoint.connect(run_dir=str(run_dir), node=NODE, port=PORT) as endpoint:
             root = await start_tree(endpoint, tree)
             yield Stores(endpoint, root, server)
             with contextlib.suppress(TetherError):
@@ -196,7 +197,7 @@ async def test_each_is_killed_under_load_and_every_job_is_settled_once(stores: S
         assert again.last_exit.startswith("failed: the PostgreSQL server ended")
         assert stores.server.running() not in (None, server_pid)
         done = len(settled)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while len(settled) < done + 32:  # noqa: ASYNC110 (clients in this very loop)
                 await asyncio.sleep(0.01)
     finally:
@@ -216,5 +217,5 @@ async def test_a_root_that_is_killed_takes_the_server_with_it(stores: Stores) ->
     server_gone = asyncio.ensure_future(stores.server.ended())
     await asyncio.sleep(0)
     os.kill(root.pid, signal.SIGKILL)
-    await asyncio.wait_for(server_gone, 20)
+    await asyncio.wait_for(server_gone, PATIENCE_S)
     assert stores.server.running() is None

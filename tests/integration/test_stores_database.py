@@ -9,6 +9,7 @@ from importlib import resources
 import asyncpg
 import pytest
 
+from tests.patience import PATIENCE_S
 from tether.contracts import ModelCard
 from tether.errors import Internal, Unavailable
 from tether.stores import models
@@ -117,7 +118,7 @@ async def test_a_pool_survives_the_loss_of_its_connections(dsn: str) -> None:
 
 
 async def test_a_pool_does_not_wait_for_ever(dsn: str) -> None:
-    async with Database(dsn, size=1, timeout_s=0.2) as database:
+    async with Database(dsn, size=1, timeout_s=2.0) as database:
         with pytest.raises(Unavailable, match="doesn't answer"):
             await database.fetchval("SELECT pg_sleep(60)")
         assert await database.fetchval("SELECT 1") == 1
@@ -132,7 +133,7 @@ async def test_the_catalog_is_kept_and_told(dsn: str) -> None:
     )
     async with Database(dsn) as database:
         await models.put(database, [card, ModelCard(name="a", version="2", engine="echo")])
-        assert await asyncio.wait_for(told.get(), 5) == "tether_models"
+        assert await asyncio.wait_for(told.get(), PATIENCE_S) == "tether_models"
         first, second = await models.listed(database)
         assert (first.ref, second) == ("a@2", card)
         assert first.created_s > 1_700_000_000

@@ -19,6 +19,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from tests.patience import PATIENCE_S
 from tether.stores import embedded as module
 from tether.stores import postmaster
 from tether.stores.database import connect
@@ -137,7 +138,7 @@ async def test_a_killed_server_comes_back_with_all_that_was_committed(server: Em
         await asyncio.sleep(0)
         assert not ended.done()
         os.kill(pid, signal.SIGKILL)
-        await asyncio.wait_for(ended, 10)
+        await asyncio.wait_for(ended, PATIENCE_S)
         assert server.running() is None
         await server.start()
         assert await value(dsn, "SELECT count(*) FROM kept") == n + 1
@@ -269,7 +270,7 @@ async def test_two_managers_of_which_one_was_killed_in_a_launch_agree_on_one_ser
     second._take_lock(1)
     try:
         await asyncio.to_thread(
-            second._launch, second._user(program), program, time.monotonic() + 9
+            second._launch, second._user(program), program, time.monotonic() + PATIENCE_S
         )
         assert second.running() == pid
     finally:

@@ -10,6 +10,7 @@ from hashlib import blake2b
 import openai
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.raw_http import Raw, call, chat, events, request, said
 from tests.served import KEY, Served, served
 from tether.http.options import DoorOptions
@@ -26,7 +27,7 @@ async def door() -> AsyncIterator[Served]:
 @pytest.fixture
 async def client(door: Served) -> AsyncIterator[openai.AsyncOpenAI]:
     async with openai.AsyncOpenAI(
-        base_url=f"{door.url}/v1", api_key=KEY, max_retries=0, timeout=10
+        base_url=f"{door.url}/v1", api_key=KEY, max_retries=0, timeout=PATIENCE_S
     ) as client:
         yield client
 

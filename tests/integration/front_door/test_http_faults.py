@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
 from tests.echo_gateway import InProcess
+from tests.patience import NEVER_S, PATIENCE_S, until
 from tests.raw_http import Raw, call, chat, events, request, said
 from tests.served import Served, served
 from tether.http import protocol
@@ -21,13 +22,6 @@ CHAT = "/v1/chat/completions"
 async def door() -> AsyncIterator[Served]:
     async with served() as door:
         yield door
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
-    """Waits for something that has no event to wait for."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
 
 
 async def first_text(raw: Raw) -> AsyncIterator[bytes]:
@@ -44,13 +38,11 @@ async def test_hanging_up_cancels(door: Served, stream: bool, early: bool) -> No
     gateway = door.node.gateway()
     async with await Raw.open(door.port) as raw:
         raw.post(CHAT, chat("hold", stream=stream))
-        if early:
-            await until(lambda: gateway.running == 1)
-        elif stream:
+        if stream and not early:
             await first_text(raw)
+        await until(lambda: gateway.running == 1)
+        if not early:
             await asyncio.sleep(0.1)  # past Lifeline's patience
-        else:
-            await asyncio.sleep(0.1)
         assert gateway.running == 1
     await until(lambda: gateway.running == 0)
     assert gateway.cancelled == 1
@@ -72,11 +64,21 @@ async def test_slow_head_and_slow_body() -> None:
         async with await Raw.open(door.port) as raw:
             raw.write(b"POST /v1/infer HTTP/1.1\r\nhost:")
             assert await raw.closed()
-        async with await Raw.open(door.port) as raw:
+    for timeout_s in (0.2, 2.0, 20.0):  # a slow machine may be too late with the head, too
+        async with (
+            served(options=DoorOptions(port=0, body_timeout_s=timeout_s)) as door,
+            await Raw.open(door.port) as raw,
+        ):
             raw.write(request("POST", CHAT, chat("a"))[:-5])
-            status, answer = await raw.answer()
+            try:
+                status, answer = await raw.answer()
+            except (asyncio.IncompleteReadError, ConnectionError):
+                continue
             assert (status, answer["error"]["code"]) == (408, "body_too_slow")
             assert await raw.closed()
+            break
+    else:
+        pytest.fail("a slow body was not answered")
 
 
 CHUNKED = b"POST /v1/chat/completions HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -92,7 +94,7 @@ async def test_trailers_and_extensions_without_end(door: Served, begin: bytes, m
         raw.write(CHUNKED + begin)
         assert (await raw.answer())[0] == 401
         with contextlib.suppress(ConnectionError):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 sent = 0
                 while not raw.reader.at_eof():
                     raw.write(more)
@@ -113,17 +115,26 @@ async def test_trailers_are_no_headers(door: Served) -> None:
 
 async def test_what_follows_an_answer_keeps_no_connection_open() -> None:
     """Neither an empty line nor the rest of a body that was refused, however slowly it comes."""
-    async with served(options=DoorOptions(port=0, body_timeout_s=0.2)) as door:
-        for late, status in ((b"\r\n", 200), (b"{", 401)):
-            async with await Raw.open(door.port) as raw:
+    for late, status in ((b"\r\n", 200), (b"{", 401)):
+        for timeout_s in (0.2, 2.0, 20.0):  # in which the request comes even on a slow machine
+            async with (
+                served(options=DoorOptions(port=0, body_timeout_s=timeout_s)) as door,
+                await Raw.open(door.port) as raw,
+            ):
                 if status == 200:
                     raw.write(request("GET", "/healthz"))
                 else:
                     raw.write(request("POST", CHAT, authorization="", content_length="9"))
-                assert (await raw.answer())[0] == status
+                try:
+                    assert (await raw.answer())[0] == status
+                except (asyncio.IncompleteReadError, ConnectionError):
+                    continue
                 raw.write(late)
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(PATIENCE_S):
                     assert await raw.closed()
+                break
+        else:
+            pytest.fail("it was never answered")
 
 
 def connections(door: Served) -> int:
@@ -133,15 +144,20 @@ def connections(door: Served) -> int:
 async def test_deadline(door: Served) -> None:
     status, _, answer = await call(door.port, "POST", CHAT, chat("hold"), x_request_timeout_s="0.1")
     assert (status, answer["error"]["code"]) == (504, "deadline_exceeded")
-    async with await Raw.open(door.port) as raw:
-        raw.post(CHAT, chat("hold", stream=True), x_request_timeout_s="0.1")
-        assert await raw.head() == 200
-        last = events(await raw.body())[-1]
-        assert last["error"]["code"] == "deadline_exceeded"
+    for timeout_s in (0.1, 5.0, 50.0):  # in which a stream begins even on a slow machine
+        async with await Raw.open(door.port) as raw:
+            raw.post(CHAT, chat("hold", stream=True), x_request_timeout_s=str(timeout_s))
+            if await raw.head() != 200:
+                continue
+            last = events(await raw.body())[-1]
+            assert last["error"]["code"] == "deadline_exceeded"
+            break
+    else:
+        pytest.fail("no stream began")
     gateway = door.node.gateway()
     await until(lambda: gateway.running == 0)
-    assert gateway.cancelled == 2
-    assert gateway.seen[-1].deadline_s <= 0.1
+    assert gateway.cancelled == len(gateway.seen) > 0
+    assert gateway.seen[-1].deadline_s <= timeout_s
 
 
 @pytest.mark.parametrize("told", [True, False])
@@ -182,7 +198,8 @@ async def test_a_gateway_lost_again_and_again() -> None:
 async def test_a_unary_answer_survives_its_gateway(door: Served) -> None:
     asking = asyncio.create_task(call(door.port, "POST", CHAT, chat("a delay=20", 10)))
     old = door.node.gateway()
-    await until(lambda: old.running == 1)
+    while not old.running:  # noqa: ASYNC110 (looked at in every turn: it must not end before)
+        await asyncio.sleep(0)
     door.node.kill()
     door.node.restart()
     status, _, answer = await asking
@@ -204,6 +221,7 @@ async def test_no_gateway_at_all() -> None:
             status, headers, answer = await call(door.port, method, path, body)
             assert (status, answer["error"]["code"]) == (503, "unavailable")
             assert int(headers["retry-after"]) >= 1
+    async with served(node, DoorOptions(port=0, gateway_wait_s=PATIENCE_S)) as door:
         asking = asyncio.create_task(call(door.port, "POST", CHAT, chat("a")))
         await until(lambda: door.admission.running == 1)
         node.restart()
@@ -296,9 +314,9 @@ async def test_draining(door: Served) -> None:
     async with await Raw.open(door.port) as running, await Raw.open(door.port) as idle:
         idle.write(request("GET", "/healthz"))
         assert (await idle.answer())[0] == 200
-        running.post(CHAT, chat("a b delay=10", 60, stream=True))
+        running.post(CHAT, chat("a b hold", 60, stream=True))
         assert await running.head() == 200
-        stopping = asyncio.create_task(door.server.stop(10.0))
+        stopping = asyncio.create_task(door.server.stop(NEVER_S))
         await until(lambda: door.admission.draining)
         for again in (None, idle):  # a new connection, and one that was open
             async with again or await Raw.open(door.port) as raw:
@@ -308,22 +326,20 @@ async def test_draining(door: Served) -> None:
                 assert raw.headers["connection"] == "close" and int(raw.headers["retry-after"])
                 assert await raw.closed()
         assert (await call(door.port, "GET", "/readyz"))[0] == 503
+        door.node.gateway().release.set()
         body = await running.body()
-        assert said(body) == "a b delay=10 " * 20 and events(body)[-1] == "[DONE]"
+        assert said(body) == "a b hold " * 20 and events(body)[-1] == "[DONE]"
         await stopping
         with pytest.raises(ConnectionError):
             await Raw.open(door.port)
 
 
 async def test_draining_has_a_deadline(door: Served) -> None:
-    loop = asyncio.get_running_loop()
     async with await Raw.open(door.port) as stream, await Raw.open(door.port) as whole:
         stream.post(CHAT, chat("hold", stream=True))
         whole.post(CHAT, chat("hold"))
         await first_text(stream)
-        began = loop.time()
         await door.server.stop(1.5)
-        assert loop.time() - began < 2.5
         last = events(await stream.body())[-1]
         assert last["error"]["code"] == "draining"
         assert (await whole.answer())[0] == 503
