@@ -48,7 +48,7 @@ def test_once(checkout: Path, measured: list[str]) -> None:
     assert process.returncode == 0, shown
     answer = shown.split("in one sentence.", 1)[1].split("(finish_reason stop", 1)[0]
     assert "force" in answer
-    for told in ("control", "reservation", "gateways", "torch", "doors"):
+    for told in ("control", "reservation", "gateways", "gguf", "doors"):
         assert re.search(rf"{told}\s.*running", shown), shown
     assert re.search(r"state\s+settled", shown)
     assert re.search(r"outcome\s+completed", shown)
