@@ -108,6 +108,7 @@ def shell(
     allow_eval: bool = False,
     config: Annotated[Path, Parameter(help="The configuration file.")] = _CONFIG,
     node: NodeId = "",
+    identity: Path | None = None,
 ) -> int:
     """Look into the running node, and operate it; `help` there shows how.
 
@@ -120,9 +121,16 @@ def shell(
         One JSON object a line.
     allow_eval
         Let `eval` run Python, if the node was started with --allow-eval.
+    identity
+        Reach the node from another machine, with the operator's certificate in this folder;
+        --node is its id in cluster.toml then, or ID@HOST:PORT.
     """
     from tether.cli.shell import shell as run
+    from tether.cli.shell import shell_away
 
+    if identity is not None:
+        known = None if "@" in node else load(config, node)
+        return shell_away(node, known, identity, command, as_json=json)
     return run(load(config, node), command, as_json=json, allow_eval=allow_eval)
 
 
@@ -218,7 +226,7 @@ def issue(
     Parameters
     ----------
     node
-        The id of the node.
+        The id of the node, or operator:NAME for who operates nodes from elsewhere.
     hours
         How long the certificate is good.
     key
