@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tether.telemetry.audit import Audit, Unwritable, Who, read
 from tether.admin.measure import age_s, used
 from tether.admin.shown import Shown, age, fields, plain, said, size, table, together, word
 from tether.contracts import BreakerState, BreakerStates
+from tether.telemetry.audit import Audit, Unwritable, Who, read
 
 
 def test_tables_are_aligned_and_programs_get_all() -> None:

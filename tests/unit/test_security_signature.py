@@ -46,7 +46,9 @@ def test_forgeries(authority: Authority, here: Identity):
     seal = Seal(here, "presence")
     for bad in (
         msgspec.structs.replace(good, payload=b"here I was"),
-        msgspec.structs.replace(good, signature=good.signature[:-1] + bytes([good.signature[-1] ^ 1])),
+        msgspec.structs.replace(
+            good, signature=good.signature[:-1] + bytes([good.signature[-1] ^ 1])
+        ),
         msgspec.structs.replace(good, signature=b""),
         msgspec.structs.replace(good, certificate=thief.certificate),
         msgspec.structs.replace(good, certificate=b"\x30\x00"),

@@ -81,6 +81,10 @@ async def kill(node: Node, words: Words) -> Shown:
     child = await node.process(words[0])
     if not child.path:
         raise Refused("the node would end with its root; `tether down` stops it in order", code=2)
+    if not node.here(child):
+        order = OperateChild(id=child.path.rpartition("/")[2], verb=Verb.KILL)
+        await node.ask(node.supervisor(child), order, ChildStopped)
+        return said(f"killed pid {child.pid} of {child.path}", id=child.path, pid=child.pid)
     try:
         os.kill(child.pid, signal.SIGKILL)
     except ProcessLookupError:

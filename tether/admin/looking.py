@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from typing import Any, Final
 
-from tether.admin.measure import Used, age_s, used
+from tether.admin.measure import Used, age_s, began, used
 from tether.admin.names import ROOT
 from tether.admin.node import Node
 from tether.admin.refused import Refused
 from tether.admin.shown import Shown, age, aligned, fields, plain, size, table
-from tether.contracts import TreeNode
+from tether.contracts import Tree, TreeNode
 from tether.contracts.operating import Inspect, Inspected, ShowStats, Stats
 from tether.errors import TetherError
 
@@ -60,10 +59,7 @@ def _state(child: TreeNode, seen: Inspected | None) -> str:
 async def ps(node: Node, words: Words) -> Shown:
     """All processes of the node."""
     rows = []
-    for path, pid, child in _processes(node, await node.look()):
-        taken = used(pid)
-        if taken is None:
-            continue
+    for path, pid, child, taken in await _processes(node, await node.look()):
         rows.append(
             {
                 "id": path,
@@ -82,38 +78,53 @@ async def ps(node: Node, words: Words) -> Shown:
     )
 
 
-def _processes(node: Node, found: Any) -> Iterator[tuple[str, int, TreeNode | None]]:
-    """Name, pid, and child if it is one, of what `tether up` has started, and of itself."""
-    yield "(tether up)", node.state.pid, None
-    yield "(admin)", node.endpoint.admin_pid, None
+_Process = tuple[str, int, TreeNode | None, Used]
+
+
+async def _processes(node: Node, found: Tree) -> list[_Process]:
+    """Name, pid, child if it is one, and what it uses, of all that `tether up` has started, and of
+    itself. Processes of other machines are asked, those of this one are looked at."""
+    processes: list[_Process] = []
+    if node.local:
+        for name, pid in (("(tether up)", node.state.pid), ("(admin)", node.endpoint.admin_pid)):
+            if taken := used(pid):
+                processes.append((name, pid, None, taken))
+    away = await node.inspected(n for n in found.nodes if n.address and not node.here(n))
     for child in found.nodes:
-        if child.pid:
-            yield child.path or ROOT, child.pid, child
+        if child.path in away:
+            seen = away[child.path]
+            taken = (
+                Used(seen.cpu_s, seen.memory_bytes, began(child.since_s))
+                if seen is not None
+                else None
+            )
+        else:
+            taken = used(child.pid) if child.pid else None
+        if taken:
+            processes.append((child.path or ROOT, child.pid, child, taken))
+    return processes
 
 
 class Top:
     """The frames of `top`: what each process used of the processor since the frame before."""
 
     def __init__(self) -> None:
-        self._before: dict[int, Used] = {}
+        self._before: dict[tuple[str, int], Used] = {}
         self._at = 0.0
 
     async def __call__(self, node: Node, words: Words) -> Shown:
         """One frame; the first takes `SAMPLE_S`."""
         found = await node.look()
         if not self._before:
-            self._sample(_processes(node, found))
+            self._sample(await _processes(node, found))
             await asyncio.sleep(SAMPLE_S)
         before, since = self._before, time.monotonic() - self._at
-        processes = list(_processes(node, found))
+        processes = await _processes(node, found)
         self._sample(processes)
         standing = await node.inspected(found.nodes)
         rows: list[dict[str, Any]] = []
-        for path, pid, child in processes:
-            now = self._before.get(pid)
-            if now is None:
-                continue
-            cpu = 100 * (now.cpu_s - before.get(pid, now).cpu_s) / max(since, 0.001)
+        for path, pid, child, now in processes:
+            cpu = 100 * (now.cpu_s - before.get((path, pid), now).cpu_s) / max(since, 0.001)
             seen = standing.get(child.path) if child else None
             rows.append(
                 {
@@ -139,8 +150,8 @@ class Top:
         )
         return Shown(lines=(head, "", *shown.lines), rows=shown.rows)
 
-    def _sample(self, processes: Any) -> None:
-        self._before = {pid: taken for _, pid, _ in processes if (taken := used(pid)) is not None}
+    def _sample(self, processes: list[_Process]) -> None:
+        self._before = {(name, pid): taken for name, pid, _, taken in processes}
         self._at = time.monotonic()
 
 

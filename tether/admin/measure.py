@@ -38,3 +38,8 @@ def used(pid: int) -> Used | None:
 def age_s(began: float) -> float:
     """Seconds since `began`."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) - began
+
+
+def began(seconds: float) -> float:
+    """What began `seconds` ago."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - seconds

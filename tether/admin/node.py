@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, ClassVar, Final, Self, TypeVar
 
-from actors.runtime import Endpoint
+from actors.runtime import Address, Endpoint
 from tether.admin import names
 from tether.admin.refused import Refused
 from tether.contracts import Contract, ShowTree, Tree, TreeNode
@@ -30,6 +30,8 @@ class Node:
     Raises, on entering:
         Refused: no node runs on `home`, or it doesn't answer.
     """
+
+    local: ClassVar[bool] = True  # on this machine
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -166,6 +168,10 @@ class Node:
                     return node.path, None
 
         return dict(await asyncio.gather(*(one(node) for node in nodes if node.address)))
+
+    def here(self, child: TreeNode) -> bool:
+        """Is its process on this machine?"""
+        return self.local and Address.parse(child.address).node == self.state.node
 
     # ---- its database
 

@@ -13,12 +13,11 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory
 
-from tether.telemetry.audit import private
 from tether.admin.completing import completions
 from tether.admin.lines import interruptible
 from tether.admin.shell import OK, Left, Shell
+from tether.telemetry.audit import private
 
-HISTORY: Final = "shell_history"
 MAX_HISTORY: Final = 256 << 10  # bytes that a new shell finds; older ones are dropped
 LEARN_S: Final = 3.0  # between two looks at what completion offers, while somebody types
 
@@ -46,10 +45,11 @@ class _Completer(Completer):
             yield completion
 
 
-async def converse(shell: Shell, home: Path, user: str) -> int:
-    """Lines from the terminal until `exit` or Ctrl-D; the exit code is 0."""
+async def converse(shell: Shell, path: Path, user: str) -> int:
+    """Lines from the terminal until `exit` or Ctrl-D; the exit code is 0. What is typed is kept in
+    the file at `path`."""
     session: PromptSession[str] = PromptSession(
-        history=FileHistory(str(history(home / HISTORY))),
+        history=FileHistory(str(history(path))),
         completer=_Completer(shell),
         complete_while_typing=False,
         enable_history_search=True,

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from tether.telemetry.audit import Audit, Unwritable
+from tether.admin.auditor import Auditor
 from tether.admin.commands import Command, all_commands, named
 from tether.admin.completing import LEAVING, Known
 from tether.admin.node import Node
@@ -14,6 +14,7 @@ from tether.admin.refused import Refused
 from tether.admin.shown import Shown
 from tether.admin.words import Misspelt, commands
 from tether.errors import TetherError
+from tether.telemetry.audit import Unwritable
 
 REFRESH_S: Final = 1.0
 _CLEAR: Final = "\x1b[H\x1b[2J"
@@ -34,7 +35,7 @@ class Shell:
     def __init__(
         self,
         node: Node,
-        audit: Audit,
+        audit: Auditor,
         *,
         write: Callable[[str], object],
         complain: Callable[[str], object],
@@ -85,21 +86,21 @@ class Shell:
         if not command.writes(words):
             await self._show(command, words)
             return
-        outcome = self.audit.begins(command.name, words)
+        outcome = await self.audit.begins(command.name, words)
         try:
             if command.name == "eval":
                 self._check_eval()
             await self._show(command, words)
         except Refused as error:
-            outcome(f"refused: {error.sentence}")
+            await outcome(f"refused: {error.sentence}")
             raise
         except TetherError as error:
-            outcome(f"failed: {error.message}")
+            await outcome(f"failed: {error.message}")
             raise
         except BaseException as error:
-            outcome(f"broken off: {type(error).__name__}")
+            await outcome(f"broken off: {type(error).__name__}")
             raise
-        outcome("done")
+        await outcome("done")
 
     async def _show(self, command: Command, words: list[str]) -> None:
         shown = await command.run(self.node, words)

@@ -165,7 +165,9 @@ async def trace(node: Node, words: Words) -> Shown:
     found = await _gateways(node, FindRequest(request_id=name))
     live = [(path, state) for path, states in found for state in states.sessions]
     ids = {state.job_id: None for _, state in live}
-    rows = await node.rows(sql("trace_job"), [*ids, *_uuids(name)], name)
+    rows: list[dict[str, Any]] = []
+    if node.local:
+        rows = await node.rows(sql("trace_job"), [*ids, *_uuids(name)], name)
     if not live and not rows:
         raise Refused(
             f"nobody knows a request {name!r}: give the x-request-id of its answer (the gateways "

@@ -4,52 +4,100 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any, Final, NamedTuple
 
-from tether.telemetry.audit import Audit, Who
+from tether.admin.auditor import Auditor, HereAuditor, ThereAuditor
+from tether.admin.away import AwayNode
+from tether.admin.lines import script
 from tether.admin.node import Node
 from tether.admin.refused import Refused
 from tether.admin.shell import OK, Left, Shell
 from tether.cli.failure import CommandFailed
 from tether.config import Config
+from tether.telemetry.audit import Audit, Who
+
+HISTORY: Final = "shell_history"
 
 
 def shell(config: Config, command: str | None, *, as_json: bool, allow_eval: bool) -> int:
-    """Run commands on the node of `config`: those of `command`, else those
-    that are typed, or come from standard input.
+    """Run commands on the node of `config`: those of `command`, else those that are typed, or
+    come from standard input.
 
     Raises:
         CommandFailed: no node runs there, or it doesn't answer.
     """
-    home = config.data_dir
+    home, who = config.data_dir, Who.here()
+    node = Node(home)
+
+    def auditor() -> Auditor:
+        return HereAuditor(Audit(home, who, node.state.node))
+
+    flags = _Flags(command, as_json, allow_eval)
+    return _done(_run(node, auditor, flags, home / HISTORY, who.user))
+
+
+def shell_away(
+    where: str, config: Config | None, identity: Path, command: str | None, *, as_json: bool
+) -> int:
+    """As `shell`, on a node of another machine: `where` is ID@HOST:PORT, or the id of one of the
+    nodes of `config`; `identity` holds the certificate of an operator.
+
+    Raises:
+        CommandFailed: the node can't be reached, or refuses us.
+    """
+    id_, _, place = where.partition("@")
+    if not place:
+        member = next((m for m in config.nodes if m.id == id_), None) if config else None
+        if member is None:
+            raise CommandFailed(
+                f"nobody says where node {id_!r} is: write --node ID@HOST:PORT, or list it in "
+                "cluster.toml",
+                code=2,
+            )
+        place = member.place
     try:
-        return asyncio.run(_run(home, command, as_json=as_json, allow_eval=allow_eval))
+        node = AwayNode(id_, place, identity)
+    except Refused as error:
+        raise CommandFailed(error.sentence, code=error.code) from error
+    flags = _Flags(command, as_json, allow_eval=False)
+    return _done(_run(node, lambda: ThereAuditor(node), flags, identity / HISTORY, ""))
+
+
+class _Flags(NamedTuple):
+    command: str | None
+    as_json: bool
+    allow_eval: bool
+
+
+def _done(work: Coroutine[Any, Any, int]) -> int:
+    try:
+        return asyncio.run(work)
     except Refused as error:
         raise CommandFailed(error.sentence, code=error.code) from error
 
 
-async def _run(home: Path, command: str | None, *, as_json: bool, allow_eval: bool) -> int:
-    who = Who.here()
-    typed = command is None and sys.stdin.isatty()
-    live = sys.stdout.isatty() and not as_json
-    async with Node(home) as node:
+async def _run(
+    node: Node, auditor: Callable[[], Auditor], flags: _Flags, history: Path, user: str
+) -> int:
+    typed = flags.command is None and sys.stdin.isatty()
+    async with node:
         shell = Shell(
             node,
-            Audit(home, who, node.state.node),
+            auditor(),
             write=_write,
             complain=_complain,
-            as_json=as_json,
-            live=live,
-            allow_eval=allow_eval,
+            as_json=flags.as_json,
+            live=sys.stdout.isatty() and not flags.as_json,
+            allow_eval=flags.allow_eval,
         )
         if typed:
             from tether.admin.prompt import converse
 
-            return await converse(shell, home, who.user)
-        from tether.admin.lines import script
-
+            return await converse(shell, history, user)
         try:
-            return await script(shell, command)
+            return await script(shell, flags.command)
         except Left:
             return OK
 
