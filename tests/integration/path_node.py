@@ -23,7 +23,7 @@ from actors.gateway import Gateway, GatewayOptions
 from actors.registry import Registry, RegistryOptions
 from actors.reservation import Reservation, ReservationOptions
 from actors.roster import Roster, RosterOptions
-from actors.runtime import Address, Endpoint
+from actors.runtime import Address
 from actors.scheduler import Scheduler, SchedulerOptions
 from actors.system import System
 from actors.worker import Worker, WorkerOptions
@@ -38,6 +38,7 @@ from supervision import (
     start_tree,
     stop_tree,
 )
+from tests.patience import PATIENCE_S, PatientEndpoint
 from tether.contracts import (
     ChatInput,
     Chunk,
@@ -56,7 +57,9 @@ from tether.errors import Draining, PeerLost, TetherError
 from tether.stores import keys
 from tether.stores.database import connect
 from tether.stores.embedded import Embedded
+from tether.stores.ledger import LedgerOptions
 
+LEDGER = LedgerOptions(reserve_patience_s=PATIENCE_S)
 CARD = ModelCard(name="echo", version="1", engine="echo", context=4096)
 GATEWAY = "control/gateways/0"
 WORKERS = ("w1", "w2")
@@ -67,16 +70,17 @@ def options_of(
 ) -> SupervisorOptions:
     """The tree of the node. `queue` requests may wait at the scheduler."""
     gateway = Gateway.spec(
-        GatewayOptions(dsn=dsn, limits=TenantLimits(), grace_s=5.0), id="gateway"
+        GatewayOptions(dsn=dsn, limits=TenantLimits(), grace_s=PATIENCE_S, remember_s=PATIENCE_S),
+        id="gateway",
     )
     control = SupervisorOptions(
         strategy=Strategy.REST_FOR_ONE,
         intensity=50,
         children=(
             Registry.spec(RegistryOptions(dsn=dsn, catalog=(card,))),
-            Roster.spec(RosterOptions(suspect_s=3.0, expiry_s=6.0)),
-            Reservation.spec(ReservationOptions(dsn=dsn)),
-            Scheduler.spec(SchedulerOptions(queue=queue)),
+            Roster.spec(RosterOptions(suspect_s=6.0, expiry_s=12.0)),
+            Reservation.spec(ReservationOptions(dsn=dsn, ledger=LEDGER)),
+            Scheduler.spec(SchedulerOptions(queue=queue, patience_s=PATIENCE_S)),
             PartitionSupervisor.spec(
                 PartitionOptions(child=gateway, partitions=1, intensity=50), id="gateways"
             ),
@@ -91,6 +95,8 @@ def options_of(
                 cache_dir=str(cache_dir),
                 slots=slots,
                 report_s=1.0,
+                grace_s=PATIENCE_S,
+                keep_s=PATIENCE_S,
             )
         )
         for worker_id in workers
@@ -104,7 +110,7 @@ def options_of(
 
 
 async def until(
-    condition: Callable[[], Awaitable[object]], timeout: float = 15.0, pause: float = 0.01
+    condition: Callable[[], Awaitable[object]], timeout: float = PATIENCE_S, pause: float = 0.01
 ) -> None:
     """Polls what lies in other processes, the tree and PostgreSQL, and has no event for us."""
     async with asyncio.timeout(timeout):
@@ -130,7 +136,7 @@ class Client:
 
     def __init__(self, node: PathNode) -> None:
         self.node = node
-        self.endpoint = Endpoint.connect(run_dir=str(node.run_dir), node="n1", port=1901)
+        self.endpoint = PatientEndpoint.connect(run_dir=str(node.run_dir), node="n1", port=1901)
         self.database: asyncpg.Connection
 
     async def __aenter__(self) -> Client:
@@ -159,7 +165,7 @@ class Client:
             found[:] = [n for n in nodes if n.path == path and n.state == "running"]
             return bool(found) and found[0].pid != but_not
 
-        await until(runs, timeout=30)
+        await until(runs)
         return found[0]
 
     async def kill(self, path: str) -> TreeNode:
@@ -175,7 +181,7 @@ class Client:
     async def gateway(self) -> str:
         return (await self.line(GATEWAY)).address
 
-    async def ready(self, timeout: float = 30.0) -> None:
+    async def ready(self) -> None:
         """Returns when a gateway says that the model answers."""
 
         async def answers() -> bool:
@@ -183,7 +189,7 @@ class Client:
                 return bool((await self.endpoint.ask(await self.gateway(), Readiness())).models)
             return False
 
-        await until(answers, timeout, 0.05)
+        await until(answers, pause=0.05)
 
     # ---- requests
 
@@ -198,7 +204,7 @@ class Client:
             "retry_token": token,
             "explicit_token": True,
             "fingerprint": text.encode(),
-            "deadline_s": 30.0,
+            "deadline_s": 2 * PATIENCE_S,
         }
         return Infer(**(values | changes))
 
@@ -324,13 +330,13 @@ def running_path(
         connection = await connect(dsn)
         made = await keys.create(connection, "acme", "test")
         await connection.close()
-        endpoint = Endpoint.connect(run_dir=str(run_dir), node="n1", port=1901)
+        endpoint = PatientEndpoint.connect(run_dir=str(run_dir), node="n1", port=1901)
         async with endpoint:
             processes.append(psutil.Process(endpoint.admin_pid))
             return await start_tree(endpoint, options), made.text
 
     async def end(root: Address) -> None:
-        endpoint = Endpoint.connect(run_dir=str(run_dir), node="n1", port=1901)
+        endpoint = PatientEndpoint.connect(run_dir=str(run_dir), node="n1", port=1901)
         async with endpoint:
             await stop_tree(endpoint, root)
 
@@ -344,7 +350,7 @@ def running_path(
         for admin in list(processes):
             processes += admin.children(recursive=True)
         system.shutdown()
-        _, alive = psutil.wait_procs(processes, timeout=10)
+        _, alive = psutil.wait_procs(processes, timeout=PATIENCE_S)
         for process in alive:
             process.kill()
         shutil.rmtree(run_dir)

@@ -64,6 +64,16 @@ async def test_a_kill_changes_no_token(
     client: Client, sampling: dict[str, Any], killed: str
 ) -> None:
     seed, undisturbed = await long_one(client, sampling)
+    for _ in range(10):
+        if await disturbed(client, sampling, seed, undisturbed, killed):
+            return
+    pytest.fail("every answer was over before the kill")
+
+
+async def disturbed(
+    client: Client, sampling: dict[str, Any], seed: int, undisturbed: Answer, killed: str
+) -> bool:
+    """Kills what works on an answer, which is as it would have been; was the kill in time?"""
     infer = ask(client, sampling, seed)
     lines = {
         path: await client.line(path) for path in (GATEWAY, *(f"workers/{w}" for w in WORKERS))
@@ -91,7 +101,6 @@ async def test_a_kill_changes_no_token(
     gone.set()
     if killed == "worker":
         await reading
-        assert (await client.job(infer.retry_token))["fence"] == 2, "it was over before the kill"
     else:
         with pytest.raises(PeerLost):
             await reading
@@ -106,3 +115,4 @@ async def test_a_kill_changes_no_token(
     await client.ready()
     row = await client.settled(infer.retry_token)
     assert len(await client.ledger(row["id"])) == 1
+    return killed == "gateway" or row["fence"] == 2
