@@ -15,8 +15,9 @@ import asyncpg
 import httpx2
 import pytest_asyncio
 from cluster_process import Member, certify
-from node_process import free_port, tether, until
+from node_process import tether, until
 
+from tests.ports import free_port
 from tether.stores.embedded import Embedded
 
 PATIENCE_S = 60.0
@@ -130,14 +131,14 @@ async def test_two_nodes_answer_as_one(two: Two) -> None:
     assert big["address"].startswith("n2/")
     assert "doors" not in await asyncio.to_thread(two.two.tree)
 
-    await until(lambda: sees("n2", what="alive", timeout_s=PATIENCE_S), "n1 sees n2")
+    await until(lambda: sees("n2", "alive"), what="n1 sees n2", timeout_s=PATIENCE_S)
     shown = await asyncio.to_thread(two.one.status)
     assert (shown["n1"]["state"], shown["n1"]["roles"]) == ("here", ["gateway"])
     assert [w["worker_id"] for w in shown["n2"]["workers"]] == ["echo.n2"]
 
     # n2 is lost with all of its processes.
     await asyncio.to_thread(two.two.kill)
-    await until(lambda: sees("n2", what="gone", timeout_s=PATIENCE_S), "n1 sees that n2 is gone")
+    await until(lambda: sees("n2", "gone"), what="n2 is gone", timeout_s=PATIENCE_S)
     assert (await two.ask("echo")).status_code == 503
     assert await two.sql("SELECT count(*) FROM leases") == 0
     assert await asyncio.to_thread(two.one.stop) == 0

@@ -12,14 +12,15 @@ from typing import Any
 
 import msgspec
 from runtime_node import Node, running_node
-from test_tls_nodes import HOST, free_port
 
 from actors.nodes import ROOT
 from actors.runtime import Address, Endpoint
 from supervision import Root, SupervisorOptions
+from tests.ports import free_port
 from tether.contracts import StartChild
 from tether.security.authority import Authority
 
+HOST = "127.0.0.1"
 CLASSES = ["supervision.*", "supervised_children.*"]
 
 
