@@ -156,7 +156,7 @@ class S3Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.mkdir(parents=True)
+        folder.mkdir(exist_ok=True)
         identity = {
             "name": "tether",
             "credentials": [{"accessKey": self.access, "secretKey": self.secret}],

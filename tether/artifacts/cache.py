@@ -227,9 +227,9 @@ class Cache:
         yield from self.entries()
 
     def _evict(self, entry: Entry) -> bool:
-        if not entry.path.is_dir() or self.is_pinned(entry.digest):
-            return False
         is_part = entry.path.parent.name == "part"
+        if not entry.path.is_dir() or (self.is_pinned(entry.digest) and not is_part):
+            return False
         kind = "fetch" if is_part else "use"
         with FileLock(self.root / "locks" / f"{kind}-{entry.digest}") as lock:
             if not lock.try_exclusive():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -36,6 +37,7 @@ _BREAKER: Final = BreakerOptions(calls=4, most=16, ratio=0.75, window_s=30, open
 _CONNECT: Final = timedelta(seconds=5)
 _QUERY: Final = frozenset({"endpoint", "region", "credentials"})
 _SENTENCE: Final = 200  # characters of what a store says
+_S3_ERROR: Final = re.compile(r"<Code>([^<]*)</Code>(?:<Message>([^<]*)</Message>)?")
 
 
 class Fault(StrEnum):
@@ -87,8 +89,9 @@ class Replica:
         """
 
         async def read(_attempt: Attempt) -> memoryview | None:
+            store = self._opened()
             try:
-                found = await obstore.get_async(self._opened(), path)
+                found = await obstore.get_async(store, path)
             except FileNotFoundError:
                 return None
             length = found.meta["size"]
@@ -157,8 +160,9 @@ class Replica:
         """
 
         async def remove(_attempt: Attempt) -> None:
+            store = self._opened()
             with suppress(FileNotFoundError):
-                await obstore.delete_async(self._opened(), path)
+                await obstore.delete_async(store, path)
 
         await self._call(remove)
 
@@ -188,8 +192,9 @@ class Replica:
 
     async def _head(self, path: str) -> ObjectMeta | None:
         async def head(_attempt: Attempt) -> ObjectMeta | None:
+            store = self._opened()
             try:
-                return await obstore.head_async(self._opened(), path)
+                return await obstore.head_async(store, path)
             except FileNotFoundError:
                 return None
 
@@ -231,8 +236,11 @@ async def _digest(content: memoryview) -> str:
 
 
 def _sentence(error: Exception) -> str:
-    """What the store said, in a line: obstore appends pages of its own state."""
+    """What the store said, in a line: S3's own words if there are some, and none of the pages of
+    obstore's state."""
     first = str(error).split("\n\nDebug source")[0]
+    if found := _S3_ERROR.search(first):
+        first = f"{found[1]}: {found[2] or 'no more is said'}"
     return " ".join(first.split())[:_SENTENCE]
 
 
