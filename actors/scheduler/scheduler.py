@@ -76,6 +76,7 @@ class Scheduler(Supervised):
 
     async def start(self, options: SchedulerOptions) -> None:
         self._placement = Placement(options.region, random.random)
+        self._placement.node = self.address.node
         self._shown = Shown(self._placement.breakers)
         self._kept = Kept(self, self._placement.breakers)
         self._room: WaitingRoom[asyncio.Future[Seat]] = WaitingRoom(

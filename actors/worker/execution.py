@@ -36,6 +36,7 @@ class Execution:
         "finished_at",
         "journal",
         "left_at",
+        "placed_by",
         "run",
         "slot",
         "task",
@@ -56,6 +57,8 @@ class Execution:
         self.finished_at: float | None = None
         self.left_at: float | None = None
         """Since when no gateway listens, after one was lost."""
+        self.placed_by = ""
+        """The node whose gateway has sent it."""
         self.delivered: asyncio.Future[None] | None = None
         """Set while the finished answer is still on its way to a reader."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import aclosing, suppress
 
 from actors.settler import Settler
@@ -50,6 +51,11 @@ class Runs:
     def queued(self) -> int:
         """Runs that wait for one."""
         return self._guard.queued
+
+    @property
+    def placed_by(self) -> tuple[tuple[str, int], ...]:
+        """How many run or wait, by the node that has sent them. Looks at all."""
+        return tuple(sorted(Counter(run.placed_by for run in self._records.running).items()))
 
     def find(self, job_id: str, fence: int = 0) -> Execution | None:
         """The run of this job, if it is held; with a `fence`, only one under that."""

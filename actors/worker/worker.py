@@ -104,7 +104,7 @@ class Worker(Supervised):
             WorkerLost: the engine failed.
             DeadlineExceeded: it wasn't complete in time.
         """
-        execution = self._run(msg) if isinstance(msg, Run) else self._attach(msg)
+        execution = self._run(msg, sender) if isinstance(msg, Run) else self._attach(msg)
         options = self._options
         end = End(
             execution,
@@ -132,7 +132,7 @@ class Worker(Supervised):
             if why and not execution.ends and execution.running:
                 self._runs.deserted(execution, why)
 
-    def _run(self, msg: Run) -> Execution:
+    def _run(self, msg: Run, sender: Address) -> Execution:
         held = self._runs.held(msg)
         if held is not None:
             return held  # the same order once more
@@ -143,7 +143,9 @@ class Worker(Supervised):
             raise ModelNotFound(f"this worker doesn't have {msg.model_ref}", param="model")
         if self._draining:
             raise Draining("this worker takes no new runs; try another one")
-        return self._runs.begin(msg, engine)
+        execution = self._runs.begin(msg, engine)
+        execution.placed_by = sender.node
+        return execution
 
     def _attach(self, msg: Attach) -> Execution:
         execution = self._runs.find(msg.job_id, msg.fence)
@@ -241,6 +243,7 @@ class Worker(Supervised):
                 resume_tag=" ".join(sorted(tags)),
                 digests=health.digests(models),
                 cached=health.cached,
+                placed_by=runs.placed_by,
             ),
             now,
         )

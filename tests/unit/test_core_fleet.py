@@ -82,6 +82,18 @@ def test_ranks_hold_whatever_the_load_and_the_faults():
     assert fill(made, 20, now=2.0) == ["a"] * 8 + ["b"] * 2 + ["c"] * 2 + ["d"] * 2
 
 
+def test_what_schedulers_of_other_nodes_have_there_is_seen_but_no_bound():
+    busy = report("a", slots=8, running=6, placed_by=(("n1", 1), ("n2", 5)))
+    made = Placement("eu", Random(1).random)
+    made.node = "n1"
+    made.see(Fleet(version=1, workers=(busy, report("b", slots=8))), 0.0)
+    assert fill(made, 4) == ["b"] * 4
+    assert sorted(fill(made, 20, now=0.5)) == ["a"] * 8 + ["b"] * 4
+    later = report("a", slots=8, running=5, placed_by=(("n2", 5),), sequence=2)
+    made.see(Fleet(version=2, workers=(later, report("b", slots=8))), 7.0)
+    assert made.in_flight == 8, "those on b; what runs on a is none of ours"
+
+
 def test_avoid_knows_addresses_and_ids() -> None:
     made = placement(report("a"), report("b"))
     for avoid in ("a", "n1/a"):

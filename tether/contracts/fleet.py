@@ -31,6 +31,7 @@ class HealthReport(Contract, frozen=True):
     count requests, `slots` is how many may run at once. `epoch` grows with every start of the
     worker, `sequence` with every report of it. `digests` belong to `models`, one each, and tell
     models of the same name apart; `cached` are refs whose files lie ready, loaded or not.
+    `placed_by` counts `running` and `queued` by the node whose gateway has sent them.
     """
 
     worker_id: str
@@ -49,6 +50,7 @@ class HealthReport(Contract, frozen=True):
     resume_tag: str = ""
     digests: tuple[str, ...] = ()
     cached: tuple[str, ...] = ()
+    placed_by: tuple[tuple[str, int], ...] = ()
 
 
 class WatchFleet(Contract, frozen=True):

@@ -51,6 +51,7 @@ class Seat:
     __slots__ = (
         "address",
         "breakers",
+        "elsewhere",
         "jobs",
         "models",
         "region_bonus",
@@ -69,7 +70,14 @@ class Seat:
         """By model; they are shared with the worker's other starts."""
         self.shed_until = 0.0
         self.suspect = False
+        self.elsewhere = 0
+        """What schedulers of other nodes had there when it reported."""
         self.see(report)
+
+    @property
+    def load(self) -> int:
+        """Jobs there, of whomever."""
+        return len(self.jobs) + self.elsewhere
 
     def see(self, report: HealthReport) -> None:
         """A newer report of the same start."""
@@ -95,6 +103,8 @@ class Placement:
         breakers: Breakers[tuple[str, str]] | None = None,
     ) -> None:
         self._region = region
+        self.node = ""
+        """Of this scheduler; empty while it is the only one."""
         self._random = random
         self.breakers: Breakers[tuple[str, str]] = Breakers() if breakers is None else breakers
         self._seats: dict[str, Seat] = {}
@@ -122,6 +132,7 @@ class Placement:
                 seat.see(report)
             seat.suspect = report.worker_id in suspects
             seat.region_bonus = SAME_REGION if report.region == self._region else 0.0
+            seat.elsewhere = self._elsewhere(report)
             seats[report.worker_id] = seat
         self._seats = seats
         by_model: dict[str, list[tuple[Seat, Breaker]]] = {}
@@ -174,7 +185,8 @@ class Placement:
                 continue
             if not breaker.passing and not breaker.passes(now):
                 continue
-            score = seat.region_bonus + FREE_SLOTS * free / seat.slots
+            # What others have there is a preference and no bound: it is a second old.
+            score = seat.region_bonus + FREE_SLOTS * (free - seat.elsewhere) / seat.slots
             if seat.jobs:
                 score += WARM
             if seat.suspect:
@@ -193,7 +205,7 @@ class Placement:
         if second >= first:
             second += 1
         one, two = best[first], best[second]
-        return one if len(one.jobs) * two.slots <= len(two.jobs) * one.slots else two
+        return one if one.load * two.slots <= two.load * one.slots else two
 
     def take(
         self, seat: Seat, job_id: str, now: float, deadline: float, model_ref: str = ""
@@ -242,10 +254,16 @@ class Placement:
             forgotten += len(late)
         return forgotten
 
-    @staticmethod
-    def _reconcile(seat: Seat, report: HealthReport, now: float) -> None:
+    def _elsewhere(self, report: HealthReport) -> int:
+        if not self.node:
+            return 0
+        others = sum(count for node, count in report.placed_by if node != self.node)
+        return min(others, report.slots)
+
+    def _reconcile(self, seat: Seat, report: HealthReport, now: float) -> None:
         """The worker holds fewer jobs than were placed long enough ago for it to know them: the
         oldest of ours were forgotten by a gateway that died."""
         settled_in = [id_ for id_, job in seat.jobs.items() if now - job.at >= SETTLED_IN_S]
-        for job_id in settled_in[: max(0, len(settled_in) - report.running - report.queued)]:
+        ours = report.running + report.queued - self._elsewhere(report)
+        for job_id in settled_in[: max(0, len(settled_in) - ours)]:
             seat.jobs.pop(job_id).left(Ended.CANCELLED, now)

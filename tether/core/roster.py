@@ -127,4 +127,5 @@ def differs(old: HealthReport, new: HealthReport) -> bool:
         or old.gpu_class != new.gpu_class
         or old.resume_tag != new.resume_tag
         or old.digests != new.digests
+        or old.placed_by != new.placed_by
     )
