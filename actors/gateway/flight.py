@@ -41,6 +41,10 @@ from tether.errors import (
     WorkerLost,
 )
 
+GONE = (
+    "this request was answered, and the worker that kept the answer is gone; send it with a new "
+    "idempotency key"
+)
 PLACE_MARGIN_S = 0.5  # the scheduler knows the deadline too, and its error says more than ours
 
 
@@ -54,6 +58,7 @@ class Flight(Session):
         "_attempts",
         "_claim",
         "_ground",
+        "_lost",
         "_moving",
         "_placed",
         "_stream",
@@ -105,6 +110,7 @@ class Flight(Session):
         self._attempts = Attempts(self.deadline, attempts, budget=budget)
         self._claim = 0
         """The last one drawn, or told; see `Reserve`."""
+        self._lost = 0
         self._asked_at = now
         self._placed: Placed | None = None
         self._attached = False
@@ -172,6 +178,7 @@ class Flight(Session):
             deadline_s=remaining,
             claim=self._claim,
             held=held,
+            lost=self._lost,
         )
         try:
             placed = await ground.place(ask, timeout=remaining + PLACE_MARGIN_S)
@@ -257,21 +264,17 @@ class Flight(Session):
             return
         placed = self._placed
         assert placed is not None
+        worker = "" if isinstance(error, AnswerGone) else placed.worker_address
         gone = isinstance(error, AnswerGone) and placed.known == "running"
+        if placed.known == "completed":
+            if not self.infer.again and self._attempts.number == 1:
+                self.fail(AnswerGone(GONE))
+                return
+            # The client that it was for still waits for its end: it can be said once more.
+            self._lost, gone = placed.fence, True
         if gone:
             # Reserved, but its worker never began or has forgotten it: it can begin anew.
             error = WorkerLost("the worker doesn't hold the answer")
-        if self._attached and placed.known == "completed":
-            self.fail(
-                error
-                if isinstance(error, AnswerGone)
-                else AnswerGone(
-                    "this request was answered, and the worker that kept the answer is gone; "
-                    "send it with a new idempotency key"
-                )
-            )
-            return
-        worker = "" if gone else placed.worker_address
         now = ground.loop.time()
         ok, neutral = (True, True) if gone else self.verdict(error, now)
         if self._attempts.again(error, worker, now, lost=lost or gone):

@@ -19,6 +19,7 @@ def place(
     deadline_s: float,
     claim: int,
     held: int,
+    lost: int,
 ) -> Place:
     """A worker for the next attempt."""
     return Place(
@@ -34,6 +35,7 @@ def place(
         traceparent=infer.traceparent,
         claim=claim,
         held=held,
+        lost=lost,
         again=not held and (infer.again or infer.explicit_token or infer.from_seq > 0),
     )
 

@@ -25,7 +25,9 @@ class Kept:
         self._actor = actor
         self._breakers = breakers
         self._said: set[tuple[str, str]] = set()
+        self._unwritten: dict[tuple[str, str], BreakerState] = {}
         self._one_by_one = asyncio.Lock()  # the last word said is the last one written down
+        self._writer: asyncio.Task[None] | None = None
 
     async def recall(self) -> None:
         """Set all as they were. Where reservation can't say it now, it is asked until it does."""
@@ -39,18 +41,38 @@ class Kept:
         """An operator has just said this.
 
         Raises:
-            Unavailable: it couldn't be kept.
+            Unavailable: it couldn't be written down yet; that is tried on.
         """
-        self._said.update((state.worker_id, state.model_ref) for state in states)
+        for state in states:
+            key = state.worker_id, state.model_ref
+            self._said.add(key)
+            self._unwritten[key] = state
         try:
-            async with self._one_by_one:
-                await self._ask(KeepBreakers(breakers=states))
+            await self._write()
         except TetherError as error:
+            if self._writer is None or self._writer.done():
+                self._writer = self._actor.background(self._write_later(), name="breakers")
             raise Unavailable(
-                f"the breaker is set, but a restart of the scheduler will forget it, since it "
-                f"couldn't be written down ({error.message}); set it again",
+                f"the breaker is set, and not written down yet ({error.message}): a scheduler that "
+                "restarts now forgets it",
                 retry_after_s=1.0,
             ) from error
+
+    async def _write(self) -> None:
+        async with self._one_by_one:
+            states = tuple(self._unwritten.values())
+            if states:
+                await self._ask(KeepBreakers(breakers=states))
+            for state in states:
+                key = state.worker_id, state.model_ref
+                if self._unwritten.get(key) is state:
+                    del self._unwritten[key]
+
+    async def _write_later(self) -> None:
+        while self._unwritten:
+            await asyncio.sleep(PAUSE_S)
+            with suppress(TetherError):
+                await self._write()
 
     async def _ask(self, ask: KeepBreakers) -> BreakerStates:
         reservation = self._actor.needs["reservation"]

@@ -306,6 +306,7 @@ def _reserve(msg: Place, worker_id: str, worker_address: str) -> Reserve:
         attempt=msg.attempt,
         claim=msg.claim,
         held=msg.held,
+        lost=msg.lost,
     )
 
 

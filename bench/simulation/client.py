@@ -59,9 +59,12 @@ class Door(Body):
     async def operate(self, worker_id: str, mode: str) -> None:
         """An operator sets the breakers of a worker."""
         scheduler = self.process.world.running("control/scheduler")
+        said = self.process.world.laws.said
         if scheduler is not None:
+            said.pop(worker_id, None)
             with suppress(TetherError):
                 await self.ask(scheduler, SetBreaker(worker_id=worker_id, mode=mode))
+                said[worker_id] = mode
                 self.process.world.trace.add("breaker", worker_id, mode)
 
     async def _later(self, ask: Infer, seconds: float) -> None:
@@ -118,7 +121,9 @@ class Door(Body):
             except (PeerLost, Draining):
                 await asyncio.sleep(PAUSE_S)
             except TetherError as error:
-                if error.code not in MISFORTUNES:
+                if error.code not in MISFORTUNES or (
+                    error.code == "answer_gone" and not ask.explicit_token
+                ):
                     world.laws.broken(f"a client was told {error.code}: {error.message}")
                 return error.code
         return "late"

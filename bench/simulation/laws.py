@@ -33,6 +33,8 @@ class Laws:
         self.fault = ""
         self.completed: dict[Key, None] = {}
         """Requests whose client has seen the end."""
+        self.said: dict[str, str] = {}
+        """By worker id, what an operator last said of its breakers and was told to be so."""
         self._landed: dict[Key, tuple[float, Process, str]] = {}
         self._runs: dict[tuple[str, int], tuple[Process, Any]] = {}
 
@@ -187,6 +189,8 @@ class Laws:
             mode = placement.breakers.of(key).mode
             if said.mode != mode:
                 self.broken(f"an operator set {key[0]} {said.mode}, and its breaker is {mode}")
+            if self.said.get(key[0], mode) != mode:
+                self.broken(f"{key[0]} was set {self.said[key[0]]}, and its breaker is {mode}")
 
     def _billed(self, key: Key) -> None:
         bill = self._world.ledger.bills.get(key)

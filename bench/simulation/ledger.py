@@ -27,6 +27,8 @@ class Job:
     state: str = "running"
     outcome: str | None = None
     usage: Usage = field(default_factory=Usage)
+    paid: bool = False
+    """Its answer was completed, and lost before its client had it: once more is no second bill."""
 
 
 @dataclass(slots=True)
@@ -80,6 +82,7 @@ class Ledger:
         if verdict == "conflict":
             raise Conflict("this Idempotency-Key was used for another request")
         if verdict == "give":
+            held.paid = held.paid or (held.outcome == "completed" and m.lost == held.fence)
             del self.jobs[held.id]
             held.id, held.state, held.outcome = m.job_id, "running", None
             held.attempt, held.claim = m.attempt, m.claim
@@ -105,7 +108,7 @@ class Ledger:
         """The verdict of `contest`, word for word."""
         if held.fingerprint != m.fingerprint:
             return "conflict"
-        if held.outcome == "completed":
+        if held.outcome == "completed" and (m.lost != held.fence or not m.worker_id):
             return "completed"
         if not m.worker_id and (held.state == "settled" or held.id == m.job_id):
             return "free"
@@ -135,7 +138,9 @@ class Ledger:
         if m.outcome in (Outcome.COMPLETED, Outcome.CANCELLED):
             key = (job.tenant_id, job.retry_token)
             bill = self.bills.get(key)
-            times = (0 if bill is None else bill.times) + (m.outcome is Outcome.COMPLETED)
+            times = 0 if bill is None else bill.times
+            if m.outcome is Outcome.COMPLETED:
+                times = 1 if job.paid else times + 1
             self.bills[key] = Bill(m.usage, m.outcome.value, times)
         return True
 

@@ -266,6 +266,31 @@ async def test_a_completed_job_is_given_to_nobody(ledger: Asked) -> None:
     assert await ledger.leases() == 0
 
 
+async def test_a_completed_answer_that_is_lost_is_given_anew_and_billed_once(
+    ledger: Asked,
+) -> None:
+    """Its worker and its gateway died before the client had all of it; the client still waits."""
+    first, second, third = Asker(), Asker(), Asker()
+    given = first.told(await ledger.reserve(first.asks("w1")))
+    assert await ledger.settle(settle(given))
+    known = second.told(await ledger.reserve(second.asks("w2")))
+    assert (known.fence, known.known) == (1, "completed")
+    other = await ledger.reserve(second.asks("w2", lost=7))
+    assert other.known == "completed", "another answer than the one that was lost"
+    assert (await ledger.reserve(third.asks("", lost=1))).known == "completed"
+    ask = second.asks("w2", lost=known.fence)
+    anew = second.told(await ledger.reserve(ask))
+    assert (anew.job_id, anew.worker_id, anew.fence, anew.known) == (given.job_id, "w2", 2, "")
+    assert await ledger.reserve(ask) == anew
+    late = await ledger.reserve(third.asks("w3", lost=1))
+    assert (late.fence, late.known) == (2, "running")
+    assert not await ledger.settle(settle(given))
+    assert await ledger.settle(settle(anew))
+    assert await ledger.bills() == [(3, 5)]
+    assert (await ledger.reserve(third.asks("w3", lost=1))).known == "completed"
+    assert await ledger.leases() == 0
+
+
 @pytest.mark.parametrize("held", [0, 1])
 async def test_another_body_is_a_conflict_whatever_it_claims(ledger: Asked, held: int) -> None:
     asker = Asker()

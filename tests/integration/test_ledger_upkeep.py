@@ -92,11 +92,11 @@ async def test_the_ledger_goes_only_where_it_is_said(
 ) -> None:
     async with Ledger(dsn, OPTIONS) as ledger:
         for n in range(10):
-            await settled(ledger, connection, f"t{n}", float(n))
-    options = msgspec.structs.replace(OPTIONS, keep_jobs_s=0.0, keep_ledger_s=4.5 * DAY_S)
-    assert await pruned(dsn, options) == {"ledger": 5}
+            await settled(ledger, connection, f"t{n}", n + 0.1)
+    options = msgspec.structs.replace(OPTIONS, keep_ledger_s=4.5 * DAY_S)
+    assert await pruned(dsn, options) == {"jobs": 8, "ledger": 5}
     assert await connection.fetchval("SELECT count(*) FROM ledger") == 5
-    assert len(await tokens(connection)) == 10
+    assert await tokens(connection) == {"t0", "t1"}
     for_ever = msgspec.structs.replace(OPTIONS, keep_jobs_s=0.0)
     assert await pruned(dsn, for_ever) == {}
 
@@ -142,3 +142,6 @@ def test_a_retry_token_is_known_for_an_hour_at_least() -> None:
         LedgerOptions(keep_jobs_s=60.0)
     with pytest.raises(ValueError, match="keep_ledger_s of the reservation must be above 0"):
         LedgerOptions(keep_ledger_s=-1.0)
+    for jobs, ledger in ((0.0, DAY_S), (2 * DAY_S, DAY_S)):
+        with pytest.raises(ValueError, match="kept as long as its job"):
+            LedgerOptions(keep_jobs_s=jobs, keep_ledger_s=ledger)

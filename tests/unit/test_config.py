@@ -201,6 +201,7 @@ def test_what_a_worker_requires() -> None:
         (('"data/{node}"\n', '"d"\n'), None, ""),
         (("postgresql://u@db/t", ""), "stores.postgres", "DSN"),
         (('u@db/t"', 'u@db/t"\nkeep_jobs_days = 0.01'), "stores.keep_jobs_days", "idempotency"),
+        (('u@db/t"', 'u@db/t"\nkeep_ledger_days = 7'), "stores.keep_ledger_days", "30 or more"),
         (('u@db/t"', 'u@db/t"\nkeep_ledger_days = -1'), "stores.keep_ledger_days", ">= 0"),
         (("identity/{node}", ""), "node.identity_dir", "tether ca issue"),
         (('region = "far"\nleader = true', 'region = "far"'), "nodes[2].leader", "'far'"),

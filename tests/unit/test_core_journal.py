@@ -36,6 +36,16 @@ def drain(reader: Reader) -> tuple[tuple[int, ...], str, list[int], bool]:
     return ids, text, seqs, complete
 
 
+def test_a_place_that_lies_behind_a_continuation_is_no_hindrance() -> None:
+    """A client that came back at token 1 has its answer continued from token 2, elsewhere."""
+    journal = Journal(base=2)
+    reader = Reader(journal, 2, split_at=1)
+    journal.add((5,), "e")
+    item = reader.next()
+    assert isinstance(item, Chunk)
+    assert (item.seq, item.token_ids) == (2, (5,))
+
+
 @given(PIECES)
 def test_a_reader_gets_everything_once(pieces: list[tuple[tuple[int, ...], str]]) -> None:
     ids, text, _, complete = drain(Reader(filled(pieces)))

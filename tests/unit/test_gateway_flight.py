@@ -347,6 +347,34 @@ async def test_an_answer_that_nobody_holds_is_gone(error: TetherError) -> None:
     assert flight.settle() is None
 
 
+@pytest.mark.parametrize("error", [AnswerGone("forgotten"), PeerLost("dead")])
+async def test_a_lost_answer_is_said_once_more_to_the_client_that_waits_for_it(
+    error: TetherError,
+) -> None:
+    """Its gateway and its worker died, after it was settled and before it had all arrived."""
+    ground = Ground(
+        [at("w1", fence=3, known="completed", job_id="older"), at("w2", fence=4, job_id="older")],
+        [[error], [chunk(0, 1, prompt=(7,)), chunk(1, 2), completed(2, 3)]],
+    )
+    flight = ground.flight(from_seq=1, again=True)
+    assert await read(flight, 1) == [2, 3]
+    assert [place.lost for place in ground.places] == [0, 3]
+    assert ground.places[1].job_id == "older"
+    assert isinstance(ground.opened[1][1], Run)
+    settle = flight.settle()
+    assert settle is not None
+    assert (settle.job_id, settle.fence, settle.outcome) == ("older", 4, "completed")
+
+
+async def test_a_worker_that_settled_and_died_before_its_last_chunk_came() -> None:
+    ground = Ground(
+        [at("w1"), at("w1", known="completed"), at("w2", fence=2)],
+        [[chunk(0, 1, prompt=(7,)), PeerLost("x")], [PeerLost("dead")], [completed(1, 2)]],
+    )
+    assert await read(ground.flight()) == [1, 2]
+    assert [place.lost for place in ground.places] == [0, 0, 1]
+
+
 async def test_no_worker_is_said_as_it_is() -> None:
     ground = Ground([Unavailable("no worker for m@1 is up")], [])
     flight = ground.flight()

@@ -111,6 +111,7 @@ SETTLE = Settle(job_id=job_id(), fence=1, outcome=Outcome.COMPLETED, usage=Usage
         msgspec.structs.replace(RESERVE, attempt=0),
         msgspec.structs.replace(RESERVE, claim=-1),
         msgspec.structs.replace(RESERVE, held=2**63),
+        msgspec.structs.replace(RESERVE, lost=-1),
         msgspec.structs.replace(RESERVE, retry_token="x" * 513),
         msgspec.structs.replace(RESERVE, retry_token="a\0b"),
         msgspec.structs.replace(SETTLE, job_id="x" * 36),

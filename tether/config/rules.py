@@ -57,7 +57,15 @@ def _stores(config: Config) -> Iterator[Problem]:
             "this is no PostgreSQL DSN; write postgresql://user:password@host:5432/name, or leave "
             "it empty for the embedded server",
         )
-    if 0 < config.stores.keep_jobs_days < 1 / 24:
+    jobs, ledger = config.stores.keep_jobs_days, config.stores.keep_ledger_days
+    if ledger and not 0 < jobs <= ledger:
+        yield Problem(
+            "stores.keep_ledger_days",
+            f"what was billed must be kept as long as jobs; write {jobs:g} or more, or 0 for ever"
+            if jobs
+            else "what was billed must be kept as long as jobs, which are kept for ever; write 0",
+        )
+    if 0 < jobs < 1 / 24:
         yield Problem(
             "stores.keep_jobs_days",
             "an idempotency key is known only as long as its job; write 0.05 or more (an hour is "

@@ -127,9 +127,9 @@ class Completed(Contract, frozen=True):
 
 class Place(Contract, frozen=True):
     """Gateway → scheduler: find a worker and reserve it. Carries no prompt. `attempt` counts
-    from 1; `avoid` names workers that this request has already failed on. `claim` and `held` as
-    in `Reserve`. `again`: the retry token may stand for a job already, which needs no free worker
-    to be found."""
+    from 1; `avoid` names workers that this request has already failed on. `claim`, `held` and
+    `lost` as in `Reserve`. `again`: the retry token may stand for a job already, which needs no
+    free worker to be found."""
 
     job_id: str
     tenant_id: str
@@ -144,6 +144,7 @@ class Place(Contract, frozen=True):
     claim: int = 0
     held: int = 0
     again: bool = False
+    lost: int = 0
 
 
 class Placed(Contract, frozen=True):
@@ -171,7 +172,10 @@ class Reserve(Contract, frozen=True):
     it.
 
     Without a worker it only asks what the retry token stands for, and reserves nothing: where
-    there is no job to be led to, the answer's `fence` is 0."""
+    there is no job to be led to, the answer's `fence` is 0.
+
+    `lost` is the fence of an answer that was completed, and is lost with all who held it before
+    its client had read all of it: such a job is given anew. It has its one bill already."""
 
     job_id: str
     tenant_id: str
@@ -184,6 +188,7 @@ class Reserve(Contract, frozen=True):
     attempt: int = 1
     claim: int = 0
     held: int = 0
+    lost: int = 0
 
 
 class Reserved(Contract, frozen=True):

@@ -159,7 +159,7 @@ class Reader:
         self._journal = journal
         self._piece = journal.piece_at(from_seq)
         self._whole = whole
-        self._split = split_at
+        self._split = split_at if split_at > from_seq else 0  # what lies behind needs no cut
         self._prompt = with_prompt
         self.characters = journal.characters if self._piece else 0
 

@@ -104,8 +104,8 @@ def check(msg: Reserve | Settle) -> Any:
     elif type(msg) is Reserve:
         if not (1 <= msg.attempt <= _INT4 and 0 < msg.deadline_s < 1e7):
             raise BadRequest("a reserve needs an attempt from 1 and a deadline above 0 s")
-        if not (0 <= msg.claim <= _INT8 and 0 <= msg.held <= _INT8):
-            raise BadRequest("a reserve's claims must be numbers from 0 that fit a row")
+        if not all(0 <= number <= _INT8 for number in (msg.claim, msg.held, msg.lost)):
+            raise BadRequest("a reserve's claims and fence must be numbers from 0 that fit a row")
         if len(msg.retry_token) > _TOKEN or "\0" in msg.retry_token:
             raise BadRequest(
                 f"an Idempotency-Key has at most {_TOKEN} characters, and no NUL",
@@ -203,6 +203,7 @@ class Desk:
             *self._reserve_columns(reserves),
             [m.claim for _, m in reserves],
             [m.held for _, m in reserves],
+            [m.lost for _, m in reserves],
             timeout=self._timeout,
         )
         answers: list[Answer] = [None if m.worker_id else _free(m) for _, m in reserves]

@@ -51,6 +51,11 @@ class LedgerOptions(msgspec.Struct, frozen=True, kw_only=True):
                 f"lease_grace_s ({self.lease_grace_s}) of the reservation must be at least "
                 f"settle_patience_s ({self.settle_patience_s})"
             )
+        if self.keep_ledger_s and not 0 < self.keep_jobs_s <= self.keep_ledger_s:
+            raise ValueError(
+                "what was billed must be kept as long as its job: make keep_ledger_s of the "
+                "reservation at least keep_jobs_s, or 0 for ever"
+            )
         if 0 < self.keep_jobs_s < KEEP_JOBS_MIN_S:
             raise ValueError(
                 f"keep_jobs_s of the reservation must be at least {KEEP_JOBS_MIN_S:g}, for a retry "

@@ -54,20 +54,22 @@ SELECT
 
 -- name: contest
 -- Says what the job is whose retry token a reserve found taken (ours, running, completed, of
--- another body, or free for who names no worker and only asks); gives the job away anew where it ended badly, or moves to another worker for who
--- holds its claim; and leaves the claim to who is led to it ("led").
+-- another body, or free for who names no worker and only asks); gives the job away anew where it
+-- ended badly or its answer is lost, or moves to another worker for who holds its claim; and
+-- leaves the claim to who is led to it ("led").
 WITH asked AS (
     SELECT * FROM unnest(
         $1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[],
-        $8::float8[], $9::integer[], $10::bigint[], $11::bigint[]
+        $8::float8[], $9::integer[], $10::bigint[], $11::bigint[], $12::bigint[]
     ) WITH ORDINALITY AS t (job_id, tenant_id, retry_token, fingerprint, model_ref, worker_id,
-                            worker_address, seconds, attempt, claim, holds, n)
+                            worker_address, seconds, attempt, claim, holds, lost, n)
 ), held AS (
     SELECT a.*, j.id AS held_id, j.worker_id AS held_worker, j.worker_address AS held_address,
         j.fence AS held_fence, j.claim AS held_claim, j.outcome AS held_outcome,
         CASE
             WHEN j.fingerprint <> a.fingerprint THEN 'conflict'
-            WHEN j.outcome = 'completed' THEN 'completed'
+            WHEN j.outcome = 'completed' AND (a.lost <> j.fence OR a.worker_id = '')
+                THEN 'completed'
             WHEN a.worker_id = '' AND (j.state = 'settled' OR j.id = a.job_id) THEN 'free'
             WHEN j.state = 'settled' THEN 'give'
             WHEN a.claim = 0 THEN CASE
@@ -92,9 +94,9 @@ WITH asked AS (
         worker_address = h.worker_address
     FROM held h
     WHERE j.id = h.held_id AND j.fence = h.held_fence AND h.verdict = 'give'
-        -- A cancelled job has its row in the ledger. One not seen yet was written while this
-        -- statement waited for the job: then nothing is given, and the next try sees it.
-        AND (h.held_outcome IS DISTINCT FROM 'cancelled'
+        -- A cancelled or completed job has its row in the ledger. One not seen yet was written
+        -- while this statement waited for the job: then nothing is given, and the next try sees it.
+        AND (coalesce(h.held_outcome, '') NOT IN ('cancelled', 'completed')
              OR EXISTS (SELECT FROM ledger l WHERE l.job_id = h.held_id))
     RETURNING h.n, h.held_id, j.id, j.fence, h.worker_id, h.worker_address, h.seconds
 ), led AS (
