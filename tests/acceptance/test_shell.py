@@ -14,20 +14,52 @@ from typing import Any
 
 import httpx2
 import pytest
-from node_process import ECHO, TETHER, Launcher, Node, environment, tether, write_config
+from cluster_process import certify
+from node_process import (
+    TETHER,
+    Launcher,
+    Node,
+    environment,
+    free_port,
+    tether,
+    write_config,
+)
 from prometheus_client.parser import text_string_to_metric_families
 from terminal import Terminal
 
 from tether.telemetry.audit import NAME, Entry, read
 
 WAIT_S = 60.0
+CONFIG = """
+[node]
+identity_dir = "ca/nodes/{{node}}"
+[http]
+port = {port}
+[[nodes]]
+id = "n1"
+host = "127.0.0.1"
+admin_port = {admin}
+leader = true
+[[models]]
+name = "echo"
+engine = "echo"
+context = 8192
+[[workers]]
+id = "echo"
+models = ["echo"]
+slots = 64
+count = 2
+"""
 LONG = {"model": "echo", "stream": True, "max_tokens": 4000}
 
 
 @pytest.fixture(scope="module")
 def node(launch: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Node:
+    """It has a certificate, and so have two operators."""
     folder = tmp_path_factory.mktemp("shell")
-    write_config(folder, models=ECHO.replace("slots = 64", "slots = 64\ncount = 2"))
+    certify(folder, ["n1", "operator:alice", "operator:bob"])
+    port, admin = free_port(), free_port()
+    (folder / "cluster.toml").write_text(CONFIG.format(port=port, admin=admin))
     return launch(folder, "--allow-eval")
 
 
@@ -255,12 +287,12 @@ class TestActing:
         complete(node, "served again")
 
     def test_draining(self, node: Node, terminal: Terminal, done: Callable[..., str]) -> None:
-        assert re.search(r"workers/echo-0 +draining", done("drain echo-0"))
-        eventually(lambda: terminal.run("workers"), r"echo-0 +draining")
+        assert re.search(r"workers/echo-0.n1 +draining", done("drain echo-0.n1"))
+        eventually(lambda: terminal.run("workers"), r"echo-0.n1 +draining")
         for number in range(4):
             complete(node, f"elsewhere {number}", f"elsewhere-{number}")
             trace = terminal.run(f"trace elsewhere-{number}")
-            assert re.search(r"^worker +echo-1$", trace, re.M), trace
+            assert re.search(r"^worker +echo-1.n1$", trace, re.M), trace
         with Streaming(node, "goes-on") as lines:
             assert re.search(r"doors/0 +draining", done(f"drain {node.state['node']}"))
             complete(node, "turned away", status=503)
@@ -268,19 +300,19 @@ class TestActing:
             for _ in range(6):
                 assert "error" not in next(lines)
             assert re.search(r"doors/0 +running", done(f"drain {node.state['node']} off"))
-        eventually(lambda: terminal.run("workers"), r"echo-0 +ready(?s:.*)echo-1 +ready")
+        eventually(lambda: terminal.run("workers"), r"echo-0.n1 +ready(?s:.*)echo-1.n1 +ready")
         complete(node, "let in again")
         assert "can't be drained" in done("drain roster", "refused")
 
     def test_breakers(self, node: Node, terminal: Terminal, done: Callable[..., str]) -> None:
-        assert re.search(r"echo-0 +echo@1 +automatic +closed", terminal.run("breaker ls"))
-        for worker in ("echo-0", "echo-1"):
+        assert re.search(r"echo-0.n1 +echo@1 +automatic +closed", terminal.run("breaker ls"))
+        for worker in ("echo-0.n1", "echo-1.n1"):
             assert re.search(rf"{worker} +echo@1 +forced_open", done(f"breaker open {worker}"))
         complete(node, "no worker may", status=503)
         assert "tether_breaker_state" in terminal.run("stats scheduler breaker_state")
-        assert re.search(r"echo-1 +echo@1 +disabled", done("breaker disable echo-1 echo@1"))
+        assert re.search(r"echo-1.n1 +echo@1 +disabled", done("breaker disable echo-1.n1 echo@1"))
         complete(node, "one may")
-        for worker in ("echo-0", "echo-1"):
+        for worker in ("echo-0.n1", "echo-1.n1"):
             assert re.search(rf"{worker} +echo@1 +automatic", done(f"breaker close {worker}"))
         assert "did you mean" in done("breaker open ech-0", "refused")
 
@@ -289,24 +321,24 @@ class TestActing:
         assert re.search(r"control/roster +DEBUG", terminal.run("loglevel"))
         shown = done("loglevel INFO")
         assert re.search(r"control/roster +INFO +DEBUG", shown)
-        assert re.search(r"workers/echo-1 +INFO +INFO", shown)
+        assert re.search(r"workers/echo-1.n1 +INFO +INFO", shown)
         assert "it is one of DEBUG" in done("loglevel roster LOUD", "failed")
 
     def test_contracts(self, node: Node, done: Callable[..., str]) -> None:
         assert json.loads(done("send scheduler ShowBreakers"))["answer"] == "BreakerStates"
-        assert '"draining"' in done('send echo-1 Drain {"on":true}')
-        assert '"running"' in done('send echo-1 Drain {"on":false}')
-        assert "can't be sent" in done("send echo-1 StopChild", "refused")
-        assert "has no field off" in done('send echo-1 Drain {"off":1}', "refused")
+        assert '"draining"' in done('send echo-1.n1 Drain {"on":true}')
+        assert '"running"' in done('send echo-1.n1 Drain {"on":false}')
+        assert "can't be sent" in done("send echo-1.n1 StopChild", "refused")
+        assert "has no field off" in done('send echo-1.n1 Drain {"off":1}', "refused")
 
     def test_kill_restart_and_stop(
         self, node: Node, terminal: Terminal, done: Callable[..., str]
     ) -> None:
         before = node.tree()
-        killed = before["workers/echo-0"]["pid"]
-        assert f"killed pid {killed} of workers/echo-0" in done("kill echo-0")
+        killed = before["workers/echo-0.n1"]["pid"]
+        assert f"killed pid {killed} of workers/echo-0.n1" in done("kill echo-0.n1")
         eventually(
-            lambda: terminal.run("tree"), r"echo-0 +running .*restarts 1 .*last exit: vanished"
+            lambda: terminal.run("tree"), r"echo-0.n1 +running .*restarts 1 .*last exit: vanished"
         )
         shown = done("restart reservation")
         assert re.search(r"control/reservation runs as pid \d+", shown)
@@ -314,11 +346,11 @@ class TestActing:
         assert after["control/roster"]["pid"] == before["control/roster"]["pid"]
         for path in ("control/reservation", "control/scheduler", "control/gateways"):
             assert after[path]["pid"] != before[path]["pid"], "rest_for_one: those after it as well"
-        assert "workers/echo-1 is stopped" in done("stop echo-1")
-        assert re.search(r"echo-1 +stopped", terminal.run("tree"))
-        assert "has no process" in done("suspend echo-1", "refused")
-        assert "workers/echo-1 runs as pid" in done("restart echo-1")
-        eventually(lambda: terminal.run("workers"), r"echo-1 +ready")
+        assert "workers/echo-1.n1 is stopped" in done("stop echo-1.n1")
+        assert re.search(r"echo-1.n1 +stopped", terminal.run("tree"))
+        assert "has no process" in done("suspend echo-1.n1", "refused")
+        assert "workers/echo-1.n1 runs as pid" in done("restart echo-1.n1")
+        eventually(lambda: terminal.run("workers"), r"echo-1.n1 +ready")
         complete(node, "all there again")
         assert "`tether down`" in done("kill root", "refused")
 
@@ -341,12 +373,12 @@ class TestTyping:
         "steps",
         [
             [("insp", "inspect"), (" ros", "inspect control/roster")],
-            [("breaker op", "breaker open"), (" echo-1", "breaker open echo-1"),
-             (" ech", "breaker open echo-1 echo@1")],
+            [("breaker op", "breaker open"), (" echo-1.n1", "breaker open echo-1.n1"),
+             (" ech", "breaker open echo-1.n1 echo@1")],
             [("drain doors/", "drain doors/0")],
             [("loglevel roster deb", "loglevel roster DEBUG")],
             [("send roster ShowSta", "send roster ShowStats")],
-            [("tree; stats workers/echo-0", "tree; stats workers/echo-0")],
+            [("tree; stats workers/echo-0.n1", "tree; stats workers/echo-0.n1")],
         ],
     )  # fmt: skip
     def test_completion(self, terminal: Terminal, steps: list[tuple[str, str]]) -> None:
@@ -373,10 +405,10 @@ class TestTyping:
 class TestScripts:
     def test_lines_and_exit_codes(self, node: Node, tmp_path: Path) -> None:
         found = script(node, "workers; breaker ls")
-        assert [row.get("id") or row["worker"] for row in found] == ["echo-0", "echo-1"] * 2
+        assert [row.get("id") or row["worker"] for row in found] == ["echo-0.n1", "echo-1.n1"] * 2
         done = tether("shell", "-c", "workers; inspect nobody; workers", cwd=node.folder)
         assert done.returncode == 2
-        assert done.stdout.count("echo-0") == 1, "a script ends with its first mistake"
+        assert done.stdout.count("echo-0.n1") == 1, "a script ends with its first mistake"
         assert done.stderr.startswith("tether: there is no 'nobody' here")
         assert tether("shell", "-c", "trace nothing", cwd=node.folder).returncode == 1
         done = tether("shell", "-c", "workers", cwd=tmp_path)
@@ -385,3 +417,42 @@ class TestScripts:
         done = tether("shell", "-c", "workers", cwd=tmp_path)
         assert done.returncode == 1
         assert "`tether up` starts one" in done.stderr
+
+
+class TestOperators:
+    """From another machine, with a certificate in place of a socket's owner."""
+
+    def test_an_operator_looks_and_acts(self, node: Node) -> None:
+        def run(line: str) -> str:
+            done = tether(
+                "shell", "--node", "n1", "--identity", "ca/nodes/operator:alice", "-c", line,
+                cwd=node.folder,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        shown = run("tree; ps; workers; sessions; breaker ls; inspect roster; stats roster")
+        assert re.search(rf"roster +running .*pid {node.tree()['control/roster']['pid']}", shown)
+        before = len(audited(node))
+        shown = run("suspend roster; tree; resume roster; drain echo-0.n1 off; kill echo-0.n1")
+        assert re.search(r"roster +suspended", shown)
+        told = audited(node)[before:]
+        assert [entry.command for entry in told[::2]] == ["suspend", "resume", "drain", "kill"]
+        assert [entry.outcome for entry in told] == ["begins", "done"] * 4
+        assert {entry.who.certificate for entry in told} == {"operator:alice"}
+
+    def test_who_is_none_may_not(self, node: Node) -> None:
+        def tried(identity: str) -> str:
+            done = tether(
+                "shell", "--node", "n1", "--identity", identity, "-c", "tree", cwd=node.folder
+            )
+            assert (done.returncode == 0) == (done.stdout != "")
+            return done.stderr
+
+        assert "is of a node, n1, and no operator's" in tried("ca/nodes/n1")
+        assert "can't be used" in tried("nowhere")
+        revoked = tether("ca", "revoke", "operator:bob", "--ca", "ca", cwd=node.folder)
+        assert revoked.returncode == 0, revoked.stderr
+        until = time.monotonic() + WAIT_S  # the node looks at its list once a second
+        while "or refuses the certificate of operator:bob" not in tried("ca/nodes/operator:bob"):
+            assert time.monotonic() < until, "a revoked operator is still let in"

@@ -11,7 +11,7 @@ from actors.runtime import Address, Endpoint
 from actors.runtime.routes import Place
 from tether.admin.node import ASK_S, Node
 from tether.admin.refused import Refused
-from tether.errors import TetherError
+from tether.errors import PeerLost, TetherError
 from tether.node.home import NodeState
 from tether.security.identity import Identity, IdentityUnusable
 from tether.security.name import OPERATOR
@@ -57,18 +57,19 @@ class AwayNode(Node):
             routes={self._id: f"{self._place.host}:{port}"},
         )
         self.endpoint.admin = Address.admin(self._id, port)
+        silent = (
+            f"node {self._id} does not answer at {self._place.host}:{port}, or refuses the "
+            f"certificate of {self.operator}; its log says which"
+        )
         try:
             await self.endpoint.__aenter__()
         except TetherError as error:
-            raise Refused(
-                f"node {self._id} does not answer at {self._place.host}:{port}, or refuses the "
-                f"certificate of {self.operator}; its log says which"
-            ) from error
+            raise Refused(silent) from error
         try:
             root = await root_of_node(self.endpoint, self._id, port, timeout=ASK_S)
         except TetherError as error:
             await self.endpoint.aclose()
-            raise Refused(error.message) from error
+            raise Refused(silent if isinstance(error, PeerLost) else error.message) from error
         self.state = NodeState(
             pid=0, node=self._id, run_dir="", admin_port=port, root=str(root),
             url=f"{self._place.host}:{port}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self, TypeVar
@@ -33,8 +33,13 @@ class Node:
 
     local: ClassVar[bool] = True  # on this machine
 
-    def __init__(self, home: Path) -> None:
+    def __init__(
+        self, home: Path, *, identity: Path | None = None, routes: Mapping[str, str] = {}
+    ) -> None:
+        """With its `identity`, children that run on other nodes are reached at `routes`."""
         self.home = home
+        self._certificate = str(identity or "")
+        self._routes = routes
         self.state: NodeState
         self.endpoint: Endpoint
         self.tree = Tree(nodes=())  # as it was last seen
@@ -46,7 +51,11 @@ class Node:
             raise Refused(f"no node runs on {self.home}; `tether up` starts one")
         self.state = state
         self.endpoint = Endpoint.connect(
-            run_dir=state.run_dir, node=state.node, port=state.admin_port
+            run_dir=state.run_dir,
+            node=state.node,
+            port=state.admin_port,
+            identity_dir=self._certificate,
+            routes=self._routes,
         )
         try:
             await self.endpoint.__aenter__()
@@ -99,10 +108,8 @@ class Node:
         """
         found = await self.child(name)
         if not found.address:
-            raise Refused(
-                f"{found.path} is {found.state} and has no process; `restart {found.path}` "
-                "starts it"
-            )
+            do = f"`restart {found.path}` starts it" if found.state == "stopped" else "try again"
+            raise Refused(f"{found.path} is {found.state} and has no process; {do}")
         return found
 
     async def at(self, path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -16,6 +17,7 @@ from tether.admin.refused import Refused
 from tether.admin.shell import OK, Left, Shell
 from tether.cli.failure import CommandFailed
 from tether.config import Config
+from tether.telemetry import logs
 from tether.telemetry.audit import Audit, Who
 
 HISTORY: Final = "shell_history"
@@ -29,7 +31,8 @@ def shell(config: Config, command: str | None, *, as_json: bool, allow_eval: boo
         CommandFailed: no node runs there, or it doesn't answer.
     """
     home, who = config.data_dir, Who.here()
-    node = Node(home)
+    others = {m.id: m.place for m in config.nodes if m.id != config.node.id}
+    node = Node(home, identity=config.identity_dir if others else None, routes=others)
 
     def auditor() -> Auditor:
         return HereAuditor(Audit(home, who, node.state.node))
@@ -72,6 +75,7 @@ class _Flags(NamedTuple):
 
 
 def _done(work: Coroutine[Any, Any, int]) -> int:
+    logs.configure(os.environ.get("TETHER_LOG_LEVEL", "CRITICAL"))  # sentences say what is wrong
     try:
         return asyncio.run(work)
     except Refused as error:
