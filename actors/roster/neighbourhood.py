@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -47,6 +49,8 @@ from tether.telemetry import logs, metrics
 
 PURPOSE: Final = "announcement"
 PROBE_S: Final = 2.0
+WORKERS: Final = "workers"
+GATHER_S: Final = 5.0  # for the workers of this node to report to a roster that has just started
 EPOCH_AHEAD_MS: Final = 86_400_000  # of our clock; more is no mistake that we repeat
 
 log = logs.get(__name__)
@@ -103,6 +107,7 @@ class Neighbourhood:
         self.epoch = epoch.begin(self._folder, _now_ms())
         self.condition = Condition(actor, options, self.say_soon)
         self._leaving = False
+        self._own_news = asyncio.Event()
         self._reach: dict[str, Callable[[], object]] = {}
         self._taken = metrics.announcements_taken
         self._health = {h: metrics.cluster_nodes.labels(str(h)) for h in Health}
@@ -112,17 +117,34 @@ class Neighbourhood:
         """Begin to speak, to listen is the actor's part."""
         self._actor.background(self.condition.run(), name="look around")
         self._actor.tree.on_change(self.say_soon)
+        self._actor.background(self._begin(), name="begin to announce")
+
+    async def _begin(self) -> None:
+        """Not before the workers of this node have reported: they outlive a roster, and while they
+        find the new one, others must not take them for gone."""
+        tree = self._actor.tree
+        with suppress(TimeoutError, TetherError):
+            async with asyncio.timeout(GATHER_S):
+                await tree.first(GATHER_S)
+                while self._unreported():
+                    self._own_news.clear()
+                    await self._own_news.wait()
         self.publisher.start()
+
+    def _unreported(self) -> set[str]:
+        reported = {worker.address for worker in self._own().workers}
+        return {line.address for line in self._actor.tree.under(WORKERS)} - reported
 
     async def leave(self) -> None:
         """The node ends: say so, unless it is only this roster that does."""
-        workers = self._actor.tree.node("workers")
+        workers = self._actor.tree.node(WORKERS)
         if workers is not None and workers.state != "running":
             self._leaving = True
             await self.publisher.farewell()
 
     def say_soon(self) -> None:
         """Something changed that the others shall know."""
+        self._own_news.set()
         self.publisher.changed()
 
     # ---- listening
@@ -212,7 +234,7 @@ class Neighbourhood:
         for address in addresses:
             if address not in self._reach:
                 self._reach[address] = self._actor.watch(
-                    address, _Lost(self._out_of_reach, address)
+                    address, partial(self._out_of_reach, address)
                 )
         self._count()
         self._changed()
@@ -317,19 +339,6 @@ class Neighbourhood:
                 self._actor.tell(address, Revocations(pem=pem))
         except (OSError, TetherError) as error:
             log.warning("a revocation list can't be sent", node=node, error=str(error))
-
-
-class _Lost:
-    """Says which."""
-
-    __slots__ = ("_address", "_say")
-
-    def __init__(self, say: Callable[[str], object], address: str) -> None:
-        self._say = say
-        self._address = address
-
-    def __call__(self) -> None:
-        self._say(self._address)
 
 
 def _now_ms() -> int:

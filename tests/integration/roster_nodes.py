@@ -41,6 +41,9 @@ class StillTree:
     def put(self, path: str, address: str = "", state: str = "running") -> None:
         self.lines[path] = TreeNode(path=path, kind="worker", state=state, address=address)
 
+    async def first(self, timeout: float) -> None:
+        """It is there."""
+
     def node(self, path: str) -> TreeNode | None:
         return self.lines.get(path)
 
@@ -55,14 +58,14 @@ class StillTree:
         return lambda: None
 
 
-async def embodied(actor: Any, hub: Hub, options: Any) -> None:
+async def embodied(actor: Any, hub: Hub, options: Any, tree: StillTree | None = None) -> None:
     """Starts an actor on a hub of ours, without Thespian."""
     actor._hub = hub
     actor.loop = hub.loop
     actor.address = hub.address
     actor._who = f"{type(actor).__name__} {hub.address}"
     actor._background = set()
-    actor._child_view = StillTree()
+    actor._child_view = tree or StillTree()
     serving = Serving(hub, handlers_of(actor), 256, actor._who)
     await actor.start(options)
     serving.begin()
@@ -74,10 +77,16 @@ class HubRoster(Roster):
     where: dict[str, Address]
 
     @classmethod
-    async def on(cls, hub: Hub, where: dict[str, Address], options: RosterOptions) -> HubRoster:
+    async def on(
+        cls,
+        hub: Hub,
+        where: dict[str, Address],
+        options: RosterOptions,
+        tree: StillTree | None = None,
+    ) -> HubRoster:
         made = cls()
         made.where = where
-        await embodied(made, hub, options)
+        await embodied(made, hub, options, tree)
         where[hub.address.node] = hub.address
         made._child_view.put("control/roster", str(hub.address))  # type: ignore[union-attr]
         return made
@@ -188,10 +197,16 @@ class Rosters:
         }
         return RosterOptions(**(values | self.changes | changes))
 
-    async def roster(self, node: str, identity: Path | None = None, **changes: Any) -> HubRoster:
+    async def roster(
+        self,
+        node: str,
+        identity: Path | None = None,
+        tree: StillTree | None = None,
+        **changes: Any,
+    ) -> HubRoster:
         where = {} if identity is None else {"identity_dir": identity, "to": identity}
         hub = await self.cluster.hub(node, **where)
-        made = await HubRoster.on(hub, self.where, self.options(node, **changes))
+        made = await HubRoster.on(hub, self.where, self.options(node, **changes), tree)
         self.made.append(made)
         return made
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from roster_nodes import HubRoster, Rosters, rosters
+from roster_nodes import HubRoster, Rosters, StillTree, rosters
 
 from tests.patience import PATIENCE_S, until
 from tether.contracts import (
@@ -69,6 +69,33 @@ async def test_a_roster_that_starts_anew_is_told_at_once(tmp_path: Path):
         await until(lambda: two.others.heard["n1"].epoch == anew.others.epoch)
         assert anew.others.epoch > before
         assert two.health("n1") == "alive"
+
+
+async def test_a_new_roster_says_nothing_before_its_workers_have_found_it(tmp_path: Path):
+    """Else the others would take them for gone, and move what runs there."""
+    async with rosters(tmp_path, ("n1", "n2")) as made:
+        one, two = [await made.roster(node) for node in made.nodes]
+        worker = await made.worker(two)
+        await until(lambda: one.ids == ["w.n2"])
+        fleets: list[list[str]] = []
+        settled = one._changed
+
+        def changed() -> None:
+            fleets.append(one.ids)
+            settled()
+
+        one.others._changed = changed
+        first = one.others.heard["n2"].epoch
+        two.quit()
+        tree = StillTree()
+        tree.put("workers/w.n2", worker.report.address)
+        worker.roster = await made.roster("n2", tree=tree)
+        await until(lambda: any("begin" in t.get_name() for t in worker.roster._background))
+        worker.say()
+        await until(lambda: one.others.heard["n2"].epoch > first)
+        await until(lambda: one.health("n2") == "alive")
+        assert fleets
+        assert all(fleet == ["w.n2"] for fleet in fleets)
 
 
 def presence(node: str, **fields: Any) -> Presence:
