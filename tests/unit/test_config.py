@@ -281,3 +281,12 @@ def test_whatever_a_section_holds_ends_in_a_config_or_in_paths_of_it(
         paths = {p.path for p in invalid.problems}
     assert paths <= {f"node.{key}" for key in node}
     assert ("node.iid" in paths) == ("iid" in node)
+
+
+def test_the_example_of_a_cluster_is_valid() -> None:
+    config = load(ROOT / "docs" / "cluster.example.toml")
+    assert [m.id for m in config.nodes] == ["n1", "n2", "n3"]
+    for member in config.nodes:
+        at = config.at(member.id)
+        assert at.http.host == member.host
+        assert at.identity_dir == Path("/etc/tether/identity")

@@ -48,12 +48,12 @@ def tree(config: Config, *, as_json: bool) -> int:
 def drawn(tree: Tree, state: NodeState) -> Drawing:
     """The tree as rich draws it, the node's own process at the top."""
     root = next((node for node in tree.nodes if not node.path), None)
-    top = Drawing(_line(root, state.node) if root else f"[bold]{escape(state.node)}[/]")
+    top = Drawing(_line(root, state.node, state.node) if root else f"[bold]{escape(state.node)}[/]")
     branches = {"": top}
     for node in tree.nodes:
         parent, _, id_ = node.path.rpartition("/")
         if node.path:
-            branches[node.path] = branches.get(parent, top).add(_line(node, id_))
+            branches[node.path] = branches.get(parent, top).add(_line(node, id_, state.node))
     return top
 
 
@@ -67,7 +67,7 @@ async def _ask(state: NodeState) -> Tree:
     return answer
 
 
-def _line(node: TreeNode, id_: str) -> str:
+def _line(node: TreeNode, id_: str, own: str) -> str:
     colour = _COLOURS.get(node.state, "red")
     words = [
         f"[bold]{escape(id_)}[/]",
@@ -77,6 +77,8 @@ def _line(node: TreeNode, id_: str) -> str:
         words.insert(1, f"[dim]{escape(node.strategy)}[/]")
     if node.pid:
         words.append(f"pid {node.pid}")
+    if node.address and (where := node.address.partition("/")[0]) != own:
+        words.append(f"[bold]at {escape(where)}[/]")  # placed there; the pid is of that machine
     if node.restarts:
         words.append(f"[yellow]restarts {node.restarts}[/]")
     if node.last_exit:
