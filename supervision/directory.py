@@ -18,11 +18,18 @@ class _Row:
 
 
 class Directory:
-    """Rows by path. `version` grows with every change."""
+    """Rows by path. `version` grows with every change.
 
-    def __init__(self) -> None:
+    A supervisor that was replaced counts the restarts of its children from 0 again, for it knows
+    no better; here they go on from where they were. How often it may restart them does begin
+    anew, as in OTP.
+    """
+
+    def __init__(self, max_past: int = 16_384) -> None:
         self.version = 0
         self._rows: dict[str, _Row] = {}
+        self._past: dict[str, int] = {}  # restarts under supervisors that are gone, by path
+        self._max_past = max_past
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -34,7 +41,11 @@ class Directory:
         dropped = self._drop_below(node.path) if node.pid == 0 else []
         if node.state == DELETED:
             self._rows.pop(node.path, None)
+            for path in [p for p in self._past if f"{p}/".startswith(f"{node.path}/")]:
+                del self._past[path]
             return dropped
+        if past := self._past.get(node.path):
+            node = msgspec.structs.replace(node, restarts=node.restarts + past)
         row = self._rows.get(node.path)
         if row is None:
             self._rows[node.path] = _Row(node, now - node.since_s)
@@ -70,4 +81,9 @@ class Directory:
     def _drop_below(self, path: str) -> list[TreeNode]:
         prefix = f"{path}/" if path else ""
         below = [p for p in self._rows if p.startswith(prefix) and p != path]
-        return [self._rows.pop(p).node for p in below]
+        dropped = [self._rows.pop(p).node for p in below]
+        for node in dropped:
+            if len(self._past) < self._max_past or node.path in self._past:
+                # whoever comes there now is one more, unless nobody had been there yet
+                self._past[node.path] = node.restarts + (node.state != "starting")
+        return dropped

@@ -49,3 +49,33 @@ def test_a_deleted_line_is_gone_and_ages_go_on_growing() -> None:
     assert paths(directory) == ["b"]
     assert directory.version > before
     assert directory.get("a") is None
+
+
+def restarted(path: str, restarts: int) -> TreeNode:
+    return TreeNode(path=path, kind="worker", state="running", pid=1, restarts=restarts)
+
+
+def test_restarts_go_on_counting_when_a_supervisor_was_replaced() -> None:
+    directory = Directory(max_past=2)
+    for path, restarts in (("a", 0), ("a/x", 3), ("a/y", 0), ("a/z", 7)):
+        directory.apply(restarted(path, restarts), 0.0)
+    directory.apply(node("a", pid=0, state="restarting"), 1.0)
+    for path in ("a", "a/x", "a/y", "a/z"):
+        directory.apply(restarted(path, 0), 2.0)
+    shown = {line.path: line.restarts for line in directory.tree(2.0).nodes}
+    assert shown == {"a": 0, "a/x": 4, "a/y": 1, "a/z": 0}  # no room for the third
+    directory.apply(restarted("a/x", 1), 3.0)
+    row = directory.get("a/x")
+    assert row is not None
+    assert row.restarts == 5
+
+
+def test_what_was_deleted_begins_anew() -> None:
+    directory = Directory()
+    directory.apply(restarted("a", 0), 0.0)
+    directory.apply(restarted("a/x", 3), 0.0)
+    directory.apply(node("a", pid=0, state="stopped"), 1.0)
+    directory.apply(node("a", pid=0, state="deleted"), 1.0)
+    for path in ("a", "a/x"):
+        directory.apply(restarted(path, 0), 2.0)
+    assert [line.restarts for line in directory.tree(2.0).nodes] == [0, 0]
