@@ -20,13 +20,13 @@ from node_process import (
     Launcher,
     Node,
     environment,
-    free_port,
     tether,
     write_config,
 )
 from prometheus_client.parser import text_string_to_metric_families
 from terminal import Terminal
 
+from tests.ports import free_port
 from tether.telemetry.audit import NAME, Entry, read
 
 WAIT_S = 60.0
