@@ -1,8 +1,9 @@
 """`scripts/bench engine [--json]`: tokens/s of SmolLM2 at 1, 8 and 32 streams.
 
-The transformers engine, thread, loop and text included, beside transformers' own `generate`,
-which answers one by one; greedy, float32, prefill included. The first eight answers are
-compared token by token. Exits 1 on a difference.
+The engines transformers (float32) and gguf (Q4_1), each inside this process and in one of its own,
+thread, loop and text included, beside transformers' own `generate`, which answers one by one;
+greedy, prefill included. The first eight answers of transformers are compared with `generate`
+token by token. Exits 1 on a difference.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 from tether.config import load as load_config
 from tether.contracts import ChatInput, Message, ModelCard, Sampling
-from tether.engines import Engine, Job, create, prepare
+from tether.engines import Engine, Job, create, host, prepare
 
 SUBJECTS = ("the sea", "a fox", "winter", "bread", "the moon", "an old clock", "trains", "honey")
 ASKS = (
@@ -48,10 +49,11 @@ async def one(engine: Engine, job: Job) -> tuple[list[int], float]:
 
 
 async def measure(
-    card: ModelCard, cache: Path, tokens: int, threads: int
+    card: ModelCard, cache: Path, tokens: int, threads: int, *, hosted: bool
 ) -> tuple[list[dict[str, Any]], list[tuple[int, ...]], list[list[int]]]:
     """A result for each number of streams; the prompts; the answers at the most streams."""
-    engine = create(card, slots=32, threads=threads, cache_dir=cache)
+    make = host if hosted else create
+    engine = make(card, slots=32, threads=threads, cache_dir=cache)
     await engine.open()
     results = []
     answers: list[list[int]] = []
@@ -78,11 +80,11 @@ async def measure(
             results.append(
                 {
                     "bench": "engine",
-                    "subject": "tether",
+                    "subject": f"{card.engine}{' hosted' if hosted else ''}",
                     "streams": streams,
                     "tokens_per_s": round(count / wall, 1),
                     "first_token_p50_ms": round(firsts[len(firsts) // 2] * 1000),
-                    "cpu_s_per_token": round(cpu / count, 4),
+                    **({} if hosted else {"cpu_s_per_token": round(cpu / count, 4)}),
                     "tokens": count,
                 }
             )
@@ -126,11 +128,11 @@ def generate(
 
 def table(results: list[dict[str, Any]]) -> Iterator[str]:
     """The results for people."""
-    yield f"{'subject':<12}{'streams':>8}{'tokens/s':>10}{'first token ms':>16}{'CPU s/token':>13}"
+    yield f"{'subject':<20}{'streams':>8}{'tokens/s':>10}{'first token ms':>16}{'CPU s/token':>13}"
     for line in results:
         yield (
-            f"{line['subject']:<12}{line['streams']:>8}{line['tokens_per_s']:>10}"
-            f"{line.get('first_token_p50_ms', ''):>20}{line['cpu_s_per_token']:>13}"
+            f"{line['subject']:<20}{line['streams']:>8}{line['tokens_per_s']:>10}"
+            f"{line.get('first_token_p50_ms', ''):>16}{line.get('cpu_s_per_token', ''):>13}"
         )
 
 
@@ -141,6 +143,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--only", choices=("gguf", "transformers"), default="")
     options = parser.parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the engine does, for both
     card = ModelCard(
@@ -151,9 +154,20 @@ def main() -> int:
         dtype=options.dtype,
     )
     cache = load_config(Path(__file__).parents[1] / "cluster.toml").cache_dir
+    gguf = ModelCard(name="smollm2", version="2", engine="gguf", source=card.source, context=1024)
+    results, ours, prompts = [], [], []
+    for subject, hosted in ((gguf, False), (gguf, True), (card, True), (card, False)):
+        if options.only in ("", subject.engine):
+            found, prompts, ours = asyncio.run(
+                measure(subject, cache, options.tokens, options.threads, hosted=hosted)
+            )
+            results += found
+    if options.only == "gguf":
+        lines = map(json.dumps, results) if options.json else table(results)
+        print("\n".join(lines))
+        return 0
     folder = prepare(card, cache)
     assert folder is not None
-    results, prompts, ours = asyncio.run(measure(card, cache, options.tokens, options.threads))
     alone, theirs = generate(folder, prompts[:COMPARED], options.tokens, options.threads)
     different = sum(a != b for a, b in zip(ours[:COMPARED], theirs, strict=True))
     results.insert(0, alone)
