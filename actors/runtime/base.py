@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from thespian.actors import ActorExitRequest, InvalidActorSpecification
+from thespian.system import multiprocCommon
 from thespian.system.addressManager import ActorLocalAddress
 from thespian.system.messages.admin import PendingActorResponse, SystemShutdown
 from thespian.system.multiprocCommon import MultiProcAdmin, MultiProcManager, multiprocessCommon
@@ -36,6 +37,7 @@ from tether.telemetry import logs
 
 NAME: Final = "tether"
 VERSION: Final = 1
+ADMIN_START_S: Final = 60.0  # until an Admin that is being started says so
 END_S: Final = 10.0  # from the last message of an actor to the end of its process
 LAST_WORDS_S: Final = 2.0  # how long an Admin that ends waits for its messages to arrive
 MAX_QUESTIONS: Final = 256  # that an Admin answers at once
@@ -268,5 +270,8 @@ def _portable(log_definitions: Any) -> Any:
 
 
 _context: Final = SpawnContext()
+
+# Five seconds, as Thespian has it, are too few for a machine that is busy with other things.
+multiprocCommon.MAX_ADMIN_STARTUP_DELAY = timedelta(seconds=ADMIN_START_S)
 
 sys.modules[f"thespian.system.{NAME}"] = sys.modules[__name__]

@@ -26,7 +26,7 @@ from cluster_load import Load
 from cluster_process import Member, certify
 from netns import SUBNET, Network
 from node_process import tether as command
-from sse import chat
+from sse import Answer, chat, echoed
 
 import tether.stores.embedded as embedded
 from actors.runtime import Endpoint
@@ -36,6 +36,8 @@ from tether.errors import TetherError
 NODES: Final = ("n1", "n2", "n3")
 CUT_S: Final = 30.0
 PATIENCE_S: Final = 90.0
+KEPT: Final = "delay=50 an answer that a client keeps asking for"
+KEPT_TOKENS: Final = 100
 CONFIG: Final = """
 [node]
 data_dir = "data/{{node}}"
@@ -276,9 +278,32 @@ class Story:
         load.absent("n3", began, time.monotonic())
         self._tell_load("  requests at n1 and n2", load, began)
 
+    async def kept(self, node: str, token: str) -> Answer:
+        """An answer of some seconds, for a client that may ask again."""
+        async with httpx2.AsyncClient(
+            base_url=self.doors[node],
+            headers={"authorization": f"Bearer {self.key}", "idempotency-key": token},
+            timeout=60,
+        ) as client:
+            return await chat(client, KEPT, max_tokens=KEPT_TOKENS)
+
     async def kill_leader(self, load: Load) -> None:
+        tokens = [f"kept-{secrets.token_hex(8)}" for _ in range(6)]
+        first = [asyncio.create_task(self.kept("n1", token)) for token in tokens]
+        quoted = ", ".join(f"'{token}'" for token in tokens)
+        under_way = f"SELECT count(*) FROM jobs WHERE retry_token IN ({quoted})"
+        await self.within(lambda: self._holds(f"{under_way} HAVING count(*) = {len(tokens)}"))
+        await asyncio.sleep(1)
+        here = await self.sql(f"{under_way} AND worker_id LIKE '%.n1'")
         began = time.monotonic()
         await asyncio.to_thread(self.members["n1"].kill)
+        await asyncio.gather(*first)
+        again = await asyncio.gather(*(self.kept("n2", token) for token in tokens))
+        whole = sum(a.complete and a.text == echoed(KEPT, KEPT_TOKENS) for a in again)
+        jobs = await self.sql(under_way)
+        for answer in again:
+            if not answer.complete:
+                print(f"      {answer.status} {answer.error[:200]}", flush=True)
 
         async def succeeded() -> bool:
             return await self.sees("n2", n2="here leads")
@@ -290,11 +315,16 @@ class Story:
             return await self.sees("n2", n1="gone") and await self.sees("n3", n1="gone")
 
         await self.row("kill -9 n1, the leader, whole, under load", "n2 leads", succeeded)
+        self.proof.row(
+            "  its door's clients ask again at n2's",
+            f"{whole} of {len(tokens)} got their answer, of {jobs} jobs; {here} had run at n1",
+            good=whole == jobs == len(tokens),
+        )
         await self.row("  the worker that n1 had placed", "n2 has placed it again", placed)
         await self.row("  n1 for the others", "gone", gone)
         load.absent("n1", began, time.monotonic())
         self._tell_load("  requests at n2 and n3", load, began)
-        again = time.monotonic()
+        restarted = time.monotonic()
         await self.start("n1")
 
         async def back() -> bool:
@@ -305,7 +335,7 @@ class Story:
 
         await self.row("  start n1 again", "it leads, and answers", back)
         await self.row("  the placed worker", "of n1's tree again", returned)
-        load.absent("n1", again, time.monotonic())
+        load.absent("n1", restarted, time.monotonic())
 
     async def kill_worker(self, load: Load) -> None:
         """n2's workers run answers of n1's door."""

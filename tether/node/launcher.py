@@ -46,6 +46,7 @@ from tether.node.plan import (
 from tether.node.ports import PortTaken, free_port
 from tether.node.processes import MARK, adopt_orphans, end_all, reap
 from tether.node.readiness import models_here, ready_models
+from tether.node.systemd import Notifier
 from tether.stores import keys
 from tether.stores.database import Database
 from tether.telemetry import logs
@@ -77,6 +78,7 @@ class Launcher:
         self._has_doors = has_role(config, "gateway")
         self._seen = Tree(nodes=())
         self._undone = False  # the root could not start, and has stopped what had
+        self._systemd = Notifier()
         self._home: Home
         self._state: NodeState
 
@@ -197,6 +199,7 @@ class Launcher:
                 serving.cancel()
                 if not lost.is_set() and not self._undone:
                     self._narrator.say("stopping: running answers finish first")
+                    self._systemd.tell("STOPPING=1", "STATUS=running answers finish first")
                     await self._stop(endpoint, root)
                 watching.cancel()
                 await asyncio.wait((serving, watching), timeout=MARGIN_S)
@@ -236,6 +239,7 @@ class Launcher:
         self._tell(root=str(root), ready=True)
         where = f"at {self._state.url}" if self._has_doors else "for other nodes, without a door"
         self._narrator.say(f"ready {where}")
+        self._systemd.tell("READY=1", f"STATUS=ready {where}")
         await asyncio.Event().wait()
 
     async def _until_models_answer(self, endpoint: Endpoint) -> None:
