@@ -61,14 +61,13 @@ async def _until_deaf(actor: Actor, deadline_s: float, address: Address) -> str:
         while True:
             due = loop.time() + share_s
             await asyncio.wait([asked], timeout=share_s)
-            if asked.done():
-                unheard = 0 if asked.result() else unheard + 1
-                await asyncio.sleep(max(0.0, due - loop.time()))
-                asked = asyncio.ensure_future(_answers(actor, address, deadline_s * 2))
-            elif loop.time() - due < share_s / 2:
-                unheard += 1
+            late = loop.time() - due > share_s / 2
+            unheard = 0 if late or (asked.done() and asked.result()) else unheard + 1
             if unheard >= _SHARES:
                 return f"hung: it has not answered for {deadline_s:g} s"
+            if asked.done():
+                await asyncio.sleep(max(0.0, due - loop.time()))
+                asked = asyncio.ensure_future(_answers(actor, address, deadline_s * 2))
     finally:
         asked.cancel()
 

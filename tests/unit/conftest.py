@@ -14,6 +14,7 @@ LEAPING = {
     "test_http_request.py",
     "test_policies_drivers.py",
     "test_settler.py",
+    "test_supervision_vitals.py",
     "test_worker_parts.py",
 }
 
