@@ -9,6 +9,8 @@ import httpx2
 import pytest
 from node_process import ECHO, SMOLLM2, Launcher, Node, write_config
 
+from tests.patience import PATIENCE_S
+
 _MEASURED: list[str] = []
 
 
@@ -51,13 +53,13 @@ def real_node(launch: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Nod
     """A node with SmolLM2 and the echo model."""
     folder = tmp_path_factory.mktemp("real")
     write_config(folder, models=ECHO + SMOLLM2)
-    return launch(folder, timeout_s=240)
+    return launch(folder, timeout_s=300)
 
 
 @pytest.fixture
 async def http(echo_node: Node) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of the echo node that carries its key."""
     async with httpx2.AsyncClient(
-        base_url=echo_node.url, headers=echo_node.headers, timeout=30
+        base_url=echo_node.url, headers=echo_node.headers, timeout=PATIENCE_S
     ) as client:
         yield client

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+
+from tests.patience import PATIENCE_S
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 TETHER = (sys.executable, "-m", "tether.cli")
@@ -44,14 +46,9 @@ threads = 2
 """
 
 
-def free_port() -> int:
-    """A TCP port of the loopback that nobody holds now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def tether(*args: str, cwd: Path, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+def tether(
+    *args: str, cwd: Path, timeout: float = 2 * PATIENCE_S
+) -> subprocess.CompletedProcess[str]:
     """Run a command of Tether to its end."""
     return subprocess.run(
         [*TETHER, *args], cwd=cwd, capture_output=True, text=True, timeout=timeout,
@@ -108,7 +105,7 @@ class Node:
     def tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-40:])
 
-    def wait_ready(self, timeout_s: float) -> None:
+    def wait_ready(self, timeout_s: float = 3 * PATIENCE_S) -> None:
         until = time.monotonic() + timeout_s
         while not (self.state.get("ready") and self.state["pid"] == self.process.pid):
             assert self.process.poll() is None, f"tether up ended early:\n{self.tail()}"
@@ -138,7 +135,7 @@ class Node:
         finally:
             await connection.close()
 
-    def stop(self, timeout_s: float = 60.0) -> int:
+    def stop(self, timeout_s: float = 2 * PATIENCE_S) -> int:
         """SIGTERM, and the exit code; nothing of it may be left afterwards."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -158,7 +155,7 @@ def of_home(home: Path) -> Iterator[int]:
             continue
 
 
-def assert_gone(folder: Path, timeout_s: float = 5.0) -> None:
+def assert_gone(folder: Path, timeout_s: float = PATIENCE_S) -> None:
     """No process and no socket of the node in `folder` is left."""
     until = time.monotonic() + timeout_s
     while left := list(of_home(folder / ".tether")):
@@ -194,7 +191,7 @@ class Launcher:
         self.nodes.append(node)
         return node
 
-    def __call__(self, folder: Path, *args: str, timeout_s: float = 90.0) -> Node:
+    def __call__(self, folder: Path, *args: str, timeout_s: float = 3 * PATIENCE_S) -> Node:
         """A node that answers, with a key of tenant `acme`."""
         node = self.start(folder, *args)
         node.wait_ready(timeout_s)
@@ -206,7 +203,7 @@ class Launcher:
             if node.process.poll() is None:
                 node.process.terminate()
                 try:
-                    node.process.wait(30)
+                    node.process.wait(PATIENCE_S)
                 except subprocess.TimeoutExpired:
                     node.process.kill()
                     node.process.wait()
@@ -217,7 +214,9 @@ class Launcher:
                     continue
 
 
-async def until(condition: Callable[[], Awaitable[bool]], timeout_s: float, what: str) -> None:
+async def until(
+    condition: Callable[[], Awaitable[bool]], what: str, timeout_s: float = PATIENCE_S
+) -> None:
     """Wait for something that only looking can tell."""
     try:
         async with asyncio.timeout(timeout_s):

@@ -43,7 +43,7 @@ async def test_a_restart_shows_in_the_tree(echo_node: Node) -> None:
         now = echo_node.tree()["doors/0"]
         return bool(now["state"] == "running" and now["pid"] != before["pid"])
 
-    await until(back, 30, "the front door is back")
+    await until(back, "the front door is back")
     now = echo_node.tree()["doors/0"]
     assert now["restarts"] == before["restarts"] + 1
     assert "vanished" in now["last_exit"] or "killed" in now["last_exit"]
@@ -94,7 +94,7 @@ def test_called_wrongly(tmp_path: Path) -> None:
 def test_dev_prints_a_key_that_works(launch: Launcher, tmp_path: Path) -> None:
     write_config(tmp_path)
     node = launch.start(tmp_path, "--dev")
-    node.wait_ready(90)
+    node.wait_ready()
     key = next(word for word in node.log.read_text().split() if word.startswith("tether-dev-"))
     headers = {"authorization": f"Bearer {key}"}
     assert httpx2.get(f"{node.url}/v1/models", headers=headers).status_code == 200

@@ -12,6 +12,8 @@ import pytest
 from node_process import Node, until
 from sse import chat, echoed
 
+from tests.patience import PATIENCE_S
+
 MODEL = "smollm2-135m-instruct"
 QUESTIONS = [f"What is {n} plus {n + 1}? Answer with one short sentence." for n in range(16)]
 
@@ -115,7 +117,7 @@ async def test_errors_are_those_the_client_knows(real_node: Node) -> None:
 
 async def test_a_client_that_hangs_up_is_settled_as_cancelled(real_node: Node) -> None:
     async with httpx2.AsyncClient(
-        base_url=real_node.url, headers=real_node.headers, timeout=60
+        base_url=real_node.url, headers=real_node.headers, timeout=PATIENCE_S
     ) as client:
         body = {
             "model": "echo",
@@ -137,7 +139,7 @@ async def test_a_client_that_hangs_up_is_settled_as_cancelled(real_node: Node) -
         )
         return bool(found == "cancelled")
 
-    await until(cancelled, 5, "the job is settled as cancelled")
+    await until(cancelled, "the job is settled as cancelled")
 
 
 def test_curl(real_node: Node) -> None:
@@ -153,7 +155,7 @@ def test_curl(real_node: Node) -> None:
         ["curl", "-sN", f"{real_node.url}/v1/chat/completions",
          "-H", f"authorization: Bearer {real_node.key}",
          "-H", "content-type: application/json", "-d", body],
-        capture_output=True, text=True, timeout=30, check=True,
+        capture_output=True, text=True, timeout=PATIENCE_S, check=True,
     ).stdout  # fmt: skip
     events = [line[6:] for line in shown.splitlines() if line.startswith("data: ")]
     assert events[-1] == "[DONE]"
@@ -164,7 +166,7 @@ def test_curl(real_node: Node) -> None:
 
 async def test_the_echo_model_repeats(real_node: Node) -> None:
     async with httpx2.AsyncClient(
-        base_url=real_node.url, headers=real_node.headers, timeout=60
+        base_url=real_node.url, headers=real_node.headers, timeout=PATIENCE_S
     ) as client:
         answer = await chat(client, "a b c", max_tokens=7)
     assert answer.complete

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests import tiny
+from tests.patience import PATIENCE_S
 from tether.contracts import ChatInput, Finish, Message, ModelCard, Sampling, TextInput
 from tether.engines import Delta, Engine, Job, create
 from tether.engines.transformer import TransformersEngine
@@ -63,7 +64,7 @@ async def rest(run: AsyncIterator[Delta]) -> list[Delta]:
 
 
 async def until(condition: object) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # type: ignore[operator]  # noqa: ASYNC110 - it's a thread's state
             await asyncio.sleep(0.005)
 
@@ -118,17 +119,21 @@ async def test_a_stop_string_ends_the_answer_and_is_not_said(engine: Engine) -> 
 
 async def test_closing_a_run_stops_its_computation(engine: Engine) -> None:
     # nothing ends this one but its 400 tokens: the end of turn is as unlikely as any token
-    run = engine.run(await job(engine, "long", max_tokens=400, seed=1))
-    first = await anext(run)
-    assert len(first.token_ids) >= 1
-    await run.aclose()
-    await until(lambda: engine.snapshot().running == 0)
-    before = engine.snapshot()
+    for number in range(1, 6):
+        run = engine.run(await job(engine, "long", max_tokens=400, seed=1))
+        first = await anext(run)
+        assert len(first.token_ids) >= 1
+        await run.aclose()
+        await until(lambda: engine.snapshot().running == 0)
+        before = engine.snapshot()
+        if before.output_tokens < 400 * number:
+            break
+    else:
+        pytest.fail("every one of them was over before it was closed")
     await answer(engine, await job(engine, "a", max_tokens=1))  # the engine lives on
     after = engine.snapshot()
     assert after.steps - before.steps <= 2
     assert after.output_tokens - before.output_tokens == 1
-    assert before.output_tokens < 400
 
 
 async def test_a_full_engine_refuses_and_recovers(engine: Engine) -> None:
