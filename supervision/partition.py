@@ -10,10 +10,13 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from supervision.spec import PartitionOptions
+from actors.runtime import Address
+from supervision.spec import ChildSpec, PartitionOptions
 from supervision.strategy import Strategy
 from supervision.supervisor import Supervisor
 from supervision.tree import SupervisionTree
+from tether.contracts import ChildDeleted, DeleteChild
+from tether.errors import BadRequest
 
 
 class PartitionSupervisor(Supervisor):
@@ -21,6 +24,12 @@ class PartitionSupervisor(Supervisor):
 
     Options: ClassVar[type[msgspec.Struct]] = PartitionOptions
     kind: ClassVar[str] = "partition"
+
+    def check(self, spec: ChildSpec) -> None:
+        raise BadRequest(f"{self.path} has the partitions of its options; keys belong to them")
+
+    def _verb_delete(self, msg: DeleteChild, sender: Address) -> ChildDeleted:
+        raise BadRequest(f"{self.path} has the partitions of its options; keys belong to them")
 
     def plan(self, options: Any) -> SupervisionTree:
         return SupervisionTree(

@@ -2,7 +2,7 @@
 start_child, terminate_child, restart_child, delete_child, which_children and count_children.
 
 OTP's errors are a `Conflict` whose `param` is OTP's word: already_present, already_started,
-running, restarting or not_found.
+running, restarting or not_found. Other nodes are refused (`Forbidden`), but for the questions.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from tether.contracts import (
 from tether.errors import BadRequest, Unavailable
 
 if TYPE_CHECKING:
+    from actors.runtime.operating import Operating
     from supervision.tree import SupervisionTree
 
 
@@ -45,6 +46,7 @@ class Verbs:
     path: str
     forgets: bool = False  # what it terminates
     _tree: SupervisionTree
+    _operating: Operating
     _verb_news: asyncio.Event | None = None
     _verb_errors: dict[str, str]  # of children that are being started for somebody, by id
 
@@ -72,6 +74,7 @@ class Verbs:
 
     @on(AddChild)
     async def _verb_add(self, msg: AddChild, sender: Address) -> ChildReady:
+        self._operating.allow(sender)
         try:
             spec = msgspec.msgpack.decode(msg.spec, type=ChildSpec)
         except msgspec.MsgspecError as error:
@@ -81,10 +84,12 @@ class Verbs:
 
     @on(RestartChild)
     async def _verb_restart(self, msg: RestartChild, sender: Address) -> ChildReady:
+        self._operating.allow(sender)
         return await self._verb_start(msg.id, self._tree.restart(msg.id, self._now()))
 
     @on(TerminateChild)
     async def _verb_terminate(self, msg: TerminateChild, sender: Address) -> ChildStopped:
+        self._operating.allow(sender)
         self._perform(self._tree.terminate(msg.id, self._now(), forget=self.forgets))
         while (node := self._tree.node(msg.id, self._now())) is not None:
             if node.state == "stopped" and not self.forgets:
@@ -94,6 +99,7 @@ class Verbs:
 
     @on(DeleteChild)
     def _verb_delete(self, msg: DeleteChild, sender: Address) -> ChildDeleted:
+        self._operating.allow(sender)
         self._perform(self._tree.delete(msg.id, self._now()))
         return ChildDeleted()
 

@@ -508,6 +508,9 @@ async def test_partitions_and_what_a_child_sees_of_the_tree(grow: Grow, stub: An
         assert found.models[0] in {killed.address, (await grown.tree())["gateways/1"].address}
         nodes = await grown.until(runs_anew(killed))
         assert nodes["gateways/0"].pid == before["gateways/0"].pid
+        for verb in (AddChild(spec=msgspec.msgpack.encode(stub("2"))), DeleteChild(id="1")):
+            with pytest.raises(BadRequest, match="keys belong to them"):
+                await grown.endpoint.ask(before["gateways"].address, verb)
 
 
 def test_a_key_belongs_to_the_same_partition_in_every_process() -> None:
