@@ -154,6 +154,7 @@ class Neighbourhood:
         now = self._actor.loop.time()
         node = sender.node
         try:
+            self._acceptance.admit(node, now)
             heard = self._opened(msg, node)
         except Refused as refused:
             self.refusals.add(refused.reason, node, str(refused), now)
@@ -165,8 +166,6 @@ class Neighbourhood:
 
     def _opened(self, msg: Announce, sender: str) -> Heard:
         """The cheap looks first: a signature costs 0.2 ms."""
-        if not self._acceptance.expects(sender):
-            raise Refused(Refusal.STRANGER, f"{sender} is no other node of the configuration")
         if len(msg.payload) > MAX_BYTES or len(msg.certificate) > MAX_CERTIFICATE:
             raise Refused(Refusal.CROWDED, f"{len(msg.payload)} bytes are no announcement")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from typing import ClassVar, Final
 
@@ -10,7 +11,7 @@ import msgspec
 
 from actors.nodes import tree_of_node
 from actors.roster.cluster_view import shown
-from actors.roster.neighbourhood import Neighbourhood
+from actors.roster.neighbourhood import WORKERS, Neighbourhood
 from actors.roster.options import OtherNode, RosterOptions
 from actors.runtime import Address, on
 from supervision import Supervised
@@ -36,6 +37,7 @@ ROSTER: Final = "control/roster"
 FIND_S: Final = 5.0
 SWEEP_S: Final = 0.5
 MAX_WAIT_S: Final = 60.0
+MAX_UNKNOWN: Final = 64
 
 log = logs.get(__name__)
 
@@ -57,6 +59,8 @@ class Roster(Supervised):
         self._watched: set[tuple[str, int]] = set()
         self._refused = metrics.bound_refused.labels("roster_reports")
         self._told: Fleet | None = None
+        self._unknown: OrderedDict[Address, HealthReport] = OrderedDict()
+        """Reports from other nodes, of workers that may be ours."""
         self._others: Neighbourhood | None = None
         if options.others:
             self._others = Neighbourhood(
@@ -69,6 +73,7 @@ class Roster(Supervised):
                 changed=self._changed,
             )
             self._others.start()
+            self.tree.on_change(self._tree_changed)
         self.background(self._sweep(), name="sweep")
 
     async def stop(self, deadline_s: float) -> None:
@@ -106,13 +111,34 @@ class Roster(Supervised):
 
     @on(HealthReport)
     def report(self, msg: HealthReport, sender: Address) -> None:
-        """A worker speaks for itself: a report that comes from elsewhere is dropped."""
+        """A worker speaks for itself: a report that comes from elsewhere is dropped, and so is that
+        of a process of another node which isn't supervised here."""
         if msg.address != str(sender):
             log.warning("a report of another sender", worker_id=msg.worker_id, sender=str(sender))
             return
+        if sender.node != self.address.node and not self._is_ours(msg, sender):
+            return
+        self._take(msg, sender)
+
+    def _is_ours(self, msg: HealthReport, sender: Address) -> bool:
+        """A worker at another node is one of ours if our tree says so, which it may say a moment
+        after the worker. Whoever supervises it speaks for it."""
+        if any(line.address == msg.address for line in self.tree.under(WORKERS)):
+            return True
+        self._unknown[sender] = msg
+        if len(self._unknown) > MAX_UNKNOWN:
+            self._unknown.popitem(last=False)
+        return False
+
+    def _tree_changed(self) -> None:
+        for sender, msg in list(self._unknown.items()):
+            if any(line.address == msg.address for line in self.tree.under(WORKERS)):
+                del self._unknown[sender]
+                self._take(msg, sender)
+
+    def _take(self, msg: HealthReport, sender: Address) -> None:
         others = self._others
-        if others is not None and msg.node_id != self._options.node_id:
-            # It runs elsewhere, and its supervisor is here: whoever supervises it speaks for it.
+        if msg.node_id != self._options.node_id and others is not None:
             msg = msgspec.structs.replace(msg, node_id=self._options.node_id)
         refused = self._snapshot.refused
         if self._snapshot.observe(msg, self.loop.time()):

@@ -37,6 +37,7 @@ class StillTree:
 
     def __init__(self) -> None:
         self.lines: dict[str, TreeNode] = {}
+        self.callbacks: list[Callable[[], object]] = []
 
     def put(self, path: str, address: str = "", state: str = "running") -> None:
         self.lines[path] = TreeNode(path=path, kind="worker", state=state, address=address)
@@ -55,7 +56,12 @@ class StillTree:
         return [n for n in self.lines.values() if n.path.startswith(prefix + "/")]
 
     def on_change(self, callback: Callable[[], object]) -> Callable[[], None]:
+        self.callbacks.append(callback)
         return lambda: None
+
+    def changed(self) -> None:
+        for callback in self.callbacks:
+            callback()
 
 
 async def embodied(actor: Any, hub: Hub, options: Any, tree: StillTree | None = None) -> None:

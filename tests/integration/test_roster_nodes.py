@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from roster_nodes import HubRoster, Rosters, StillTree, rosters
+from roster_nodes import Fake, HubRoster, Rosters, StillTree, rosters
 
 from tests.patience import PATIENCE_S, until
 from tether.contracts import (
@@ -197,6 +197,25 @@ async def test_what_is_not_believed_changes_nothing_and_is_counted(tmp_path: Pat
         answer = await thief.ask(one.address, forger.sealed("n2", says("n2", *newer)), PATIENCE_S)
         assert answer == Announced(epoch=known.epoch)
         assert one.ids == []
+
+
+async def test_who_is_not_supervised_here_is_no_worker_of_ours(tmp_path: Path):
+    """A process of another node reports in the name of a worker of this one."""
+    async with rosters(tmp_path, ("n1", "n2")) as made:
+        one, two = [await made.roster(node) for node in made.nodes]
+        await made.worker(one)
+        thief = Fake(await made.cluster.hub("n2"), one, worker_id="w.n1", epoch=99)
+        thief.say()
+        placed = Fake(await made.cluster.hub("n2"), one, worker_id="placed")
+        placed.say()
+        await until(lambda: len(one._unknown) == 2)
+        assert one.ids == ["w.n1"]
+        one.still_tree.put("workers/placed", placed.report.address)
+        one.still_tree.changed()
+        await until(lambda: two.ids == ["placed", "w.n1"])
+        seen = {w.worker_id: (w.node_id, w.address) for w in two._view.fleet.workers}
+        assert seen["placed"] == ("n1", placed.report.address)
+        assert seen["w.n1"][1].startswith("n1/")
 
 
 async def test_a_node_that_is_not_listed_is_a_stranger(tmp_path: Path):

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from tether.contracts import Announcement, HealthReport, Offer, Order, Presence
 from tether.core import announcement
 from tether.core.announcement import (
+    BURST,
     MAX_BYTES,
     MAX_ORDERS,
     MAX_WORKERS,
+    RATE,
     Acceptance,
     Refusal,
     Refused,
@@ -242,6 +244,20 @@ def test_a_flood_of_unknown_nodes_and_of_orders_leaves_nothing_behind():
         orders = [order(n * MAX_ORDERS + m) for m in range(MAX_ORDERS)]
         assert len(take(made, said(1, n + 1, [presence(), *orders])).orders) == MAX_ORDERS
     assert len(made._known["n2"].orders) == MAX_ORDERS
+
+
+def test_who_floods_is_not_looked_at_and_others_are():
+    made = Acceptance("n1", ["n2", "n3"])
+    for _ in range(int(BURST)):
+        made.admit("n2", 5.0)
+    for sender, why in (("n2", Refusal.FLOODING), ("x", Refusal.STRANGER)):
+        with pytest.raises(Refused) as refused:
+            made.admit(sender, 5.0)
+        assert refused.value.reason is why
+    made.admit("n3", 5.0)
+    made.admit("n2", 5.0 + 1 / RATE + 0.001)
+    with pytest.raises(Refused):
+        made.admit("n2", 5.0 + 1 / RATE + 0.001)
 
 
 def test_the_bounds_stand_together():

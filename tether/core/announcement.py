@@ -20,6 +20,8 @@ MAX_BYTES: Final = 512 * 1024
 MAX_ENTRIES: Final = 1024
 MAX_WORKERS: Final = 256  # of one node
 MAX_ORDERS: Final = 64  # of one node, that are remembered as carried out
+RATE: Final = 20.0  # announcements of one node in a second; an honest one makes at most 10
+BURST: Final = 100.0
 
 _ADDRESS: Final = re.compile(r"([A-Za-z0-9_.:-]{1,64})/([A-Za-z0-9_.:-]{1,64})/([0-9]{1,5})")
 
@@ -39,6 +41,7 @@ class Refusal(StrEnum):
     REPLAYED = "replayed"  # of this epoch, and not newer than was seen
     MALFORMED = "malformed"  # it can't be read, or its topics don't fit what it says
     CROWDED = "crowded"  # it says more than one node may
+    FLOODING = "flooding"  # its node says something too often; it wasn't looked at
 
 
 class Refused(Exception):
@@ -61,9 +64,11 @@ class Heard(msgspec.Struct, frozen=True):
 
 
 class _Known:
-    __slots__ = ("epoch", "orders", "sequence")
+    __slots__ = ("at", "epoch", "orders", "sequence", "tokens")
 
     def __init__(self) -> None:
+        self.tokens = BURST
+        self.at = 0.0
         self.epoch = -1
         self.sequence = -1
         self.orders: dict[int, None] = {}  # numbers of those of this epoch, the newest last
@@ -78,9 +83,20 @@ class Acceptance:
         self._known = {node: _Known() for node in others}
         self._nodes = frozenset((own, *self._known))
 
-    def expects(self, node: str) -> bool:
-        """Is `node` one of the others? Worth asking before a signature is checked."""
-        return node in self._known
+    def admit(self, sender: str, now: float) -> None:
+        """What comes from there may be looked at, which costs a signature.
+
+        Raises:
+            Refused: it is no other node of the configuration, or says something too often.
+        """
+        known = self._known.get(sender)
+        if known is None:
+            raise Refused(Refusal.STRANGER, f"{sender} is no other node of the configuration")
+        known.tokens = min(BURST, known.tokens + RATE * max(0.0, now - known.at))
+        known.at = now
+        if known.tokens < 1:
+            raise Refused(Refusal.FLOODING, f"{sender} announces more than {RATE:g} times a second")
+        known.tokens -= 1
 
     def epoch(self, node: str) -> int:
         """The newest that was seen of it; -1 if none was."""
