@@ -11,7 +11,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from node_process import ROOT, assert_gone, environment, free_port, of_home
+from node_process import ROOT, assert_gone, environment, of_home
+
+from tests.ports import free_port
 
 
 @pytest.fixture
@@ -41,10 +43,10 @@ def demo(checkout: Path, *args: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_once(checkout: Path, measured: list[str]) -> None:
     process = demo(checkout, "--once")
-    shown, _ = process.communicate(timeout=280)
+    shown, _ = process.communicate(timeout=540)
     assert process.returncode == 0, shown
     answer = shown.split("in one sentence.", 1)[1].split("(finish_reason stop", 1)[0]
     assert "force" in answer
@@ -63,7 +65,7 @@ def test_once(checkout: Path, measured: list[str]) -> None:
         assert list((checkout.parent / outside).iterdir()) == []
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_stays_up(checkout: Path) -> None:
     """Its curl line works, and Ctrl-C stops it."""
     process = demo(checkout)
@@ -78,11 +80,11 @@ def test_stays_up(checkout: Path) -> None:
             pytest.fail("".join(shown))
         answer = subprocess.run(
             shlex.split(shown[-1].replace("curl -N", "curl -sN")),
-            capture_output=True, text=True, timeout=120, check=True,
+            capture_output=True, text=True, timeout=240, check=True,
         ).stdout  # fmt: skip
         assert answer.rstrip().endswith("data: [DONE]")
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
         assert process.returncode == 0
         assert_gone(checkout)
     finally:
