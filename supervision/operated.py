@@ -107,8 +107,13 @@ class Operated:
         path, first = join(self.path, id), 0
         while True:
             node = self._tree.node(id, self._now())
-            if node is None or (node.state == "stopped" and node.generation != before):
-                raise Unavailable(f"{path} did not start: {node.last_exit if node else 'deleted'}")
+            if node is None:
+                raise Unavailable(
+                    f"{path} is temporary: it was stopped and forgotten, and whoever has added it "
+                    "may add it again"
+                )
+            if node.state == "stopped" and node.generation != before:
+                raise Unavailable(f"{path} did not start: {node.last_exit}")
             if node.generation != before:
                 if node.state == "running":
                     return ChildReady(pid=node.pid, address=node.address, strategy=node.strategy)

@@ -65,7 +65,7 @@ TREE = Tree(
         TreeNode(path=path, kind="worker", state="running", pid=100 + number)
         for number, path in enumerate(
             ("", "control", "control/scheduler", "control/gateways", "control/gateways/0",
-             "workers/echo-0", "doors/0")
+             "workers/echo-0", "doors/0", "workers/far.n2")
         )
     )
 )  # fmt: skip
@@ -78,6 +78,7 @@ TREE = Tree(
         ("scheduler", "control/scheduler"),
         ("echo-0", "workers/echo-0"),
         ("102", "control/scheduler"),
+        ("far", "workers/far.n2"),
         ("root", ""),
         ("n1", ""),
         ("doors/0", "doors/0"),

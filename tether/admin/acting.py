@@ -73,7 +73,9 @@ async def stop(node: Node, words: Words) -> Shown:
     id_ = child.path.rpartition("/")[2]
     order = OperateChild(id=id_, verb=Verb.STOP)
     await node.ask(node.supervisor(child), order, ChildStopped, VERB_S)
-    return said(f"{child.path} is stopped; `restart {child.path}` starts it", id=child.path)
+    if any(left.path == child.path for left in (await node.look()).nodes):
+        return said(f"{child.path} is stopped; `restart {child.path}` starts it", id=child.path)
+    return said(f"{child.path} is stopped, and forgotten: it was a temporary child", id=child.path)
 
 
 async def kill(node: Node, words: Words) -> Shown:

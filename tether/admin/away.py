@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,12 +27,15 @@ class AwayNode(Node):
 
     local = False
 
-    def __init__(self, id_: str, place: str, identity: Path) -> None:
-        """
+    def __init__(
+        self, id_: str, place: str, identity: Path, routes: Mapping[str, str] = {}
+    ) -> None:
+        """`routes` lead to other nodes, on which its children may run.
+
         Raises:
             Refused: `place` or `identity` can't be used.
         """
-        super().__init__(Path())
+        super().__init__(Path(), identity=identity, routes=routes)
         try:
             self._place = Place.parse(place)
             name = Identity.named(identity)
@@ -45,7 +49,6 @@ class AwayNode(Node):
             )
         self.operator = name.node
         self._id = id_
-        self._identity = identity
         self._sockets = tempfile.TemporaryDirectory(prefix="tether-")
 
     async def __aenter__(self) -> Self:
@@ -53,8 +56,8 @@ class AwayNode(Node):
         self.endpoint = Endpoint.connect(
             run_dir=self._sockets.name,
             node=self.operator,
-            identity_dir=str(self._identity),
-            routes={self._id: f"{self._place.host}:{port}"},
+            identity_dir=self._certificate,
+            routes={**self._routes, self._id: f"{self._place.host}:{port}"},
         )
         self.endpoint.admin = Address.admin(self._id, port)
         silent = (

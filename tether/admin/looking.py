@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import Any, Final
 
+from actors.runtime import Address
 from tether.admin.measure import Used, age_s, began, used
 from tether.admin.names import ROOT
 from tether.admin.node import Node
@@ -37,13 +38,19 @@ async def tree(node: Node, words: Words) -> Shown:
                 "  " * depth + name,
                 state,
                 age(child.since_s),
-                f"pid {child.pid}" if child.pid else "",
+                f"pid {child.pid}{_where(node, child)}" if child.pid else "",
                 child.strategy,
                 f"restarts {child.restarts}" if child.restarts else "",
                 f"last exit: {child.last_exit}" if child.last_exit else "",
             ]
         )
     return Shown(lines=aligned(lines), rows=tuple(rows))
+
+
+def _where(node: Node, child: TreeNode) -> str:
+    """On which other node it runs."""
+    there = Address.parse(child.address).node if child.address else node.state.node
+    return f" on {there}" if there != node.state.node else ""
 
 
 def _state(child: TreeNode, seen: Inspected | None) -> str:

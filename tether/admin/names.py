@@ -14,8 +14,9 @@ _NEAR: Final = 3
 
 
 def find(tree: Tree, name: str, node: str = "") -> TreeNode:
-    """The child that `name` means: its path, the last part of it where only one child has that,
-    its pid, or `root` (also `node`, the id of the node) for the top.
+    """The child that `name` means: its path, the last part of it where only one child has that
+    (`echo.n1`, also without what follows the dot), its pid, or `root` (also `node`, the id of the
+    node) for the top.
 
     Raises:
         Refused: there is none, or more than one; with those that are near.
@@ -27,6 +28,7 @@ def find(tree: Tree, name: str, node: str = "") -> TreeNode:
             return top
     found = [n for n in tree.nodes if n.path and n.path == wanted]
     found = found or [n for n in tree.nodes if n.path and n.path.rpartition("/")[2] == wanted]
+    found = found or [n for n in tree.nodes if wanted and _stem(n.path) == wanted]
     if not found and wanted.isdecimal():
         found = [n for n in tree.nodes if n.pid == int(wanted)]
     if len(found) == 1:
@@ -36,6 +38,10 @@ def find(tree: Tree, name: str, node: str = "") -> TreeNode:
             f"{name!r} may be {listed(n.path for n in found)}; write the whole path", code=2
         )
     raise Refused(f"there is no {name!r} here; {nearest(name, names(tree))}", code=2)
+
+
+def _stem(path: str) -> str:
+    return path.rpartition("/")[2].rpartition(".")[0]
 
 
 def names(tree: Tree) -> list[str]:

@@ -61,7 +61,8 @@ def shell_away(
             )
         place = member.place
     try:
-        node = AwayNode(id_, place, identity)
+        routes = {m.id: m.place for m in config.nodes} if config else {}
+        node = AwayNode(id_, place, identity, routes)
     except Refused as error:
         raise CommandFailed(error.sentence, code=error.code) from error
     flags = _Flags(command, as_json, allow_eval=False)
