@@ -41,7 +41,7 @@ from tether.contracts.operating import KeepBreakers
 from tether.core.admission import TenantLimits
 from tether.core.placement import Placement
 from tether.engines.engine import Capabilities, Delta, Job, Snapshot
-from tether.errors import WorkerLost
+from tether.errors import Unavailable, WorkerLost
 
 if TYPE_CHECKING:
     from bench.simulation.world import World
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 CARD = ModelCard(name="sim", version="1", engine="echo")
 LIMITS = TenantLimits(concurrency=64)
 SWEEP_S = 0.25  # of reservation
+RESERVE_PATIENCE_S, SETTLE_PATIENCE_S = 0.4, 1.5
+LOOK_S = 0.02
 SLOTS, QUEUE = 2, 2
 
 
@@ -225,8 +227,8 @@ class SimGateway(Body, Gateway):  # type: ignore[misc]
 
 
 class SimReservation(Body):
-    """`actors.reservation` before a database that is never away: rounds take their time, and a
-    kill may fall between the commit and the answer."""
+    """`actors.reservation` before a database that is away now and then: rounds take their time,
+    and a kill, or the end of a caller's patience, may fall between the commit and the answer."""
 
     async def begin(self) -> None:
         self.up_since = self.loop.time()
@@ -237,12 +239,13 @@ class SimReservation(Body):
 
     @on(Reserve)
     async def reserve(self, msg: Reserve, sender: Address) -> Reserved:
-        await self._round()
+        patience_s = min(msg.deadline_s, RESERVE_PATIENCE_S)
+        await self._round(patience_s)
         reserved = self.process.world.ledger.reserve(msg, self.loop.time())
         self.process.world.trace.add(
             "reserved", msg.job_id[-6:], msg.attempt, reserved.fence, reserved.known
         )
-        await self._round()
+        await self._round(patience_s)
         return reserved
 
     @on(KeepBreakers)
@@ -263,13 +266,20 @@ class SimReservation(Body):
         await self._round()
         return Settled(job_id=msg.job_id, first=first)
 
-    async def _round(self) -> None:
-        await asyncio.sleep(self.process.world.dice.uniform(0.0005, 0.003))
+    async def _round(self, patience_s: float = SETTLE_PATIENCE_S) -> None:
+        world = self.process.world
+        until = world.now + patience_s
+        await asyncio.sleep(world.dice.uniform(0.0005, 0.003))
+        while world.outage:
+            if world.now >= until:
+                raise Unavailable("the simulated database doesn't answer")
+            await asyncio.sleep(LOOK_S)
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
-            self.process.world.ledger.sweep(self.loop.time())
+            if not self.process.world.outage:
+                self.process.world.ledger.sweep(self.loop.time())
 
 
 ACTORS: dict[str, type[Body]] = {

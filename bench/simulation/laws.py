@@ -144,9 +144,9 @@ class Laws:
     def _leases(self) -> None:
         world = self._world
         keepers = world.alive("reservation")
-        if not keepers:
+        if not keepers or world.outage:
             return
-        up_since = getattr(keepers[0].actor, "up_since", world.now)
+        up_since = max(getattr(keepers[0].actor, "up_since", world.now), world.back_at)
         for job_id, lease in world.ledger.leases.items():
             if world.now - max(lease.expires_at, up_since) > SWEPT_S:
                 self.broken(f"the lease of {job_id[-6:]} outlived its end and the sweep")

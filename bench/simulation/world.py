@@ -32,6 +32,7 @@ from supervision.spec import ChildSpec
 CALM_AT = 4.5  # no misfortune after that
 END_AT = 12.5  # by then all deadlines and leases are over
 WORKERS = 3
+OUTAGE_S = 1.0  # of the database, at most; leases outlast it
 
 
 @dataclass(slots=True)
@@ -64,6 +65,9 @@ class World:
         self.viewers: list[tuple[Process, Any]] = []
         self.outcomes: dict[str, int] = {}
         self.calm = False
+        self.outage = False
+        """Is the database away?"""
+        self.back_at = 0.0
         self._told = False
         self._nurseries: dict[str, Nursery] = {}
         self._doors: list[Door] = []
@@ -136,6 +140,8 @@ class World:
             loop.call_at(dice.uniform(0.4, CALM_AT - 1.0), self._part)
         for _ in range(dice.choice((0, 0, 1, 2))):
             loop.call_at(dice.uniform(0.5, CALM_AT), self._operate)
+        for _ in range(dice.choice((0, 0, 0, 1))):
+            loop.call_at(dice.uniform(0.4, CALM_AT - OUTAGE_S), self._outage)
         loop.call_at(CALM_AT, self._calm)
 
     def _door(self, number: int) -> Door:
@@ -144,6 +150,15 @@ class World:
     def _request(self, number: int) -> None:
         door = self._doors[number % 2]
         door.process.task(door.request(number, self.dice))
+
+    def _outage(self) -> None:
+        self.outage = True
+        self.trace.add("outage")
+        self.loop.call_later(self.dice.uniform(0.05, OUTAGE_S), self._back)
+
+    def _back(self) -> None:
+        self.outage, self.back_at = False, self.now
+        self.trace.add("back")
 
     def _operate(self) -> None:
         worker, mode = f"w{self.dice.randrange(WORKERS)}", self.dice.choice(tuple(Mode))
