@@ -7,6 +7,8 @@ import random
 import shutil
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -154,9 +156,8 @@ class S3Server:
 
     access, secret = "tether", "a-secret-of-the-tests"
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir(exist_ok=True)
+    def __init__(self) -> None:
+        folder = self.folder = Path(tempfile.mkdtemp(prefix="tether-"))  # short, for its sockets
         identity = {
             "name": "tether",
             "credentials": [{"accessKey": self.access, "secretKey": self.secret}],
@@ -166,19 +167,24 @@ class S3Server:
         (folder / "store").mkdir()
         ports = free_ports(8)
         self.port = ports[6]
-        named = zip(("master", "volume", "filer", "s3"), range(0, 8, 2), strict=True)
+        named = dict(zip(("master", "volume", "filer", "s3"), range(0, 8, 2), strict=True))
         options = [
             f"-{what}.port{kind}={ports[at + offset]}"
-            for what, at in named
+            for what, at in named.items()
             for kind, offset in (("", 0), (".grpc", 1))
         ]
-        binary = shutil.which("weed") or str(Path(__import__("sys").executable).parent / "weed")
+        self._sockets = [  # it puts them there whatever it is told
+            Path(f"/tmp/seaweedfs-{what}-grpc-{ports[at + 1]}.sock") for what, at in named.items()
+        ]
+        binary = str(Path(sys.executable).parent / "weed")
         self.log = (folder / "log").open("wb")
         self.process = subprocess.Popen(
             [
                 binary, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
                 f"-dir={folder / 'store'}", "-filer", "-s3", f"-s3.config={folder / 's3.json'}",
-                "-volume.max=20", "-master.volumeSizeLimitMB=64", *options,
+                "-volume.max=20", "-master.volumeSizeLimitMB=64", "-master.telemetry=false",
+                "-s3.port.iceberg=0", "-s3.port.lance=0",
+                f"-s3.localSocket={folder / 's'}", f"-filer.localSocket={folder / 'f'}", *options,
             ],
             stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT, cwd=folder,
         )  # fmt: skip
@@ -201,6 +207,9 @@ class S3Server:
             self.process.kill()
         self.process.wait()
         self.log.close()
+        for path in self._sockets:
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _wait(self) -> None:
         """Until it answers, and refuses a request without a signature."""
@@ -222,8 +231,8 @@ class S3Server:
 
 
 @contextmanager
-def s3_server(folder: Path) -> Iterator[S3Server]:
-    server = S3Server(folder)
+def s3_server() -> Iterator[S3Server]:
+    server = S3Server()
     try:
         yield server
     finally:

@@ -23,8 +23,8 @@ DAY = timedelta(days=1)
 
 
 @pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+def s3() -> Iterator[S3Server]:
+    with s3_server() as server:
         yield server
 
 

@@ -66,12 +66,12 @@ class Kept(NamedTuple):
 
 
 class Replica:
-    """A store by its URL. `name` is the URL without its query; it shows no secret. Opened when it
+    """A store by its URL. `name` says which one, and shows no secret. Opened when it
     is first used: a store that is away must not keep the others from being asked."""
 
     def __init__(self, url: str, *, timeout_s: float = 60.0) -> None:
         self._url = url
-        self.name = url.partition("?")[0].rstrip("/")
+        self.name = _name(url)
         self._store: ObjectStore | None = None
         self._stack = Stack(Breaker(_BREAKER), Timeout(TimeoutOptions(attempt_s=timeout_s)))
         self._timeout = timedelta(seconds=timeout_s)
@@ -227,6 +227,12 @@ class Replica:
     def _counted(self, fault: ReplicaFault) -> ReplicaFault:
         metrics.artifact_reads.labels(self.name, fault.fault.value).inc()
         return fault
+
+
+def _name(url: str) -> str:
+    base, _, query = url.partition("?")
+    endpoint = dict(parse_qsl(query)).get("endpoint")
+    return base.rstrip("/") + (f" at {urlsplit(endpoint).netloc}" if endpoint else "")
 
 
 async def _digest(content: memoryview) -> str:

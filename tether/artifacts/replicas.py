@@ -29,12 +29,17 @@ class Replicas:
         replicas: in the order in which they are asked.
         parallel: objects under way at once.
         bandwidth: bytes per second over all of them; 0 is no limit.
+
+    Raises:
+        BadRequest: two of them are the same store.
     """
 
     def __init__(
         self, replicas: Sequence[Replica], *, parallel: int = 8, bandwidth: int = 0
     ) -> None:
         self.all = tuple(replicas)
+        if len({replica.name for replica in replicas}) != len(self.all):
+            raise BadRequest("the same store is listed twice; two copies there are one")
         self.parallel = parallel
         self.faults: Counter[tuple[str, Fault]] = Counter()
         """What went wrong so far, by replica."""
