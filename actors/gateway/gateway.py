@@ -330,6 +330,7 @@ class Gateway(ShowsSessions, Supervised):
                     flight.desert()
             self._sessions.sweep(now)
             self._closing.sweep(now)
+            self._recent.publish()
             self._tally.publish()
             self._tally.bounds(self._sessions, len(self._keyring), len(self._admission))
             self._tally.retries(self._budget)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from actors.gateway.flight import Flight
 from actors.runtime import Address, on
 from tether.contracts.operating import FindRequest, SessionState, SessionStates, ShowSessions
+from tether.telemetry import metrics
 
 if TYPE_CHECKING:
     from actors.runtime.operating import Operating
@@ -24,6 +25,7 @@ class Recent:
 
     def __init__(self, kept: int = REMEMBERED) -> None:
         self._lines: deque[_Line] = deque(maxlen=kept)
+        self._used = metrics.bound_used.labels("gateway_recent")
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -45,6 +47,10 @@ class Recent:
                 flight.explicit,
             )
         )
+
+    def publish(self) -> None:
+        """To the gauge, now and then."""
+        self._used.set(len(self._lines))
 
     def find(self, name: str, now: float) -> list[SessionState]:
         """Those of this client's id, job or retry token; the newest first."""
