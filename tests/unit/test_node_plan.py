@@ -5,15 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from actors.gateway import GatewayOptions
+from actors.placer import PlacerOptions
 from actors.reservation import ReservationOptions
+from actors.roster import RosterOptions
+from actors.runtime.options import NodeOptions
 from actors.worker import WorkerOptions
 from supervision import ChildSpec, DynamicOptions, PartitionOptions, SupervisorOptions
 from tether.config import Config, parse
 from tether.http.options import DoorOptions
-from tether.node.capabilities import ACTOR_CLASSES
-from tether.node.plan import dsn_of, tree_of
+from tether.node.capabilities import (
+    ACTOR_CLASSES,
+    NotOfCluster,
+    capabilities_of,
+    check_identity,
+)
+from tether.node.plan import dsn_of, own_models, possible_models, tree_of
+from tether.security.authority import Authority
 
 TEXT = """
 [cluster]
@@ -111,3 +121,127 @@ def test_the_admin_may_start_all_of_it_and_nothing_else() -> None:
             for entry in ACTOR_CLASSES
         ), start
     assert not any("tether.".startswith(entry.rstrip("*")) for entry in ACTOR_CLASSES)
+
+
+NODES = """
+[node]
+identity_dir = "identity/{node}"
+data_dir = "data/{node}"
+[stores]
+postgres = "postgresql://db.example.org/tether"
+[[nodes]]
+id = "n1"
+host = "10.0.0.1"
+roles = ["gateway"]
+leader = true
+[[nodes]]
+id = "n2"
+host = "10.0.0.2"
+roles = ["worker"]
+ports = "20000-20999"
+capabilities = { vram_gb = 80 }
+[[nodes]]
+id = "n3"
+host = "10.0.0.3"
+region = "far"
+leader = true
+[[models]]
+name = "echo"
+engine = "echo"
+[[models]]
+name = "fast"
+engine = "echo"
+[[models]]
+name = "large"
+engine = "echo"
+[[workers]]
+id = "w"
+models = ["echo"]
+[[workers]]
+id = "there"
+models = ["fast"]
+node = "n3"
+[[workers]]
+id = "big"
+models = ["large"]
+count = 2
+requires = { vram_gb = 40 }
+"""
+
+
+def node(id: str) -> Config:
+    return parse(NODES, folder=Path("/srv/tether")).at(id)
+
+
+def top(id: str) -> dict[str, ChildSpec]:
+    return {c.id: c for c in tree_of(node(id), Path("/run/x"), port=81).children}
+
+
+def test_roles_leave_out_what_a_node_does_not_do() -> None:
+    assert list(top("n1")) == ["control", "workers", "placer", "doors"]
+    assert list(children(top("n1")["workers"], DynamicOptions)) == []
+    assert list(children(top("n1")["control"], SupervisorOptions)) == [
+        "registry", "roster", "reservation", "scheduler", "gateways",
+    ]  # fmt: skip
+    assert list(top("n2")) == ["control", "workers"]
+    assert list(children(top("n2")["control"], SupervisorOptions)) == [
+        "registry", "roster", "reservation",
+    ]  # fmt: skip
+    assert list(top("n3")) == ["control", "workers", "doors"], "its region has nothing to place"
+
+
+def test_workers_run_where_they_are_told_to() -> None:
+    assert list(children(top("n2")["workers"], DynamicOptions)) == ["w.n2"]
+    assert list(children(top("n3")["workers"], DynamicOptions)) == ["w.n3", "there.n3"]
+    options = msgspec.msgpack.decode(top("n1")["placer"].args, type=PlacerOptions)
+    assert [w.id for w in options.workers] == ["big-0.local", "big-1.local"]
+    for worker in options.workers:
+        assert worker.requires == {"vram_gb": 40, "role_worker": True}
+        assert worker.restart == "temporary"
+    assert [m.name for m in own_models(node("n3"))] == ["echo", "fast"]
+    assert [m.name for m in own_models(node("n1"))] == []
+    assert [m.name for m in possible_models(node("n2"))] == ["echo", "large"]
+
+
+def test_a_roster_knows_the_others() -> None:
+    control = children(top("n2")["control"], SupervisorOptions)
+    roster = msgspec.msgpack.decode(control["roster"].args, type=RosterOptions)
+    assert (roster.node_id, roster.region, roster.roles) == ("n2", "local", ("worker",))
+    assert [(o.id, o.region, o.host) for o in roster.others] == [
+        ("n1", "local", "10.0.0.1"), ("n3", "far", "10.0.0.3"),
+    ]  # fmt: skip
+
+
+def test_what_an_admin_is_told() -> None:
+    told = capabilities_of(node("n2"), Path("/run/x"), owner_pid=7)
+    assert told["Tls Identity Dir"] == "/srv/tether/identity/n2"
+    assert told["Listen"] == "10.0.0.2:20000-20999"
+    assert told["Routes"] == {"n1": "10.0.0.1:1900", "n3": "10.0.0.3:1900"}
+    assert told["Convention Address.IPv4"] == ["n1/admin/1900"]
+    assert told["vram_gb"] == 80
+    assert told["role_worker"] is True
+    assert NodeOptions.of(told).listen == told["Listen"]
+    assert "role_gateway" not in told
+    assert capabilities_of(node("n3"), Path("/r"), owner_pid=7)["Convention Address.IPv4"] == [
+        "n3/admin/1900"
+    ]
+    alone = capabilities_of(config(), Path("/run/x"), owner_pid=7)
+    assert not {"Tls Identity Dir", "Listen", "Routes", "Convention Address.IPv4"} & set(alone)
+
+
+def test_a_certificate_is_looked_at_before_the_start(tmp_path: Path) -> None:
+    def node_with(folder: Path, cluster: str = "tether") -> Config:
+        text = NODES.replace("identity/{node}", str(folder))
+        return parse(f'[cluster]\nname = "{cluster}"\n{text}', folder=tmp_path).at("n1")
+
+    with pytest.raises(NotOfCluster, match="tether ca issue n1"):
+        check_identity(node_with(tmp_path / "none"))
+    authority = Authority.init(tmp_path / "ca", "tether")
+    authority.issue("n1")
+    authority.issue("n2")
+    check_identity(node_with(authority.folder_of("n1")))
+    with pytest.raises(NotOfCluster, match="this is node n1"):
+        check_identity(node_with(authority.folder_of("n2")))
+    with pytest.raises(NotOfCluster, match="of cluster tether"):
+        check_identity(node_with(authority.folder_of("n1"), cluster="other"))
+    check_identity(config())
