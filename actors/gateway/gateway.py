@@ -100,14 +100,6 @@ class Gateway(ShowsSessions, Supervised):
         self._tally.publish()
         await self._keyring.close()
 
-    def described(self) -> dict[str, object]:
-        return {
-            "sessions": len(self._sessions),
-            "running": len(self._flights),
-            "draining": self._draining,
-            "models": " ".join(self._surroundings.ready),
-        }
-
     # ---- requests
 
     @on(Infer)

@@ -8,8 +8,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from actors.gateway.flight import Flight
+from actors.gateway.surroundings import Surroundings
 from actors.runtime import Address, on
 from tether.contracts.operating import FindRequest, SessionState, SessionStates, ShowSessions
+from tether.core.session import Sessions
 from tether.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -77,8 +79,20 @@ class ShowsSessions:
 
     loop: asyncio.AbstractEventLoop
     _flights: set[Flight]
+    _sessions: Sessions
+    _surroundings: Surroundings
+    _draining: bool
     _recent: Recent
     _operating: Operating
+
+    def described(self) -> dict[str, object]:
+        """See `Actor.described`."""
+        return {
+            "sessions": len(self._sessions),
+            "running": len(self._flights),
+            "draining": self._draining,
+            "models": " ".join(self._surroundings.ready),
+        }
 
     @on(ShowSessions)
     def show_sessions(self, msg: ShowSessions, sender: Address) -> SessionStates:
