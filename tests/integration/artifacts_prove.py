@@ -129,6 +129,7 @@ def full_disk(path: Path) -> None:
         small.cache = Cache(disk / "cache", 1 << 30)
         held = asyncio.run(small.pull().obtain(small.digest))
         assert small.same(held.folder)
+        held.release()  # its lock is a file on that disk
     finally:
         subprocess.run(["umount", disk], check=True)
 

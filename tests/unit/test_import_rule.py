@@ -47,6 +47,10 @@ LAYERS: tuple[tuple[str, int], ...] = (
 # Pure modules: they decide, and know neither actors nor sockets nor SQL.
 PURE = ("tether.core", "tether.contracts", "tether.config", "tether.errors", "tether.capability")
 PURE_SUPERVISION = tuple(prefix for prefix, layer in LAYERS if layer == 1 and "super" in prefix)
+PURE_ARTIFACTS = tuple(
+    f"tether.artifacts.{name}"
+    for name in ("bandwidth", "digest", "filename", "layout", "manifest", "signature")
+)
 SHELL_WORDS = frozenset({"thespian", "asyncio", "asyncpg", "socket", "uvicorn", "starlette"})
 TORCH_WORDS = frozenset({"torch", "transformers", "vllm"})
 
@@ -106,6 +110,10 @@ def faults(module: str, source: str, *, is_package: bool = False) -> Iterator[st
         pure = own in (0, 1) and any(within(module, p) for p in PURE + PURE_SUPERVISION)
         if pure and first in SHELL_WORDS:
             yield f"{where}: this module is pure, and imports {first}"
+        if first == "obstore" and not within(module, "tether.artifacts"):
+            yield f"{where}: {first} is imported outside tether.artifacts"
+        if module in PURE_ARTIFACTS and first in (*SHELL_WORDS, "obstore", "os", "pathlib"):
+            yield f"{where}: this module is pure, and imports {first}"
         if first in TORCH_WORDS and not within(module, "tether.engines"):
             yield f"{where}: {first} is imported outside tether.engines"
 
@@ -144,6 +152,9 @@ def test_every_module_stands_in_a_layer() -> None:
         ("supervision.policies.retry", "from supervision.policies import async_driver", "upwards"),
         ("actors.gateway.x", "from tether.http import door", "upwards"),
         ("actors.gateway.x", "from tether import http", "upwards"),
+        ("actors.worker.x", "import obstore", "tether.artifacts"),
+        ("tether.artifacts.manifest", "import asyncio", "pure"),
+        ("tether.artifacts.pull", "from actors.worker import loader", "upwards"),
     ],
 )
 def test_the_rule_sees_what_breaks_it(module: str, source: str, told: str) -> None:
