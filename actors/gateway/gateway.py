@@ -21,12 +21,14 @@ from supervision import Supervised
 from supervision.policies import Budget
 from tether.contracts import (
     Catalog,
-    ChatInput,
     Chunk,
     Completed,
+    EmbeddingInput,
     Finished,
     Infer,
+    Input,
     ListModels,
+    ModelCard,
     Outcome,
     Place,
     Placed,
@@ -180,6 +182,7 @@ class Gateway(ShowsSessions, Supervised):
         if not msg.deadline_s > 0:
             raise DeadlineExceeded("the request came after its deadline")
         card = self._surroundings.index.resolve(msg.model_ref)
+        _suits(card, msg.input)
         sampling = validated(msg.sampling, card.context)
         sampling = seeded(sampling, caller.tenant_id, msg.retry_token)
         characters = _characters(msg.input)
@@ -328,7 +331,21 @@ class Gateway(ShowsSessions, Supervised):
             self._tally.retries(self._budget)
 
 
-def _characters(input: ChatInput | TextInput) -> int:
+def _suits(card: ModelCard, input: Input) -> None:
+    """Refuse what no engine of this kind can do, before anything is reserved."""
+    if isinstance(input, EmbeddingInput) == (card.engine == "embedding"):
+        return
+    can = (
+        "makes embeddings and writes no answers; send it to /v1/embeddings"
+        if card.engine == "embedding"
+        else "writes answers and makes no embeddings; take another model"
+    )
+    raise BadRequest(f"model {card.ref} {can}", param="model")
+
+
+def _characters(input: Input) -> int:
+    if isinstance(input, EmbeddingInput):
+        return sum(map(len, input.texts))
     if isinstance(input, TextInput):
         return len(input.prompt)
     return sum(len(message.content) for message in input.messages)

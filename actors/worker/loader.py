@@ -9,7 +9,15 @@ from pathlib import Path
 
 from tether import engines
 from tether.config import Artifacts
-from tether.contracts import ChatInput, Message, ModelCard, Sampling, TextInput
+from tether.contracts import (
+    ChatInput,
+    EmbeddingInput,
+    Input,
+    Message,
+    ModelCard,
+    Sampling,
+    TextInput,
+)
 from tether.engines import Engine, Job
 from tether.errors import ModelUnusable
 from tether.telemetry import logs
@@ -73,17 +81,19 @@ def _prepared(card: ModelCard, cache_dir: Path, artifacts: Artifacts) -> ModelCa
 
 
 async def _prove(engine: Engine) -> None:
-    input = (
-        ChatInput(messages=(Message(role="user", content="Hello"),))
+    input: Input = (
+        EmbeddingInput(texts=("Hello",))
+        if engine.capabilities.tag.startswith("embedding/")
+        else ChatInput(messages=(Message(role="user", content="Hello"),))
         if engine.capabilities.chat
         else TextInput(prompt="Hello")
     )
     sampling = Sampling(max_tokens=1, temperature=0.0, seed=0)
     prompt_ids = await engine.prompt(input)
     engine.check(len(prompt_ids), sampling)
-    tokens = 0
+    said = 0
     async with aclosing(engine.run(Job(prompt_ids=prompt_ids, sampling=sampling))) as deltas:
         async for delta in deltas:
-            tokens += len(delta.token_ids)
-    if not tokens:
+            said += len(delta.token_ids) + len(delta.text)
+    if not said:
         raise ModelUnusable("the model was loaded but answered with nothing")

@@ -59,6 +59,16 @@ class TextInput(Value, tag="text", frozen=True):
     prompt: str
 
 
+class EmbeddingInput(Value, tag="embedding", frozen=True):
+    """Texts to be turned into vectors. The answer's text is the base64 of them all, one after
+    the other, as little-endian float32; it has no output tokens."""
+
+    texts: tuple[str, ...]
+
+
+Input = ChatInput | TextInput | EmbeddingInput
+
+
 class Sampling(Value, frozen=True):
     """How to draw tokens. `temperature` 0 is greedy. The gateway draws a missing seed once,
     so that an answer can be continued elsewhere."""
@@ -90,7 +100,7 @@ class Infer(Contract, frozen=True):
     correlation_id: str
     credential: str
     model_ref: str
-    input: ChatInput | TextInput
+    input: Input
     sampling: Sampling
     retry_token: str
     explicit_token: bool = False
@@ -216,7 +226,7 @@ class Run(Contract, frozen=True):
     tenant_id: str
     fence: int
     model_ref: str
-    input: ChatInput | TextInput
+    input: Input
     sampling: Sampling
     deadline_s: float
     stream: bool = True

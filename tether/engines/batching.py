@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from tether.contracts import ChatInput, ModelCard, Sampling, TextInput
+from tether.contracts import Input, ModelCard, Sampling, TextInput
 from tether.engines import validate
 from tether.engines.batcher import Batcher, Forward, Row, Step
 from tether.engines.engine import Capabilities, Delta, EngineOptions, Job, Snapshot
@@ -116,14 +116,14 @@ class BatchEngine(ABC):
             await self.close()
             raise
 
-    async def prompt(self, input: ChatInput | TextInput) -> tuple[int, ...]:
+    async def prompt(self, input: Input) -> tuple[int, ...]:
         """See `Engine.prompt`."""
         if isinstance(input, TextInput):
             ids = self._tokens(input.prompt, special=True)
             if not ids:
                 raise BadRequest("the prompt is empty; say something", param="prompt")
             return ids
-        messages = validate.messages(input)
+        messages = validate.messages(input, self._card.ref)
         if not self.capabilities.chat:
             raise BadRequest(
                 f"model {self._card.ref} has no chat template; send a prompt instead of messages",

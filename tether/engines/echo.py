@@ -13,7 +13,7 @@ import re
 import struct
 from collections.abc import AsyncGenerator
 
-from tether.contracts import ChatInput, Finish, ModelCard, Sampling, TextInput
+from tether.contracts import Finish, Input, ModelCard, Sampling, TextInput
 from tether.engines import validate
 from tether.engines.engine import Capabilities, Delta, EngineOptions, Job, Snapshot
 from tether.engines.text import StopScanner
@@ -64,6 +64,7 @@ class EchoEngine:
             resume="exact", tag="echo/1", context=card.context, chat=True
         )
         self.slots = options.slots
+        self._ref = card.ref
         self._queue = options.queue
         self._free = asyncio.Semaphore(options.slots)
         self._running = 0
@@ -78,7 +79,7 @@ class EchoEngine:
     async def open(self) -> None:
         """Nothing to load."""
 
-    async def prompt(self, input: ChatInput | TextInput) -> tuple[int, ...]:
+    async def prompt(self, input: Input) -> tuple[int, ...]:
         """The ids of the last message.
 
         Raises:
@@ -87,7 +88,7 @@ class EchoEngine:
         if isinstance(input, TextInput):
             text, param = input.prompt, "prompt"
         else:
-            text, param = validate.messages(input)[-1].content, "messages"
+            text, param = validate.messages(input, self._ref)[-1].content, "messages"
         if not text or text.isspace():
             raise BadRequest("there is no word to echo; say something", param=param)
         return encode(text)

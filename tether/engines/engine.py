@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from tether.contracts import ChatInput, Finish, ModelCard, Sampling, TextInput
+from tether.contracts import Finish, Input, ModelCard, Sampling
 from tether.errors import ModelUnusable
 
 
@@ -112,7 +112,7 @@ class Engine(Protocol):
             TetherError: it cannot be loaded, in one sentence.
         """
 
-    async def prompt(self, input: ChatInput | TextInput) -> tuple[int, ...]:
+    async def prompt(self, input: Input) -> tuple[int, ...]:
         """The token ids of a request.
 
         Raises:
@@ -174,12 +174,17 @@ def create(
         from tether.engines.transformer import TransformersEngine
 
         return TransformersEngine(card, options)
+    if card.engine == "embedding":
+        from tether.engines.embedding import EmbeddingEngine
+
+        return EmbeddingEngine(card, options)
     if card.engine == "gguf":
         from tether.engines.gguf import GgufEngine
 
         return GgufEngine(card, options)
     raise ModelUnusable(
-        f"model {card.ref} asks for the engine {card.engine!r}; use gguf, transformers or echo"
+        f"model {card.ref} asks for the engine {card.engine!r}; "
+        "use gguf, transformers, embedding or echo"
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from tether.contracts import ChatInput, Finish, ModelCard, Sampling, TextInput
+from tether.contracts import Finish, Input, ModelCard, Sampling
 from tether.errors import ProtocolError
 
 MOST_BYTES = 64 << 20  # of a frame: a prompt of several million tokens
@@ -38,7 +38,7 @@ class Tokenize(Order, frozen=True):
     """Answered by `Tokenized` or `Failed`."""
 
     id: int
-    input: ChatInput | TextInput
+    input: Input
 
 
 class Compute(Order, frozen=True):

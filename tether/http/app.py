@@ -17,6 +17,8 @@ from tether.errors import BadRequest, Internal, TetherError
 from tether.http import errors
 from tether.http.admission import Admission
 from tether.http.completions import ChatDialect, TextDialect
+from tether.http.dialect import Dialect
+from tether.http.embeddings import EmbeddingsDialect
 from tether.http.envelope import Enveloped
 from tether.http.exchange import Exchange
 from tether.http.gateways import Gateways
@@ -33,12 +35,13 @@ def application(gateways: Gateways, admission: Admission, options: DoorOptions) 
     models, probes = Models(gateways), Probes(gateways, admission)
     limit = options.default_max_tokens
 
-    def exchange(dialect: ChatDialect | TextDialect | InferDialect) -> Exchange:
+    def exchange(dialect: Dialect) -> Exchange:
         return Exchange(dialect, gateways, admission, options)
 
     hot = [
         Route("/v1/chat/completions", exchange(ChatDialect(limit)), methods=["POST"]),
         Route("/v1/completions", exchange(TextDialect()), methods=["POST"]),
+        Route("/v1/embeddings", exchange(EmbeddingsDialect()), methods=["POST"]),
         Route("/v1/infer", exchange(InferDialect(limit)), methods=["POST"]),
     ]
     routes = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from tether.contracts import ChatInput, Chunk, Completed, Sampling, TextInput
+from tether.contracts import Chunk, Completed, Input, Sampling
 from tether.errors import TetherError
 from tether.http.caller import Caller
 
@@ -40,7 +40,7 @@ class Order(NamedTuple):
     the body names them; `fingerprint` is, if the digest of the whole body will do."""
 
     model_ref: str
-    input: ChatInput | TextInput
+    input: Input
     sampling: Sampling
     stream: bool
     voice: Voice
