@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from roster_nodes import Fake, HubRoster, Rosters, StillTree, rosters
 
 from tests.patience import PATIENCE_S, until
@@ -228,7 +229,7 @@ async def test_a_node_that_is_not_listed_is_a_stranger(tmp_path: Path):
         assert answer == Announced(refused="stranger", epoch=-1)
         for n in range(50):
             await stranger.ask(
-                one.address, msgspec.structs.replace(message, signature=b"%d" % n), 5
+                one.address, msgspec.structs.replace(message, signature=b"%d" % n), PATIENCE_S
             )
         assert one.others.refusals.counts[Refusal.STRANGER] == 51
         assert len(one.others.refusals._said) == 1
@@ -240,17 +241,24 @@ async def test_a_silent_node_is_suspect_then_gone_and_comes_back(tmp_path: Path)
         one, two = [await made.roster(node) for node in made.nodes]
         await made.worker(two)
         await until(lambda: one.ids == ["w.n2"])
-        seen: list[tuple[str, ...]] = []
-        two.mute()
-        await until(lambda: one.health("n2") == "suspect")
-        seen.append(one._view.fleet.suspects)
-        assert one.ids == ["w.n2"]
-        await until(lambda: one.health("n2") == "gone")
-        assert one.ids == []
-        assert seen == [("w.n2",)]
-        two.others.publisher.start()
-        await until(lambda: one.ids == ["w.n2"])
-        assert one.health("n2") == "alive"
+
+        async def suspect() -> bool:
+            """Falls silent and comes back; was it second choice in between? Where this process
+            stood still for as long as that takes, nobody has seen it."""
+            two.mute()
+            await until(lambda: one._view.fleet.suspects or one.health("n2") == "gone")
+            seen = (one._view.fleet.suspects, one.ids) == (("w.n2",), ["w.n2"])
+            await until(lambda: one.health("n2") == "gone")
+            await until(lambda: one.ids == [])
+            two.others.publisher.start()
+            await until(lambda: one.ids == ["w.n2"])
+            await until(lambda: one.health("n2") == "alive")
+            return seen
+
+        for _ in range(5):
+            if await suspect():
+                return
+        pytest.fail("it went from alive to gone")
 
 
 async def test_a_clock_that_went_back_is_found_out_and_made_up_for(tmp_path: Path):
@@ -275,7 +283,7 @@ async def test_orders_reach_all_and_say_who_was_missed(tmp_path: Path):
         await until(lambda: one.ids == ["registry", "v", "w.n2"])
 
         async def command(verb: str, target: str = "", **fields: Any) -> Commanded:
-            message = Command(verb=verb, target=target, within_s=0.5, **fields)
+            message = Command(verb=verb, target=target, within_s=2.0, **fields)
             answer = await registry.hub.ask(one.address, message, PATIENCE_S)
             assert isinstance(answer, Commanded)
             return answer
