@@ -74,6 +74,9 @@ class Node:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        await self._leave()
+
+    async def _leave(self) -> None:
         database, self._database = self._database, None
         if database is not None:
             await database.close()
@@ -82,15 +85,18 @@ class Node:
     # ---- the tree
 
     async def look(self) -> Tree:
-        """The tree as it is now.
+        """The tree as it is now. A node that was started again meanwhile is reached again.
 
         Raises:
-            Refused: the root supervisor doesn't answer.
+            Refused: there is no node any more.
+            TetherError: the root supervisor doesn't answer.
         """
         try:
             self.tree = await self.ask(self.state.root, ShowTree(), Tree)
         except PeerLost:
-            raise Refused("the node is gone; `tether up` starts it again") from None
+            await self._leave()
+            await self.__aenter__()
+            self.tree = await self.ask(self.state.root, ShowTree(), Tree)
         return self.tree
 
     async def child(self, name: str) -> TreeNode:
@@ -188,6 +194,7 @@ class Node:
             Refused: the node has none that this shell can reach.
             TetherError: it doesn't answer.
         """
+        await self.look()  # a node that is gone has no database
         if self._database is None:
             if not self.state.dsn:
                 raise Refused("the node has not said where its database is; try again")
