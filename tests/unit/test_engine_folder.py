@@ -101,6 +101,13 @@ def test_an_unknown_engine_is_told(tmp_path: Path) -> None:
         create(card(engine="echo"), cache_dir=tmp_path, slots=0)
 
 
+def test_an_install_without_torch_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tether.engines.smollm2.util.find_spec", lambda name: None)
+    for engine in ("transformers", "embedding"):
+        with pytest.raises(ModelUnusable, match="needs torch; run scripts/install"):
+            prepare(card(engine=engine), tmp_path)
+
+
 def test_an_engine_without_weights_needs_no_folder(tmp_path: Path) -> None:
     assert prepare(card(engine="echo"), tmp_path) is None
     assert list(tmp_path.iterdir()) == []

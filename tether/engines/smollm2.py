@@ -45,6 +45,11 @@ def prepare(card: ModelCard, cache_dir: Path, progress: Progress | None = None) 
     """
     if card.engine == "echo":
         return None
+    if card.engine != "gguf" and util.find_spec("torch") is None:
+        raise ModelUnusable(
+            f"model {card.ref} asks for the engine {card.engine!r}, which needs torch; "
+            "run scripts/install, or pip install 'tether[torch]'"
+        )
     if not card.source.startswith("package:"):
         if not card.source:
             raise ModelUnusable(f"model {card.ref} has no source; name a folder or {SOURCE}")
