@@ -14,10 +14,11 @@ import pytest
 import pytest_asyncio
 
 from bench.simulation.ledger import Ledger as Simulated
+from tests.patience import PATIENCE_S
 from tether.contracts import Outcome, Reserve, Reserved, Settle, Usage
 from tether.core.ids import job_id
 from tether.errors import Conflict
-from tether.stores.ledger import Ledger
+from tether.stores.ledger import Ledger, LedgerOptions
 
 USAGE = Usage(prompt_tokens=3, completion_tokens=5)
 
@@ -74,7 +75,10 @@ async def ledger(
     if request.param == "simulated":
         yield InMemory()
         return
-    async with Ledger(dsn) as opened:
+    patient = LedgerOptions(
+        reserve_patience_s=PATIENCE_S, settle_patience_s=PATIENCE_S, statement_s=PATIENCE_S
+    )
+    async with Ledger(dsn, patient) as opened:
         yield InPostgres(opened, connection)
 
 

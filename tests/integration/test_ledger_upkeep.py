@@ -18,7 +18,9 @@ from tether.stores.upkeep import Upkeep
 
 DAY_S = 86_400.0
 NEVER_S = 3600.0
-OPTIONS = LedgerOptions(keep_jobs_s=2 * DAY_S, prune_batch=7, prune_s=NEVER_S)
+OPTIONS = LedgerOptions(
+    keep_jobs_s=2 * DAY_S, prune_batch=7, prune_s=NEVER_S, reserve_patience_s=60.0, statement_s=60.0
+)
 
 
 def reserve(token: str, days_ago: float) -> Reserve:
@@ -54,7 +56,7 @@ async def settled(
 
 async def pruned(dsn: str, options: LedgerOptions) -> dict[str, int]:
     async def open_desk() -> Desk:
-        return await Desk.open(dsn, grace_s=60.0, timeout_s=30.0)
+        return await Desk.open(dsn, grace_s=60.0, timeout_s=60.0)
 
     desk = await open_desk()
     try:
@@ -118,14 +120,14 @@ async def test_an_open_ledger_deletes_by_itself(dsn: str, connection: asyncpg.Co
     async with Ledger(dsn, options) as ledger:
         await settled(ledger, connection, "young", 1.0)
         await settled(ledger, connection, "old", 3.0)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while await tokens(connection) != {"young"}:  # noqa: ASYNC110 (it lies in PostgreSQL)
                 await asyncio.sleep(0.01)
 
 
 async def test_old_rows_are_found_by_their_key(dsn: str) -> None:
     """However many there are: a look must not read them all."""
-    desk = await Desk.open(dsn, grace_s=60.0, timeout_s=30.0)
+    desk = await Desk.open(dsn, grace_s=60.0, timeout_s=60.0)
     try:
         for table in ("jobs", "ledger"):
             statement = sql(f"prune_{table}").replace("$1", f"'{job_id()}'::uuid")
