@@ -15,6 +15,7 @@ from actors.roster import epoch
 from actors.roster.condition import Condition
 from actors.roster.options import OtherNode, RosterOptions
 from actors.roster.orders import Orders
+from actors.roster.probe import refuses
 from actors.roster.publisher import Find, Publisher, Sealed
 from actors.roster.refusals import Refusals
 from actors.runtime import Address
@@ -48,7 +49,6 @@ from tether.security.signature import MAX_CERTIFICATE, Forged, Seal, Signed
 from tether.telemetry import logs, metrics
 
 PURPOSE: Final = "announcement"
-PROBE_S: Final = 2.0
 WORKERS: Final = "workers"
 GATHER_S: Final = 5.0  # for the workers of this node to report to a roster that has just started
 EPOCH_AHEAD_MS: Final = 86_400_000  # of our clock; more is no mistake that we repeat
@@ -108,6 +108,7 @@ class Neighbourhood:
         self.condition = Condition(actor, options, self.say_soon)
         self._leaving = False
         self._own_news = asyncio.Event()
+        self._lasting: tuple[object, ...] = ()
         self._reach: dict[str, Callable[[], object]] = {}
         self._taken = metrics.announcements_taken
         self._health = {h: metrics.cluster_nodes.labels(str(h)) for h in Health}
@@ -146,6 +147,16 @@ class Neighbourhood:
         """Something changed that the others shall know."""
         self._own_news.set()
         self.publisher.changed()
+
+    def own_changed(self, fleet: Fleet) -> None:
+        """The workers of this node aren't what they were; whoever waits for their load can wait a
+        little longer than for the rest."""
+        lasting = tuple((w.address, w.models, w.slots, w.draining) for w in fleet.workers)
+        if lasting != self._lasting:
+            self._lasting = lasting
+            self.say_soon()
+        else:
+            self.publisher.load_changed()
 
     # ---- listening
 
@@ -312,14 +323,8 @@ class Neighbourhood:
         doesn't hold it."""
         if not other.host or self.members.health(other.id) is Health.UNKNOWN:
             return
-        try:
-            async with asyncio.timeout(PROBE_S):
-                _, writer = await asyncio.open_connection(other.host, other.admin_port)
-                writer.close()
-        except ConnectionRefusedError:
+        if await refuses(other.host, other.admin_port):
             self.members.refused(other.id)
-        except (OSError, TimeoutError):
-            pass
 
     # ---- revocations
 

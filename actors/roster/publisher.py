@@ -20,6 +20,7 @@ from tether.errors import Overloaded, PeerLost, TetherError
 from tether.telemetry import logs, metrics
 
 GAP_S: Final = 0.1  # between two announcements, however much changes
+LOAD_S: Final = 1.0  # between two of them, if nothing but load has changed
 SAY_S: Final = 3.0
 PAUSE_S: Final = 0.25  # after a failure, and twice as long each time
 FAREWELL_S: Final = 1.0
@@ -88,6 +89,8 @@ class Publisher:
         self._moved = asyncio.Event()  # somebody has got one
         self._sealed: Sealed | None = None
         self._numbers = 0
+        self._made_at = float("-inf")
+        self._later: asyncio.TimerHandle | None = None
         self._sent = metrics.announcements_sent.labels("taken")
         self._refused = metrics.announcements_sent.labels("refused")
         self._failed = metrics.announcements_sent.labels("failed")
@@ -100,6 +103,17 @@ class Publisher:
 
     def changed(self) -> None:
         """There is something new to say: soon."""
+        self._changed.set()
+
+    def load_changed(self) -> None:
+        """There is something new to say, and no hurry: hearers pay for each signature."""
+        if self._later is None:
+            loop = self._actor.loop
+            delay_s = max(0.0, self._made_at + LOAD_S - loop.time())
+            self._later = loop.call_later(delay_s, self._by_now)
+
+    def _by_now(self) -> None:
+        self._later = None
         self._changed.set()
 
     def met(self, node: str, address: Address) -> None:
@@ -150,6 +164,7 @@ class Publisher:
         if sealed is not None:
             self._numbers += 1
             self._sealed = sealed
+            self._made_at = self._actor.loop.time()
         return sealed
 
     async def _make(self) -> None:

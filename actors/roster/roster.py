@@ -172,10 +172,11 @@ class Roster(Supervised):
             self._own_changed()
 
     def _own_changed(self) -> None:
-        self._view.own(self._snapshot.fleet)
+        fleet = self._snapshot.fleet
+        self._view.own(fleet)
         self._changed()
         if self._others is not None:
-            self._others.say_soon()
+            self._others.own_changed(fleet)
 
     def _changed(self) -> None:
         fleet = self._view.fleet

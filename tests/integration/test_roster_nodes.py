@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from roster_nodes import Fake, HubRoster, Rosters, StillTree, rosters
+from tls_hubs import HOST
 
+from actors.roster.probe import refuses
+from actors.roster.publisher import LOAD_S
 from tests.patience import PATIENCE_S, until
 from tether.contracts import (
     Announce,
@@ -56,6 +61,23 @@ async def test_all_nodes_know_all_workers_and_lose_the_dead_at_once(tmp_path: Pa
         assert presence.capabilities == {"gpu_class": "none", "vram_gb": 0}
         assert presence.addresses["control/roster"] == str(three.address)
         assert [o.topic for o in one.others.heard["n3"].offers] == ["tether/models/echo/1/eu"]
+
+
+async def test_load_alone_is_announced_once_a_second_and_all_else_at_once(tmp_path: Path):
+    async with rosters(tmp_path, ("n1", "n2")) as made:
+        one, two = [await made.roster(node) for node in made.nodes]
+        worker = await made.worker(two)
+        await until(lambda: one.ids == ["w.n2"])
+        publisher = two.others.publisher
+        first, began = publisher._numbers, one.loop.time()
+        for running in range(1, 200):
+            worker.say(running=running)
+            await asyncio.sleep(0.01)
+        await until(lambda: one._view.fleet.workers[0].running == 199)
+        took_s = one.loop.time() - began
+        assert publisher._numbers - first <= 3 + took_s / LOAD_S + took_s / 5
+        worker.say(draining=True)
+        await until(lambda: one._view.fleet.workers[0].draining)
 
 
 async def test_a_roster_that_starts_anew_is_told_at_once(tmp_path: Path):
@@ -331,3 +353,13 @@ async def test_a_revocation_list_is_carried_to_all(tmp_path: Path):
         new = (authority.folder / "crl.pem").read_bytes()
         await until(lambda: (elsewhere / "crl.pem").read_bytes() == new)
         assert two.others._revocations() == one.others._revocations()
+
+
+async def test_a_host_that_refuses_is_told_from_one_that_is_silent():
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        port = free.getsockname()[1]
+        assert await refuses(HOST, port), "bound, and nobody listens"
+        free.listen()
+        assert not await refuses(HOST, port)
+    assert not await refuses("no such host.invalid", port)
