@@ -1,8 +1,8 @@
 """The actor that sees to workers which may run at any node of the region that has what they need.
 
-One runs at every leader. That of the node which leads the convention has the `workers` supervisor
-start what is missing, and the others stop theirs: so they outlive the loss of the node that they
-run on, and that of the node that placed them.
+One runs at every node that may lead. That of the node which leads the convention has its `workers`
+supervisor start what no node has; who has placed a worker keeps it, so that a new leader, or an old
+one that comes back, loads no model anew. Where two have one, after a partition, the leader's stays.
 """
 
 from __future__ import annotations
@@ -12,13 +12,23 @@ from typing import ClassVar, Final
 
 import msgspec
 
+from actors.follower import Follower
 from actors.runtime import Address
 from supervision import ChildSpec, Supervised
-from tether.contracts import AddChild, ConventionShown, ShowConvention, TerminateChild
+from tether.contracts import (
+    AddChild,
+    ConventionShown,
+    Fleet,
+    ShowConvention,
+    TerminateChild,
+    WatchFleet,
+)
+from tether.core.missing import Missing
 from tether.errors import TetherError
 from tether.telemetry import logs
 
 WORKERS: Final = "workers"
+ROSTER: Final = "control/roster"
 ASK_S: Final = 5.0
 LOOK_S: Final = 1.0
 STOP_S: Final = 60.0
@@ -28,25 +38,37 @@ log = logs.get(__name__)
 
 
 class PlacerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """`workers` are the children to be placed: temporary ones, for this actor starts them again."""
+    """`workers` are the children to be placed: temporary ones, for this actor starts them again.
+    `settle_s` is how long a leader that has just come hears the others before it places, and
+    `known_s` how long it waits for one that it has seen."""
 
     node: str
     admin_port: int
     workers: tuple[ChildSpec, ...]
+    settle_s: float = 6.0
+    known_s: float = 3.0
 
 
 class Placer(Supervised):
-    """Holds nothing: who leads, it asks the Admin, and what runs, the tree says."""
+    """Holds nothing that matters: who leads it asks the Admin, what runs the tree and the fleet
+    say."""
 
     Options: ClassVar[type[msgspec.Struct]] = PlacerOptions
 
     async def start(self, options: PlacerOptions) -> None:
         self._options = options
         self._admin = Address.admin(options.node, options.admin_port)
-        await self.tree.first()
+        self._missing = Missing(options.settle_s, options.known_s)
+        self._fleet = Fleet(version=0, workers=())
+        self._follower = Follower(self, ROSTER, WatchFleet(), self._see)
+        self.background(self._follower.run(), name="fleet")
         self.background(self._look_on(), name="place")
 
+    def _see(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
     async def _look_on(self) -> None:
+        await self._follower.first.wait()
         pause_s = LOOK_S
         while True:
             failed = False
@@ -67,13 +89,25 @@ class Placer(Supervised):
             return False
         failed = False
         for spec in self._options.workers:
-            there = self.tree.node(f"{WORKERS}/{spec.id}") is not None
-            if leads and not there:
+            mine = self.tree.node(f"{WORKERS}/{spec.id}") is not None
+            others = self._others(spec.id)
+            due = self._missing.look(spec.id, bool(mine or others), leads, self.loop.time())
+            if due:
                 failed |= not await self._add(supervisor, spec)
-            elif there and not leads:
-                log.info("another node leads, and places this", worker=spec.id, leader=shown.leader)
+            elif mine and not leads and others.get(shown.leader):
+                log.info("the leader has this worker too", worker=spec.id, leader=shown.leader)
                 await self.ask(supervisor, TerminateChild(id=spec.id), timeout=STOP_S)
         return failed
+
+    def _others(self, worker_id: str) -> dict[str, bool]:
+        """The other nodes that have this worker, by id, and whether it answers already. One whose
+        id is taken here is called `node/id` in the fleet."""
+        return {
+            worker.node_id: bool(worker.models)
+            for worker in self._fleet.workers
+            if worker.worker_id.rpartition("/")[2] == worker_id
+            and worker.node_id != self._options.node
+        }
 
     async def _add(self, supervisor: Address, spec: ChildSpec) -> bool:
         add = AddChild(spec=msgspec.msgpack.encode(spec))
@@ -82,6 +116,6 @@ class Placer(Supervised):
         except TetherError as error:
             log.warning("a worker has no place", worker=spec.id, error=error.message)
             return False
-        node = self.tree.address(f"{WORKERS}/{spec.id}")
-        log.info("placed a worker", worker=spec.id, node=node.node if node is not None else "")
+        found = self.tree.address(f"{WORKERS}/{spec.id}")
+        log.info("placed a worker", worker=spec.id, node=found.node if found is not None else "")
         return True
