@@ -102,7 +102,7 @@ def test_an_unknown_engine_is_told(tmp_path: Path) -> None:
 
 
 def test_an_install_without_torch_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tether.engines.smollm2.util.find_spec", lambda name: None)
+    monkeypatch.setattr("tether.engines.weights.util.find_spec", lambda name: None)
     for engine in ("transformers", "embedding"):
         with pytest.raises(ModelUnusable, match="needs torch; run scripts/install"):
             prepare(card(engine=engine), tmp_path)

@@ -10,7 +10,7 @@ from tether.engines.engine import (
     create,
     host,
 )
-from tether.engines.smollm2 import prepare
+from tether.engines.weights import prepare
 
 __all__ = [
     "Capabilities",

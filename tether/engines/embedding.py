@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tether.contracts import EmbeddingInput, Finish, Input, ModelCard, Sampling
 from tether.engines.engine import Capabilities, Delta, EngineOptions, Job, Snapshot
 from tether.engines.folder import unloadable
-from tether.engines.smollm2 import prepare
+from tether.engines.weights import prepare
 from tether.errors import BadRequest, ContextExceeded, Draining, ModelUnusable, Overloaded
 from tether.telemetry import metrics
 

