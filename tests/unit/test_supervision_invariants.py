@@ -45,6 +45,11 @@ class Process:
     killed: bool = False
     hangs: bool = False
 
+    @property
+    def asked(self) -> bool:
+        """It was told to stop."""
+        return self.told_to_stop_at is not None
+
 
 class Machine(RuleBasedStateMachine):
     """A supervisor among processes that do as they please."""
@@ -147,6 +152,8 @@ class Machine(RuleBasedStateMachine):
             if self.strategy is not Strategy.ONE_FOR_ONE:
                 stopping = {n.path for n in self.tree.which(self.now) if n.state == "stopping"}
                 stopping -= {f"top/{gone}" for gone in self.terminated}
+                # who is about to end by itself has not been told to
+                stopping -= {f"top/{p.id}" for p in self.processes.values() if not p.asked}
                 assert not stopping, f"{id} started while {stopping} had to stop"
             earlier = self.order[: self.order.index(id)]
             for other in earlier if not free else ():
@@ -165,7 +172,8 @@ class Machine(RuleBasedStateMachine):
             running = [
                 o for o in later if o in self.processes and self.processes[o].state != "spawned"
             ]
-            if process.state in ("starting", "ready") and not process.hangs:
+            late = kill and process.state == "starting" and self.now >= process.ready_by
+            if process.state in ("starting", "ready") and not process.hangs and not late:
                 assert not running, f"{id} stopped before {running}"
         if first:
             process.told_to_stop_at = self.now
