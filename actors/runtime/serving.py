@@ -111,7 +111,7 @@ class Serving:
         self._hub.on_request = self._take
         while self._held:
             held = self._held.popleft()
-            if not held[0].closed:  # nobody would end what works for it
+            if held[1] == TELL or not held[0].closed:  # nobody would end what works for it
                 self._take(*held)
         self._held_bytes = 0
 

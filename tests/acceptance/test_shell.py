@@ -411,8 +411,6 @@ class TestScripts:
         assert done.stdout.count("echo-0.n1") == 1, "a script ends with its first mistake"
         assert done.stderr.startswith("tether: there is no 'nobody' here")
         assert tether("shell", "-c", "trace nothing", cwd=node.folder).returncode == 1
-        done = tether("shell", "-c", "workers", cwd=tmp_path)
-        assert done.returncode == 1
         write_config(tmp_path)
         done = tether("shell", "-c", "workers", cwd=tmp_path)
         assert done.returncode == 1

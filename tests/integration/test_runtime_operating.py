@@ -130,14 +130,18 @@ async def test_who_has_gone_meanwhile_is_not_served(pair: Pair, folder: Path) ->
     gone = Hub(asyncio.get_running_loop(), str(folder), Address("n1", fresh_name()))
     await gone.start()
     stream = gone.stream(pair.there.address, RtCount(items=0), 4)
-    while not (await pair.inspected()).held:
+    gone.tell(pair.there.address, RtPing(number=1))
+    while (await pair.inspected()).held < 2:
         pass
     gone.close()
     stream.close()
     while any(peer.address == str(gone.address) for peer in (await pair.inspected()).peers):
         pass
+    pair.slow.let.set()
     await pair.ask(Resume())
-    assert dict((await pair.inspected()).handlers) == {}
+    seen = await pair.inspected()
+    assert "count" not in dict(seen.handlers)
+    assert pair.slow.served == 1, "what was told is still heard"
 
 
 async def test_figures_are_those_of_the_process(pair: Pair) -> None:
