@@ -45,15 +45,15 @@ def shop(tmp_path: Path) -> Shop:
 def tether(
     shop: Shop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Tether:
-    """Runs a command; what it printed, or with `fails`, what it complained."""
+    """Runs a command; what it printed, or with `fails` or `says`, what it told besides."""
     monkeypatch.setattr("tether.cli.artifacts.logs.configure", lambda _level: None)
 
-    def run(*words: str, fails: int = 0) -> str:
+    def run(*words: str, fails: int = 0, says: bool = False) -> str:
         capsys.readouterr()
         code = app._guarded([*words, "--config", str(shop.path / "cluster.toml")])
         out, errors = capsys.readouterr()
         assert code == fails, errors
-        return errors if fails else out
+        return errors if fails or says else out
 
     return run
 
@@ -63,6 +63,9 @@ def test_a_model_s_life(shop: Shop, tether: Tether) -> None:
     address = f"sha256:{shop.digest}"
     assert "one of them" in tether("models", "push", folder, "org/tiny@1", fails=2)
     assert tether("models", "push", folder, "org/tiny@1", "--key", key).strip() == address
+    told = tether("models", "push", folder, "tiny@7", "--unsigned", says=True)
+    assert "will not load it" in told and "is not signed" in told
+    tether("artifacts", "forget", "tiny@7")
     assert "no name@version" in tether("models", "push", folder, "x", "--unsigned", fails=1)
 
     assert "org/tiny@1" in tether("models", "ls") and "3 of 3" in tether("models", "ls")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import obstore
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.artifact_shop import NOW, S3Server, Shop, Signer, files, flip, s3_server, write_trust
 from tether.artifacts import layout, names
@@ -321,6 +323,77 @@ async def test_a_collection_needs_all_that_is_referred_to(shop: Shop) -> None:
     with pytest.raises(ArtifactLost, match="only when all replicas answer"):
         await collect(shop.replicas(), now=NOW)
     assert not (shop.store(0) / "gc").exists()
+
+
+async def test_a_replica_that_never_answers_is_passed_over(shop: Shop, credentials: None) -> None:
+    """It takes connections, and says nothing; after some blocks its breaker keeps it out."""
+    asked = 0
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    url = f"s3://models?endpoint=http://127.0.0.1:{port}&credentials=TETHER_TEST_S3"
+    replicas = Replicas(
+        [Replica(url, timeout_s=0.2), *(Replica(url) for url in shop.urls)], parallel=2
+    )
+    try:
+        held = await shop.pull(replicas).obtain(shop.digest)
+        assert shop.same(held.folder)
+        assert asked > 0
+        assert replicas.faults[f"s3://models at 127.0.0.1:{port}", Fault.UNREACHABLE] > 0
+    finally:
+        server.close()
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(("push", "forget", "collect", "both")), st.integers(0, 2)),
+             min_size=3, max_size=9)
+)  # fmt: skip
+@settings(max_examples=10)
+def test_no_collection_takes_what_a_name_refers_to(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]
+) -> None:
+    """Pushes, names taken away, and collections, also in the middle of a push. The models share
+    blocks, and each collection is as late as it may be for what the last one has condemned."""
+    path = tmp_path_factory.mktemp("shops")
+    shops: list[Shop] = []
+    for number in range(3):
+        (path / str(number)).mkdir()
+        urls = shops[0].urls if shops else None
+        shops.append(Shop(path / str(number), urls=urls, size=100 + number))
+    named: set[int] = set()
+    moment = NOW
+
+    async def run() -> None:
+        nonlocal moment
+        for step, number in steps:
+            shop = shops[number]
+            if step == "forget":
+                await names.forget(shop.replicas(), f"tiny@{number}")
+                named.discard(number)
+            elif step == "push":
+                await shop.push(b"{}", ref=f"tiny@{number}", quorum=3)
+                named.add(number)
+            else:
+                moment += DAY
+                work = [collect(shop.replicas(), now=moment)]
+                if step == "both":
+                    work.append(shop.push(b"{}", ref=f"tiny@{number}", quorum=3))  # type: ignore[arg-type]
+                    named.add(number)
+                await asyncio.gather(*work)
+            for one in named:
+                for url in shops[one].urls:
+                    alone = Replicas([Replica(url)])
+                    manifest = await alone.manifest(shops[one].digest)
+                    for block, size in manifest.blocks().items():
+                        await alone.fetch(layout.block(block), most=size, digest=block, size=size)
+
+    asyncio.run(run())
 
 
 async def test_bandwidth_is_kept(shop: Shop) -> None:

@@ -211,12 +211,12 @@ class Cache:
                 log.info("evicted a model from the cache", artifact=victim.digest)
         metrics.artifact_cache.labels("full").inc()
         if used + size > self.budget:
-            why = f"{used} of {self.budget} are taken by models in use or pinned"
+            why = f"{used} of {self.budget} are taken by models in use or pinned; unpin some, or"
         else:
-            why = f"the disk has {free} free"
+            why = f"the disk has {free} free; free more, or"
         raise CacheFull(
-            f"{digests.address(digest)} needs {size} bytes in {self.root}, and {why}; "
-            "free some, or change [artifacts] cache_bytes"
+            f"{digests.address(digest)} needs {size} bytes in {self.root}, and {why} "
+            "change [artifacts] cache_bytes"
         )
 
     def _victims(self, digest: str) -> Iterator[Entry]:

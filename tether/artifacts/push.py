@@ -60,7 +60,9 @@ class Push:
             )
         self._replicas = replicas
         self._quorum = quorum
-        self._alive: dict[Replica, frozenset[str]] = {}  # and what collections have condemned there
+        self._alive: set[Replica] = set()
+        self._condemned: dict[Replica, frozenset[str]] = {}  # by collections
+        self._rescued = False
         self._left_out: dict[str, str] = {}
         self._sent = 0
         self._there = 0
@@ -85,31 +87,27 @@ class Push:
         """
         content = encode(manifest)
         digest = digests.of(content)
+        address = digests.address(digest)
         name = layout.ref(ref)
+        bundles = tuple(signatures)
         await self._everywhere(self._reach)
         await self._unclaimed(name, ref, digest)
         descriptors: dict[str, int] = {}
         try:
             for file in manifest.files:
                 descriptors[file.name] = open_plain(folder / file.name)
-
-            async def settle(block: tuple[str, int, int, str]) -> None:
-                await self._block(descriptors[block[0]], *block)
-                if told is not None:
-                    told(block[2])
-
-            await each(_blocks(manifest), settle, parallel=self._replicas.parallel)
+            await self._all(manifest, content, descriptors, bundles, told)
+            await self._everywhere(lambda r: self._name(r, name, ref, address))
+            if self._rescued:
+                # A collection may have been about to remove what was sent once more, between its
+                # last look and its act. Now there is a name: what is gone is sent for good.
+                self._condemned = {}
+                await self._all(manifest, content, descriptors, bundles, None)
         finally:
             for descriptor in descriptors.values():
                 os.close(descriptor)
-        for bundle in signatures:
-            await self._signature(digest, bundle)
-        await self._everywhere(lambda r: self._put(r, layout.manifest(digest), content))
-        address = digests.address(digest)
-        await self._everywhere(lambda r: self._name(r, name, ref, address))
-        return Pushed(
-            address, tuple(r.name for r in self._alive), self._left_out, self._sent, self._there
-        )
+        names = tuple(replica.name for replica in self._replicas.all if replica in self._alive)
+        return Pushed(address, names, self._left_out, self._sent, self._there)
 
     async def sign(self, digest: str, bundle: bytes) -> tuple[str, ...]:
         """Add a signature to an artifact; the replicas that have it now.
@@ -124,15 +122,22 @@ class Push:
     # ---- one replica
 
     async def _reach(self, replica: Replica) -> None:
-        self._alive[replica] = frozenset((await condemned(replica)).since)
+        self._condemned[replica] = frozenset((await condemned(replica)).since)
+        self._alive.add(replica)
 
     async def _put(self, replica: Replica, path: str, content: digests.Content) -> bool:
         """True if it was sent; what is there already, whole and to stay, is not."""
         size = await replica.size(path)
-        if size == len(content) and path not in self._alive[replica]:
+        if size == len(content) and not self._is_condemned(replica, path):
             return False
         await self._replicas.wait(len(content))
         return await replica.put(path, content, overwrite=size is not None)
+
+    def _is_condemned(self, replica: Replica, path: str) -> bool:
+        if path not in self._condemned.get(replica, ()):
+            return False
+        self._rescued = True
+        return True
 
     async def _name(self, replica: Replica, path: str, ref: str, address: str) -> None:
         if not await replica.put(path, address.encode()):
@@ -146,6 +151,25 @@ class Push:
             )
 
     # ---- all of them
+
+    async def _all(
+        self,
+        manifest: Manifest,
+        content: bytes,
+        descriptors: dict[str, int],
+        bundles: Iterable[bytes],
+        told: _Told | None,
+    ) -> None:
+        async def settle(block: tuple[str, int, int, str]) -> None:
+            await self._block(descriptors[block[0]], *block)
+            if told is not None:
+                told(block[2])
+
+        digest = digests.of(content)
+        await each(_blocks(manifest), settle, parallel=self._replicas.parallel)
+        for bundle in bundles:
+            await self._signature(digest, bundle)
+        await self._everywhere(lambda r: self._put(r, layout.manifest(digest), content))
 
     async def _signature(self, digest: str, bundle: bytes) -> None:
         path = layout.signature(digest, digests.of(bundle))
@@ -163,7 +187,7 @@ class Push:
         lacking: list[Replica] = []
 
         async def look(replica: Replica) -> None:
-            if await replica.size(path) != size or path in self._alive[replica]:
+            if await replica.size(path) != size or self._is_condemned(replica, path):
                 lacking.append(replica)
             else:
                 self._there += 1
@@ -209,7 +233,7 @@ class Push:
                 return
             except ReplicaFault as fault:
                 if attempt == ATTEMPTS or fault.fault is not Fault.UNREACHABLE:
-                    self._alive.pop(replica, None)
+                    self._alive.discard(replica)
                     self._left_out.setdefault(replica.name, fault.message)
                     log.warning("a replica is left out", replica=replica.name, why=fault.message)
                     return

@@ -98,7 +98,9 @@ class Trust:
             revoked = {digests.parse(entry.artifact): entry.reason for entry in listed.revoked}
         except (OSError, ValueError, msgspec.DecodeError, BadRequest) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise ArtifactRefused(f"the trust store {path}: {why}") from None
+            raise ArtifactRefused(
+                f"the trust store {path}: {why}; it says whose models are loaded"
+            ) from None
         return cls(keys, revoked)
 
     def check(

@@ -27,8 +27,10 @@ from tether.artifacts.pull import Pull
 from tether.artifacts.push import Push
 from tether.artifacts.repair import repair as repair_all
 from tether.artifacts.replicas import Replicas
+from tether.artifacts.trust import FILE, Trust
 from tether.cli.failure import CommandFailed
 from tether.config import Config, load
+from tether.errors import ArtifactRefused
 from tether.node.plan import artifacts_of
 from tether.telemetry import logs
 
@@ -59,6 +61,7 @@ def push(
     print(done.address)
     count = len(replicas.all)
     _say(f"{ref} is at {len(done.acknowledged)} of {count} replicas; {done.sent} blocks sent")
+    _warn(config, done.address, manifest, bundles)
     for why in done.left_out.values():
         _say(f"left out: {why}; `tether artifacts repair` completes it later")
     return 0
@@ -225,6 +228,16 @@ def _signed(
         return [signature.read_bytes()]
     except OSError as error:
         raise CommandFailed(f"{signature} can't be read: {error.strerror}") from None
+
+
+def _warn(config: Config, address: str, manifest: Manifest, bundles: list[bytes]) -> None:
+    """If nodes that trust whom this machine trusts would not load it."""
+    if config.artifacts.trust == "off" or not (config.trust_dir / FILE).exists():
+        return
+    try:
+        Trust.load(config.trust_dir).check(address, manifest, bundles, source.now())
+    except ArtifactRefused as error:
+        _say(f"nodes with the trust store {config.trust_dir} will not load it: {error.message}")
 
 
 def _report(replicas: Replicas) -> None:
