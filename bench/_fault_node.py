@@ -170,6 +170,19 @@ def kinds(folder: Path, dsn: str) -> dict[str, Kind]:
     }
 
 
+def all_run(nodes: Nodes) -> bool:
+    return all(node.state == "running" for node in nodes.values())
+
+
+def back(was: Nodes, nodes: Nodes, expected: dict[str, int]) -> bool:
+    """All that was there runs, and whoever had to be restarted in another process."""
+    return (
+        set(was) <= set(nodes)
+        and all_run(nodes)
+        and all(nodes[f"sut/{id}"].pid != was[f"sut/{id}"].pid for id in expected)
+    )
+
+
 def child_of(kind: Kind, id: str, *, stand_in: bool, **changes: Any) -> ChildSpec:
     """The spec of a child of that kind."""
     cls = kind[1] if stand_in else kind[0]

@@ -9,7 +9,7 @@ others in the whole node. SIGKILL and SIGSTOP hit the real class; what it can't 
 Then: how long a restart takes from SIGKILL to ready, spawned and from a warm spare; and a crash
 loop, which stops at its intensity and is told to the supervisor above.
 
-Run: `scripts/prove faults [--json] [--rounds N] [kind …]`, some ten minutes for all.
+Run: `scripts/prove faults [--json] [--rounds N] [--times] [kind …]`, some ten minutes for all.
 """
 
 from __future__ import annotations
@@ -25,11 +25,20 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from bench._fault_actors import ALWAYS, ONCE, Grow, Raise, order_of
-from bench._fault_node import FaultNode, Kind, Nodes, bystanders, child_of, run_with_node
+from bench._fault_node import (
+    FaultNode,
+    Kind,
+    Nodes,
+    all_run,
+    back,
+    bystanders,
+    child_of,
+    run_with_node,
+)
+from bench._restart_times import restart_times
 from supervision import ChildSpec, Strategy, SupervisorOptions
 from supervision.strategy import affected
 from tether.contracts import Ping
@@ -98,7 +107,7 @@ async def _tree(
 
 async def _cell(node: FaultNode, name: str, strategy: Strategy, fault: str, stand_in: str) -> Cell:
     """Hurt the subject, wait for what must come back, and look whether anything else did."""
-    was, _ = await node.until(_all_run)
+    was, _ = await node.until(all_run)
     subject = was["sut/subject"]
     expected = {} if fault == "raise" else dict.fromkeys(affected(strategy, IDS, "subject"), 1)
     if fault == "__init__":
@@ -106,7 +115,7 @@ async def _cell(node: FaultNode, name: str, strategy: Strategy, fault: str, stan
     began = time.monotonic()
     wrong = await _hurt(node, fault, subject.pid, subject.address, stand_in)
     try:
-        now, at = await node.until(lambda nodes: _back(was, nodes, expected))
+        now, at = await node.until(lambda nodes: back(was, nodes, expected))
     except TimeoutError as error:
         return Cell(name, strategy, fault, (0, 0, 0), time.monotonic() - began, str(error))
     await asyncio.sleep(_STEADY_S)  # what should not happen has no event
@@ -151,63 +160,6 @@ async def _hurt(node: FaultNode, fault: str, pid: int, address: str, stand_in: s
     return ""
 
 
-def _all_run(nodes: Nodes) -> bool:
-    return all(node.state == "running" for node in nodes.values())
-
-
-def _back(was: Nodes, nodes: Nodes, expected: dict[str, int]) -> bool:
-    """All that was there runs, and whoever had to be restarted in another process."""
-    return (
-        set(was) <= set(nodes)
-        and _all_run(nodes)
-        and all(nodes[f"sut/{id}"].pid != was[f"sut/{id}"].pid for id in expected)
-    )
-
-
-# ---- how long it takes
-
-
-async def restart_times(
-    node: FaultNode, chosen: Sequence[str], rounds: int, *, spare: bool
-) -> dict[str, list[float]]:
-    """Milliseconds from SIGKILL to ready, `rounds` for each kind; from a warm spare or spawned."""
-    times: dict[str, list[float]] = {}
-    for name in chosen:
-        subject = child_of(node.kinds[name], "subject", stand_in=False)
-        async with node.grown("sut", SupervisorOptions(intensity=10_000, children=(subject,))):
-            times[name] = [await _restart_ms(node, spare) for _ in range(rounds)]
-    return times
-
-
-async def _restart_ms(node: FaultNode, spare: bool) -> float:
-    was, _ = await node.until(_all_run)
-    if spare:
-        await _warm(was["sut"].pid)
-    await asyncio.sleep(_STEADY_S)  # the machine rests, as it mostly does before a fault
-    began = time.monotonic()
-    os.kill(was["sut/subject"].pid, signal.SIGKILL)
-    _, at = await node.until(lambda nodes: _back(was, nodes, {"subject": 1}))
-    return (at - began) * 1000
-
-
-async def _warm(supervisor: int) -> None:
-    """Returns when that process has a warm spare."""
-    children = Path(f"/proc/{supervisor}/task/{supervisor}/children")
-    async with asyncio.timeout(60):
-        # another process has no event for us
-        while not any(  # noqa: ASYNC110
-            _named(pid) == "tether-spare" for pid in children.read_text().split()
-        ):
-            await asyncio.sleep(0.02)
-
-
-def _named(pid: str) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return ""
-
-
 # ---- a crash loop
 
 
@@ -222,7 +174,7 @@ async def crash_loop(node: FaultNode) -> Cell:
     )
     order = order_of(kind[1].__name__)
     async with node.grown("sut", options):
-        was, _ = await node.until(_all_run)
+        was, _ = await node.until(all_run)
         began = time.monotonic()
         order.write_text(ALWAYS)
         os.kill(was["sut/subject"].pid, signal.SIGKILL)
@@ -237,7 +189,7 @@ async def crash_loop(node: FaultNode) -> Cell:
         now, at = await node.until(escalated)
         why = now["sut"].last_exit
         order.unlink(missing_ok=True)
-        await node.until(_all_run)
+        await node.until(all_run)
     wrong = "" if f"more than {INTENSITY} times" in why else f"the root was told: {why}"
     if most > INTENSITY:
         wrong = f"it was restarted {most} times, and may be {INTENSITY} times"
@@ -258,17 +210,24 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("kinds", nargs="*", help="all if none is given")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=12, help="kills of each kind, for the times")
+    parser.add_argument("--times", action="store_true", help="the times alone")
     options = parser.parse_args(arguments)
 
     async def hurt(node: FaultNode) -> Any:
-        chosen = options.kinds or list(node.kinds)
-        cells = await matrix(node, chosen, list(Strategy), FAULTS)
-        cells.append(await crash_loop(node))
-        return cells, await restart_times(node, TIMED, options.rounds, spare=False)
+        cells: list[Cell] = []
+        if not options.times:
+            chosen = options.kinds or list(node.kinds)
+            cells += await matrix(node, chosen, list(Strategy), FAULTS)
+            cells.append(await crash_loop(node))
+        return cells, await restart_times(node, timed, options.rounds, spare=False)
 
     async def spared(node: FaultNode) -> Any:
-        return await restart_times(node, TIMED, options.rounds, spare=True)
+        return await restart_times(node, timed, options.rounds, spare=True)
 
+    timed = [kind for kind in TIMED if kind in options.kinds or not options.kinds] or ["roster"]
+
+    os.environ["TETHER_LOG_LEVEL"] = "ERROR"  # of all processes; they die on purpose
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and leave nothing behind
     cells, spawn = run_with_node(hurt)
     times = {"spawn": spawn, "spare": run_with_node(spared, spares=1)}
     (_print_json if options.json else _print)(cells, times)
@@ -301,7 +260,7 @@ def _print(cells: Sequence[Cell], times: dict[str, dict[str, list[float]]]) -> N
         elif cell.wrong:
             print(f"WRONG {cell.kind} {cell.strategy} {cell.fault}: {cell.wrong}")
     print("\nSIGKILL to ready, ms" + "".join(f"{how + ' p50':>14}{'p95':>8}" for how in times))
-    for kind in TIMED:
+    for kind in times["spawn"]:
         row_times = [times[how][kind] for how in times]
         print(
             f"{kind:20}"
