@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 from roster_nodes import Fake, HubRoster, Rosters, StillTree, rosters
 from tls_hubs import HOST
 
@@ -127,6 +128,12 @@ def presence(node: str, **fields: Any) -> Presence:
     )
 
 
+def refused_total(why: Refusal) -> float:
+    """As `/metrics` has it."""
+    name = "tether_announcements_refused_total"
+    return REGISTRY.get_sample_value(name, {"reason": str(why)}) or 0.0
+
+
 class Forger:
     """Makes announcements of whatever kind, with the key of a node or of nobody."""
 
@@ -206,6 +213,7 @@ async def test_what_is_not_believed_changes_nothing_and_is_counted(tmp_path: Pat
         fleet = one._view.fleet
         heard = dict(one.others.heard)
         before = dict(one.others.refusals.counts)
+        shown = {why: refused_total(why) for why in Refusal}
         for hub, message, why in attempts:
             answer = await hub.ask(one.address, message, PATIENCE_S)
             assert isinstance(answer, Announced)
@@ -216,6 +224,7 @@ async def test_what_is_not_believed_changes_nothing_and_is_counted(tmp_path: Pat
         for why in Refusal:
             more = sum(expected is why for _, _, expected in attempts)
             assert counts[why] - before[why] == more, why
+            assert refused_total(why) - shown[why] == more, why
         # and it is well: what n2 says next is taken
         answer = await thief.ask(one.address, forger.sealed("n2", says("n2", *newer)), PATIENCE_S)
         assert answer == Announced(epoch=known.epoch)
