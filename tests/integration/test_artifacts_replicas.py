@@ -9,7 +9,7 @@ from pathlib import Path
 
 import obstore
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.artifact_shop import NOW, S3Server, Shop, Signer, files, flip, s3_server, write_trust
@@ -354,7 +354,9 @@ async def test_a_replica_that_never_answers_is_passed_over(shop: Shop, credentia
     st.lists(st.tuples(st.sampled_from(("push", "forget", "collect", "both")), st.integers(0, 2)),
              min_size=3, max_size=9)
 )  # fmt: skip
-@settings(max_examples=10)
+@example([("push", 0), ("forget", 0), ("collect", 0), ("both", 0)])
+@example([("push", 0), ("forget", 0), ("collect", 0), ("both", 1), ("both", 2)])
+@settings(max_examples=8)
 def test_no_collection_takes_what_a_name_refers_to(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]
 ) -> None:
