@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+import structlog
 from runtime_actors import RtCount, RtPing, RtPong
 
 from actors.runtime import Address, on
@@ -171,6 +172,9 @@ async def test_the_level_of_logs_changes_while_it_runs(
         assert (await pair.inspected()).log_level == "DEBUG"
     finally:
         logs.set_level("INFO")
+        structlog.reset_defaults()  # else all later tests would write to what capfd has closed
+        for logger in logs._loggers:
+            logger.__dict__.pop("bind", None)
     said = capfd.readouterr().err
     assert '"heard"' in said
     assert '"unheard"' not in said

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import IO, Any
 
 # structlog.dev imports rich, if it finds it, for a console renderer that Tether doesn't use:
 # 60 ms of every start of an actor. Where something else has imported rich, it stays.
@@ -22,6 +23,22 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _process: dict[str, Any] = {}  # a contextvar would reach only the task that has set it
 _loggers: list[Any] = []  # one a module
 _level = "INFO"
+
+
+class _Steady:
+    """A stream whose other end may be gone or full: then lines are lost, and nobody fails who only
+    wanted to say something."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def configure(level: str | None = None, **context: Any) -> None:
@@ -44,7 +61,7 @@ def configure(level: str | None = None, **context: Any) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level)),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=_Steady(sys.stderr)),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
     _process.update(context)

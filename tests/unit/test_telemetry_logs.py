@@ -1,0 +1,30 @@
+"""A line that can't be written."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+import pytest
+
+from tether.telemetry.logs import _Steady
+
+
+def test_what_nobody_reads_fails_nobody() -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    broken = os.fdopen(writes, "w", buffering=1)
+    steady = _Steady(broken)
+    steady.write("to nobody\n")
+    steady.flush()
+    with suppress(OSError):
+        broken.close()
+    steady.write("to what is closed\n")
+    steady.flush()
+
+
+def test_what_is_read_is_written(capfd: pytest.CaptureFixture[str]) -> None:
+    with os.fdopen(os.dup(2), "w") as stream:
+        _Steady(stream).write("heard\n")
+        _Steady(stream).flush()
+    assert capfd.readouterr().err == "heard\n"
