@@ -658,7 +658,16 @@ async def test_conversations_move_on_before_their_certificates_end(
         await caught_up(one)
         await caught_up(two)
         assert not lost
-        blue.ahead_s = ends_at - 600  # later than any of them would be left
+        # Later than any of them would be left. One side after the other: two moves that meet
+        # wait for each other until both are given up, which random times make rare.
+        for node, hub in (("n1", one), ("n2", two)):
+            dialed = {c for c in hub.connections if c.dialed is not None}
+            blue.ahead_of[node] = ends_at - 600
+            await until(
+                lambda hub=hub, dialed=dialed: (  # type: ignore[misc]
+                    not dialed & spoken_on() and not hub.border.moves._tasks
+                )
+            )
         await until(lambda first=first: not first & spoken_on())  # type: ignore[misc]
     await goes_on()
     over.set()
