@@ -113,6 +113,12 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
     def _kill_placed(self, msg: KillPlaced, sender: Address) -> None:
         self._neighbours.end(msg.pid, sender)
 
+    def _pendingActorReady(self, childInstance: int, actualAddress: Any) -> None:
+        super()._pendingActorReady(childInstance, actualAddress)
+        parent = self._nannying.find(actualAddress)
+        if parent is not None and parent.addressDetails.node != self.transport.address.node:
+            self._neighbours.nurse(actualAddress.addressDetails, parent.addressDetails)
+
     def h_ConventionRegister(self, envelope: Any) -> Any:
         outcome = super().h_ConventionRegister(envelope)
         self._neighbours.registered(envelope.message.adminAddress.addressDetails)
@@ -148,6 +154,11 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
             if self.child_process(instance) is None:
                 del self._pendingChildren[instance]
         return outcome
+
+    def _handleChildExited(self, childAddr: Any) -> Any:
+        if isinstance(childAddr.addressDetails, Address):
+            self._neighbours.ended(childAddr.addressDetails)
+        return super()._handleChildExited(childAddr)
 
     def h_ChildActorExited(self, envelope: Any) -> Any:
         details = envelope.message.childAddress.addressDetails

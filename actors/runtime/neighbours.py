@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from tether.telemetry import logs
 
 GRACE_S: Final = 1.0  # from a broken connection to the question whether there is a new one
 PROBE_S: Final = 5.0
+ORPHAN_S: Final = 5.0  # for an actor to end that has lost the node which placed it here
 
 log = logs.get(__name__)
 
@@ -39,6 +41,7 @@ class Neighbours:
         self._state = admin._cstate
         self._attended: set[Address] = set()
         self._probes: set[asyncio.Task[None]] = set()
+        self._nursed: dict[Address, Callable[[], None]] = {}
         self._check = self._state.check_convention
         self._state.check_convention = self._checked
 
@@ -76,6 +79,28 @@ class Neighbours:
                     os.kill(pid, signal.SIGKILL)
                 return
         raise BadRequest(f"no actor with process {pid} was placed here by another node")
+
+    def nurse(self, child: Address, parent: Address) -> None:
+        """`child` was placed here by `parent`, an actor of another node. It ends by itself when it
+        loses that; should it not, or was it never told of it, it is killed."""
+
+        def lost() -> None:
+            self._nursed.pop(child, None)
+            self._transport.loop.call_later(ORPHAN_S, self._kill_orphan, child)
+
+        self._nursed[child] = self._transport.hub.watch(parent, lost)
+
+    def ended(self, child: Address) -> None:
+        """Its process is gone. Safe to call for any."""
+        unwatch = self._nursed.pop(child, None)
+        if unwatch is not None:
+            unwatch()
+
+    def _kill_orphan(self, child: Address) -> None:
+        if any(c.addressDetails == child for c, _ in self._admin._nannying.items()):
+            log.warning("killed what another node had placed here, and lost", pid=child.pid)
+            with suppress(ProcessLookupError):
+                os.kill(child.pid, signal.SIGKILL)
 
     # ---- who is gone
 

@@ -170,6 +170,14 @@ async def test_a_child_ends_with_its_supervisor_at_another_node(nodes: Nodes) ->
         await asyncio.to_thread(wait_for, lambda: not alive(far.pid), 30)
 
 
+async def test_a_child_that_hangs_when_it_loses_its_supervisor_is_killed(nodes: Nodes) -> None:
+    await settled(nodes)
+    async with nodes.endpoint("n1") as here, placed(nodes, here) as (root, far):
+        os.kill(far.pid, signal.SIGSTOP)
+        os.kill(root.pid, signal.SIGKILL)
+        await asyncio.to_thread(wait_for, lambda: not alive(far.pid), 60)
+
+
 async def test_what_no_node_has_is_said(nodes: Nodes) -> None:
     await settled(nodes)
     child = Stub.spec(
