@@ -265,7 +265,7 @@ class Flight(Session):
         placed = self._placed
         assert placed is not None
         worker = "" if isinstance(error, AnswerGone) else placed.worker_address
-        gone = isinstance(error, AnswerGone) and placed.known == "running"
+        gone = isinstance(error, AnswerGone)
         if placed.known == "completed":
             if not self.infer.again and self._attempts.number == 1:
                 self.fail(AnswerGone(GONE))
@@ -273,7 +273,8 @@ class Flight(Session):
             # The client that it was for still waits for its end: it can be said once more.
             self._lost, gone = placed.fence, True
         if gone:
-            # Reserved, but its worker never began or has forgotten it: it can begin anew.
+            # Its worker never began, or has forgotten it: it can begin anew. Or somebody else has
+            # moved it, and the scheduler tells where it runs.
             error = WorkerLost("the worker doesn't hold the answer")
         now = ground.loop.time()
         ok, neutral = (True, True) if gone else self.verdict(error, now)
@@ -343,4 +344,5 @@ class Flight(Session):
             else Usage(prompt_tokens=len(journal.prompt_ids), completion_tokens=journal.tokens),
             finish="" if journal.finish is None else journal.finish,
             error_code="" if self.error is None else self.error.code,
+            delivered=completed,
         )

@@ -10,7 +10,7 @@ from tether.contracts import Chunk, Completed, Outcome, Run, Settle, Usage
 from tether.core.coalescer import Coalescer
 from tether.core.journal import Journal, Reader
 from tether.engines import Engine
-from tether.errors import Cancelled, DeadlineExceeded, Draining, TetherError
+from tether.errors import AnswerGone, Cancelled, DeadlineExceeded, Draining, TetherError
 
 
 class Ending(Enum):
@@ -29,6 +29,7 @@ class Execution:
     __slots__ = (
         "deadline",
         "delivered",
+        "done_reading",
         "ending",
         "ends",
         "engine",
@@ -61,6 +62,8 @@ class Execution:
         """The node whose gateway has sent it."""
         self.delivered: asyncio.Future[None] | None = None
         """Set while the finished answer is still on its way to a reader."""
+        self.done_reading = False
+        """Has a reader taken all of it?"""
 
     @property
     def running(self) -> bool:
@@ -113,7 +116,7 @@ class Execution:
             case Ending.STOPPING:
                 return Draining("the worker is stopping; another one can continue")
             case Ending.SUPERSEDED:
-                return Cancelled("the run was moved")
+                return AnswerGone("the run was moved; ask where it is now")
             case _:
                 return Cancelled("the run was cancelled")
 
@@ -130,6 +133,7 @@ class Execution:
                 outcome=Outcome.COMPLETED,
                 usage=journal.usage,
                 finish=journal.finish,
+                delivered=self.done_reading,
             )
         if self.ending is Ending.CANCELLED:
             return Settle(

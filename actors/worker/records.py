@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from actors.worker.execution import Execution
-from tether.errors import Conflict
+from tether.errors import AnswerGone
 
 
 class Records:
@@ -41,11 +41,11 @@ class Records:
         """What is held of a job that is to run under `fence`.
 
         Raises:
-            Conflict: it was given away again since.
+            AnswerGone: it was given away again since.
         """
         held = self.find(job_id)
         if held is not None and fence < held.run.fence:
-            raise Conflict(
+            raise AnswerGone(
                 f"job {job_id} was given to this worker under fence {held.run.fence}; "
                 f"{fence} is stale"
             )

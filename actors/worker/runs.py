@@ -65,7 +65,7 @@ class Runs:
         """The run that follows just this order already.
 
         Raises:
-            Conflict: the job was given away again since; the order is stale.
+            AnswerGone: the job was given away again since; the order is stale.
         """
         held = self._records.check_fence(run.job_id, run.fence)
         return held if held is not None and held.same(run) else None
@@ -132,6 +132,8 @@ class Runs:
             self._undelivered.add(execution)
             await execution.delivered
             self._undelivered.discard(execution)
+        if execution.done_reading:
+            settle = execution.settle() or settle
         await self._settler.settle(settle)
 
     def _moment(self) -> asyncio.Future[None]:

@@ -99,8 +99,7 @@ class Worker(Supervised):
         Raises:
             ModelNotFound, BadRequest, ContextExceeded: the request is at fault.
             Overloaded, Draining: nothing began; try another worker.
-            Conflict: the fence is stale.
-            AnswerGone: the run isn't held, or not from that token on.
+            AnswerGone: the fence is stale, or the run isn't held, or not from that token on.
             WorkerLost: the engine failed.
             DeadlineExceeded: it wasn't complete in time.
         """
@@ -120,6 +119,7 @@ class Worker(Supervised):
                 item = await end.item(self.loop, self._runs.read_later)
                 yield item
                 if type(item) is Completed:
+                    execution.done_reading = True
                     return
         except asyncio.CancelledError as cancelled:
             why = str(cancelled.args[0]) if cancelled.args else "cancelled"

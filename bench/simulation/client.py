@@ -69,20 +69,20 @@ class Door(Body):
 
     async def _later(self, ask: Infer, seconds: float) -> None:
         await asyncio.sleep(seconds)
-        await self._ask(ask, None)
+        await self._ask(ask, None, self.process.world.dice.random() < 0.5)
 
-    async def _ask(self, ask: Infer, leaves_after: int | None) -> None:
+    async def _ask(self, ask: Infer, leaves_after: int | None, elsewhere: bool = False) -> None:
         world = self.process.world
         outcome = "late"
         try:
             async with asyncio.timeout(ask.deadline_s + OVERTIME_S):
-                outcome = await self._read(ask, leaves_after)
+                outcome = await self._read(ask, leaves_after, elsewhere)
         except TimeoutError:
             pass
         world.outcomes[outcome] = world.outcomes.get(outcome, 0) + 1
         world.trace.add("client", ask.retry_token, outcome)
 
-    async def _read(self, ask: Infer, leaves_after: int | None) -> str:
+    async def _read(self, ask: Infer, leaves_after: int | None, elsewhere: bool) -> str:
         world = self.process.world
         assert isinstance(ask.input, TextInput)
         expected = answer(ask.input.prompt)
@@ -90,7 +90,7 @@ class Door(Body):
         tokens: list[int] = []
         text = ""
         again = False
-        path = f"control/gateway{crc32(ask.credential.encode()) % GATEWAYS}"
+        path = f"control/gateway{(crc32(ask.credential.encode()) + elsewhere) % GATEWAYS}"
         while world.now < until:
             address = world.running(path)
             if address is None:

@@ -146,7 +146,10 @@ class Ledger:
 
     def open_for(self, m: Settle, job: Job) -> bool:
         """The condition of `closed`."""
-        return job.fence == m.fence and job.state == "running"
+        if job.fence == m.fence and job.state == "running":
+            return True
+        complete = m.delivered and m.outcome is Outcome.COMPLETED
+        return complete and m.fence <= job.fence and job.outcome != "completed"
 
     def sweep(self, now: float) -> int:
         """Expire what nobody settled; how many."""

@@ -259,6 +259,41 @@ async def test_what_ended_badly_is_given_to_whoever_asks(ledger: Asked, outcome:
     assert await ledger.bills() == [(3, 5)]
 
 
+async def test_what_was_read_to_its_end_is_billed_whoever_has_the_job_now(ledger: Asked) -> None:
+    """Two gateways have it, and one moves it while the other's client reads on."""
+    one, other = Asker(), Asker()
+    given = one.told(await ledger.reserve(one.asks("w1")))
+    other.told(await ledger.reserve(other.asks("w2")))
+    moved = other.told(await ledger.reserve(other.asks("w2")))
+    assert (moved.fence, moved.known) == (2, "")
+    assert not await ledger.settle(settle(given))
+    delivered = msgspec.structs.replace(settle(given), delivered=True)
+    assert await ledger.settle(delivered)
+    assert not await ledger.settle(delivered)
+    assert not await ledger.settle(msgspec.structs.replace(settle(moved), delivered=True))
+    assert await ledger.bills() == [(3, 5)]
+    assert await ledger.leases() == 0
+    assert (await ledger.reserve(other.asks("w3"))).known == "completed"
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.CANCELLED])
+async def test_what_was_read_to_its_end_is_billed_though_somebody_gave_up(
+    ledger: Asked, outcome: Outcome
+) -> None:
+    """Of two who read one run, one had no attempts left, or went away."""
+    asker = Asker()
+    given = asker.told(await ledger.reserve(asker.asks("w1")))
+    assert await ledger.settle(settle(given, outcome))
+    broken_off = msgspec.structs.replace(settle(given, outcome), delivered=True)
+    assert not await ledger.settle(broken_off), "only a complete answer can be delivered"
+    assert not await ledger.settle(settle(given))
+    future = msgspec.structs.replace(settle(given), delivered=True, fence=9)
+    assert not await ledger.settle(future)
+    assert await ledger.settle(msgspec.structs.replace(settle(given), delivered=True))
+    assert await ledger.bills() == [(3, 5)]
+    assert (await ledger.reserve(Asker().asks("w3"))).known == "completed"
+
+
 async def test_a_completed_job_is_given_to_nobody(ledger: Asked) -> None:
     asker, other = Asker(), Asker()
     given = asker.told(await ledger.reserve(asker.asks("w1")))

@@ -221,7 +221,7 @@ async def test_a_retry_that_meets_the_settle_of_its_cancelled_job_is_billed_once
         columns = [[], [], [], [], [], [], [], [], [], []]
         await settler.fetchrow(
             sql("settle_and_reserve"), *columns, [first.job_id], [1], ["cancelled"], [3], [5],
-            [""], [""],
+            [""], [""], [False],
         )  # fmt: skip
         again = asyncio.ensure_future(ledger.reserve(second))
         await until(lambda: connection.fetchval(BLOCKED), 1)

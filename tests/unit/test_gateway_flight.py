@@ -329,6 +329,21 @@ async def test_who_is_led_back_to_the_run_it_left_asks_under_the_claim_it_is_tol
     assert [type(contract) for _, contract in ground.opened] == [Run, Run]
 
 
+async def test_a_run_that_somebody_else_moved_is_followed() -> None:
+    """The worker follows a later order, of another gateway that has the same request."""
+    ground = Ground(
+        [at("w1", claim=7), at("w1", fence=2, known="running", claim=9)],
+        [[chunk(0, 1, prompt=(7,)), AnswerGone("moved")], [chunk(1, 2), completed(2, 3)]],
+    )
+    flight = ground.flight()
+    assert await read(flight) == [1, 2, 3]
+    assert ground.opened[1][1] == Attach(job_id="job", from_seq=1, stream=True, fence=2)
+    assert ground.neutral == [True], "the worker did nothing wrong"
+    settle = flight.settle()
+    assert settle is not None
+    assert (settle.fence, settle.delivered) == (2, True)
+
+
 async def test_who_is_outpaced_for_ever_gives_up() -> None:
     known = [at("w1", known="running", claim=n) for n in range(2, 30)]
     ground = Ground([at("w1", claim=1), *known], [[PeerLost("gone")]])

@@ -29,7 +29,7 @@ from tether.contracts import (
     Usage,
 )
 from tether.engines import create
-from tether.errors import Conflict, DeadlineExceeded, Draining, WorkerLost
+from tether.errors import AnswerGone, DeadlineExceeded, Draining, WorkerLost
 
 CARD = ModelCard(name="echo", version="1", engine="echo")
 
@@ -137,10 +137,22 @@ def test_who_settles_a_run_that_was_broken_off(ending: Ending, outcome: Outcome 
         assert settle is not None
         assert (settle.outcome, settle.fence) == (outcome, 3)
         assert settle.usage == Usage(prompt_tokens=2, completion_tokens=3)
+    if ending is Ending.SUPERSEDED:
+        assert isinstance(made.explain(), AnswerGone), "its readers ask where it runs now"
     if ending is Ending.STOPPING:
         assert isinstance(made.explain(), Draining)
     if ending is Ending.LATE:
         assert isinstance(made.explain(), DeadlineExceeded)
+
+
+def test_an_answer_that_was_read_to_its_end_says_so() -> None:
+    made = execution()
+    made.journal.close(Finish.STOP, Usage())
+    for read in (False, True):
+        made.done_reading = read
+        settle = made.settle()
+        assert settle is not None
+        assert (settle.outcome, settle.delivered) == (Outcome.COMPLETED, read)
 
 
 def test_a_fault_is_the_gateways_to_settle_and_an_answer_ours() -> None:
@@ -165,7 +177,7 @@ def test_the_same_order_twice_is_one_run_and_a_stale_one_is_refused() -> None:
     assert not made.same(msgspec.structs.replace(made.run, emitted_ids=(1,)))
     assert records.check_fence("job", 2) is made
     assert records.check_fence("other", 1) is None
-    with pytest.raises(Conflict, match="1 is stale"):
+    with pytest.raises(AnswerGone, match="1 is stale"):
         records.check_fence("job", 1)
     assert records.find("job") is made
     assert records.find("job", 2) is made

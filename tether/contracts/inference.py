@@ -262,7 +262,11 @@ class Finished(Contract, frozen=True):
 
 class Settle(Contract, frozen=True):
     """Worker (or, when it died after the answer, gateway) → reservation: close job, usage,
-    ledger and lease in one transaction. Idempotent; only the current `fence` counts."""
+    ledger and lease in one transaction. Idempotent; only the current `fence` counts.
+
+    `delivered`: the answer is complete, and a reader has taken it to its end. That counts under an
+    older fence, and after another end of the job, unless it was completed before: what was
+    answered is billed, whatever somebody else has made of the job meanwhile."""
 
     job_id: str
     fence: int
@@ -270,6 +274,7 @@ class Settle(Contract, frozen=True):
     usage: Usage
     finish: str = ""
     error_code: str = ""
+    delivered: bool = False
 
 
 class Settled(Contract, frozen=True):

@@ -182,6 +182,7 @@ class Desk:
             [m.usage.completion_tokens for _, m in settles],
             [m.finish for _, m in settles],
             [m.error_code for _, m in settles],
+            [m.delivered and m.outcome == Outcome.COMPLETED for _, m in settles],
             timeout=self._timeout,
         )
         opened, closed = row

@@ -3,7 +3,8 @@
 
 -- name: settle_and_reserve
 -- One round: gives each new job a row and a lease, and closes each told job whose fence is the
--- latest; answers with the ordinals of the reserves ($1–$10) and settles ($11–$17) that took effect.
+-- latest; answers with the ordinals of the reserves ($1–$10) and settles ($11–$18) that took
+-- effect. An answer that was delivered is closed under an older fence, too, and after a bad end.
 WITH asked AS (
     SELECT * FROM unnest(
         $1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[],
@@ -25,16 +26,18 @@ WITH asked AS (
 ), told AS (
     SELECT * FROM unnest(
         $11::uuid[], $12::bigint[], $13::text[], $14::integer[], $15::integer[], $16::text[],
-        $17::text[]
+        $17::text[], $18::boolean[]
     ) WITH ORDINALITY AS t (job_id, fence, outcome, prompt_tokens, completion_tokens, finish,
-                            error_code, n)
+                            error_code, delivered, n)
 ), closed AS (
     UPDATE jobs j
     SET state = 'settled', outcome = t.outcome, prompt_tokens = t.prompt_tokens,
         completion_tokens = t.completion_tokens, finish = t.finish, error_code = t.error_code,
         settled_at = now()
     FROM told t
-    WHERE j.id = t.job_id AND j.fence = t.fence AND j.state = 'running'
+    WHERE j.id = t.job_id
+        AND (j.fence = t.fence AND j.state = 'running'
+             OR t.delivered AND t.fence <= j.fence AND j.outcome IS DISTINCT FROM 'completed')
     RETURNING t.n, j.id, j.tenant_id, j.model_ref, j.outcome, j.prompt_tokens, j.completion_tokens
 ), freed AS (
     DELETE FROM leases l USING closed c WHERE l.job_id = c.id
