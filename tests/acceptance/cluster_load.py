@@ -75,7 +75,7 @@ class Load:
         async with httpx2.AsyncClient(
             base_url=self.doors[node],
             headers={"authorization": f"Bearer {self.key}"},
-            timeout=httpx2.Timeout(60, connect=5),
+            timeout=httpx2.Timeout(60, connect=30),  # on a busy machine a door is slow to say yes
         ) as client:
             while not self._over:
                 prompt = f"delay={DELAY_MS} request {next(numbers)} of {node}"
