@@ -136,7 +136,7 @@ def test_every_error_has_openais_shape() -> None:
     pending: list[type[TetherError]] = [TetherError]
     while pending:
         cls = pending.pop()
-        # Those made elsewhere, such as a replica's fault, are made otherwise and shown as their base.
+        # Those from elsewhere, such as a fault of a replica, are shown as their base.
         pending.extend(sub for sub in cls.__subclasses__() if sub.__module__ in SHOWN)
         status, headers, body = errors.answer(cls("what", param="p"))
         assert status == cls.status
