@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from actors.runtime import Address
 from actors.runtime.serving import ASYNC, STREAM, handlers_of
 from bench.simulation.network import NOTICE_S, Pipe, Reading
+from bench.simulation.view import View
 from tether.contracts import Contract
 from tether.errors import (
     Cancelled,
@@ -19,13 +20,10 @@ from tether.errors import (
     PeerLost,
     ProtocolError,
     TetherError,
-    Unavailable,
 )
 
 if TYPE_CHECKING:
     from bench.simulation.world import World
-
-LOOK_S = 0.02
 
 
 class Process:
@@ -233,33 +231,6 @@ def _fail(caller: asyncio.Future[Any], error: TetherError) -> None:
 
 def _drop(_: object) -> None:
     pass
-
-
-class View:
-    """`Supervised.tree`: the node's tree, as it is."""
-
-    def __init__(self, process: Process) -> None:
-        self._process = process
-
-    def address(self, path: str) -> Address | None:
-        return self._process.world.running(path)
-
-    async def wait(self, path: str, timeout: float = 5.0) -> Address:
-        """
-        Raises:
-            Unavailable: it did not run in time.
-        """
-        until = self._process.world.loop.time() + timeout
-        while True:
-            address = self.address(path)
-            if address is not None:
-                return address
-            if self._process.world.loop.time() >= until:
-                raise Unavailable(f"{path} doesn't run")
-            await asyncio.sleep(LOOK_S)
-
-    def on_change(self, callback: Callable[[], object]) -> None:
-        self._process.world.viewers.append((self._process, callback))
 
 
 class Body:
