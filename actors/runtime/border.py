@@ -67,6 +67,7 @@ class Border:
         self.moves = Moves(self)
         self.leaves = Leaves(self)
         self._last_words: dict[Peer, asyncio.Future[int]] = {}  # an answer is to come
+        self._departed: dict[Peer, TlsConnection] = {}  # where they were said
         self._connections: dict[TlsConnection, None] = {}  # oldest first
         self._per_node: Counter[str] = Counter()
         self._handshakes: dict[asyncio.Task[None], None] = {}  # oldest first
@@ -187,15 +188,26 @@ class Border:
         peer = connection.peer
         assert peer is not None
         answer = self._last_words[peer] = self.hub.loop.create_future()
+        self._departed[peer] = connection
         try:
-            connection.departed = True
+            connection.departed = peer.departing = True
             peer.depart(last)
             peer.dialing = asyncio.current_task()  # it is taken care of: nobody else shall dial
             kind: int = await answer
         finally:
-            del self._last_words[peer]
+            del self._last_words[peer], self._departed[peer]
+            peer.departing = False
         connection.departed = False
         return kind
+
+    def reply(self, peer: Peer, answer: bytes) -> None:
+        """Sends `answer` to somebody's last words, with what else goes to the peer. If we have just
+        said last words of our own, then behind those: else both sides would wait."""
+        departed = self._departed.get(peer)
+        if departed is None:
+            peer.send(answer)
+        else:
+            departed.transport.write(answer)
 
     def received(self, peer: Peer, kind: int) -> None:
         """A frame of the kinds from `MOVE` on."""

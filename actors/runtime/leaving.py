@@ -63,7 +63,7 @@ class Leaves:
                 self._border.received(peer, STAY)
                 peer.send(frame(LEFT, 0))
         elif connection is None or hub.uses(peer):
-            peer.send(frame(STAY, 0))
+            self._border.reply(peer, frame(STAY, 0))
         elif connection.dialed is not None:
             peer.send(frame(LEFT, 0))  # the other one; this one is ours to leave
         else:

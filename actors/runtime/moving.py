@@ -3,7 +3,8 @@
 Who dialed dials again, with the certificates of now. Then it says `MOVE` as its last word on the
 old connection and holds its tongue; the other side, having heard all that came before, says
 `MOVED` as its own last word there, and goes on on the new one. What it says there is not listened
-to before its last word on the old one has been heard. So no frame is lost, sent twice, or
+to before its last word on the old one has been heard. Where each has dialed the other, each moves
+its own, and both may at once. So no frame is lost, sent twice, or
 overtaken by another, and nobody is told that a peer was lost.
 """
 
@@ -67,7 +68,8 @@ class Moves:
         """`MOVE` has come."""
         old, new = peer.connection, self._border.newest_from(peer)
         if old is None or old.dialed is not None or new is None or new is old:
-            peer.send(frame(MOVED, 0))  # we speak on one that we dialed ourselves
+            # We speak on one that we dialed ourselves, and may be leaving that this very moment.
+            self._border.reply(peer, frame(MOVED, 0))
         else:
             peer.depart(frame(MOVED, 0))
             peer.switch(new)

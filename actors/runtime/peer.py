@@ -53,6 +53,7 @@ class Peer:
         "address",
         "closed",
         "connection",
+        "departing",
         "dialing",
         "hub",
         "incarnation",
@@ -76,6 +77,7 @@ class Peer:
         self.pid = address.pid
         self.connection: Connection | None = None
         self.dialing: asyncio.Task[None] | None = None
+        self.departing = False  # last words were said, and their answer hasn't come
         self.closed = False
         self.out: list[bytes] = []
         self.queued = 0  # bytes in `out`
@@ -182,7 +184,7 @@ class Peer:
 
     def attached(self, connection: Connection) -> None:
         """`connection` now leads to the peer."""
-        if self.connection is None and not self.closed:
+        if self.connection is None and not self.closed and not self.departing:
             self.connection = connection
             if connection.pid:
                 self.pid = connection.pid

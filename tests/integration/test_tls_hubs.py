@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -19,8 +20,10 @@ from runtime_actors import RtCount, RtNothing, RtPing, RtPong
 from tls_hubs import HOST, Cluster, Stranger, answer, cluster, hello, pings, shows
 
 from actors.runtime import Address, on
+from actors.runtime.border import Border
 from actors.runtime.hub import Hub
 from actors.runtime.serving import Serving, handlers_of
+from actors.runtime.tls import TlsConnection
 from actors.runtime.wire import ASK, HEADER, HELLO, frame
 from tests.patience import NEVER_S, PATIENCE_S, until
 from tether.errors import PeerLost
@@ -600,9 +603,41 @@ def renew(blue: Cluster, lifetime_s: float) -> None:
         blue.authority.renew(node, lifetime_s=lifetime_s)
 
 
-@pytest.mark.parametrize("crossed", [False, True])
+async def cross(monkeypatch: pytest.MonkeyPatch, one: Hub, two: Hub) -> None:
+    """Each dials the other, and neither hears of it before."""
+    held: list[asyncio.ReadTransport] = []
+    own = TlsConnection.connection_made
+
+    def made(self: TlsConnection, transport: Any) -> None:
+        own(self, transport)
+        if self.dialed is None:
+            transport.pause_reading()
+            held.append(transport)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TlsConnection, "connection_made", made)
+        both = asyncio.gather(pings(one, two), pings(two, one))
+        peers = (one.peer(two.address), two.peer(one.address))
+        await until(lambda: len(held) == 2 and all(peer.connection for peer in peers))
+    for transport in held:
+        transport.resume_reading()
+    await both
+
+
+def meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on two sides say their last words in the same turn of the loop."""
+    barrier, own = asyncio.Barrier(2), Border.answer_to
+
+    async def together(*args: Any) -> int:
+        await barrier.wait()
+        return await own(*args)
+
+    monkeypatch.setattr(Border, "answer_to", together)
+
+
+@pytest.mark.parametrize("how", ["one dialed", "both dialed", "both at once"])
 async def test_conversations_move_on_before_their_certificates_end(
-    blue: Cluster, crossed: bool
+    blue: Cluster, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asks in both directions and a stream, over three lives of a certificate: nothing is lost,
     doubled or out of order, and nobody hears of a lost peer."""
@@ -610,10 +645,12 @@ async def test_conversations_move_on_before_their_certificates_end(
     for hub in (one, two):
         talks(hub)
     lost: list[str] = []
-    if crossed:  # each has dialed the other, and speaks on its own connection
-        await asyncio.gather(pings(one, two), pings(two, one))
-    else:
+    if how == "one dialed":
         assert await pings(one, two)
+    else:  # each has dialed the other, and speaks on its own connection
+        await cross(monkeypatch, one, two)
+    if how == "both at once":
+        meet(monkeypatch)
     one.watch(two.address, lambda: lost.append("two"))
     two.watch(one.address, lambda: lost.append("one"))
     over = asyncio.Event()
@@ -658,16 +695,7 @@ async def test_conversations_move_on_before_their_certificates_end(
         await caught_up(one)
         await caught_up(two)
         assert not lost
-        # Later than any of them would be left. One side after the other: two moves that meet
-        # wait for each other until both are given up, which random times make rare.
-        for node, hub in (("n1", one), ("n2", two)):
-            dialed = {c for c in hub.connections if c.dialed is not None}
-            blue.ahead_of[node] = ends_at - 600
-            await until(
-                lambda hub=hub, dialed=dialed: (  # type: ignore[misc]
-                    not dialed & spoken_on() and not hub.border.moves._tasks
-                )
-            )
+        blue.ahead_s = ends_at - 600  # later than any of them would be left
         await until(lambda first=first: not first & spoken_on())  # type: ignore[misc]
     await goes_on()
     over.set()

@@ -45,11 +45,10 @@ class Cluster:
         self.authority = Authority.init(folder / "ca", "blue")
         self.hubs: list[Hub] = []
         self.ahead_s = 0.0  # of the clock of the machine, and so of OpenSSL's
-        self.ahead_of: dict[str, float] = {}  # by node, where it isn't `ahead_s`
 
-    def clock(self, node: str = "") -> float:
+    def clock(self) -> float:
         """The clock by which the hubs end certificates, in place of short lives."""
-        return time.time() + self.ahead_of.get(node, self.ahead_s)
+        return time.time() + self.ahead_s
 
     async def hub(
         self,
@@ -67,9 +66,7 @@ class Cluster:
             authority.issue(node, **issue)
         routes = Routes({f"n{i}": route for i in range(1, 6)})
         border = Border(
-            Identity(where, node, clock=lambda: self.clock(node)),
-            routes,
-            Place(host) if host else None,
+            Identity(where, node, clock=self.clock), routes, Place(host) if host else None
         )
         hub = Hub(
             asyncio.get_running_loop(),
