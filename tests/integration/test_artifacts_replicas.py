@@ -147,6 +147,19 @@ async def test_what_is_bad_everywhere_is_refused_by_its_cause(
     assert len((await repair(shop.replicas())).lost) == (1 if what != "manifests" else 2)
 
 
+async def test_a_replica_that_lost_everything_is_not_left_alone(shop: Shop) -> None:
+    """However much of it is bad: it answers, so its breaker has no reason to open."""
+    for path in files(shop.store(0) / "blocks"):
+        flip(path)
+    replicas = shop.replicas(parallel=1)
+    for _ in range(3):
+        for block, size in shop.manifest.blocks().items():
+            await replicas.fetch(layout.block(block), most=size, digest=block, size=size)
+    assert set(replicas.faults) == {(shop.urls[0], Fault.CORRUPT)}
+    mended = await repair(shop.replicas(parallel=1))
+    assert (mended.repaired, mended.away) == (len(shop.manifest.blocks()), [])
+
+
 async def test_replicas_that_are_away(shop: Shop) -> None:
     shop.store(0).rename(shop.path / "away")
     held = await shop.pull().obtain(shop.digest)

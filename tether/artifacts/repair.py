@@ -143,7 +143,10 @@ class _Work:
             return size is not None and (item.size is None or size == item.size)
         except ReplicaFault as fault:
             self._replicas.note(fault)
-            return fault.fault is Fault.UNREACHABLE  # it may well be: nothing is known
+            if fault.fault is not Fault.UNREACHABLE:
+                return False
+            self._leave(replica)  # nothing is known of what it has
+            return True
 
     async def _write(self, replica: Replica, path: str, content: digests.Content) -> None:
         try:
@@ -151,8 +154,7 @@ class _Work:
             await replica.put(path, content, overwrite=True)
         except ReplicaFault as fault:
             self._replicas.note(fault)
-            if replica.name not in self._result.away:
-                self._result.away.append(replica.name)
+            self._leave(replica)
             return
         self._result.repaired += 1
         log.info("repaired an object", replica=replica.name, path=path)
@@ -167,6 +169,10 @@ class _Work:
             except ReplicaFault as fault:
                 self._replicas.note(fault)
         return list(found.values())
+
+    def _leave(self, replica: Replica) -> None:
+        if replica.name not in self._result.away:
+            self._result.away.append(replica.name)
 
     def _lose(self, path: str, why: str) -> None:
         log.error("no replica has it whole", path=path, why=why)

@@ -88,26 +88,27 @@ class Replica:
             ReplicaFault: it is missing, is another one, or the replica can't be reached.
         """
 
-        async def read(_attempt: Attempt) -> memoryview | None:
+        # What is missing or damaged is returned: the replica answers, so its breaker stays closed.
+        async def read(_attempt: Attempt) -> memoryview | ReplicaFault:
             store = self._opened()
             try:
                 found = await obstore.get_async(store, path)
             except FileNotFoundError:
-                return None
+                return self._fault(Fault.MISSING, f"{path} is missing")
             length = found.meta["size"]
             if length > most or (size is not None and length != size):
                 wanted = f"{size}" if size is not None else f"at most {most}"
-                raise self._fault(
+                return self._fault(
                     Fault.CORRUPT, f"{path} has {length} bytes and should have {wanted}"
                 )
             content = memoryview(await found.bytes_async())
             if digest is not None and (len(content) != length or await _digest(content) != digest):
-                raise self._fault(Fault.CORRUPT, f"{path} was changed: its digest is another")
+                return self._fault(Fault.CORRUPT, f"{path} was changed: its digest is another")
             return content
 
         content = await self._call(read)
-        if content is None:
-            raise self._counted(self._fault(Fault.MISSING, f"{path} is missing"))
+        if isinstance(content, ReplicaFault):
+            raise self._counted(content)
         metrics.artifact_reads.labels(self.name, "good").inc()
         return content
 
