@@ -61,10 +61,11 @@ class Door(Body):
         scheduler = self.process.world.running("control/scheduler")
         said = self.process.world.laws.said
         if scheduler is not None:
-            said.pop(worker_id, None)
+            said[worker_id] = waits = f"{mode} at {self.process.world.now}"
             with suppress(TetherError):
                 await self.ask(scheduler, SetBreaker(worker_id=worker_id, mode=mode))
-                said[worker_id] = mode
+                if said[worker_id] == waits:  # the last word, though answers overtake each other
+                    said[worker_id] = mode
                 self.process.world.trace.add("breaker", worker_id, mode)
 
     async def _later(self, ask: Infer, seconds: float) -> None:

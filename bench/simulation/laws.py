@@ -189,7 +189,7 @@ class Laws:
             mode = placement.breakers.of(key).mode
             if said.mode != mode:
                 self.broken(f"an operator set {key[0]} {said.mode}, and its breaker is {mode}")
-            if self.said.get(key[0], mode) != mode:
+            if " at " not in (word := self.said.get(key[0], mode)) and word != mode:
                 self.broken(f"{key[0]} was set {self.said[key[0]]}, and its breaker is {mode}")
 
     def _billed(self, key: Key) -> None:

@@ -141,7 +141,8 @@ class Ledger:
             times = 0 if bill is None else bill.times
             if m.outcome is Outcome.COMPLETED:
                 times = 1 if job.paid else times + 1
-            self.bills[key] = Bill(m.usage, m.outcome.value, times)
+            if bill is None or m.usage.completion_tokens >= bill.usage.completion_tokens:
+                self.bills[key] = Bill(m.usage, m.outcome.value, times)
         return True
 
     def open_for(self, m: Settle, job: Job) -> bool:

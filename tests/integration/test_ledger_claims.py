@@ -324,6 +324,11 @@ async def test_a_completed_answer_that_is_lost_is_given_anew_and_billed_once(
     late = await ledger.reserve(third.asks("w3", lost=1))
     assert (late.fence, late.known) == (2, "running")
     assert not await ledger.settle(settle(given))
+    part = Usage(prompt_tokens=3, completion_tokens=1)
+    broken_off = msgspec.structs.replace(settle(anew, Outcome.CANCELLED), usage=part)
+    assert await ledger.settle(broken_off)
+    assert await ledger.bills() == [(3, 5)], "it was answered in full once"
+    anew = second.told(await ledger.reserve(second.asks("w2")))
     assert await ledger.settle(settle(anew))
     assert await ledger.bills() == [(3, 5)]
     assert (await ledger.reserve(third.asks("w3", lost=1))).known == "completed"

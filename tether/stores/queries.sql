@@ -49,6 +49,8 @@ WITH asked AS (
     ON CONFLICT (job_id) DO UPDATE
     SET prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens,
         model_ref = excluded.model_ref, at = excluded.at
+    -- An answer that is said once more, and broken off, doesn't make the bill for all of it less.
+    WHERE excluded.completion_tokens >= ledger.completion_tokens
 )
 SELECT
     (SELECT array_agg(a.n::integer) FROM opened o
