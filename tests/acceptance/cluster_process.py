@@ -50,7 +50,7 @@ class Member:
                 stderr=subprocess.STDOUT,
             )  # fmt: skip
 
-    def wait_ready(self, timeout_s: float = 90.0) -> None:
+    def wait_ready(self, timeout_s: float = 180.0) -> None:
         until = time.monotonic() + timeout_s
         while not (self.state.get("ready") and self.process and self.pid_is_ours()):
             assert self.process is not None

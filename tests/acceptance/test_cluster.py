@@ -13,6 +13,7 @@ from typing import Any
 
 import asyncpg
 import httpx2
+import pytest
 import pytest_asyncio
 from cluster_process import Member, certify
 from node_process import tether, until
@@ -112,6 +113,7 @@ async def two(tmp_path: Path) -> AsyncIterator[Two]:
             await database.stop()
 
 
+@pytest.mark.timeout(600)
 async def test_two_nodes_answer_as_one(two: Two) -> None:
     async def answers(model: str) -> bool:
         return (await two.ask(model)).status_code == 200
