@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from contextlib import suppress
 from zlib import crc32
 
@@ -59,12 +60,16 @@ class Door(Body):
     async def operate(self, worker_id: str, mode: str) -> None:
         """An operator sets the breakers of a worker."""
         scheduler = self.process.world.running("control/scheduler")
-        said = self.process.world.laws.said
+        laws = self.process.world.laws
+        said = laws.said
         if scheduler is not None:
             said[worker_id] = waits = f"{mode} at {self.process.world.now}"
+            alone = worker_id not in laws.saying  # else either may be the last to arrive
+            laws.saying[worker_id] += 1  # for good if no answer comes: it may still arrive
             with suppress(TetherError):
                 await self.ask(scheduler, SetBreaker(worker_id=worker_id, mode=mode))
-                if said[worker_id] == waits:  # the last word, though answers overtake each other
+                laws.saying -= Counter((worker_id,))
+                if said[worker_id] == waits and alone:
                     said[worker_id] = mode
                 self.process.world.trace.add("breaker", worker_id, mode)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,8 @@ class Laws:
         """Requests whose client has seen the end."""
         self.said: dict[str, str] = {}
         """By worker id, what an operator last said of its breakers and was told to be so."""
+        self.saying: Counter[str] = Counter()
+        """By worker id, what operators have said and not been answered yet."""
         self._landed: dict[Key, tuple[float, Process, str]] = {}
         self._runs: dict[tuple[str, int], tuple[Process, Any]] = {}
 
