@@ -10,10 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from bench._fault_node import FaultNode, all_run, back, child_of
-from supervision import SupervisorOptions
+from supervision import Backoff, SupervisorOptions
 
 REST_S: Final = 0.3
+#: Every kill is the first one after a steady run, which is not waited for (`Backoff`).
+STEADY: Final = Backoff(steady_s=REST_S / 2)
 
 
 async def restart_times(
@@ -22,7 +26,9 @@ async def restart_times(
     """Milliseconds from SIGKILL to ready, `rounds` for each kind; from a warm spare or spawned."""
     times: dict[str, list[float]] = {}
     for name in chosen:
-        subject = child_of(node.kinds[name], "subject", stand_in=False)
+        subject = msgspec.structs.replace(
+            child_of(node.kinds[name], "subject", stand_in=False), backoff=STEADY
+        )
         async with node.grown("sut", SupervisorOptions(intensity=10_000, children=(subject,))):
             times[name] = [await _restart_ms(node, spare) for _ in range(rounds)]
     return times
