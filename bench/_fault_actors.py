@@ -17,8 +17,8 @@ from actors.registry import Registry
 from actors.reservation import Reservation
 from actors.roster import Roster
 from actors.runtime import Address, on
-from actors.scheduler import Scheduler, SchedulerOptions
 from actors.worker import Worker
+from bench._lent_scheduler import LentScheduler
 from supervision import DynamicSupervisor, PartitionSupervisor, Supervised, Supervisor
 from tether.contracts import Contract
 from tether.http.door import FrontDoor
@@ -69,17 +69,6 @@ def order_of(name: str) -> Path:
 
 class Bystander(Supervised):
     """A child that does nothing."""
-
-
-class LentScheduler(Scheduler):
-    """The real one, whose needs are in another branch of the tree."""
-
-    async def start(self, options: SchedulerOptions) -> None:
-        self.needs = {
-            need: await self.tree.wait(f"control/{need}", self.start_timeout_s)
-            for need in ("roster", "reservation")
-        }
-        await super().start(options)
 
 
 class FaultyRegistry(Faulty, Registry): ...

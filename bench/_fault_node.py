@@ -26,6 +26,7 @@ from actors.scheduler import Scheduler
 from actors.system import System
 from actors.worker import Worker, WorkerOptions
 from bench import _fault_actors as faulty
+from bench._lent_scheduler import LentScheduler
 from supervision import (
     Backoff,
     ChildSpec,
@@ -158,7 +159,7 @@ def kinds(folder: Path, dsn: str) -> dict[str, Kind]:
         "registry": (Registry, faulty.FaultyRegistry, registry),
         "roster": (Roster, faulty.FaultyRoster, None),
         "reservation": (Reservation, faulty.FaultyReservation, ReservationOptions(dsn=dsn)),
-        "scheduler": (faulty.LentScheduler, faulty.FaultyScheduler, None),
+        "scheduler": (LentScheduler, faulty.FaultyScheduler, None),
         "gateway": (Gateway, faulty.FaultyGateway, GatewayOptions(dsn=dsn)),
         "worker": (Worker, faulty.FaultyWorker, worker),
         "door": (FrontDoor, faulty.FaultyDoor, door),
