@@ -72,8 +72,11 @@ class HealthReporter:
 def digest_of(card: ModelCard) -> str:
     """Tells models of the same name apart: SHA-256 over what the card says of the model. A folder's
     path says nothing of its contents and differs between nodes, so it is left out."""
-    source = card.source if card.source.startswith(("sha256:", "package:")) else ""
-    said = (card.name, card.version, card.engine, card.context, card.dtype, source)
+    sources = (
+        source if source.startswith(("artifact:", "package:")) else ""
+        for source in (card.source, card.adapter)
+    )
+    said = (card.name, card.version, card.engine, card.context, card.dtype, *sources)
     return hashlib.sha256(repr(said).encode()).hexdigest()
 
 

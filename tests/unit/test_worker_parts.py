@@ -290,7 +290,7 @@ def test_models_of_one_name_are_told_apart_and_folders_are_not():
             {"dtype": "bfloat16"},
             {"context": 99},
             {"source": "package:m"},
-            {"source": "sha256:" + "0" * 64},
+            {"source": "artifact:sha256:" + "0" * 64},
         )
     ]
     assert len({digest_of(other) for other in [card, *others]}) == 5

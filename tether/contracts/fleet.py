@@ -1,27 +1,8 @@
-"""What the fleet says of itself: workers, models, readiness."""
+"""What the fleet says of itself: workers, readiness, nodes."""
 
 from __future__ import annotations
 
 from tether.contracts.contract import Contract, Value
-
-
-class ModelCard(Value, frozen=True):
-    """One version of a model in the catalog. `engine` is gguf, transformers or echo; `source`
-    is a folder, a file or a package-backed name that the loader understands; `context` is in
-    tokens."""
-
-    name: str
-    version: str
-    engine: str
-    source: str = ""
-    context: int = 2048
-    dtype: str = "float32"
-    created_s: int = 0
-
-    @property
-    def ref(self) -> str:
-        """The full name, `name@version`."""
-        return f"{self.name}@{self.version}"
 
 
 class HealthReport(Contract, frozen=True):
@@ -31,7 +12,10 @@ class HealthReport(Contract, frozen=True):
     count requests, `slots` is how many may run at once. `epoch` grows with every start of the
     worker, `sequence` with every report of it. `digests` belong to `models`, one each, and tell
     models of the same name apart; `cached` are refs whose files lie ready, loaded or not.
-    `placed_by` counts `running` and `queued` by the node whose gateway has sent them.
+    `placed_by` counts `running` and `queued` by the node whose gateway has sent them. `loadable`
+    are refs that it doesn't answer for now, and would load if asked; `loading` those that it is
+    about to. `tokens_per_s` are output tokens over the last seconds; `model_bytes` is what its
+    engines hold, at most `budget_bytes` of it (0: no budget).
     """
 
     worker_id: str
@@ -51,6 +35,11 @@ class HealthReport(Contract, frozen=True):
     digests: tuple[str, ...] = ()
     cached: tuple[str, ...] = ()
     placed_by: tuple[tuple[str, int], ...] = ()
+    loadable: tuple[str, ...] = ()
+    loading: tuple[str, ...] = ()
+    tokens_per_s: float = 0.0
+    model_bytes: int = 0
+    budget_bytes: int = 0
 
 
 class WatchFleet(Contract, frozen=True):
@@ -64,23 +53,6 @@ class Fleet(Contract, frozen=True):
     version: int
     workers: tuple[HealthReport, ...]
     suspects: tuple[str, ...] = ()
-
-
-class WatchCatalog(Contract, frozen=True):
-    """→ registry, opens a stream of `Catalog`: one at once, then one per change."""
-
-
-class Catalog(Contract, frozen=True):
-    """All models that may be asked for."""
-
-    version: int
-    models: tuple[ModelCard, ...]
-
-
-class ListModels(Contract, frozen=True):
-    """Front door → gateway: the `Catalog` that this credential may see."""
-
-    credential: str
 
 
 class Readiness(Contract, frozen=True):

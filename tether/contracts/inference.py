@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from tether.contracts.catalog import Slo
 from tether.contracts.contract import Contract, Value
 
 
@@ -139,7 +140,7 @@ class Place(Contract, frozen=True):
     """Gateway → scheduler: find a worker and reserve it. Carries no prompt. `attempt` counts
     from 1; `avoid` names workers that this request has already failed on. `claim`, `held` and
     `lost` as in `Reserve`. `again`: the retry token may stand for a job already, which needs no
-    free worker to be found."""
+    free worker to be found. `slo` is that of the model's policy."""
 
     job_id: str
     tenant_id: str
@@ -155,6 +156,7 @@ class Place(Contract, frozen=True):
     held: int = 0
     again: bool = False
     lost: int = 0
+    slo: Slo = "standard"
 
 
 class Placed(Contract, frozen=True):

@@ -1,0 +1,154 @@
+"""The catalog: which models there are, in which versions, and what may be done with them.
+
+A version is registered, then a canary (a share of the requests that name no version), then stable,
+then retired. The current version of a name is the stable one that was made so last, so taking it
+back makes the one before current again, whose workers are still warm.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from tether.contracts.contract import Contract, Value
+
+
+class Stage(StrEnum):
+    """Where a version stands. Canary and stable ones are loaded and may be asked for."""
+
+    REGISTERED = "registered"
+    CANARY = "canary"
+    STABLE = "stable"
+    RETIRED = "retired"
+
+    @property
+    def offered(self) -> bool:
+        """May it be asked for?"""
+        return self in {Stage.CANARY, Stage.STABLE}
+
+
+Slo = Literal["interactive", "standard", "batch"]
+
+
+class ModelPolicy(Value, frozen=True):
+    """Who may use a version, where, and how much.
+
+    `tenants` and `regions` of whom nobody is named are all of them. `max_tokens` bounds one answer,
+    `concurrency` the requests of one tenant at one gateway; 0 is no limit. Where slots are short,
+    `slo` "interactive" goes before "standard", and that before "batch". `canary_share` (0 to 1) of
+    the requests that name no version go to it while it is a canary. `warm` "always": its workers
+    load it at once and never let it go for another; "demand": as there is room, and when asked.
+    """
+
+    tenants: tuple[str, ...] = ()
+    regions: tuple[str, ...] = ()
+    max_tokens: int = 0
+    concurrency: int = 0
+    slo: Slo = "standard"
+    canary_share: float = 0.1
+    warm: Literal["always", "demand"] = "demand"
+
+
+class ModelCard(Value, frozen=True):
+    """One version of a model in the catalog. `engine` is gguf, transformers, vllm, embedding or
+    echo; `source` is a folder, a file, a package-backed name or an artifact that the loader
+    understands, and `adapter` the same for a LoRA adapter over it, if not empty; `context` is in
+    tokens. `gpu_class` and `memory_mib` are what it needs of a worker (empty: any; 0: as its files
+    are large). `stage_s` is when it came to its `stage`, in Unix seconds."""
+
+    name: str
+    version: str
+    engine: str
+    source: str = ""
+    context: int = 2048
+    dtype: str = "float32"
+    created_s: int = 0
+    adapter: str = ""
+    gpu_class: str = ""
+    memory_mib: int = 0
+    stage: Stage = Stage.STABLE
+    stage_s: float = 0.0
+    policy: ModelPolicy = ModelPolicy()
+
+    @property
+    def ref(self) -> str:
+        """The full name, `name@version`."""
+        return f"{self.name}@{self.version}"
+
+    @property
+    def task(self) -> Literal["generate", "embed"]:
+        """What it is for."""
+        return "embed" if self.engine == "embedding" else "generate"
+
+
+class WatchCatalog(Contract, frozen=True):
+    """→ registry, opens a stream of `Catalog`: one at once, then one per change."""
+
+
+class Catalog(Contract, frozen=True):
+    """All models that may be asked for: canary and stable versions."""
+
+    version: int
+    models: tuple[ModelCard, ...]
+
+
+class ListModels(Contract, frozen=True):
+    """Front door → gateway: the `Catalog` that this credential may see."""
+
+    credential: str
+
+
+class ModelChange(Value, frozen=True):
+    """One line of a version's history, which is never deleted. `what` is registered, changed,
+    promoted, rolled_back or retired; `before` and `after` are stages; `at_s` is Unix time, `by`
+    who has asked for it."""
+
+    ref: str
+    what: str
+    before: str
+    after: str
+    at_s: float
+    by: str
+    note: str = ""
+
+
+class RegisterModel(Contract, frozen=True):
+    """An operator's process → registry: put this version into the catalog as registered; its
+    `stage` doesn't count. Registered again, it must be the same but for its policy. `by` is who
+    has asked, for the history. Answered with `ModelsShown` of that version."""
+
+    card: ModelCard
+    by: str = ""
+
+
+class MoveModel(Contract, frozen=True):
+    """An operator's process → registry, answered with `ModelsShown` of all that has changed:
+
+    - promote: registered → canary → stable. `to` "stable" leaves the canary out.
+    - rollback: the canary of `name` is registered again; if it has none, its current version is,
+      and the stable one before is current. `ref` may also name a version.
+    - retire: it may not be asked for any more. The last stable version of a name goes only
+      by `force`.
+    """
+
+    ref: str
+    verb: Literal["promote", "rollback", "retire"]
+    to: str = ""
+    force: bool = False
+    by: str = ""
+
+
+class ShowModels(Contract, frozen=True):
+    """An operator's process → registry: `ModelsShown` of `name`, of `name@version`, or of all (""),
+    whatever their stage; with `history`, the newest changes of these too."""
+
+    ref: str = ""
+    history: bool = False
+
+
+class ModelsShown(Contract, frozen=True):
+    """`current` are the refs that their names stand for now."""
+
+    models: tuple[ModelCard, ...]
+    current: tuple[str, ...] = ()
+    history: tuple[ModelChange, ...] = ()
