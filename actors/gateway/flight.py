@@ -63,6 +63,7 @@ class Flight(Session):
         "_placed",
         "_stream",
         "_waiters",
+        "card",
         "charged",
         "deadline",
         "error",
@@ -94,6 +95,7 @@ class Flight(Session):
         super().__init__((tenant_id, infer.retry_token), infer.fingerprint, infer.explicit_token)
         self.infer = infer
         self.tenant_id = tenant_id
+        self.card = card
         self.model_ref = card.ref
         self.sampling = sampling
         self.job_id = job_id()
@@ -179,6 +181,7 @@ class Flight(Session):
             claim=self._claim,
             held=held,
             lost=self._lost,
+            slo=self.card.policy.slo,
         )
         try:
             placed = await ground.place(ask, timeout=remaining + PLACE_MARGIN_S)

@@ -16,6 +16,7 @@ from actors.gateway.releases import SCHEDULER, Releases
 from actors.gateway.shown import Recent, ShowsSessions
 from actors.gateway.surroundings import Surroundings
 from actors.gateway.tally import Tally
+from actors.gateway.terms import Concurrency, terms
 from actors.runtime import Address, on
 from supervision import Supervised
 from supervision.policies import Budget
@@ -23,23 +24,18 @@ from tether.contracts import (
     Catalog,
     Chunk,
     Completed,
-    EmbeddingInput,
     Finished,
     Infer,
-    Input,
     ListModels,
-    ModelCard,
     Outcome,
     Place,
     Placed,
     Readiness,
     Ready,
-    TextInput,
     Usage,
 )
 from tether.core.admission import Admission
 from tether.core.journal import Reader
-from tether.core.sampling import seeded, validated
 from tether.core.session import Sessions
 from tether.errors import (
     BadRequest,
@@ -56,7 +52,6 @@ TICK_S = 0.25
 OVERTIME_S = 0.5  # the worker knows the deadline too, and settles by it
 START_S = 15.0
 MAX_TOKEN_LENGTH = 255
-_CHARACTERS_A_TOKEN = 4  # a guess for the token limit, corrected when the answer is there
 
 
 class Gateway(ShowsSessions, Supervised):
@@ -79,6 +74,7 @@ class Gateway(ShowsSessions, Supervised):
         self._flights = set()
         self._recent = Recent()
         self._admission = Admission(options.tenants)
+        self._concurrency = Concurrency()
         self._budget = Budget(options.retries)
         self._closing = Closing(self, options.completions, options.remember_s)
         self._releases = Releases(self)
@@ -156,15 +152,17 @@ class Gateway(ShowsSessions, Supervised):
         Raises:
             Unauthenticated: no such key.
         """
-        caller = self._keyring.known(msg.credential, self.loop.time())
-        if caller is None:
-            await self._keyring.find(msg.credential, self.loop)
-        return self._surroundings.index.catalog
+        caller = await self._caller(msg.credential)
+        return self._surroundings.index.of_tenant(caller.tenant_id)
 
     @on(Readiness)
     def readiness(self, msg: Readiness, sender: Address) -> Ready:
         """Which models of the catalog some living worker has answered for."""
         return Ready(models=() if self._draining else self._surroundings.ready)
+
+    async def _caller(self, credential: str) -> Caller:
+        known = self._keyring.known(credential, self.loop.time())
+        return known or await self._keyring.find(credential, self.loop)
 
     def _join(self, msg: Infer, caller: Caller) -> Flight | None:
         session = self._sessions.find((caller.tenant_id, msg.retry_token), msg.fingerprint)
@@ -181,21 +179,18 @@ class Gateway(ShowsSessions, Supervised):
             )
         if not msg.deadline_s > 0:
             raise DeadlineExceeded("the request came after its deadline")
-        card = self._surroundings.index.resolve(msg.model_ref)
-        _suits(card, msg.input)
-        sampling = validated(msg.sampling, card.context)
-        sampling = seeded(sampling, caller.tenant_id, msg.retry_token)
-        characters = _characters(msg.input)
-        tokens = sampling.max_tokens + characters // _CHARACTERS_A_TOKEN
-        self._admission.admit(
-            caller.tenant_id, caller.limits, tokens, now, resumed=msg.from_seq > 0
-        )
+        tenant_id = caller.tenant_id
+        near = self._surroundings
+        card = near.index.resolve(msg.model_ref, tenant_id, msg.retry_token, near.alive)
+        agreed = terms(msg, card, tenant_id, near.abilities)
+        tokens, resumed = agreed.tokens, msg.from_seq > 0
+        self._admission.admit(tenant_id, caller.limits, tokens, now, resumed=resumed)
         flight = Flight(
             self,
             msg,
-            tenant_id=caller.tenant_id,
+            tenant_id=tenant_id,
             card=card,
-            sampling=sampling,
+            sampling=agreed.sampling,
             now=now,
             deadline_s=min(msg.deadline_s, self._options.max_deadline_s),
             attempts=self._options.attempts,
@@ -203,9 +198,15 @@ class Gateway(ShowsSessions, Supervised):
         )
         flight.charged = tokens
         try:
-            self._sessions.open(flight, characters)
+            self._concurrency.enter(tenant_id, card, resumed=resumed)
         except TetherError:
-            self._admission.leave(caller.tenant_id, tokens, now)
+            self._admission.leave(tenant_id, tokens, now)
+            raise
+        try:
+            self._sessions.open(flight, agreed.characters)
+        except TetherError:
+            self._concurrency.leave(tenant_id, card)
+            self._admission.leave(tenant_id, tokens, now)
             self._tally.refused.inc()
             raise
         self._flights.add(flight)
@@ -285,6 +286,7 @@ class Gateway(ShowsSessions, Supervised):
         )
         used = usage.prompt_tokens + usage.completion_tokens
         self._admission.leave(flight.tenant_id, flight.charged - used, now)
+        self._concurrency.leave(flight.tenant_id, flight.card)
         first_s = None if flight.first_at is None else flight.first_at - flight.since
         self._tally.ended(outcome, usage, first_s)
         settle = flight.settle()
@@ -329,23 +331,3 @@ class Gateway(ShowsSessions, Supervised):
             self._tally.publish()
             self._tally.bounds(self._sessions, len(self._keyring), len(self._admission))
             self._tally.retries(self._budget)
-
-
-def _suits(card: ModelCard, input: Input) -> None:
-    """Refuse what no engine of this kind can do, before anything is reserved."""
-    if isinstance(input, EmbeddingInput) == (card.engine == "embedding"):
-        return
-    can = (
-        "makes embeddings and writes no answers; send it to /v1/embeddings"
-        if card.engine == "embedding"
-        else "writes answers and makes no embeddings; take another model"
-    )
-    raise BadRequest(f"model {card.ref} {can}", param="model")
-
-
-def _characters(input: Input) -> int:
-    if isinstance(input, EmbeddingInput):
-        return sum(map(len, input.texts))
-    if isinstance(input, TextInput):
-        return len(input.prompt)
-    return sum(len(message.content) for message in input.messages)

@@ -3,7 +3,7 @@ listen."""
 
 from __future__ import annotations
 
-from tether.contracts import Attach, Infer, Place, Placed, Run, Sampling
+from tether.contracts import Attach, Infer, Place, Placed, Run, Sampling, Slo
 from tether.core.attempts import Attempts
 from tether.core.journal import Journal
 
@@ -20,6 +20,7 @@ def place(
     claim: int,
     held: int,
     lost: int,
+    slo: Slo,
 ) -> Place:
     """A worker for the next attempt."""
     return Place(
@@ -36,6 +37,7 @@ def place(
         claim=claim,
         held=held,
         lost=lost,
+        slo=slo,
         again=not held and (infer.again or infer.explicit_token or infer.from_seq > 0),
     )
 

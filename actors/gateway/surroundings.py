@@ -18,7 +18,10 @@ class Surroundings:
         self.ready: tuple[str, ...] = ()
         self.silent: frozenset[str] = frozenset()
         """Addresses of workers that the roster has just given up."""
-        self._alive: frozenset[str] = frozenset()
+        self.alive: frozenset[str] = frozenset()
+        """The refs of all that living workers answer for."""
+        self.abilities: dict[str, frozenset[str]] = {}
+        """What those of each ref can do, as far as they say it."""
         self._workers: frozenset[str] = frozenset()
 
     def follow(self) -> Follower:
@@ -39,9 +42,14 @@ class Surroundings:
         self._fit()
 
     def _see_fleet(self, fleet: Fleet) -> None:
-        self._alive = frozenset(
+        self.alive = frozenset(
             model for worker in fleet.workers if not worker.draining for model in worker.models
         )
+        self.abilities = {}
+        for worker in fleet.workers:
+            for ref, can in zip(worker.models, worker.abilities, strict=False):
+                said = frozenset(can.split())
+                self.abilities[ref] = self.abilities.get(ref, said) | said
         workers = frozenset(worker.address for worker in fleet.workers)
         self.silent = (self.silent | self._workers) - workers
         self._workers = workers
@@ -49,4 +57,4 @@ class Surroundings:
 
     def _fit(self) -> None:
         models = self.index.catalog.models
-        self.ready = tuple(card.ref for card in models if card.ref in self._alive)
+        self.ready = tuple(card.ref for card in models if card.ref in self.alive)

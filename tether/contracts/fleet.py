@@ -15,7 +15,8 @@ class HealthReport(Contract, frozen=True):
     `placed_by` counts `running` and `queued` by the node whose gateway has sent them. `loadable`
     are refs that it doesn't answer for now, and would load if asked; `loading` those that it is
     about to. `tokens_per_s` are output tokens over the last seconds; `model_bytes` is what its
-    engines hold, at most `budget_bytes` of it (0: no budget).
+    engines hold, at most `budget_bytes` of it (0: no budget). `abilities` belong to `models`, one
+    each: words with spaces between them, see `Capabilities.abilities`.
     """
 
     worker_id: str
@@ -40,6 +41,7 @@ class HealthReport(Contract, frozen=True):
     tokens_per_s: float = 0.0
     model_bytes: int = 0
     budget_bytes: int = 0
+    abilities: tuple[str, ...] = ()
 
 
 class WatchFleet(Contract, frozen=True):

@@ -31,6 +31,14 @@ class Capabilities:
     context: int
     chat: bool
 
+    @property
+    def abilities(self) -> str:
+        """The same in words for whoever chooses a model: embed, or text and chat; how it resumes;
+        seeds, when a seed gives the same answer again."""
+        if self.tag.startswith("embedding/"):
+            return "embed"
+        return f"text{' chat' if self.chat else ''} seeds resume:{self.resume}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:

@@ -1,0 +1,96 @@
+"""What a gateway agrees to before anything is counted."""
+
+from __future__ import annotations
+
+import pytest
+
+from actors.gateway.terms import Concurrency, terms
+from tether.contracts import (
+    ChatInput,
+    EmbeddingInput,
+    Infer,
+    Input,
+    Message,
+    ModelCard,
+    ModelPolicy,
+    Sampling,
+    TextInput,
+)
+from tether.engines import Capabilities
+from tether.errors import BadRequest, RateLimited
+
+CHAT = ChatInput(messages=(Message(role="user", content="abcdefgh"),))
+TEXT = TextInput(prompt="abcdefgh")
+EMBED = EmbeddingInput(texts=("abcdefgh",))
+
+
+def infer(input: Input, **sampling: object) -> Infer:
+    return Infer(
+        credential="k",
+        model_ref="m",
+        input=input,
+        sampling=Sampling(**sampling),  # type: ignore[arg-type]
+        correlation_id="c",
+        retry_token="t",
+        fingerprint=b"f",
+        deadline_s=1.0,
+    )
+
+
+def card(engine: str = "gguf", **policy: object) -> ModelCard:
+    return ModelCard(name="m", version="1", engine=engine, policy=ModelPolicy(**policy))  # type: ignore[arg-type]
+
+
+def test_the_policy_ends_an_answer_early_and_never_lengthens_it() -> None:
+    said = {"m@1": frozenset({"text", "chat"})}
+    for asked, most, got in ((64, 16, 16), (8, 16, 8), (64, 0, 64)):
+        agreed = terms(infer(CHAT, max_tokens=asked), card(max_tokens=most), "acme", said)
+        assert (agreed.sampling.max_tokens, agreed.tokens) == (got, got + 2)
+        assert agreed.sampling.seed is not None
+
+
+@pytest.mark.parametrize(
+    ("engine", "input", "can", "names"),
+    [
+        ("embedding", CHAT, None, "/v1/embeddings"),
+        ("gguf", EMBED, None, "makes no embeddings"),
+        ("gguf", CHAT, {"text"}, "chat template"),
+        ("gguf", TEXT, {"chat"}, "messages only"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_refused_by_name(
+    engine: str, input: Input, can: set[str] | None, names: str
+) -> None:
+    said = {} if can is None else {"m@1": frozenset(can)}
+    with pytest.raises(BadRequest, match=names):
+        terms(infer(input), card(engine), "acme", said)
+
+
+def test_who_has_not_said_what_it_can_do_is_asked() -> None:
+    assert terms(infer(CHAT), card(), "acme", {}).characters == 8
+
+
+def test_engines_say_what_they_can_do() -> None:
+    assert Capabilities(resume="exact", tag="x", context=9, chat=True).abilities == (
+        "text chat seeds resume:exact"
+    )
+    assert Capabilities(resume="exact", tag="embedding/x", context=9, chat=False).abilities == (
+        "embed"
+    )
+
+
+def test_a_tenant_runs_so_many_requests_on_a_model() -> None:
+    running, bounded = Concurrency(), card(concurrency=2)
+    for _ in range(2):
+        running.enter("acme", bounded)
+    with pytest.raises(RateLimited):
+        running.enter("acme", bounded)
+    running.enter("other", bounded)
+    running.enter("acme", bounded, resumed=True)
+    for _ in range(3):
+        running.leave("acme", bounded)
+    running.leave("other", bounded)
+    assert len(running) == 0
+    running.enter("acme", card())
+    running.leave("acme", card())
+    assert len(running) == 0
