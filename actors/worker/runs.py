@@ -159,7 +159,10 @@ class Runs:
                 await execution.slot
                 execution.slot = None
             job = Job(
-                prompt_ids=journal.prompt_ids, emitted_ids=run.emitted_ids, sampling=run.sampling
+                prompt_ids=journal.prompt_ids,
+                emitted_ids=run.emitted_ids,
+                sampling=run.sampling,
+                scope=run.tenant_id,
             )
             async with aclosing(execution.engine.run(job)) as deltas:
                 async for delta in deltas:

@@ -16,6 +16,8 @@ from typing import Literal, Protocol
 from tether.contracts import Finish, Input, ModelCard, Sampling
 from tether.errors import ModelUnusable
 
+PREFIX_BYTES = 256 << 20  # 5,800 tokens of a model of 135 million parameters in float32
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
@@ -42,11 +44,14 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One answer to compute. `sampling.seed` is set; `max_tokens` counts `emitted_ids` too."""
+    """One answer to compute. `sampling.seed` is set; `max_tokens` counts `emitted_ids` too. Only
+    jobs of an equal `scope` use what was computed for one another: who waits less would learn
+    what others have asked."""
 
     prompt_ids: tuple[int, ...]
     emitted_ids: tuple[int, ...] = ()
     sampling: Sampling
+    scope: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +66,22 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reuse:
+    """Beginnings of prompts that were not computed again. `tokens` of them; `hits` prompts had
+    one, `misses` had none. Of finished answers `held_bytes` are kept; `evicted` counts the tokens
+    that were given up for others."""
+
+    tokens: int = 0
+    hits: int = 0
+    misses: int = 0
+    held_bytes: int = 0
+    evicted: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """How an engine is. `running` and `queued` count answers; `prompt_tokens`,
-    `output_tokens` and `steps` only grow; `memory_bytes` is what its cache holds,
+    """How an engine is. `running` and `queued` count answers; `prompt_tokens` (computed ones),
+    `output_tokens` and `steps` only grow; `memory_bytes` is what its answers hold,
     `resident_bytes` its process where that is its own; `fault` is a sentence when it cannot go
     on and must be started anew."""
 
@@ -75,6 +93,7 @@ class Snapshot:
     memory_bytes: int = 0
     resident_bytes: int = 0
     fault: str = ""
+    reuse: Reuse = Reuse()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +102,8 @@ class EngineOptions:
 
     `slots` answers run at once and `queue` more wait; `threads` are computing threads;
     `prefill_tokens` is how many prompt tokens one step may take in, so a long prompt cannot
-    hold up the answers that are running.
+    hold up the answers that are running. Finished answers are kept in `prefix_bytes` of memory,
+    for prompts that begin as they do; 0 computes every prompt as a whole.
 
     Raises:
         ValueError: a bound is out of range.
@@ -94,6 +114,7 @@ class EngineOptions:
     threads: int = 1
     queue: int = 64
     prefill_tokens: int = 256
+    prefix_bytes: int = PREFIX_BYTES
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -101,6 +122,7 @@ class EngineOptions:
             ("threads", 1, 1024),
             ("queue", 0, 65536),
             ("prefill_tokens", 1, 65536),
+            ("prefix_bytes", 0, 1 << 50),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
@@ -159,6 +181,7 @@ def create(
     cache_dir: Path,
     queue: int = 64,
     prefill_tokens: int = 256,
+    prefix_bytes: int = PREFIX_BYTES,
 ) -> Engine:
     """The engine that `card.engine` names, in this process, not yet open. Big libraries are
     imported by `open`.
@@ -173,6 +196,7 @@ def create(
         threads=threads,
         queue=queue,
         prefill_tokens=prefill_tokens,
+        prefix_bytes=prefix_bytes,
     )
     if card.engine == "echo":
         from tether.engines.echo import EchoEngine
@@ -204,6 +228,7 @@ def host(
     cache_dir: Path,
     queue: int = 64,
     prefill_tokens: int = 256,
+    prefix_bytes: int = PREFIX_BYTES,
     stuck_s: float = 60.0,
     probe_s: float = 30.0,
 ) -> Engine:
@@ -218,6 +243,7 @@ def host(
         "threads": threads,
         "queue": queue,
         "prefill_tokens": prefill_tokens,
+        "prefix_bytes": prefix_bytes,
     }
     if card.engine == "echo":
         return create(card, cache_dir=cache_dir, **bounds)

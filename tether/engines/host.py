@@ -75,6 +75,7 @@ class Host:
                 cache_dir=Path(order.cache_dir),
                 queue=order.queue,
                 prefill_tokens=order.prefill_tokens,
+                prefix_bytes=order.prefix_bytes,
             )
             await engine.open()
         except Exception as error:
@@ -105,7 +106,10 @@ class Host:
     async def _compute(self, order: wire.Compute) -> None:
         assert self._engine is not None
         job = Job(
-            prompt_ids=order.prompt_ids, emitted_ids=order.emitted_ids, sampling=order.sampling
+            prompt_ids=order.prompt_ids,
+            emitted_ids=order.emitted_ids,
+            sampling=order.sampling,
+            scope=order.scope,
         )
         try:
             async with aclosing(self._engine.run(job)) as deltas:
@@ -153,6 +157,7 @@ class Host:
                         now.fault,
                         taken,
                         self._resident(),
+                        now.reuse,
                     )
                 )
             await asyncio.sleep(PULSE_S)

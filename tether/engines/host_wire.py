@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from tether.contracts import Finish, Input, ModelCard, Sampling
+from tether.engines.engine import Reuse
 from tether.errors import ProtocolError
 
 MOST_BYTES = 64 << 20  # of a frame: a prompt of several million tokens
@@ -32,6 +33,7 @@ class Open(Order, frozen=True):
     threads: int
     queue: int
     prefill_tokens: int
+    prefix_bytes: int = 0
 
 
 class Tokenize(Order, frozen=True):
@@ -48,6 +50,7 @@ class Compute(Order, frozen=True):
     prompt_ids: tuple[int, ...]
     emitted_ids: tuple[int, ...]
     sampling: Sampling
+    scope: str = ""
 
 
 class Drop(Order, frozen=True):
@@ -110,6 +113,7 @@ class Pulse(News, frozen=True):
     fault: str = ""
     step_s: tuple[float, ...] = ()
     resident_bytes: int = 0
+    reuse: Reuse = Reuse()
 
 
 AnyOrder = Open | Tokenize | Compute | Drop | Quit

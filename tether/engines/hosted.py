@@ -104,6 +104,7 @@ class HostedEngine:
                 options.threads,
                 options.queue,
                 options.prefill_tokens,
+                options.prefix_bytes,
             )
         )
         self._tasks = [
@@ -187,7 +188,7 @@ class HostedEngine:
             )
         id = next(self._ids)
         stream = self._streams[id] = Stream()
-        self._order(wire.Compute(id, job.prompt_ids, job.emitted_ids, job.sampling))
+        self._order(wire.Compute(id, job.prompt_ids, job.emitted_ids, job.sampling, job.scope))
         try:
             while True:
                 delta = await stream.next()
@@ -211,6 +212,7 @@ class HostedEngine:
             memory_bytes=seen.memory_bytes,
             resident_bytes=seen.resident_bytes,
             fault=self._fault or seen.fault,
+            reuse=seen.reuse,
         )
 
     def _refuse(self) -> None:
