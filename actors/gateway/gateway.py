@@ -10,6 +10,7 @@ import msgspec
 
 from actors.gateway.closing import Closing
 from actors.gateway.flight import Flight
+from actors.gateway.governing import Governs
 from actors.gateway.keyring import Caller, Keyring
 from actors.gateway.options import GatewayOptions
 from actors.gateway.releases import SCHEDULER, Releases
@@ -54,7 +55,7 @@ START_S = 15.0
 MAX_TOKEN_LENGTH = 255
 
 
-class Gateway(ShowsSessions, Supervised):
+class Gateway(ShowsSessions, Governs, Supervised):
     """Answers `Infer`, `ListModels` and `Readiness`. Finds the scheduler by the tree, since a
     partition has no needs of its own."""
 
@@ -152,17 +153,13 @@ class Gateway(ShowsSessions, Supervised):
         Raises:
             Unauthenticated: no such key.
         """
-        caller = await self._caller(msg.credential)
+        caller = await self._keyring.caller(msg.credential, self.loop)
         return self._surroundings.index.of_tenant(caller.tenant_id)
 
     @on(Readiness)
     def readiness(self, msg: Readiness, sender: Address) -> Ready:
         """Which models of the catalog some living worker has answered for."""
         return Ready(models=() if self._draining else self._surroundings.ready)
-
-    async def _caller(self, credential: str) -> Caller:
-        known = self._keyring.known(credential, self.loop.time())
-        return known or await self._keyring.find(credential, self.loop)
 
     def _join(self, msg: Infer, caller: Caller) -> Flight | None:
         session = self._sessions.find((caller.tenant_id, msg.retry_token), msg.fingerprint)

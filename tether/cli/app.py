@@ -135,7 +135,14 @@ def shell(
 
 
 @keys.command
-def create(tenant: str, *, name: str = "", config: ConfigPath = _CONFIG, node: NodeId = "") -> int:
+def create(
+    tenant: str,
+    *,
+    name: str = "",
+    operator: bool = False,
+    config: ConfigPath = _CONFIG,
+    node: NodeId = "",
+) -> int:
     """Make a key for a tenant, and print it; it cannot be shown again.
 
     Parameters
@@ -144,10 +151,12 @@ def create(tenant: str, *, name: str = "", config: ConfigPath = _CONFIG, node: N
         Who the key speaks for; made if there is none of that name.
     name
         What the key is for.
+    operator
+        It may also change the registry of models, over HTTP.
     """
     from tether.cli.keys import create as run
 
-    return run(_stored(config, node), tenant, name)
+    return run(_stored(config, node), tenant, name, operator=operator)
 
 
 @keys.command(name="list")

@@ -19,11 +19,11 @@ from tether.stores.database import Database
 _T = TypeVar("_T")
 
 
-def create(config: Config, tenant: str, name: str) -> int:
+def create(config: Config, tenant: str, name: str, *, operator: bool) -> int:
     """Make a key for `tenant` and print its text, alone on standard output."""
 
     async def run(database: Database) -> keys.NewKey:
-        return await keys.create(database, tenant, name)
+        return await keys.create(database, tenant, name, operator=operator)
 
     made = asyncio.run(_with_database(config, run))
     print(made.text)
@@ -41,12 +41,14 @@ def list_(config: Config, tenant: str | None, *, as_json: bool) -> int:
         for key in found:
             print(msgspec.json.encode(key).decode())
         return 0
-    table = Table("id", "tenant", "key", "name", "made", "revoked", box=None, pad_edge=False)
+    table = Table(
+        "id", "tenant", "key", "name", "made", "revoked", "operator", box=None, pad_edge=False
+    )
     for key in found:
         revoked = f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else ""
         table.add_row(
             key.id, key.tenant_id, f"{key.prefix}…", key.name,
-            f"{key.created_at:%Y-%m-%d %H:%M}", revoked,
+            f"{key.created_at:%Y-%m-%d %H:%M}", revoked, "yes" if key.operator else "",
         )  # fmt: skip
     Console().print(table)
     return 0

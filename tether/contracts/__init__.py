@@ -15,8 +15,17 @@ from tether.contracts.announcing import (
     Presence,
     Revocations,
 )
+from tether.contracts.artifacts import (
+    ArtifactsHeld,
+    HaveArtifacts,
+    Piece,
+    ReadBlock,
+    ReadManifest,
+    ReadSignatures,
+)
 from tether.contracts.catalog import (
     Catalog,
+    Govern,
     ListModels,
     ModelCard,
     ModelChange,
@@ -129,6 +138,7 @@ __all__ = [
     "Finish",
     "Finished",
     "Fleet",
+    "Govern",
     "Gpu",
     "Hardware",
     "HealthReport",

@@ -129,6 +129,10 @@ class MoveModel(Contract, frozen=True):
       and the stable one before is current. `ref` may also name a version.
     - retire: it may not be asked for any more. The last stable version of a name goes only
       by `force`.
+
+    A move to where the version is already changes nothing, so one that names `to`, or for a rollback
+    the version, may be asked again. With the `revision` that its asker has seen (`ModelsShown`), a
+    move is refused with `Conflict` if the name was changed since.
     """
 
     ref: str
@@ -136,6 +140,7 @@ class MoveModel(Contract, frozen=True):
     to: str = ""
     force: bool = False
     by: str = ""
+    revision: int = 0
 
 
 class ShowModels(Contract, frozen=True):
@@ -147,8 +152,19 @@ class ShowModels(Contract, frozen=True):
 
 
 class ModelsShown(Contract, frozen=True):
-    """`current` are the refs that their names stand for now."""
+    """`current` are the refs that their names stand for now. `revision` grows with every change.
+    `unlisted` are refs of an earlier configuration, which aren't offered whatever their stage."""
 
     models: tuple[ModelCard, ...]
     current: tuple[str, ...] = ()
     history: tuple[ModelChange, ...] = ()
+    revision: int = 0
+    unlisted: tuple[str, ...] = ()
+
+
+class Govern(Contract, frozen=True):
+    """Front door → gateway, asked: what an operator wants of the registry. Answered as that
+    answers, if the credential is an operator's."""
+
+    credential: str
+    request: RegisterModel | MoveModel | ShowModels

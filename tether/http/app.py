@@ -26,6 +26,7 @@ from tether.http.infer import InferDialect
 from tether.http.models import Models
 from tether.http.options import DoorOptions
 from tether.http.probes import Probes
+from tether.http.registry import Registry
 
 EXPOSED = ("x-request-id", "traceparent", "retry-after")
 
@@ -48,6 +49,7 @@ def application(gateways: Gateways, admission: Admission, options: DoorOptions) 
         *hot,
         Route("/v1/models", models.index),
         Route("/v1/models/{model_id:path}", models.show),
+        *Registry(gateways).routes,
         Route("/healthz", probes.healthz),
         Route("/readyz", probes.readyz),
         Route("/metrics", probes.metrics),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -19,10 +19,15 @@ from tether.contracts import (
     Chunk,
     Completed,
     Contract,
+    Govern,
     Infer,
     ListModels,
+    ModelsShown,
+    MoveModel,
     Readiness,
     Ready,
+    RegisterModel,
+    ShowModels,
 )
 from tether.errors import Draining, Internal, PeerLost, TetherError, Unavailable
 from tether.http.caller import tenant_of
@@ -32,6 +37,9 @@ ROOT = "control/gateways"
 MAX_REOPENS = 8
 STUBBORN_S = 0.5  # how long a lost gateway must be gone before its old address is tried again
 CREDIT = 64
+GOVERN_S = 30.0  # an artifact's signature may have to be looked at
+
+C = TypeVar("C", bound=Contract)
 
 log = logs.get(__name__)
 
@@ -136,6 +144,19 @@ class Gateways:
 
     async def models(self, credential: str) -> Catalog:
         """What this credential may ask for. Raises as `answer` does."""
+        return await self._ask(credential, ListModels(credential=credential), Catalog)
+
+    async def govern(
+        self, credential: str, request: RegisterModel | MoveModel | ShowModels
+    ) -> ModelsShown:
+        """What the registry answers to an operator. Raises as `answer` does, and what the registry
+        says; Forbidden if the key is no operator's."""
+        ask = Govern(credential=credential, request=request)
+        return await self._ask(credential, ask, ModelsShown, GOVERN_S)
+
+    async def _ask(
+        self, credential: str, ask: Contract, kind: type[C], timeout_s: float = 5.0
+    ) -> C:
         path = self._path(credential)
         lost: Any = None
         for attempt in range(3):
@@ -143,14 +164,15 @@ class Gateways:
             if address is None:
                 address = await self._find(path, lost, self._wait_s)
             try:
-                found = await self._road.ask(address, ListModels(credential=credential), 5.0)
+                found = await self._road.ask(address, ask, timeout_s)
             except (PeerLost, Draining):
                 if attempt == 2:
                     raise
                 lost = address
                 continue
-            if not isinstance(found, Catalog):
-                raise Internal(f"a gateway answered ListModels with {type(found).__name__}")
+            if not isinstance(found, kind):
+                name = type(ask).__name__
+                raise Internal(f"a gateway answered {name} with {type(found).__name__}")
             return found
         raise Unavailable("no gateway answers", retry_after_s=2.0)
 

@@ -49,6 +49,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     created_at: datetime
     revoked_at: datetime | None = None
+    operator: bool = False
 
 
 class NewKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,13 +60,15 @@ class NewKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
-    """What a key is good for. A limit that is None is the configuration's default."""
+    """What a key is good for. A limit that is None is the configuration's default; `operator`: it
+    may change the registry of models."""
 
     key_id: str
     tenant_id: str
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     max_concurrency: int | None = None
+    operator: bool = False
 
 
 def digest(text: str) -> bytes:
@@ -92,8 +95,10 @@ def tenant_of(text: str) -> str:
     return tenant
 
 
-async def create(connection: Connection, tenant_id: str, name: str = "") -> NewKey:
-    """Make a key, and its tenant if there is none.
+async def create(
+    connection: Connection, tenant_id: str, name: str = "", *, operator: bool = False
+) -> NewKey:
+    """Make a key, and its tenant if there is none. An `operator`'s may change the registry.
 
     Raises:
         BadRequest: the tenant's name can't be one, or the key's name is too long.
@@ -105,9 +110,16 @@ async def create(connection: Connection, tenant_id: str, name: str = "") -> NewK
     text = f"tether-{tenant_id}-{secret}"
     key_id, prefix = time_ordered_id(), text[: -len(secret) + _SHOWN]
     await connection.execute(sql("add_tenant"), tenant_id)
-    row = await connection.fetchrow(sql("add_key"), key_id, tenant_id, digest(text), prefix, name)
+    row = await connection.fetchrow(
+        sql("add_key"), key_id, tenant_id, digest(text), prefix, name, operator
+    )
     key = Key(
-        id=key_id, tenant_id=tenant_id, prefix=prefix, name=name, created_at=row["created_at"]
+        id=key_id,
+        tenant_id=tenant_id,
+        prefix=prefix,
+        name=name,
+        created_at=row["created_at"],
+        operator=operator,
     )
     return NewKey(key=key, text=text)
 

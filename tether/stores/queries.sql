@@ -237,20 +237,20 @@ SET requests_per_minute = excluded.requests_per_minute,
 
 -- name: add_key
 -- Stores the hash of a new key.
-INSERT INTO api_keys (id, tenant_id, hash, prefix, name)
-VALUES ($1::text::uuid, $2, $3, $4, $5)
+INSERT INTO api_keys (id, tenant_id, hash, prefix, name, operator)
+VALUES ($1::text::uuid, $2, $3, $4, $5, $6)
 RETURNING created_at;
 
 -- name: find_key
 -- Whose key this is, and the limits of that tenant; nothing when it is unknown or revoked.
 SELECT k.id::text AS key_id, k.tenant_id, t.requests_per_minute, t.tokens_per_minute,
-    t.max_concurrency
+    t.max_concurrency, k.operator
 FROM api_keys k JOIN tenants t ON t.id = k.tenant_id
 WHERE k.hash = $1 AND k.revoked_at IS NULL;
 
 -- name: list_keys
 -- All keys, or those of one tenant, oldest first.
-SELECT id::text, tenant_id, prefix, name, created_at, revoked_at
+SELECT id::text, tenant_id, prefix, name, created_at, revoked_at, operator
 FROM api_keys WHERE $1::text IS NULL OR tenant_id = $1
 ORDER BY created_at, id;
 

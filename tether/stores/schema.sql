@@ -17,7 +17,8 @@ CREATE TABLE api_keys (
     prefix     text NOT NULL,
     name       text NOT NULL DEFAULT '',
     created_at timestamptz NOT NULL DEFAULT now(),
-    revoked_at timestamptz
+    revoked_at timestamptz,
+    operator   boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE api_keys IS 'SHA-256 of each key; the key itself is shown once and stored nowhere.';
 CREATE INDEX api_keys_tenant_id ON api_keys (tenant_id);

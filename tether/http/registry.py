@@ -1,0 +1,182 @@
+"""`/v1/registry/models`: the catalog with its stages and history, for keys of operators.
+
+::
+
+    GET  /v1/registry/models                   all versions; ?history=true with the newest changes
+    GET  /v1/registry/models/{ref}             of a name, or of name@version
+    POST /v1/registry/models                   register a version
+    POST /v1/registry/models/{ref}/promote     {"to": "canary" | "stable"}, or the next stage
+    POST /v1/registry/models/{ref}/rollback
+    POST /v1/registry/models/{ref}/retire      {"force": true} for the last stable version
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tether.contracts import (
+    ModelCard,
+    ModelPolicy,
+    ModelsShown,
+    MoveModel,
+    RegisterModel,
+    ShowModels,
+    Stage,
+)
+from tether.errors import BadRequest, ModelNotFound
+from tether.http.body import read_body
+from tether.http.caller import read_credential
+from tether.http.envelope import Envelope
+from tether.http.gateways import Gateways
+from tether.http.json_body import decode
+
+MAX_BODY: Final = 64 << 10
+_NEXT: Final = {Stage.REGISTERED: Stage.CANARY, Stage.CANARY: Stage.STABLE}
+
+
+class _Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What all bodies share: a field that we don't know is a mistake of the sender."""
+
+
+def _body_of(name: str, of: type[msgspec.Struct], **changed: tuple[Any, Any]) -> Any:
+    """The fields of a contract's value, as a JSON object; `changed` ones have another type and
+    default, and those whose type is None there are left out."""
+    fields: list[tuple[str, Any, Any]] = []
+    for field in msgspec.structs.fields(of):
+        kind, default = changed.get(field.name, (field.type, field.default))
+        if kind is not None:
+            fields.append((field.name, kind, default))
+    return msgspec.defstruct(name, fields, bases=(_Body,), module=__name__, kw_only=True)
+
+
+_Policy = _body_of("_Policy", ModelPolicy)
+_Card = _body_of(
+    "_Card", ModelCard, policy=(_Policy | None, None), stage=(None, None), stage_s=(None, None),
+    created_s=(None, None),
+)  # fmt: skip
+
+
+class _Move(_Body):
+    to: Literal["", "canary", "stable"] = ""
+    force: bool = False
+
+
+_cards = msgspec.json.Decoder(_Card)
+_moves = msgspec.json.Decoder(_Move)
+
+
+class Registry:
+    """Endpoints over the gateways, which know whose key is an operator's."""
+
+    def __init__(self, gateways: Gateways) -> None:
+        self._gateways = gateways
+
+    @property
+    def routes(self) -> list[Route]:
+        """For the application."""
+        root = "/v1/registry/models"
+        moves = [
+            Route(f"{root}/{{ref:path}}/{verb}", getattr(self, verb), methods=["POST"])
+            for verb in ("promote", "rollback", "retire")
+        ]
+        return [
+            Route(root, self.index, methods=["GET"]),
+            Route(root, self.register, methods=["POST"]),
+            *moves,
+            Route(f"{root}/{{ref:path}}", self.show, methods=["GET"]),
+        ]
+
+    async def index(self, request: Request) -> Response:
+        return _answer(await self._show(request, ""))
+
+    async def show(self, request: Request) -> Response:
+        ref = request.path_params["ref"]
+        shown = await self._show(request, ref)
+        if not shown.models:
+            raise ModelNotFound(f"the registry has no {ref[:128]!r}", param="model")
+        return _answer(shown)
+
+    async def register(self, request: Request) -> Response:
+        said: Any = decode(_cards, await self._body(request))
+        fields = {name: getattr(said, name) for name in said.__struct_fields__}
+        policy = fields.pop("policy")
+        if policy is not None:
+            named = {name: getattr(policy, name) for name in policy.__struct_fields__}
+            fields["policy"] = ModelPolicy(**named)
+        card = ModelCard(**fields, stage=Stage.REGISTERED)
+        return _answer(await self._govern(request, RegisterModel(card=card)), 201)
+
+    async def promote(self, request: Request) -> Response:
+        ref, said = await self._move(request)
+        to: str = said.to
+        if not to:  # named, so that a promotion which is asked again goes no further
+            shown = await self._show(request, ref)
+            card = next((card for card in shown.models if card.ref == ref), None)
+            if card is None:
+                raise ModelNotFound(
+                    f"the registry has no version {ref[:128]!r}; write NAME@VERSION", param="model"
+                )
+            if card.stage not in _NEXT:
+                raise BadRequest(f"{ref} is {card.stage}; say what it is to be", param="to")
+            to = str(_NEXT[card.stage])
+        return _answer(await self._govern(request, MoveModel(ref=ref, verb="promote", to=to)))
+
+    async def rollback(self, request: Request) -> Response:
+        ref, _ = await self._move(request)
+        return _answer(await self._govern(request, MoveModel(ref=ref, verb="rollback")))
+
+    async def retire(self, request: Request) -> Response:
+        ref, said = await self._move(request)
+        move = MoveModel(ref=ref, verb="retire", force=said.force)
+        return _answer(await self._govern(request, move))
+
+    async def _move(self, request: Request) -> tuple[str, _Move]:
+        body = await self._body(request)
+        return request.path_params["ref"], decode(_moves, body) if body.strip() else _Move()
+
+    async def _show(self, request: Request, ref: str) -> ModelsShown:
+        history = request.query_params.get("history", "false")
+        if history not in {"true", "false"}:
+            raise BadRequest("history is true or false", param="history")
+        return await self._govern(request, ShowModels(ref=ref, history=history == "true"))
+
+    async def _govern(
+        self, request: Request, what: RegisterModel | MoveModel | ShowModels
+    ) -> ModelsShown:
+        envelope: Envelope = request.scope["tether"]
+        envelope.route = "registry"
+        return await self._gateways.govern(read_credential(envelope.headers), what)
+
+    async def _body(self, request: Request) -> bytes:
+        envelope: Envelope = request.scope["tether"]
+        return await read_body(request.receive, envelope.headers, MAX_BODY)
+
+
+def _answer(shown: ModelsShown, status: int = 200) -> Response:
+    content: dict[str, Any] = {
+        "object": "list",
+        "data": [_entry(card, card.ref in shown.current) for card in shown.models],
+    }
+    if shown.history:
+        content["history"] = [_said(change) for change in shown.history]
+    return Response(msgspec.json.encode(content), status, media_type="application/json")
+
+
+def _entry(card: ModelCard, current: bool) -> dict[str, Any]:
+    return {
+        **_said(card),
+        "object": "model_version",
+        "ref": card.ref,
+        "task": card.task,
+        "current": current,
+        "policy": _said(card.policy),
+    }
+
+
+def _said(value: msgspec.Struct) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__struct_fields__}

@@ -1,0 +1,2 @@
+-- Keys that may change the registry of models over HTTP.
+ALTER TABLE api_keys ADD COLUMN operator boolean NOT NULL DEFAULT false;
