@@ -54,4 +54,4 @@ class DynamicSupervisor(Supervisor):
 
     def _happened(self, event: Event) -> None:
         super()._happened(event)
-        self._used.set(self._tree.count()["specs"])
+        self._used.set(self._tree.children.count()["specs"])

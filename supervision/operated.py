@@ -36,14 +36,11 @@ class Operated:
     _tree: SupervisionTree
     _operated_news: asyncio.Event | None = None
 
-    def _now(self) -> float:
-        raise NotImplementedError
+    if TYPE_CHECKING:  # what a Supervisor adds
 
-    def _perform(self, actions: Sequence[Action]) -> None:
-        raise NotImplementedError
-
-    def _kill(self, child: Any) -> None:
-        raise NotImplementedError
+        def _now(self) -> float: ...
+        def _perform(self, actions: Sequence[Action]) -> None: ...
+        def _kill(self, child: Any) -> None: ...
 
     @on(OperateChild)
     async def _operate_child(self, msg: OperateChild, sender: Address) -> ChildReady | ChildStopped:
@@ -55,7 +52,7 @@ class Operated:
             Unavailable: it didn't start; its supervisor goes on as its spec says.
         """
         self._operating.allow(sender)
-        before = self._tree.generation(msg.id)
+        before = self._tree.children.generation(msg.id)
         if msg.verb == Verb.RESTART:
             self._perform(self._tree.renew(msg.id, self._now()))
             return await self._started(msg.id, before)
@@ -63,7 +60,7 @@ class Operated:
             self._perform(self._tree.terminate(msg.id, self._now()))
             return await self._stopped(msg.id)
         if msg.verb == Verb.KILL:
-            self._tree.spec(msg.id)
+            self._tree.children.spec(msg.id)
             self._kill(self._nursery.get((msg.id, before)))
             return ChildStopped()
         raise BadRequest(f"a supervisor has no verb {msg.verb!r}; it is one of {', '.join(Verb)}")
@@ -71,7 +68,7 @@ class Operated:
     @on(ShowSpec)
     def _show_spec(self, msg: ShowSpec, sender: Address) -> SpecShown:
         self._operating.allow(sender)
-        return SpecShown(fields=tuple(described(self._tree.spec(msg.id))))
+        return SpecShown(fields=tuple(described(self._tree.children.spec(msg.id))))
 
     @on(WriteAudit)
     async def _write_audit(self, msg: WriteAudit, sender: Address) -> None:
@@ -106,7 +103,7 @@ class Operated:
     async def _started(self, id: str, before: int) -> ChildReady:
         path, first = join(self.path, id), 0
         while True:
-            node = self._tree.node(id, self._now())
+            node = self._tree.children.node(id, self._now())
             if node is None:
                 raise Unavailable(
                     f"{path} is temporary: it was stopped and forgotten, and whoever has added it "
@@ -125,7 +122,7 @@ class Operated:
             await self._change()
 
     async def _stopped(self, id: str) -> ChildStopped:
-        while (node := self._tree.node(id, self._now())) is not None and node.pid:
+        while (node := self._tree.children.node(id, self._now())) is not None and node.pid:
             await self._change()
         return ChildStopped()
 

@@ -200,7 +200,9 @@ class Supervisor(Verbs, Operated, Supervised):
     def keep_ready(self) -> None:
         """Keep spares of which a child can be made, if there are children that work: those of a
         supervisor take longer than its own process."""
-        modules = {spec.start_module for spec in self._tree.specs() if spec.kind is Kind.WORKER}
+        modules = {
+            spec.start_module for spec in self._tree.children.specs() if spec.kind is Kind.WORKER
+        }
         if modules:
             options = self._transport.options
             SpawnedProcess.keep_spares(self.loop, options, {"supervision", *modules})

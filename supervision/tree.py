@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from supervision.actions import Action, Emit, Finish, Kill, Serve, Spawn, Start, Stop
 from supervision.backoff import Backoff
+from supervision.children import Children
 from supervision.events import (
     ChildExited,
     ChildGaveUp,
@@ -29,9 +30,9 @@ from supervision.events import (
 )
 from supervision.intensity import Intensity
 from supervision.member import Member, Phase, join
-from supervision.spec import ChildSpec, Kind, Restart
+from supervision.spec import ChildSpec, Restart
 from supervision.strategy import AutoShutdown, Strategy, affected
-from tether.contracts import ExitReason, TreeNode
+from tether.contracts import ExitReason
 from tether.errors import Conflict, Overloaded
 
 _SELF_END_S = 1.0  # what a child that couldn't start may take to end by itself
@@ -64,7 +65,7 @@ class SupervisionTree:
         self.strategy = strategy
         self.state = "new"  # new, starting, running, stopping, stopped
         self.causes: tuple[str, ...] = ()
-        self._members = {spec.id: Member(spec) for spec in specs}
+        self.children = Children(path, specs)
         self._intensity = Intensity(intensity, period_s)
         self._draw = draw
         self.auto_shutdown = auto_shutdown
@@ -82,7 +83,7 @@ class SupervisionTree:
         """Start all children."""
         if self.state == "new":
             self.state = "starting"
-            for member in self._members.values():
+            for member in self.children:
                 member.since = now
                 self._changed(member, now)
         return self._advance(now)
@@ -94,7 +95,7 @@ class SupervisionTree:
 
     def tick(self, now: float) -> list[Action]:
         """Time has passed."""
-        for member in self._members.values():
+        for member in self.children:
             if now < member.due:
                 continue
             if member.phase is Phase.STARTING:
@@ -109,7 +110,7 @@ class SupervisionTree:
 
     def spawned(self, id: str, generation: int, pid: int, address: str, now: float) -> list[Action]:
         """Its process is up, and can be told to start."""
-        member = self._member(id, generation)
+        member = self.children.member(id, generation)
         if member is not None and member.live and not member.pid:
             member.pid, member.address = pid, address
             self._changed(member, now)
@@ -119,7 +120,7 @@ class SupervisionTree:
         self, id: str, generation: int, pid: int, address: str, now: float, *, strategy: str = ""
     ) -> list[Action]:
         """A child answered `Start`; `strategy` is a supervisor's own."""
-        member = self._member(id, generation)
+        member = self.children.member(id, generation)
         if member is None or member.phase is not Phase.STARTING:
             return []
         self._show(member, Phase.RUNNING, now)
@@ -141,7 +142,7 @@ class SupervisionTree:
 
     def start_failed(self, id: str, generation: int, error: str, now: float) -> list[Action]:
         """A child answered `Start` with an error; it ends by itself, or is killed."""
-        member = self._member(id, generation)
+        member = self.children.member(id, generation)
         if member is None or member.phase is not Phase.STARTING:
             return []
         member.cause, member.error = ExitReason.START_FAILED, error
@@ -153,7 +154,7 @@ class SupervisionTree:
         self, id: str, generation: int, reason: ExitReason, error: str, now: float
     ) -> list[Action]:
         """A child says why it is about to end; it has as long as if it were told to."""
-        member = self._member(id, generation)
+        member = self.children.member(id, generation)
         if member is None or not member.live or member.notice is not None:
             return []
         member.notice = (reason, error)
@@ -165,7 +166,7 @@ class SupervisionTree:
     def doomed(self, id: str, generation: int, why: str, now: float) -> list[Action]:
         """A child can't be left as it is: it hangs, or holds too much. It is killed, unless it is
         about to be anyway."""
-        member = self._member(id, generation)
+        member = self.children.member(id, generation)
         if member is None or member.killed:
             return []
         if member.phase is Phase.RUNNING:
@@ -177,7 +178,7 @@ class SupervisionTree:
 
     def exited(self, id: str, generation: int, now: float, error: str = "") -> list[Action]:
         """The process of a child is gone, or could not be created."""
-        member = self._member(id, generation)
+        member = self.children.member(id, generation)
         if member is None or not member.live:
             return []
         reason, error = member.verdict(error)
@@ -222,17 +223,17 @@ class SupervisionTree:
                 only already_present), or the supervisor is stopping.
             Overloaded: there are `max_children` already.
         """
-        if spec.id in self._members:
-            present = self._members[spec.id].phase is Phase.DONE
+        if spec.id in self.children:
+            present = self.children.known(spec.id).phase is Phase.DONE
             raise Conflict(
                 f"{self.path} already has a child {spec.id}; take another id",
                 param="already_present" if present else "already_started",
             )
         if self.state not in ("starting", "running"):
             raise Conflict(f"{self.path} is {self.state} and takes no new child")
-        if len(self._members) >= self._max_children:
+        if len(self.children) >= self._max_children:
             raise Overloaded(f"{self.path} has {self._max_children} children, as many as it may")
-        member = self._members[spec.id] = Member(spec, since=now, probation=True)
+        member = self.children.add(Member(spec, since=now, probation=True))
         self._changed(member, now)
         return self._advance(now)
 
@@ -242,7 +243,7 @@ class SupervisionTree:
         Raises:
             Conflict: there is no such child.
         """
-        member = self._known(id)
+        member = self.children.known(id)
         member.removed, member.forgotten = True, member.forgotten or forget
         if not member.live:
             self._retire(member, now)
@@ -257,7 +258,7 @@ class SupervisionTree:
             Conflict: there is no such child (`param` not_found), it isn't down (running or
                 restarting), or the supervisor is stopping.
         """
-        member = self._down(id)
+        member = self.children.down(id)
         if self.state not in ("starting", "running"):
             raise Conflict(f"{self.path or 'the root'} is {self.state} and restarts nobody")
         member.phase, member.removed, member.due = Phase.IDLE, False, now
@@ -273,15 +274,15 @@ class SupervisionTree:
         Raises:
             Conflict: there is no such child, or the supervisor is stopping.
         """
-        member = self._known(id)
+        member = self.children.known(id)
         if self.state not in ("starting", "running"):
             raise Conflict(f"{self.path or 'the root'} is {self.state} and restarts nobody")
         if member.phase is Phase.DONE:
             return self.restart(id, now)
         if member.phase is Phase.IDLE:
             member.due = now
-        for other in affected(self.strategy, tuple(self._members), id):
-            self._condemn(self._members[other], None, now)
+        for other in affected(self.strategy, self.children.ids, id):
+            self._condemn(self.children.known(other), None, now)
         return self._advance(now)
 
     def delete(self, id: str, now: float) -> list[Action]:
@@ -291,54 +292,16 @@ class SupervisionTree:
             Conflict: there is no such child (`param` not_found), or it isn't down (running or
                 restarting).
         """
-        member = self._down(id)
+        member = self.children.down(id)
         member.forgotten = True
         self._retire(member, now)
         return self._advance(now)
-
-    # ---- what it looks like
-
-    def which(self, now: float) -> tuple[TreeNode, ...]:
-        """All children, in start order."""
-        return tuple(m.node(self.path, now) for m in self._members.values())
-
-    def specs(self) -> tuple[ChildSpec, ...]:
-        """What the children were made from, in start order."""
-        return tuple(m.spec for m in self._members.values())
-
-    def spec(self, id: str) -> ChildSpec:
-        """What a child is made from.
-
-        Raises:
-            Conflict: there is no such child.
-        """
-        return self._known(id).spec
-
-    def count(self) -> dict[str, int]:
-        """How many children there are: specs, active, workers, supervisors."""
-        supervisors = sum(m.spec.kind is Kind.SUPERVISOR for m in self._members.values())
-        return {
-            "specs": len(self._members),
-            "active": sum(m.live for m in self._members.values()),
-            "workers": len(self._members) - supervisors,
-            "supervisors": supervisors,
-        }
-
-    def node(self, id: str, now: float) -> TreeNode | None:
-        """One child; None when there is none of that id."""
-        member = self._members.get(id)
-        return member.node(self.path, now) if member else None
-
-    def generation(self, id: str) -> int:
-        """The latest generation of a child; 0 when there is none of that id."""
-        member = self._members.get(id)
-        return member.generation if member else 0
 
     def wakeup(self, now: float) -> float | None:
         """When `tick` is due next; None when only an event can change anything."""
         times = [
             m.due
-            for m in self._members.values()
+            for m in self.children
             if m.due < math.inf and (m.phase is not Phase.IDLE or m.due > now)
         ]
         return min(times, default=None)
@@ -381,8 +344,8 @@ class SupervisionTree:
                 path=path, attempt=member.failures, restarts=member.restarts, delay_s=delay_s
             )
         )
-        for id in affected(self.strategy, tuple(self._members), member.spec.id):
-            self._condemn(self._members[id], member, now)
+        for id in affected(self.strategy, self.children.ids, member.spec.id):
+            self._condemn(self.children.known(id), member, now)
 
     def _condemn(self, member: Member, died: Member | None, now: float) -> None:
         """`member` is restarted because `died` is, or because somebody says so."""
@@ -398,9 +361,7 @@ class SupervisionTree:
         """A child ended for good; does its supervisor follow?"""
         if self.auto_shutdown is AutoShutdown.NEVER or not member.spec.significant:
             return
-        others = any(
-            m.spec.significant and m.phase is not Phase.DONE for m in self._members.values()
-        )
+        others = any(m.spec.significant and m.phase is not Phase.DONE for m in self.children)
         if self.auto_shutdown is AutoShutdown.ANY_SIGNIFICANT or not others:
             why = f"{join(self.path, member.spec.id)} is significant and ended: {reason}"
             self._end(ExitReason.SHUTDOWN, (why,), why, now)
@@ -411,22 +372,22 @@ class SupervisionTree:
             return
         self.state, self._reason, self.causes = "stopping", reason, causes
         self._stopping_since = now
-        live = sum(m.live for m in self._members.values())
+        live = sum(m.live for m in self.children)
         self._emit(TreeStopping(path=self.path, children=live, why=why))
-        for member in self._members.values():
+        for member in self.children:
             if member.phase is Phase.IDLE:
                 self._retire(member, now)
 
     def _advance(self, now: float) -> list[Action]:
         """Do whatever may be done now, and hand over all actions."""
         if self.state == "stopping":
-            live = [m for m in self._members.values() if m.live]
+            live = [m for m in self.children if m.live]
             self._stop_last(live, now)
             if not live:
                 self.state = "stopped"
                 self._finish(now)
         elif self.state in ("starting", "running"):
-            members = list(self._members.values())
+            members = list(self.children)
             self._stop_last([m for m in members if m.condemned], now)
             self._start_next(members, now)
             if not self._served and (self._eager or all(m.settled for m in members)):
@@ -463,7 +424,7 @@ class SupervisionTree:
             if member.phase is Phase.SPAWNED and (free or earlier_settled):
                 member.phase = Phase.STARTING
                 member.due = now + member.spec.start_timeout_s
-                needs = tuple((id, self._members[id].address) for id in member.spec.needs)
+                needs = tuple((id, self.children.known(id).address) for id in member.spec.needs)
                 self._out.append(Start(member.spec.id, member.generation, needs))
             earlier_settled = earlier_settled and member.settled
 
@@ -504,7 +465,7 @@ class SupervisionTree:
         member.phase, member.due, member.since = Phase.DONE, math.inf, now
         forget = member.forgotten or member.spec.restart is Restart.TEMPORARY
         if forget and self.state != "stopping":
-            del self._members[member.spec.id]
+            self.children.forget(member)
             self._changed(member, now, state="deleted")
         else:
             self._changed(member, now)
@@ -532,23 +493,3 @@ class SupervisionTree:
 
     def _emit(self, event: Event) -> None:
         self._out.append(Emit(event))
-
-    def _member(self, id: str, generation: int) -> Member | None:
-        member = self._members.get(id)
-        return member if member is not None and member.generation == generation else None
-
-    def _known(self, id: str) -> Member:
-        member = self._members.get(id)
-        if member is None:
-            raise Conflict(f"{self.path or 'the root'} has no child {id}", param="not_found")
-        return member
-
-    def _down(self, id: str) -> Member:
-        member = self._known(id)
-        if member.phase is not Phase.DONE:
-            running = member.phase in (Phase.RUNNING, Phase.STOPPING)
-            raise Conflict(
-                f"{join(self.path, id)} is {member.shown}; terminate it first",
-                param="running" if running else "restarting",
-            )
-        return member

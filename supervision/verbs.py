@@ -50,21 +50,18 @@ class Verbs:
     _verb_news: asyncio.Event | None = None
     _verb_errors: dict[str, str]  # of children that are being started for somebody, by id
 
-    def _now(self) -> float:
-        raise NotImplementedError
+    if TYPE_CHECKING:  # what a Supervisor adds
 
-    def _perform(self, actions: Sequence[Action]) -> None:
-        raise NotImplementedError
-
-    def keep_ready(self) -> None:
-        raise NotImplementedError
+        def _now(self) -> float: ...
+        def _perform(self, actions: Sequence[Action]) -> None: ...
+        def keep_ready(self) -> None: ...
 
     def check(self, spec: ChildSpec) -> None:
         """
         Raises:
             BadRequest: this supervisor can't have such a child.
         """
-        ids = {known.id for known in self._tree.specs()}
+        ids = {known.id for known in self._tree.children.specs()}
         missing = [need for need in spec.needs if need not in ids]
         if missing or (spec.needs and self._tree.strategy is Strategy.ONE_FOR_ONE):
             why = f"there is no {missing[0]}" if missing else "needs go stale under one_for_one"
@@ -91,7 +88,7 @@ class Verbs:
     async def _verb_terminate(self, msg: TerminateChild, sender: Address) -> ChildStopped:
         self._operating.allow(sender)
         self._perform(self._tree.terminate(msg.id, self._now(), forget=self.forgets))
-        while (node := self._tree.node(msg.id, self._now())) is not None:
+        while (node := self._tree.children.node(msg.id, self._now())) is not None:
             if node.state == "stopped" and not self.forgets:
                 break
             await self._verb_change()
@@ -105,11 +102,11 @@ class Verbs:
 
     @on(ShowChildren)
     def _verb_which(self, msg: ShowChildren, sender: Address) -> Children:
-        return Children(nodes=self._tree.which(self._now()))
+        return Children(nodes=self._tree.children.which(self._now()))
 
     @on(CountChildren)
     def _verb_count(self, msg: CountChildren, sender: Address) -> ChildCounts:
-        return ChildCounts(**self._tree.count())
+        return ChildCounts(**self._tree.children.count())
 
     def verbs_heard(self, event: Event) -> None:
         """Something has happened to the tree."""
@@ -124,7 +121,7 @@ class Verbs:
         self._verb_errors[id] = "it was taken back"
         try:
             self._perform(actions)
-            while node := self._tree.node(id, self._now()):
+            while node := self._tree.children.node(id, self._now()):
                 if node.state == "running":
                     self.keep_ready()
                     return ChildReady(pid=node.pid, address=node.address, strategy=node.strategy)

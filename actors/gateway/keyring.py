@@ -20,11 +20,19 @@ class Caller:
 
     __slots__ = ("limits", "name", "operator", "tenant_id")
 
-    def __init__(self, grant: keys.Grant, limits: TenantLimits) -> None:
-        self.tenant_id = grant.tenant_id
-        self.operator = grant.operator
-        self.name = f"key {grant.key_id} of {grant.tenant_id}"
+    def __init__(
+        self, tenant_id: str, limits: TenantLimits, *, name: str = "", operator: bool = False
+    ) -> None:
+        self.tenant_id = tenant_id
         self.limits = limits
+        self.name = name
+        self.operator = operator
+
+    @classmethod
+    def of(cls, grant: keys.Grant, limits: TenantLimits) -> Caller:
+        """Who has this grant."""
+        name = f"key {grant.key_id} of {grant.tenant_id}"
+        return cls(grant.tenant_id, limits, name=name, operator=grant.operator)
 
 
 class Keyring:
@@ -106,7 +114,7 @@ class Keyring:
     async def _ask(self, digest: bytes, loop: asyncio.AbstractEventLoop) -> Caller | None:
         forgotten = self._forgotten
         grant = await keys.find(self._database, digest)
-        caller = None if grant is None else Caller(grant, self._limits_of(grant))
+        caller = None if grant is None else Caller.of(grant, self._limits_of(grant))
         if forgotten == self._forgotten:
             self._cache.put(digest, caller, loop.time())
         return caller

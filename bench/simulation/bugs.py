@@ -7,9 +7,9 @@ from typing import Any
 
 from actors.scheduler.kept import Kept
 from bench.simulation.ledger import Job, Ledger
+from supervision.children import Children
 from supervision.member import Member
 from supervision.policies import Breaker
-from supervision.tree import SupervisionTree
 from tether.contracts import Reserve, Settle
 from tether.core.journal import Journal
 from tether.core.quota import QuotaGuard
@@ -50,10 +50,10 @@ def stale_breaker() -> list[Patch]:
 def replayed_exit() -> list[Patch]:
     """An exit counts whatever generation it is of."""
 
-    def member(self: SupervisionTree, id: str, generation: int) -> Member | None:
+    def member(self: Children, id: str, generation: int) -> Member | None:
         return self._members.get(id)
 
-    return [(SupervisionTree, "_member", member)]
+    return [(Children, "member", member)]
 
 
 def reordered_chunk() -> list[Patch]:

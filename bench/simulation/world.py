@@ -95,7 +95,7 @@ class World:
         nursery = self._nurseries.get(parent)
         if nursery is None:
             return None
-        node = nursery.tree.node(id, self.now)
+        node = nursery.tree.children.node(id, self.now)
         if node is None or node.state != "running" or not node.address:
             return None
         return Address.parse(node.address)

@@ -150,7 +150,8 @@ class Machine(RuleBasedStateMachine):
         if not self.together:
             free = self.strategy is Strategy.ONE_FOR_ONE and id in self.ever_ready
             if self.strategy is not Strategy.ONE_FOR_ONE:
-                stopping = {n.path for n in self.tree.which(self.now) if n.state == "stopping"}
+                nodes = self.tree.children.which(self.now)
+                stopping = {n.path for n in nodes if n.state == "stopping"}
                 stopping -= {f"top/{gone}" for gone in self.terminated}
                 # who is about to end by itself has not been told to
                 stopping -= {f"top/{p.id}" for p in self.processes.values() if not p.asked}
@@ -180,8 +181,13 @@ class Machine(RuleBasedStateMachine):
             process.stop_by = self.now + self.specs[id].stop_s
         process.killed = process.killed or kill
 
+    def state(self) -> dict[str, object]:
+        kept = {k: v for k, v in vars(self.tree).items() if k != "_draw"}
+        return kept | {"children": vars(self.tree.children)}
+
     def shown(self, id: str) -> str | None:
-        return next((n.state for n in self.tree.which(self.now) if n.path == f"top/{id}"), None)
+        nodes = self.tree.children.which(self.now)
+        return next((n.state for n in nodes if n.path == f"top/{id}"), None)
 
     def one(self, data: st.DataObject, *states: str) -> Process | None:
         found = [p for p in self.processes.values() if not states or p.state in states]
@@ -273,13 +279,13 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def an_exit_is_told_twice(self, data: st.DataObject) -> None:
         id, generation = data.draw(st.sampled_from(self.exits))
-        before = copy.deepcopy({k: v for k, v in vars(self.tree).items() if k != "_draw"})
+        before = copy.deepcopy(self.state())
         assert self.tree.exited(id, generation, self.now) == []
         assert self.tree.start_failed(id, generation, "late", self.now) == []
         assert self.tree.ready(id, generation, 7, "n/x/0", self.now) == []
         assert self.tree.noticed(id, generation, ExitReason.FAILED, "late", self.now) == []
         assert self.tree.doomed(id, generation, "late", self.now) == []
-        assert before == {k: v for k, v in vars(self.tree).items() if k != "_draw"}
+        assert before == self.state()
 
     @rule(seconds=st.sampled_from([0.01, 0.3, 1.0, 2.5, 6.0]))
     def time_passes(self, seconds: float) -> None:
@@ -298,8 +304,8 @@ class Machine(RuleBasedStateMachine):
     @rule(restart=st.sampled_from(Restart), number=st.integers(0, 6))
     def add(self, restart: Restart, number: int) -> None:
         spec = ChildSpec(id=f"d{number}", start="m:C", restart=restart, shutdown=1.0)
-        taken = spec.id in {n.path.removeprefix("top/") for n in self.tree.which(self.now)}
-        full = self.tree.count()["specs"] >= MAX_CHILDREN
+        taken = spec.id in {n.path.removeprefix("top/") for n in self.tree.children.which(self.now)}
+        full = self.tree.children.count()["specs"] >= MAX_CHILDREN
         try:
             self.specs.setdefault(spec.id, spec)
             before = dict(self.specs)
@@ -320,7 +326,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(data=st.data(), forget=st.booleans())
     def terminate(self, data: st.DataObject, forget: bool) -> None:
-        nodes = self.tree.which(self.now)
+        nodes = self.tree.children.which(self.now)
         if nodes and self.tree.state in ("starting", "running"):
             id = data.draw(st.sampled_from(nodes)).path.removeprefix("top/")
             self.terminated.add(id)
@@ -328,7 +334,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def restart(self, data: st.DataObject) -> None:
-        down = [n for n in self.tree.which(self.now) if n.state == "stopped"]
+        down = [n for n in self.tree.children.which(self.now) if n.state == "stopped"]
         if down and self.tree.state in ("starting", "running"):
             id = data.draw(st.sampled_from(down)).path.removeprefix("top/")
             self.terminated.discard(id)
@@ -343,8 +349,8 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def count_is_which(self) -> None:
-        nodes = self.tree.which(self.now)
-        count = self.tree.count()
+        nodes = self.tree.children.which(self.now)
+        count = self.tree.children.count()
         assert count["specs"] == len(nodes) == count["workers"] + count["supervisors"]
         assert count["active"] == len(self.processes)
         assert {n.path for n in nodes if n.state in ("running", "stopping")} <= {

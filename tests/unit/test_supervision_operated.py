@@ -43,7 +43,7 @@ class Bench:
                     pass
 
     def states(self) -> dict[str, str]:
-        return {node.path: node.state for node in self.tree.which(self.now)}
+        return {node.path: node.state for node in self.tree.children.which(self.now)}
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_restart_goes_as_the_strategy_says(strategy: Strategy, told: list[str]
         bench.perform(bench.tree.renew("b", bench.now))
     assert bench.told == told * 5
     assert set(bench.states().values()) == {"running"}
-    node = bench.tree.node("b", bench.now)
+    node = bench.tree.children.node("b", bench.now)
     assert node is not None
     assert node.restarts == 5
 
@@ -79,7 +79,7 @@ def test_who_was_stopped_is_started_alone() -> None:
 def test_a_restart_waits_for_nobody_who_waits_to_be_tried_again() -> None:
     bench = Bench(Strategy.ONE_FOR_ONE, intensity=9)
     for _ in range(3):
-        node = bench.tree.node("b", bench.now)
+        node = bench.tree.children.node("b", bench.now)
         assert node is not None
         bench.perform(bench.tree.exited("b", node.generation, bench.now))
     assert bench.states()["b"] == "restarting"

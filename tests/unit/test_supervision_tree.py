@@ -61,7 +61,7 @@ def make_ready(t: SupervisionTree, now: float) -> list[str]:
     progress = True
     while progress:
         progress = False
-        for node in t.which(now):
+        for node in t.children.which(now):
             id = node.path.removeprefix("top/")
             if any(
                 isinstance(a, Emit) and a.event.name == "child.started"
@@ -73,11 +73,11 @@ def make_ready(t: SupervisionTree, now: float) -> list[str]:
 
 
 def gone(t: SupervisionTree, id: str, now: float) -> list[str]:
-    return short(t.exited(id, t.generation(id), now))
+    return short(t.exited(id, t.children.generation(id), now))
 
 
 def states(t: SupervisionTree, now: float = 0.0) -> dict[str, str]:
-    return {n.path.removeprefix("top/"): n.state for n in t.which(now)}
+    return {n.path.removeprefix("top/"): n.state for n in t.children.which(now)}
 
 
 def test_children_are_spawned_together_and_started_in_order() -> None:
@@ -161,7 +161,7 @@ def test_a_successor_that_only_waits_for_its_turn_needn_t_be_stopped() -> None:
     up(t)
     gone(t, "a", 1)
     gone(t, "b", 1)
-    t.start_failed("a", t.generation("a"), "again", 1.1)
+    t.start_failed("a", t.children.generation("a"), "again", 1.1)
     words = gone(t, "a", 1.1)
     assert words == ["exited:start_failed a", "child.restarting a"]  # b keeps its process
     assert short(t.tick(1.4)) == ["spawn a", "start a"]
@@ -173,7 +173,7 @@ def test_reaching_the_intensity_stops_the_rest_and_escalates_with_causes() -> No
     up(t)
     gone(t, "b", 1)
     make_ready(t, 1.5)
-    t.noticed("b", t.generation("b"), ExitReason.FAILED, "disk full", 2)
+    t.noticed("b", t.children.generation("b"), ExitReason.FAILED, "disk full", 2)
     words = gone(t, "b", 2)
     assert words == ["exited:failed b", "child.gave_up b", "tree.stopping top", "stop a"]
     last = t.exited("a", 1, 2.1)
@@ -211,7 +211,7 @@ def test_failed_restarts_count() -> None:
     up(t)
     gone(t, "a", 1)
     for now in (2.0, 3.0):
-        t.start_failed("a", t.generation("a"), "port taken", now)
+        t.start_failed("a", t.children.generation("a"), "port taken", now)
         words = gone(t, "a", now)
         t.tick(now + 0.5)
     assert "child.gave_up a" in words
@@ -230,7 +230,7 @@ def test_a_child_that_cannot_start_and_does_not_end_is_killed() -> None:
     t = tree(spec("a"), spec("b"))
     up(t)
     gone(t, "b", 1)
-    t.start_failed("b", t.generation("b"), "no", 1.5)
+    t.start_failed("b", t.children.generation("b"), "no", 1.5)
     assert t.wakeup(1.5) == 2.5
     assert short(t.tick(2.5)) == ["kill b", "child.killed b"]
 
@@ -313,7 +313,7 @@ def test_verbs_of_a_dynamic_supervisor() -> None:
     t.add(spec("y"), 0)
     with pytest.raises(Overloaded, match="as many as it may"):
         t.add(spec("z"), 0)
-    t.start_failed("y", t.generation("y"), "no such model", 1)
+    t.start_failed("y", t.children.generation("y"), "no such model", 1)
     assert gone(t, "y", 1) == ["exited:start_failed y"]  # its first start: told, not repeated
     assert states(t) == {"x": "starting"}
     make_ready(t, 1)
@@ -406,7 +406,7 @@ def test_a_child_that_hangs_is_killed_and_comes_back() -> None:
     assert t.doomed("b", 1, "of another generation", 10) == []
     words = gone(t, "b", 10)
     assert words == ["exited:killed b", "child.restarting b", "spawn b", "start b"]
-    node = t.node("b", 10)
+    node = t.children.node("b", 10)
     assert node is not None
     assert node.last_exit == "killed: hung: silent for 15 s"
 
