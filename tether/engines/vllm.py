@@ -1,0 +1,212 @@
+"""The vllm engine: vLLM's scheduler, paged cache and kernels; draws, texts and ends are ours.
+
+Its host (`tether.engines.host`) runs in the environment that has vLLM. The engine core runs on
+our own thread in that process, so nothing outlives it. On processors it stands in for the GPU:
+the same code, the same contract.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+from tether.contracts import ModelCard
+from tether.engines import folder as model_folder
+from tether.engines.batching import BatchEngine, Loaded
+from tether.engines.engine import Capabilities
+from tether.engines.folder import unloadable
+from tether.engines.tokenizer import Tokenizer, ends
+from tether.engines.weights import prepare
+from tether.errors import ModelUnusable
+
+DTYPES = ("float32", "bfloat16")
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of adapters; vLLM's own list
+MOST_CACHE_BYTES = 4 << 30  # of keys and values, on processors; a GPU's memory is taken as it is
+_ADAPTER = "adapter_config.json"
+
+
+class VllmEngine(BatchEngine):
+    """See the module. On processors and in float32 it continues exactly."""
+
+    _tokenizer: Tokenizer
+
+    def _load(self) -> Loaded:
+        if util.find_spec("vllm") is None:
+            raise ModelUnusable(
+                f"model {self._card.ref} asks for the engine 'vllm', which this Python does not "
+                "have; run scripts/install vllm"
+            )
+        card = self._card
+        if card.dtype not in DTYPES:
+            raise ModelUnusable(
+                f"model {card.ref} has dtype {card.dtype!r}; use float32 or bfloat16"
+            )
+        self._set_environment()
+        folder = prepare(card, self._options.cache_dir)
+        assert folder is not None
+        config = model_folder.check(folder)
+        context = self._context(config)
+        rank = _rank(Path(card.adapter)) if card.adapter else 0
+        self._tokenizer = Tokenizer(folder)
+        engine = self._engine(folder, context, rank)
+        try:
+            adapter = _adapter(engine, card) if card.adapter else None
+            return self._described(engine, folder, config, context, adapter)
+        except BaseException:
+            engine.engine_core.shutdown()
+            raise
+
+    def _set_environment(self) -> None:
+        """Before vLLM and torch are imported."""
+        cache = self._options.cache_dir / "vllm"
+        os.environ.update(
+            {
+                "OMP_NUM_THREADS": str(self._options.threads),
+                "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the core is in this process
+                "VLLM_USE_V2_MODEL_RUNNER": "0",  # takes other logits processors
+                "VLLM_NO_USAGE_STATS": "1",
+                "VLLM_CACHE_ROOT": str(cache),
+                "VLLM_CONFIG_ROOT": str(cache),
+                "HF_HUB_OFFLINE": "1",
+            }
+        )
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # see TransformersEngine
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        warnings.filterwarnings("ignore", category=FutureWarning)
+
+    def _context(self, config: dict[str, Any]) -> int:
+        most = config.get("text_config", config).get("max_position_embeddings")
+        return min(self._card.context, most) if isinstance(most, int) else self._card.context
+
+    def _engine(self, folder: Path, context: int, rank: int) -> Any:
+        """A vLLM engine with `folder` loaded, and room for adapters of `rank` if it isn't 0."""
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        from tether.engines.vllm_sampler import KeyedSampler
+
+        options = self._options
+        bounds: dict[str, Any] = {}
+        if current_platform.is_cpu():
+            bounds["kv_cache_memory_bytes"] = _cache_bytes(
+                folder, self._card.dtype, context, options.slots
+            )
+        if rank:
+            bounds |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
+        try:
+            return LLMEngine.from_engine_args(
+                EngineArgs(
+                    model=str(folder),
+                    skip_tokenizer_init=True,
+                    trust_remote_code=False,
+                    load_format="safetensors",
+                    use_tqdm_on_load=False,
+                    generation_config="vllm",
+                    dtype=self._card.dtype,
+                    max_model_len=context,
+                    max_num_seqs=options.slots,
+                    max_num_batched_tokens=options.slots + options.prefill_tokens,
+                    enforce_eager=current_platform.is_cpu(),
+                    async_scheduling=False,  # our draw needs the tokens before it
+                    enable_prefix_caching=options.prefix_bytes > 0,
+                    seed=0,
+                    disable_log_stats=True,
+                    logits_processors=[KeyedSampler],
+                    **bounds,
+                )
+            )
+        except Exception as error:  # whatever config and weights can provoke in the library
+            raise unloadable(folder, error) from error
+
+    def _described(
+        self, engine: Any, folder: Path, config: dict[str, Any], context: int, adapter: Any
+    ) -> Loaded:
+        import torch
+        import vllm
+        from vllm.platforms import current_platform
+
+        from tether.engines.vllm_batch import VllmBatch
+
+        dtype, on_cpu = self._card.dtype, current_platform.is_cpu()
+        device = (
+            torch.backends.cpu.get_cpu_capability()
+            if on_cpu
+            else str(current_platform.get_device_name()).replace(" ", "-")
+        )
+        return Loaded(
+            model=VllmBatch(engine, ends=ends(folder, config), adapter=adapter),
+            table=self._tokenizer.table(engine.vllm_config.model_config.get_vocab_size()),
+            capabilities=Capabilities(
+                resume="exact" if dtype == "float32" and on_cpu else "prefix",
+                tag="/".join(
+                    ("vllm", dtype, vllm.__version__, f"torch-{torch.__version__}", device)
+                ),
+                context=context,
+                chat=self._tokenizer.chat,
+            ),
+            unload=engine.engine_core.shutdown,
+        )
+
+    def _templated(self, messages: list[dict[str, str]]) -> str:
+        return self._tokenizer.templated(messages)
+
+    def _encode(self, text: str, *, special: bool) -> tuple[int, ...]:
+        return self._tokenizer.encode(text, special=special)
+
+
+def _cache_bytes(folder: Path, dtype: str, context: int, slots: int) -> int:
+    """Keys and values of `slots` answers as long as the context, at most `MOST_CACHE_BYTES`, but
+    never less than one of them needs. Pages that were never written take no memory."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+    heads: int = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    width = (getattr(config, "num_key_value_heads", None) or heads) * head_dim
+    token: int = 2 * config.num_hidden_layers * width * (4 if dtype == "float32" else 2)
+    block = 128  # tokens; vLLM's on processors. One block of all is nobody's
+    answer = -(-context // block) * block * token
+    return max(answer, min(slots * answer, MOST_CACHE_BYTES)) + 2 * block * token
+
+
+def _rank(adapter: Path) -> int:
+    """What vLLM must be ready for.
+
+    Raises:
+        ModelUnusable: `adapter` is no LoRA adapter, or too large.
+    """
+    path = adapter / _ADAPTER
+    try:
+        said = json.loads(path.read_bytes())
+        asked = max([int(said["r"]), *map(int, (said.get("rank_pattern") or {}).values())])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelUnusable(
+            f"{path} cannot be read as a LoRA adapter ({error!r}); fetch the adapter again"
+        ) from None
+    fitting = [rank for rank in RANKS if rank >= asked]
+    if not asked > 0 or not fitting:
+        raise ModelUnusable(f"{path} has the rank {asked}; vLLM takes 1 to {RANKS[-1]}")
+    return fitting[0]
+
+
+def _adapter(engine: Any, card: ModelCard) -> Any:
+    """The loaded adapter of `card`, as vLLM wants it named in each request.
+
+    Raises:
+        ModelUnusable: it doesn't suit the model.
+    """
+    from vllm.lora.request import LoRARequest
+
+    request = LoRARequest(card.ref, 1, card.adapter)
+    try:
+        loaded = engine.add_lora(request)
+    except Exception as error:  # whatever its files can provoke in the library
+        raise unloadable(Path(card.adapter), error) from error
+    if not loaded:
+        raise ModelUnusable(f"{card.adapter} could not be loaded as an adapter of {card.source}")
+    return request

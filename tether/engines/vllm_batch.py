@@ -1,0 +1,174 @@
+"""vLLM's scheduler as a batch: rows in, steps of tokens out.
+
+vLLM's engine core runs in this thread (no process of its own that could outlive us). It is told
+token ids and how many more are wanted; which token is drawn, what text it is and whether the
+answer ends is decided by the same code as in the other engines.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from typing import Any
+
+from vllm import SamplingParams
+from vllm.inputs.engine import tokens_input
+from vllm.sampling_params import RequestOutputKind
+
+from tether.engines.batcher import Step
+from tether.engines.engine import Reuse
+from tether.engines.row import Row
+from tether.engines.vllm_sampler import KEY, Draw
+from tether.errors import Internal
+
+
+class VllmBatch:
+    """See the module; a `Batch`.
+
+    Args:
+        engine: a vLLM `LLMEngine` whose core is in this process.
+        ends: the tokens that end a turn.
+        adapter: a `LoRARequest` for every answer, or None.
+    """
+
+    def __init__(self, engine: Any, *, ends: frozenset[int], adapter: Any = None) -> None:
+        self.ends = ends
+        self.steps = 0
+        self.prompt_tokens = 0
+        self.output_tokens = 0
+        self._lent = self._hits = self._misses = 0
+        self._engine = engine
+        self._adapter = adapter
+        self._scheduler = engine.engine_core.engine_core.scheduler
+        pool = self._pool = self._scheduler.kv_cache_manager.block_pool
+        held = sum(tensor.size for tensor in self._scheduler.kv_cache_config.kv_cache_tensors)
+        self._block_bytes = held // pool.num_gpu_blocks
+        self._free = pool.get_num_free_blocks()  # when nobody runs
+        self._names = (f"{number}" for number in itertools.count(1))
+        self._new: deque[Row] = deque()
+        self._rows: dict[str, tuple[Row, Draw]] = {}
+        self._cancelled: list[Row] = []
+
+    @property
+    def running(self) -> int:
+        """Answers that vLLM computes."""
+        return len(self._scheduler.running)
+
+    @property
+    def queued(self) -> int:
+        """Answers that wait for memory or a place."""
+        return len(self._new) + max(0, len(self._rows) - self.running)
+
+    @property
+    def busy(self) -> bool:
+        """There is something to do."""
+        return bool(self._rows or self._new or self._cancelled)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the running answers hold of the cache; blocks that are kept in case a prompt
+        begins alike are free."""
+        return int((self._free - self._pool.get_num_free_blocks()) * self._block_bytes)
+
+    @property
+    def reuse(self) -> Reuse:
+        """See there; what is kept lies in blocks that nobody needs, so it holds no bytes more."""
+        return Reuse(tokens=self._lent, hits=self._hits, misses=self._misses)
+
+    def add(self, row: Row) -> None:
+        """See `Batch.add`."""
+        self._new.append(row)
+
+    def cancel(self, row: Row) -> None:
+        """See `Batch.cancel`."""
+        row.cancelled = True
+        self._cancelled.append(row)
+
+    def step(self) -> Step:
+        """See `Batch.step`."""
+        step = Step()
+        self._drop(step)
+        while self._new:
+            self._begin(self._new.popleft(), step)
+        if not self._rows:
+            return step
+        self.steps += 1
+        over = []
+        for output in self._engine.step():
+            row, draw = self._rows[output.request_id]
+            if draw.wrong:
+                self._fail(row, draw.wrong, step)
+            else:
+                if row.fed == 0:
+                    self._take_in(row, output.num_cached_tokens or 0)
+                self._accept(row, output.outputs[0].token_ids, step)
+                if output.finished and not row.done:
+                    self._fail(row, f"vLLM ended it: {output.outputs[0].finish_reason}", step)
+            if row.done:
+                del self._rows[output.request_id]
+                if not output.finished:
+                    over.append(output.request_id)
+        self._abort(over)
+        return step
+
+    def _drop(self, step: Step) -> None:
+        cancelled, self._cancelled = self._cancelled, []
+        if not cancelled:
+            return
+        step.dropped.extend(row for row in cancelled if not row.done)
+        self._new = deque(row for row in self._new if not row.cancelled)
+        names = [name for name, (row, _) in self._rows.items() if row.cancelled]
+        for name in names:
+            del self._rows[name]
+        self._abort(names)
+
+    def _abort(self, names: list[str]) -> None:
+        if names:
+            self._engine.abort_request(names)
+
+    def _begin(self, row: Row, step: Step) -> None:
+        draw = Draw(row.sampling, row.emitted)
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=row.sampling.max_tokens - row.emitted,
+            ignore_eos=True,  # the row ends at an end
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+            extra_args={KEY: draw},
+        )
+        name = next(self._names)
+        try:
+            self._engine.add_request(
+                name,
+                tokens_input(row.tokens[:], cache_salt=row.scope or None),
+                params,
+                lora_request=self._adapter,
+            )
+        except Exception as error:
+            self._fail(row, f"{type(error).__name__}: {error}", step)
+            return
+        self._rows[name] = (row, draw)
+
+    def _take_in(self, row: Row, lent: int) -> None:
+        row.fed, row.lent = row.given, lent
+        self.prompt_tokens += row.given - lent
+        self._lent += lent
+        self._hits += lent > 0
+        self._misses += lent == 0
+
+    def _accept(self, row: Row, tokens: list[int], step: Step) -> None:
+        for token in tokens:
+            try:
+                delta = row.accept(token, self.ends)
+            except Exception as error:
+                self._fail(row, f"{type(error).__name__}: {error}", step)
+                return
+            self.output_tokens += 1
+            step.said.append((row, delta))
+            if row.done:
+                return
+
+    def _fail(self, row: Row, cause: str, step: Step) -> None:
+        row.done = True
+        cause = cause.splitlines()[0][:200]
+        step.said.append((row, Internal(f"the engine could not compute this answer ({cause})")))
