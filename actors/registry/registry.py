@@ -3,64 +3,249 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import ClassVar
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import ClassVar, Final
 
+import asyncpg
 import msgspec
 
+from actors.registry.vouching import vouched
 from actors.runtime import Address, on
 from supervision import Supervised
-from tether.contracts import Catalog, ModelCard, ModelsChanged, WatchCatalog
-from tether.errors import Forbidden
+from tether.config import Artifacts
+from tether.contracts import (
+    Catalog,
+    Command,
+    ModelCard,
+    ModelChange,
+    ModelsChanged,
+    ModelsShown,
+    MoveModel,
+    RegisterModel,
+    ShowModels,
+    WatchCatalog,
+)
+from tether.core.catalog import current
+from tether.core.lifecycle import Shelf
+from tether.core.version import Step, Version, check
+from tether.errors import BadRequest, Forbidden, Overloaded, TetherError
 from tether.stores import models
 from tether.stores.database import Database
-from tether.telemetry import logs
+from tether.stores.keys import Connection
+from tether.telemetry import logs, metrics
+
+PATIENCE_S: Final = 20.0  # with PostgreSQL, at the start
+ROSTER: Final = "control/roster"
+TELL_S: Final = 10.0  # for the nodes to say that they have heard; nobody waits for it
+MAX_REF: Final = 256  # characters
 
 log = logs.get(__name__)
-
-PATIENCE_S = 20.0  # with PostgreSQL, at the start
+_used = metrics.bound_used.labels("registry_models")
+_refused = metrics.bound_refused.labels("registry_models")
 
 
 class RegistryOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """`catalog` is what the configuration offers; `dsn` is PostgreSQL's.
+    """`catalog` is what the configuration offers; `dsn` is PostgreSQL's. What is registered by
+    `artifact:` must be at the replicas of `artifacts`, and signed as they say. Every `reread_s` the
+    catalog is read again, in case nobody could tell of a change.
 
     Raises:
-        ValueError: two cards share a ref.
+        ValueError: two cards share a ref, or the pause isn't above 0.
     """
 
     dsn: str
     catalog: tuple[ModelCard, ...] = ()
+    artifacts: Artifacts = Artifacts()
+    reread_s: float = 30.0
 
     def __post_init__(self) -> None:
         if len({card.ref for card in self.catalog}) != len(self.catalog):
             raise ValueError("two models of the catalog share name and version")
+        if not self.reread_s > 0:
+            raise ValueError(f"reread_s of the registry must be above 0, not {self.reread_s}")
 
 
 class Registry(Supervised):
-    """Puts the configured models into PostgreSQL and streams the `Catalog`. Models that only
-    PostgreSQL knows, from an older configuration, stay there for the ledger's sake and aren't
-    offered."""
+    """Enters the configured models into PostgreSQL, moves versions from stage to stage, and streams
+    the `Catalog`. Models that only PostgreSQL knows, from an older configuration, stay there for
+    the ledger's sake and aren't offered."""
 
     Options: ClassVar[type[msgspec.Struct]] = RegistryOptions
 
     async def start(self, options: RegistryOptions) -> None:
         self._options = options
-        self._catalog = Catalog(version=1, models=await self._read(options.catalog))
+        self._listed = frozenset(card.ref for card in options.catalog)
         self._news = asyncio.Event()
         self._reading = asyncio.Lock()
-
-    async def _read(self, put: tuple[ModelCard, ...] = ()) -> tuple[ModelCard, ...]:
-        """What PostgreSQL knows of the configured models, after it was told of those in `put`."""
-        options = self._options
-        database = Database(options.dsn)
+        self._database = Database(options.dsn)
         try:
-            await database.open(PATIENCE_S)
-            await models.put(database, put)
-            kept = await models.listed(database)
-        finally:
-            await database.close()
-        offered = {card.ref for card in options.catalog}
-        return tuple(card for card in kept if card.ref in offered)
+            await self._database.open(PATIENCE_S)
+            await self._database.transact(self._enter)
+            self._catalog = Catalog(version=0, models=())
+            await self._read()
+        except BaseException:
+            await self._database.close()
+            raise
+        self.background(self._reread(), name="reread")
+
+    async def stop(self, deadline_s: float) -> None:
+        await self._database.close()
+
+    async def _enter(self, connection: asyncpg.Connection) -> None:
+        await models.lock(connection)
+        shelf = await self._shelf(connection)
+        await models.write(connection, shelf.enter(self._options.catalog, time.time()))
+
+    async def _shelf(self, connection: Connection, *refs: str) -> Shelf:
+        """All that isn't retired, and what is named."""
+        return Shelf(await models.listed(connection, (*self._listed, *refs)), self._listed)
+
+    # ---- what operators ask
+
+    @on(RegisterModel)
+    async def register(self, msg: RegisterModel, sender: Address) -> ModelsShown:
+        """
+        Raises:
+            Forbidden: `sender` is of another node, and no operator.
+            BadRequest: the card can't be one.
+            ArtifactRefused, ArtifactLost: its weights aren't signed as they must be, or not there.
+            Conflict: there is another one of this name and version.
+        """
+        self._operating.allow(sender)
+        check(msg.card)
+        await vouched(self._options.artifacts, msg.card)
+        by = msg.by or sender.node
+
+        async def work(connection: asyncpg.Connection) -> ModelsShown:
+            await models.lock(connection)
+            shelf = await self._shelf(connection, msg.card.ref)
+            try:
+                steps = shelf.register(msg.card, by, time.time())
+            except Overloaded:
+                _refused.inc()
+                raise
+            return await self._made(connection, shelf, steps, msg.card.ref)
+
+        return await self._changing(work)
+
+    @on(MoveModel)
+    async def move(self, msg: MoveModel, sender: Address) -> ModelsShown:
+        """
+        Raises:
+            Forbidden: `sender` is of another node, and no operator.
+            ModelNotFound: there is no such version.
+            BadRequest: there is no such move.
+            Conflict: the version is in no stage for it, or was changed by somebody else.
+        """
+        self._operating.allow(sender)
+        _bounded(msg.ref)
+        by = msg.by or sender.node
+
+        async def work(connection: asyncpg.Connection) -> ModelsShown:
+            await models.lock(connection)
+            shelf = await self._shelf(connection, msg.ref)
+            since = (
+                await models.changes(connection, msg.ref.partition("@")[0], msg.revision, 1)
+                if msg.revision
+                else ()
+            )
+            steps = shelf.move(msg, by, time.time(), since)
+            return await self._made(connection, shelf, steps, msg.ref)
+
+        return await self._changing(work)
+
+    @on(ShowModels)
+    async def show(self, msg: ShowModels, sender: Address) -> ModelsShown:
+        """
+        Raises:
+            Forbidden: `sender` is of another node, and no operator.
+        """
+        self._operating.allow(sender)
+        _bounded(msg.ref)
+        database = self._database
+        # First the number: a change that comes in between is refused rather than overlooked.
+        revision = await models.revision(database)
+        versions = await models.shown(database, msg.ref.partition("@")[0])
+        asked = [v for v in versions if msg.ref in ("", v.card.name, v.card.ref)]
+        history = await models.changes(database, msg.ref) if msg.history else ()
+        return self._shown(asked, Shelf(versions, self._listed), revision, history)
+
+    def _shown(
+        self,
+        asked: Iterable[Version],
+        shelf: Shelf,
+        revision: int,
+        history: tuple[ModelChange, ...],
+    ) -> ModelsShown:
+        cards = {version.card.ref: version.card for version in asked}
+        return ModelsShown(
+            models=tuple(cards.values()),
+            current=tuple(c.ref for c in current(shelf.cards).values() if c.ref in cards),
+            history=history,
+            revision=revision,
+            unlisted=tuple(ref for ref in shelf.unlisted if ref in cards),
+        )
+
+    async def _made(
+        self, connection: asyncpg.Connection, shelf: Shelf, steps: list[Step], ref: str
+    ) -> ModelsShown:
+        """The steps, written down; shows the versions that they concern, or else `ref`."""
+        await models.write(connection, steps)
+        after = shelf.after(steps)
+        concerned = [step.version for step in steps] or [
+            v for v in after.versions.values() if ref in (v.card.name, v.card.ref)
+        ]
+        lines = tuple(step.line for step in steps)
+        return self._shown(concerned, after, await models.revision(connection), lines)
+
+    async def _changing(
+        self, work: Callable[[asyncpg.Connection], Awaitable[ModelsShown]]
+    ) -> ModelsShown:
+        shown = await self._database.transact(work)
+        for line in shown.history:
+            metrics.model_changes.labels(line.what).inc()
+            log.info("a model was changed", model=line.ref, what=line.what, by=line.by)
+        if shown.history:
+            try:
+                await self._read()
+            except TetherError as error:  # it is done all the same
+                log.warning("the catalog could not be read again", error=error.message)
+            self.background(self._tell(), name="tell")
+        return shown
+
+    async def _tell(self) -> None:
+        """The registries of other nodes; one that can't be told reads again by itself."""
+        roster = self.tree.address(ROSTER)
+        if roster is None:
+            return
+        try:
+            order = Command(verb="models_changed", within_s=TELL_S)
+            await self.ask(roster, order, timeout=2 * TELL_S)
+        except TetherError as error:
+            log.debug("other nodes were not told", error=error.message)  # this one may be alone
+
+    # ---- reading
+
+    async def _read(self) -> None:
+        """What PostgreSQL knows, told to who watches if it is new."""
+        async with self._reading:
+            shelf = await self._shelf(self._database)
+            _used.set(len(shelf.versions))
+            found = shelf.offered
+            if found != self._catalog.models or not self._catalog.version:
+                self._catalog = Catalog(version=self._catalog.version + 1, models=found)
+                news, self._news = self._news, asyncio.Event()
+                news.set()
+                log.info("the catalog changed", models=len(found))
+
+    async def _reread(self) -> None:
+        while True:
+            await asyncio.sleep(self._options.reread_s)
+            try:
+                await self._read()
+            except TetherError as error:
+                log.warning("the catalog could not be read again", error=error.message)
 
     @on(ModelsChanged)
     async def changed(self, msg: ModelsChanged, sender: Address) -> None:
@@ -71,13 +256,7 @@ class Registry(Supervised):
         """
         if sender.node != self.address.node:
             raise Forbidden("a registry is told of changes by the roster of its own node only")
-        async with self._reading:
-            found = await self._read()
-            if found != self._catalog.models:
-                self._catalog = Catalog(version=self._catalog.version + 1, models=found)
-                news, self._news = self._news, asyncio.Event()
-                news.set()
-                log.info("the catalog changed", models=len(found))
+        await self._read()
 
     @on(WatchCatalog)
     async def catalog(self, msg: WatchCatalog, sender: Address) -> AsyncIterator[Catalog]:
@@ -90,3 +269,10 @@ class Registry(Supervised):
                 yield catalog
             else:
                 await self._news.wait()
+
+
+def _bounded(ref: str) -> None:
+    if len(ref) > MAX_REF or not ref.isprintable():
+        raise BadRequest(
+            f"a version is named by at most {MAX_REF} printable characters", param="ref"
+        )

@@ -15,6 +15,7 @@ from tls_hubs import HOST, Cluster, cluster
 from actors.roster import OtherNode, Roster, RosterOptions
 from actors.runtime import Address
 from actors.runtime.hub import Hub
+from actors.runtime.operating import Operating
 from actors.runtime.peer import Peer
 from actors.runtime.serving import Serving, handlers_of, reply
 from actors.runtime.wire import ASK
@@ -73,6 +74,7 @@ async def embodied(actor: Any, hub: Hub, options: Any, tree: StillTree | None = 
     actor._background = set()
     actor._child_view = tree or StillTree()
     serving = Serving(hub, handlers_of(actor), 256, actor._who)
+    actor._operating = Operating(actor, hub, serving, 256)
     await actor.start(options)
     serving.begin()
 

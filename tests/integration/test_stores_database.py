@@ -9,10 +9,7 @@ from importlib import resources
 import asyncpg
 import pytest
 
-from tests.patience import PATIENCE_S
-from tether.contracts import ModelCard
 from tether.errors import Internal, Unavailable
-from tether.stores import models
 from tether.stores.database import Database, Migration, connect, migrate, migrations
 from tether.stores.embedded import binaries
 from tether.stores.queries import QUERIES
@@ -122,23 +119,3 @@ async def test_a_pool_does_not_wait_for_ever(dsn: str) -> None:
         with pytest.raises(Unavailable, match="doesn't answer"):
             await database.fetchval("SELECT pg_sleep(60)")
         assert await database.fetchval("SELECT 1") == 1
-
-
-async def test_the_catalog_is_kept_and_told(dsn: str) -> None:
-    told: asyncio.Queue[str] = asyncio.Queue()
-    listener = await connect(dsn)
-    await listener.add_listener("tether_models", lambda *a: told.put_nowait(a[2]))
-    card = ModelCard(
-        name="m", version="1", engine="echo", source="s", context=9, dtype="x", created_s=77
-    )
-    async with Database(dsn) as database:
-        await models.put(database, [card, ModelCard(name="a", version="2", engine="echo")])
-        assert await asyncio.wait_for(told.get(), PATIENCE_S) == "tether_models"
-        first, second = await models.listed(database)
-        assert (first.ref, second) == ("a@2", card)
-        assert first.created_s > 1_700_000_000
-        # An upsert keeps the age of what is there.
-        await models.put(database, [ModelCard(name="m", version="1", engine="transformers")])
-        again = (await models.listed(database))[1]
-        assert (again.engine, again.created_s) == ("transformers", 77)
-    await listener.close()

@@ -1,7 +1,8 @@
 """`cluster.toml`: what a node is told before it starts."""
 
+from tether.config.policy import Policy
 from tether.config.problem import ConfigInvalid, Problem
-from tether.config.reading import load, parse
+from tether.config.reading import load, model, parse, policy
 from tether.config.sections import (
     Artifacts,
     Cluster,
@@ -27,9 +28,12 @@ __all__ = [
     "Member",
     "Model",
     "Node",
+    "Policy",
     "Problem",
     "Stores",
     "Worker",
     "load",
+    "model",
     "parse",
+    "policy",
 ]

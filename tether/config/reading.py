@@ -12,9 +12,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from tether.config.cluster_rules import cluster_violations
+from tether.config.policy import Policy
 from tether.config.problem import ConfigInvalid, Problem
-from tether.config.rules import violations
-from tether.config.sections import Config, Section
+from tether.config.rules import model_violations, violations
+from tether.config.section import Section
+from tether.config.sections import Config, Model
 
 _SECTION = TypeVar("_SECTION", bound=Section)
 _INTERNAL = frozenset({"folder"})  # set by `load`, not by the file
@@ -63,6 +65,34 @@ def parse(text: str, *, folder: Path) -> Config:
     if problems:
         raise ConfigInvalid(tuple(problems))
     return msgspec.structs.replace(config, folder=folder)
+
+
+def model(raw: object) -> Model:
+    """One model as an entry of `[[models]]` spells it.
+
+    Raises:
+        ConfigInvalid: with all mistakes; their paths are the names of its fields.
+    """
+    problems: list[Problem] = []
+    read = _section(Model, raw, "", problems, {})
+    if read is not None:
+        problems += model_violations(read, "")
+    if read is None or problems:
+        raise ConfigInvalid(tuple(problems))
+    return read
+
+
+def policy(raw: object) -> Policy:
+    """One `[models.policy]`.
+
+    Raises:
+        ConfigInvalid: with all mistakes.
+    """
+    problems: list[Problem] = []
+    read = _section(Policy, raw, "", problems, {})
+    if read is None or problems:
+        raise ConfigInvalid(tuple(problems))
+    return read
 
 
 def _unusable(sentence: str) -> ConfigInvalid:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import Final
 from urllib.parse import urlsplit
 
 from tether.config.problem import Problem
 from tether.config.sections import Config, Model, Worker, chosen
 
-_SCHEMES = ("file", "s3", "gs", "az")
+TAKE_ADAPTERS: Final = ("transformers", "vllm")  # engines
+_SCHEMES: Final = ("file", "s3", "gs", "az")
+_ARTIFACT: Final = re.compile(r"artifact:sha256:[0-9a-f]{64}")
+_PACKAGE: Final = re.compile(r"package:[A-Za-z0-9][A-Za-z0-9._-]{0,126}")
 
 
 def violations(
@@ -90,11 +94,9 @@ def _artifacts(config: Config, models: Sequence[Model | None]) -> Iterator[Probl
             f"of {count} replicas a quorum is {count // 2 + 1} to {count}, not {artifacts.quorum}",
         )
     for number, model in enumerate(models):
-        if model is not None and model.source.startswith("artifact:"):
-            path = f"models[{number}].source"
-            if not re.fullmatch(r"artifact:sha256:[0-9a-f]{64}", model.source):
-                yield Problem(path, f"{model.source!r} is no artifact:sha256: and 64 hex digits")
-            if not count:
+        for field in ("source", "adapter"):
+            if model is not None and getattr(model, field).startswith("artifact:") and not count:
+                path = f"models[{number}].{field}"
                 yield Problem(path, "no replica has artifacts; list some in artifacts.replicas")
 
 
@@ -112,13 +114,34 @@ def _models(models: Sequence[Model | None]) -> Iterator[Problem]:
                 f"{model.ref} is listed at models[{first}] already; "
                 "give it another version, or remove one",
             )
-        if model.engine == "echo" and model.source:
-            yield Problem(f"models[{number}].source", "the echo engine has no source; remove it")
-        if model.engine != "echo" and not model.source:
+        yield from model_violations(model, f"models[{number}].")
+
+
+def model_violations(model: Model, prefix: str) -> Iterator[Problem]:
+    """What is wrong with one model by itself; `prefix` stands before the names of its fields."""
+    if model.engine == "echo" and model.source:
+        yield Problem(f"{prefix}source", "the echo engine has no source; remove it")
+    if model.engine != "echo" and not model.source:
+        yield Problem(
+            f"{prefix}source",
+            f"engine {model.engine} needs a folder, package:NAME or artifact:sha256:…; add it",
+        )
+    if model.adapter and model.engine not in TAKE_ADAPTERS:
+        yield Problem(
+            f"{prefix}adapter",
+            f"engine {model.engine} takes no adapter, only {' and '.join(TAKE_ADAPTERS)} do; "
+            "remove it",
+        )
+    for field in ("source", "adapter"):
+        source = getattr(model, field)
+        if source.startswith("artifact:") and not _ARTIFACT.fullmatch(source):
             yield Problem(
-                f"models[{number}].source",
-                f"engine {model.engine} needs a folder, package:NAME or artifact:sha256:…; add it",
+                f"{prefix}{field}", f"{source!r} is no artifact:sha256: and 64 hex digits"
             )
+        elif source.startswith("package:") and not _PACKAGE.fullmatch(source):
+            yield Problem(f"{prefix}{field}", f"{source!r} is no package: and the name of one")
+        elif any(not c.isprintable() for c in source):
+            yield Problem(f"{prefix}{field}", f"{source!r} holds what can't be printed")
 
 
 def _workers(workers: Sequence[Worker | None]) -> Iterator[Problem]:

@@ -15,17 +15,14 @@ import msgspec
 from msgspec import Meta
 
 from tether.capability import Capability, meets
+from tether.config.policy import Policy
 from tether.config.problem import ConfigInvalid, Problem
+from tether.config.section import Section, Word
 
-Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Key = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True):
-    """What all sections share: frozen, by keyword."""
 
 
 class Cluster(Section, frozen=True, kw_only=True):
@@ -162,7 +159,8 @@ class Limits(Section, frozen=True, kw_only=True):
 class Model(Section, frozen=True, kw_only=True):
     """One model of the catalog. `source` is a folder, `package:NAME` for weights that came
     with a Python package, or `artifact:sha256:…` for a signed one; engine `echo` has none.
-    `context` is in tokens."""
+    `adapter` is a LoRA adapter over it, found likewise. `context` is in tokens. `gpu_class` and
+    `memory_mib` are what it needs of a worker (empty: any; 0: as its files are large)."""
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,126}$")]
     version: Word = "1"
@@ -170,6 +168,10 @@ class Model(Section, frozen=True, kw_only=True):
     source: str = ""
     context: Annotated[int, Meta(ge=16, le=1 << 24)] = 2048
     dtype: Literal["float32", "bfloat16"] = "float32"
+    adapter: str = ""
+    gpu_class: Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$")] = ""
+    memory_mib: Annotated[int, Meta(ge=0, le=1 << 24)] = 0
+    policy: Policy = Policy()
 
     @property
     def ref(self) -> str:

@@ -42,7 +42,7 @@ from supervision import (
 )
 from tether.config import Artifacts, Config, Model
 from tether.config import Worker as WorkerSection
-from tether.contracts import ModelCard
+from tether.contracts import ModelCard, ModelPolicy
 from tether.core.admission import TenantLimits
 from tether.core.session import SessionBounds
 from tether.http.door import FrontDoor
@@ -127,16 +127,23 @@ def artifacts_of(config: Config) -> Artifacts:
 
 def card_of(config: Config, model: Model) -> ModelCard:
     """A model of the configuration as the catalog knows it; its folder is absolute."""
-    source = model.source
-    if source and not source.startswith(("package:", "artifact:")):
-        source = str(config.folder / Path(source).expanduser())
+
+    def absolute(source: str) -> str:
+        if source and not source.startswith(("package:", "artifact:")):
+            return str(config.folder / Path(source).expanduser())
+        return source
+
     return ModelCard(
         name=model.name,
         version=model.version,
         engine=model.engine,
-        source=source,
+        source=absolute(model.source),
         context=model.context,
         dtype=model.dtype,
+        adapter=absolute(model.adapter),
+        gpu_class=model.gpu_class,
+        memory_mib=model.memory_mib,
+        policy=ModelPolicy(**msgspec.structs.asdict(model.policy)),
     )
 
 
@@ -149,7 +156,11 @@ def _postgres_data(config: Config) -> Path:
 
 
 def _control(config: Config, dsn: str) -> Iterator[ChildSpec]:
-    yield Registry.spec(RegistryOptions(dsn=dsn, catalog=_cards(config, config.models)))
+    yield Registry.spec(
+        RegistryOptions(
+            dsn=dsn, catalog=_cards(config, config.models), artifacts=artifacts_of(config)
+        )
+    )
     yield Roster.spec(_roster(config))
     keep = LedgerOptions(
         keep_jobs_s=config.stores.keep_jobs_days * DAY_S,

@@ -15,7 +15,7 @@ import asyncpg
 
 from supervision.policies import Breaker, BreakerOptions, Budget, Retry, RetryOptions, Stack
 from supervision.policies.async_driver import Attempt, OnAgain, run
-from tether.errors import Internal, Unavailable
+from tether.errors import Internal, TetherError, Unavailable
 
 T = TypeVar("T")
 
@@ -265,24 +265,44 @@ class Database:
         """The command tag, such as `INSERT 0 1`."""
         return str(await self._run("execute", statement, args))
 
+    async def transact(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+        """What `work` returns, after all that it did was committed as one transaction; what it
+        raises undoes it. Once it has begun it isn't tried again: after `Unavailable` nobody knows
+        whether it was committed."""
+
+        async def once(pool: asyncpg.Pool, attempt: Attempt) -> T:
+            async with pool.acquire(timeout=self._timeout) as connection:
+                attempt.began()
+                async with connection.transaction():
+                    return await work(connection)
+
+        return await self._attempted(once)
+
     async def _run(self, method: str, statement: str, args: tuple[Any, ...]) -> Any:
+        reads = statement.startswith("SELECT")
+
+        async def once(pool: asyncpg.Pool, attempt: Attempt) -> Any:
+            async with pool.acquire(timeout=self._timeout) as connection:
+                if not reads:
+                    attempt.began()  # it may take effect, and may not be repeatable
+                return await getattr(connection, method)(statement, *args)
+
+        return await self._attempted(once)
+
+    async def _attempted(self, work: Callable[[asyncpg.Pool, Attempt], Awaitable[T]]) -> T:
         pool = self._pool
         if pool is None:
             raise Unavailable("the database is not open; call open() first")
-        reads = statement.startswith("SELECT")
 
-        async def once(attempt: Attempt) -> Any:
+        async def once(attempt: Attempt) -> T | _Refused:
             try:
                 with answers():
-                    async with pool.acquire(timeout=self._timeout) as connection:
-                        if not reads:
-                            attempt.began()  # it may take effect, and may not be repeatable
-                        return await getattr(connection, method)(statement, *args)
+                    return await work(pool, attempt)
             except Unavailable as error:
                 if isinstance(error.__cause__, TimeoutError):
                     attempt.began()  # so much was waited already
                 raise
-            except asyncpg.PostgresError as error:
+            except (asyncpg.PostgresError, TetherError) as error:
                 return _Refused(error)  # the server is well; it doesn't like the statement
 
         answer = await run(self._stack, once)
@@ -292,4 +312,4 @@ class Database:
 
 
 class _Refused(NamedTuple):
-    error: asyncpg.PostgresError
+    error: asyncpg.PostgresError | TetherError

@@ -1,20 +1,70 @@
-"""The catalog of models, as PostgreSQL keeps it. Changes are told on the channel
-`tether_models`."""
+"""The catalog of models, as PostgreSQL keeps it, and its history, which is only ever added to.
+Changes are told on the channel `tether_models`. What a change does is decided by
+`tether.core.lifecycle`, on what is read here under a lock: one registry after the other."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
+from typing import Any, Final, Protocol
 
-from tether.contracts import ModelCard
+import msgspec
+
+from tether.config import Policy
+from tether.contracts import ModelCard, ModelChange, ModelPolicy, Stage
+from tether.core.version import Step, Version
 from tether.stores.keys import Connection
 from tether.stores.queries import sql
+from tether.telemetry import logs
+
+LOCK: Final = 0x7E7A_2D51  # any number that no other program locks in this database
+MAX_SHOWN: Final = 4000  # versions in one answer: all that aren't retired, and more
+MAX_HISTORY: Final = 200  # lines in one answer
+
+_PLAIN: Final = (  # columns that are fields of a card as they are
+    "name", "version", "engine", "source", "context", "dtype", "created_s", "adapter",
+    "gpu_class", "memory_mib", "stage_s",
+)  # fmt: skip
+
+log = logs.get(__name__)
 
 
-async def put(connection: Connection, cards: Iterable[ModelCard]) -> None:
-    """Add these versions to the catalog, or change them; `created_s` of 0 means now for a new
-    one, and stays as it was for an old one."""
-    for card in cards:
+class _Row(Protocol):
+    def __getitem__(self, name: str) -> Any: ...
+
+
+async def lock(connection: Connection) -> None:
+    """Until the end of the transaction nobody else changes the catalog."""
+    await connection.execute(sql("lock_models"), LOCK)
+
+
+async def listed(connection: Connection, refs: Iterable[str] = ()) -> tuple[Version, ...]:
+    """All versions that aren't retired, and those of `refs`, in the order of names and versions."""
+    return _versions(await connection.fetch(sql("list_models"), list(refs)))
+
+
+async def shown(connection: Connection, ref: str) -> tuple[Version, ...]:
+    """The versions of a name, one version, or all (""); of the retired ones the last."""
+    return _versions(await connection.fetch(sql("show_models"), ref, MAX_SHOWN))
+
+
+async def changes(
+    connection: Connection, ref: str, since: int = 0, most: int = MAX_HISTORY
+) -> tuple[ModelChange, ...]:
+    """The newest changes of a name, of a version, or of all (""), after the revision `since`;
+    oldest first."""
+    rows = await connection.fetch(sql("show_model_changes"), ref, most, since)
+    return tuple(ModelChange(**dict(row)) for row in reversed(rows))
+
+
+async def revision(connection: Connection) -> int:
+    """Grows with every change."""
+    row = await connection.fetchrow(sql("model_revision"))
+    return int(row["revision"])
+
+
+async def write(connection: Connection, steps: Iterable[Step]) -> None:
+    """Make these steps last; they are one transaction if the caller began one."""
+    for (card, origin), line in steps:
         await connection.execute(
             sql("put_model"),
             card.name,
@@ -23,10 +73,45 @@ async def put(connection: Connection, cards: Iterable[ModelCard]) -> None:
             card.source,
             card.context,
             card.dtype,
-            card.created_s or int(time.time()),
+            card.created_s,
+            card.adapter,
+            card.gpu_class,
+            card.memory_mib,
+            msgspec.json.encode(msgspec.structs.asdict(card.policy)).decode(),
+            origin,
+            card.stage.value,
+            card.stage_s,
+        )
+        await connection.execute(
+            sql("add_model_change"),
+            card.name,
+            card.version,
+            line.what,
+            line.before,
+            line.after,
+            line.at_s,
+            line.by,
+            line.note,
         )
 
 
-async def listed(connection: Connection) -> tuple[ModelCard, ...]:
-    """The whole catalog, in the order of names and versions."""
-    return tuple(ModelCard(**dict(row)) for row in await connection.fetch(sql("list_models")))
+def _versions(rows: Iterable[_Row]) -> tuple[Version, ...]:
+    """A version whose policy can't be read is left out: nobody knows who may use it."""
+    found = []
+    for row in rows:
+        try:
+            policy = msgspec.json.decode(row["policy"], type=Policy)
+        except msgspec.MsgspecError as error:
+            log.error(
+                "a version is left out, for its policy can't be read",
+                model=f"{row['name']}@{row['version']}",
+                error=str(error),
+            )
+            continue
+        card = ModelCard(
+            **{name: row[name] for name in _PLAIN},
+            policy=ModelPolicy(**msgspec.structs.asdict(policy)),
+            stage=Stage(row["stage"]),
+        )
+        found.append(Version(card, row["origin"]))
+    return tuple(found)

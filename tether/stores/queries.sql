@@ -260,15 +260,51 @@ UPDATE api_keys SET revoked_at = now()
 WHERE (id::text = $1 OR prefix = $1) AND revoked_at IS NULL
 RETURNING id::text;
 
+-- name: lock_models
+-- Lets one registry at a time change the catalog, until the end of the transaction.
+SELECT pg_advisory_xact_lock($1);
+
 -- name: put_model
--- Adds a version of a model to the catalog, or changes it.
-INSERT INTO models (name, version, engine, source, context, dtype, created_at)
-VALUES ($1, $2, $3, $4, $5, $6, to_timestamp($7::bigint))
+-- Adds a version of a model to the catalog, or writes down how it is now; its age stays.
+INSERT INTO models (name, version, engine, source, context, dtype, created_at, adapter, gpu_class,
+                    memory_mib, policy, origin, stage, stage_at)
+VALUES ($1, $2, $3, $4, $5, $6, to_timestamp($7::bigint), $8, $9, $10, $11::text::jsonb, $12, $13,
+        to_timestamp($14::float8))
 ON CONFLICT (name, version) DO UPDATE
 SET engine = excluded.engine, source = excluded.source, context = excluded.context,
-    dtype = excluded.dtype;
+    dtype = excluded.dtype, adapter = excluded.adapter, gpu_class = excluded.gpu_class,
+    memory_mib = excluded.memory_mib, policy = excluded.policy, origin = excluded.origin,
+    stage = excluded.stage, stage_at = excluded.stage_at;
+
+-- name: add_model_change
+-- Adds a line to the history of a version.
+INSERT INTO model_changes (name, version, what, before, after, at, by, note)
+VALUES ($1, $2, $3, $4, $5, to_timestamp($6::float8), $7, $8);
 
 -- name: list_models
--- The whole catalog, in the order of names and versions.
-SELECT name, version, engine, source, context, dtype, extract(epoch FROM created_at)::bigint AS created_s
-FROM models ORDER BY name, version;
+-- The versions that aren't retired, and those of the refs $1, in the order of names and versions.
+SELECT name, version, engine, source, context, dtype,
+    extract(epoch FROM created_at)::bigint AS created_s, adapter, gpu_class, memory_mib,
+    policy::text AS policy, origin, stage, extract(epoch FROM stage_at)::float8 AS stage_s
+FROM models WHERE stage <> 'retired' OR name || '@' || version = ANY($1::text[])
+ORDER BY name, version;
+
+-- name: show_models
+-- The versions of $1 (a name, a ref, or all of ''), the retired ones last, at most $2 of them.
+SELECT name, version, engine, source, context, dtype,
+    extract(epoch FROM created_at)::bigint AS created_s, adapter, gpu_class, memory_mib,
+    policy::text AS policy, origin, stage, extract(epoch FROM stage_at)::float8 AS stage_s
+FROM models WHERE $1 IN ('', name, name || '@' || version)
+ORDER BY stage = 'retired', CASE WHEN stage = 'retired' THEN stage_at END DESC, name, version
+LIMIT $2;
+
+-- name: show_model_changes
+-- The newest $2 changes of $1 (a name, a ref, or all of ''), from after $3 on, newest first.
+SELECT name || '@' || version AS ref, what, before, after,
+    extract(epoch FROM at)::float8 AS at_s, by, note
+FROM model_changes WHERE number > $3 AND $1 IN ('', name, name || '@' || version)
+ORDER BY number DESC LIMIT $2;
+
+-- name: model_revision
+-- The number of the last change of the catalog.
+SELECT coalesce(max(number), 0) AS revision FROM model_changes;

@@ -31,9 +31,35 @@ CREATE TABLE models (
     context    integer NOT NULL CHECK (context > 0),
     dtype      text NOT NULL DEFAULT 'float32',
     created_at timestamptz NOT NULL DEFAULT now(),
+    adapter    text NOT NULL DEFAULT '',
+    gpu_class  text NOT NULL DEFAULT '',
+    memory_mib integer NOT NULL DEFAULT 0 CHECK (memory_mib >= 0),
+    policy     jsonb NOT NULL DEFAULT '{}',
+    origin     text NOT NULL DEFAULT 'config' CHECK (origin IN ('config', 'operator')),
+    stage      text NOT NULL DEFAULT 'stable'
+        CHECK (stage IN ('registered', 'canary', 'stable', 'retired')),
+    stage_at   timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (name, version)
 );
-COMMENT ON TABLE models IS 'The catalog: what may be asked for.';
+COMMENT ON TABLE models IS 'The catalog: which versions there are, and what may be done with them.';
+COMMENT ON COLUMN models.origin IS 'One of the configuration is offered only while that lists it.';
+COMMENT ON COLUMN models.stage_at IS 'The current version of a name is the one that became stable last.';
+CREATE UNIQUE INDEX models_canary ON models (name) WHERE stage = 'canary';
+
+CREATE TABLE model_changes (
+    number  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name    text NOT NULL,
+    version text NOT NULL,
+    what    text NOT NULL
+        CHECK (what IN ('registered', 'changed', 'promoted', 'rolled_back', 'retired')),
+    before  text NOT NULL,
+    after   text NOT NULL,
+    at      timestamptz NOT NULL,
+    by      text NOT NULL,
+    note    text NOT NULL DEFAULT ''
+);
+COMMENT ON TABLE model_changes IS 'What was done with each version, and by whom; only ever added to.';
+CREATE INDEX model_changes_name ON model_changes (name, number);
 
 -- A foreign key to tenants would lock the tenant's row once a request, so there is none.
 -- No index covers a column that settling changes, and pages keep a fifth of their room free:

@@ -161,6 +161,11 @@ fleet_conflicts = Gauge(
     "Models of other nodes' workers that have another digest than this node's of the same name",
     multiprocess_mode="livesum",
 )
+model_changes = Counter(
+    "tether_model_changes_total",
+    "Changes of the catalog made here: registered, changed, promoted, rolled_back, retired",
+    ["what"],
+)
 orders = Counter(
     "tether_orders_total", "Orders to other nodes: given, carried_out, unknown", ["result"]
 )

@@ -1,0 +1,60 @@
+"""Are the weights of a version where they are said to be, and signed as they must be?"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Final
+
+from tether.artifacts import digest as digests
+from tether.artifacts import source
+from tether.artifacts.replicas import Replicas
+from tether.config import Artifacts
+from tether.contracts import ModelCard
+from tether.errors import ArtifactRefused, BadRequest, Unavailable
+
+VOUCH_S: Final = 40.0
+
+
+async def vouched(artifacts: Artifacts, card: ModelCard) -> None:
+    """Returns if the manifests of all artifacts that `card` names are at the replicas, with
+    signatures that count. Their blocks are verified by who loads them.
+
+    Raises:
+        BadRequest: there are no replicas.
+        ArtifactRefused: one is unsigned, signed by nobody who counts, or revoked.
+        ArtifactLost: no replica has one whole.
+        Unavailable: it took too long.
+    """
+    for field in ("source", "adapter"):
+        named = getattr(card, field)
+        if not named.startswith(digests.SOURCE):
+            continue
+        if not artifacts.replicas:
+            raise BadRequest(
+                f"{field}: this node has no replicas; list some in [artifacts] replicas",
+                param=field,
+            )
+        try:
+            async with asyncio.timeout(VOUCH_S):
+                await _vouched(artifacts, digests.parse(named))
+        except TimeoutError:
+            raise Unavailable(
+                f"the replicas have not shown {named} within {VOUCH_S:g} s; try again"
+            ) from None
+
+
+async def _vouched(artifacts: Artifacts, digest: str) -> None:
+    replicas = Replicas.of(artifacts)
+    manifest = await replicas.manifest(digest)
+    trust = await asyncio.to_thread(source.trust_of, artifacts)
+    if trust is None:
+        return
+    address = digests.address(digest)
+    bundles: list[bytes] = []
+    async for bundle in replicas.signatures(digest):
+        bundles.append(bundle)
+        with suppress(ArtifactRefused):
+            trust.check(address, manifest, [bundle], source.now())
+            return
+    trust.check(address, manifest, bundles, source.now())  # says what is wrong with them

@@ -1,0 +1,97 @@
+"""One version of a model as the registry keeps it: who brought it, what was done with it, what may
+stand in it. Pure."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from tether.config import ConfigInvalid, model
+from tether.contracts import ModelCard, ModelChange
+from tether.errors import BadRequest
+
+#: What a version is, beside its name. What else a card says was given to it here.
+DESCRIBED: Final = (
+    "engine", "source", "context", "dtype", "adapter", "gpu_class", "memory_mib", "policy",
+)  # fmt: skip
+_MAX_NOTE: Final = 500
+_MAX_BY: Final = 200
+
+Origin = Literal["config", "operator"]
+
+
+class Version(NamedTuple):
+    """A version, and who has brought it: one of the configuration is offered only while the
+    configuration lists it."""
+
+    card: ModelCard
+    origin: Origin
+
+
+class Step(NamedTuple):
+    """One version as it is from now on, and the line of its history that says so."""
+
+    version: Version
+    line: ModelChange
+
+    @classmethod
+    def of(
+        cls, version: Version, what: str, before: str, at: float, *, by: str, note: str = ""
+    ) -> Step:
+        """`version` is as it is afterwards; `at` is Unix time."""
+        line = ModelChange(
+            ref=version.card.ref,
+            what=what,
+            before=str(before),
+            after=str(version.card.stage),
+            at_s=at,
+            by=by[:_MAX_BY],
+            note=note[:_MAX_NOTE],
+        )
+        return cls(version, line)
+
+
+def check(card: ModelCard) -> None:
+    """As `[[models]]` of the configuration is checked; a folder must be absolute.
+
+    Raises:
+        BadRequest: the first mistake, with the name of its field.
+    """
+    fields = {name: getattr(card, name) for name in ("name", "version", *DESCRIBED)}
+    try:
+        model({**fields, "policy": msgspec.to_builtins(msgspec.structs.asdict(card.policy))})
+    except ConfigInvalid as error:
+        first = error.problems[0]
+        raise BadRequest(f"{first.path}: {first.sentence}", param=first.path) from None
+    for field in ("source", "adapter"):
+        source = getattr(card, field)
+        if source and not source.startswith(("/", "package:", "artifact:")):
+            raise BadRequest(
+                f"{field}: {source[:200]!r} is no absolute folder, package:NAME or "
+                "artifact:sha256:…",
+                param=field,
+            )
+
+
+def described(known: ModelCard, card: ModelCard) -> ModelCard:
+    """The version that is known, as `card` describes it."""
+    return msgspec.structs.replace(known, **{field: getattr(card, field) for field in DESCRIBED})
+
+
+def differences(known: ModelCard, card: ModelCard) -> str:
+    """What another description says, for the history."""
+    told = (
+        f"{field} {before} → {after}" if field != "policy" else _policy(before, after)
+        for field in DESCRIBED
+        if (before := getattr(known, field)) != (after := getattr(card, field))
+    )
+    return ", ".join(told)
+
+
+def _policy(before: msgspec.Struct, after: msgspec.Struct) -> str:
+    return ", ".join(
+        f"policy.{name} {was} → {now}"
+        for name in before.__struct_fields__
+        if (was := getattr(before, name)) != (now := getattr(after, name))
+    )
