@@ -88,9 +88,11 @@ def write_trust(path: Path, *signers: Signer, extra: str = "", **options: str) -
 class Shop:
     """A model that is signed, three replicas in folders (or at `urls`), a trust store."""
 
-    def __init__(self, path: Path, *, urls: list[str] | None = None, size: int = 9 * MIB) -> None:
+    def __init__(
+        self, path: Path, *, urls: list[str] | None = None, size: int = 9 * MIB, seed: int = 0
+    ) -> None:
         self.path = path
-        self.folder = make_model(path / "model", size=size)
+        self.folder = make_model(path / "model", size=size, seed=seed)
         self.manifest: Manifest = folder.scan(self.folder)
         self.digest = digest.of(manifest.encode(self.manifest))
         self.signer = Signer(path, "release")

@@ -21,7 +21,7 @@ from actors.runtime.address import Address
 from actors.runtime.base import REFUSED, TetherManager, class_name
 from actors.runtime.hub import Hub
 from actors.runtime.operating import Operating
-from actors.runtime.options import DEFAULT_PORT
+from actors.runtime.options import DEFAULT_PORT, NodeOptions
 from actors.runtime.serving import Serving, handlers_of, on
 from actors.runtime.streams import Stream
 from actors.runtime.transport import Transport
@@ -88,6 +88,11 @@ class Actor(ThespianActor):
         return {}
 
     # ---- to use
+
+    @property
+    def node_options(self) -> NodeOptions:
+        """What the capabilities of this process's node say about its runtime."""
+        return self._transport.options
 
     async def ask(self, address: Address | str, contract: Contract, timeout: float = 5.0) -> Any:
         """The answer of the actor at `address`, or None if it answers with nothing.

@@ -44,9 +44,10 @@ class Endpoint:
         answer = await endpoint.ask(address, contract)
     """
 
-    def __init__(self, options: NodeOptions, timeout: float) -> None:
+    def __init__(self, options: NodeOptions, timeout: float, *, alone: bool = False) -> None:
         self._options = options
         self._timeout = timeout
+        self._alone = alone
         self._numbers = itertools.count(1)
         self._pending: dict[int, asyncio.Future[PendingActorResponse]] = {}
         self._hub: Hub
@@ -64,11 +65,13 @@ class Endpoint:
         timeout: float = 10.0,
         identity_dir: str = "",
         routes: Mapping[str, str] = {},
+        alone: bool = False,
     ) -> Endpoint:
         """An endpoint of the node `node`, to be entered with `async with`. `port` is the Admin
         port, which is part of the Admin's address. Entering waits up to `timeout` seconds for
         the node. With `identity_dir` it reaches other nodes as well, at `routes`; see
-        `actors.runtime.options`.
+        `actors.runtime.options`. If it is to be `alone`, it doesn't wait for its own node, which
+        may not run.
 
         Raises, on entering:
             Unavailable: no node answers there.
@@ -82,7 +85,7 @@ class Endpoint:
             identity_dir=identity_dir,
             routes=tuple(routes.items()),
         )
-        return cls(options, timeout)
+        return cls(options, timeout, alone=alone)
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -97,7 +100,8 @@ class Endpoint:
         await self._hub.start()
         try:
             async with asyncio.timeout(self._timeout):
-                await self._reach()
+                if not self._alone:
+                    await self._reach()
         except TimeoutError:
             self._hub.close()
             raise Unavailable(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 
 from tether import engines
+from tether.artifacts.peers import Peers
 from tether.config import Artifacts
 from tether.contracts import (
     ChatInput,
@@ -37,14 +39,16 @@ async def load(
     artifacts: Artifacts,
     stuck_s: float = 60.0,
     probe_s: float = 30.0,
+    peers: Callable[[], Peers] | None = None,
 ) -> Engine:
-    """Prepare the model's files, load it, and have it answer a real request with one token.
+    """Prepare the model's files, load it, and have it answer a real request with one token. `peers`
+    are where an artifact may come from besides the replicas, see `tether.artifacts.source`.
 
     Raises:
         TetherError: it can't be loaded, or does not answer, in one sentence.
     """
     began = time.monotonic()
-    card = await asyncio.to_thread(_prepared, card, cache_dir, artifacts)
+    card = await asyncio.to_thread(_prepared, card, cache_dir, artifacts, peers)
     engine = engines.host(
         card,
         slots=slots,
@@ -70,12 +74,14 @@ async def load(
     return engine
 
 
-def _prepared(card: ModelCard, cache_dir: Path, artifacts: Artifacts) -> ModelCard:
+def _prepared(
+    card: ModelCard, cache_dir: Path, artifacts: Artifacts, peers: Callable[[], Peers] | None
+) -> ModelCard:
     """`card` with its files in place: those of an artifact fetched and verified."""
     if card.source.startswith("artifact:"):
         from tether.artifacts.source import localized
 
-        card = localized(card, cache_dir, artifacts)
+        card = localized(card, cache_dir, artifacts, peers=peers)
     engines.prepare(card, cache_dir)
     return card
 

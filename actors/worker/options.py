@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from actors.lenders import Neighbourhood
 from tether.config import Artifacts
 from tether.contracts import ModelCard
 
@@ -27,6 +28,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     cards: tuple[ModelCard, ...]
     cache_dir: str
     artifacts: Artifacts = Artifacts()
+    around: Neighbourhood = Neighbourhood()
     region: str = "local"
     slots: int = 8
     queue: int = 64

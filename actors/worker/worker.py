@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from actors.lenders import Lenders
 from actors.runtime import Address, on
 from actors.worker import loader
 from actors.worker.execution import End, Execution
@@ -53,6 +54,7 @@ class Worker(Supervised):
 
     async def start(self, options: WorkerOptions) -> None:
         self._options = options
+        self._lenders = Lenders.of(self.node_options, options.around)
         self._engines: dict[str, Engine] = {}
         self._runs = Runs(self, options)
         self._restarts = Intensity(options.engine_restarts, options.engine_period_s)
@@ -211,6 +213,7 @@ class Worker(Supervised):
             artifacts=options.artifacts,
             stuck_s=options.stuck_s,
             probe_s=options.probe_s,
+            peers=self._lenders.asking if self._lenders else None,
         )
         self._engines[card.ref] = engine
         self._health.loaded(card)

@@ -20,3 +20,7 @@ class Bandwidth:
         begins = max(now, self._free_at)
         self._free_at = begins + size / self._per_s
         return begins - now
+
+    def behind(self, now: float) -> float:
+        """Seconds until all that was taken so far is through."""
+        return max(0.0, self._free_at - now)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Executor
 from typing import TypeVar
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-async def in_thread(work: Callable[..., _R], *arguments: object) -> _R:
+async def in_thread(
+    work: Callable[..., _R], *arguments: object, executor: Executor | None = None
+) -> _R:
     """As `asyncio.to_thread`, but never returns while the thread still works, even when it is
-    cancelled: what the thread uses, such as a descriptor, may be closed after it."""
-    future = asyncio.get_running_loop().run_in_executor(None, work, *arguments)
+    cancelled: what the thread uses, such as a descriptor, may be closed after it. The thread is one
+    of `executor`, or of the loop."""
+    future = asyncio.get_running_loop().run_in_executor(executor, work, *arguments)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:

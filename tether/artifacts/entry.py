@@ -29,7 +29,7 @@ from tether.artifacts.manifest import BLOCK, File, Manifest, decode
 from tether.errors import ArtifactRefused
 from tether.security import files as disk
 
-_Stamp = tuple[int, int, int, int]
+Stamp = tuple[int, int, int, int]
 _STAMPS: Final = "stamps.json"
 
 
@@ -134,20 +134,32 @@ class Entry:
                 self.write_stamps(manifest)
         return read
 
+    def unchanged(self, manifest: Manifest) -> dict[str, Stamp]:
+        """How each file was when it was verified, if all of them still are so. Reads none.
+
+        Raises:
+            Damaged: one has changed since, or nobody has verified it.
+        """
+        known = self._stamps()
+        for file in manifest.files:
+            if known.get(file.name) != stamp(self.files / file.name):
+                raise Damaged(f"{self.files / file.name} was changed since it was verified")
+        return known
+
     def write_stamps(self, manifest: Manifest) -> None:
         """Remember how the files are; only right after they were verified."""
         stamps = {file.name: stamp(self.files / file.name) for file in manifest.files}
         disk.write(self.path / _STAMPS, msgspec.json.encode(stamps))
 
-    def _stamps(self) -> dict[str, _Stamp]:
+    def _stamps(self) -> dict[str, Stamp]:
         try:
             content = (self.path / _STAMPS).read_bytes()
-            return msgspec.json.decode(content, type=dict[str, _Stamp])
+            return msgspec.json.decode(content, type=dict[str, Stamp])
         except (OSError, msgspec.DecodeError):
             return {}
 
 
-def stamp(path: Path) -> _Stamp:
+def stamp(path: Path) -> Stamp:
     """What changes when somebody writes to the file.
 
     Raises:
@@ -157,6 +169,11 @@ def stamp(path: Path) -> _Stamp:
         found = path.stat(follow_symlinks=False)
     except OSError as error:
         raise Damaged(f"{path}: {error.strerror}") from None
+    return stamp_of(found)
+
+
+def stamp_of(found: os.stat_result) -> Stamp:
+    """The same of a file that is open."""
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 

@@ -1,4 +1,4 @@
-"""From the replicas to the cache, verified block by block; and out of the cache, verified again.
+"""From replicas and peers to the cache, verified block by block; and out of it, verified again.
 
 The order is what makes it safe: manifest by its digest, signature over the manifest, blocks by
 theirs, then the files as they lie on disk, then the final name. Whatever fails leaves nothing
@@ -10,19 +10,21 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from tether.artifacts import digest as digests
-from tether.artifacts import folder, layout
+from tether.artifacts import folder
 from tether.artifacts.cache import Cache, Held
 from tether.artifacts.crew import each, in_thread
 from tether.artifacts.entry import Damaged, Entry, verify_file
 from tether.artifacts.locks import FileLock
 from tether.artifacts.manifest import BLOCK, File, Manifest, encode
+from tether.artifacts.peers import Peers
 from tether.artifacts.replicas import Replicas
+from tether.artifacts.sources import Sources
 from tether.artifacts.trust import Trust
 from tether.errors import ArtifactRefused, Unavailable
 from tether.telemetry import logs, metrics
@@ -42,6 +44,7 @@ class Pull:
         replicas: where they come from; None: only what is in the cache.
         trust: whose signatures count; None: trust is off, which is said loudly each time.
         now: the time of day, with a zone.
+        peers: other nodes that it may come from as well; who made them closes them.
     """
 
     def __init__(
@@ -50,9 +53,11 @@ class Pull:
         replicas: Replicas | None,
         trust: Trust | None,
         now: Callable[[], datetime],
+        peers: Peers | None = None,
     ) -> None:
         self._cache = cache
         self._replicas = replicas
+        self._peers = peers
         self._trust = trust
         self._now = now
 
@@ -61,7 +66,7 @@ class Pull:
 
         Raises:
             ArtifactRefused: it is not signed as it must be, or not what it says.
-            ArtifactLost: the replicas don't have it, or can't be reached.
+            ArtifactLost: nobody has it, or can't be reached.
             CacheFull: there is no room for it.
         """
         told = progress or (lambda what, fraction: None)
@@ -87,12 +92,13 @@ class Pull:
             if manifest is not None:  # another process has done it meanwhile
                 await self._judge(digest, manifest, self._cache.whole(digest))
                 return manifest
-            manifest = await self._replicas.manifest(digest)
-            bundles = await self._signed(digest, manifest)
+            sources = Sources(digest, self._replicas, self._peers)
+            manifest = await sources.manifest()
+            bundles = await self._signed(digest, manifest, sources)
             content = encode(manifest)
             part = await in_thread(self._cache.begin, digest, manifest, content)
             with self._cache.full(digest):
-                await self._fill(manifest, part, self._replicas, told)
+                await self._fill(manifest, part, sources, told)
             try:
                 await in_thread(folder.inspect, part.files, [f.name for f in manifest.files])
                 await _verified(manifest, part)
@@ -122,25 +128,26 @@ class Pull:
             if self._replicas is None:
                 metrics.artifact_refused.labels("signature").inc()
                 raise
-            for bundle in await self._signed(digest, manifest):
+            sources = Sources(digest, self._replicas, self._peers)
+            for bundle in await self._signed(digest, manifest, sources):
                 with suppress(OSError):  # a full disk: it is fetched again the next time
                     entry.add_signature(bundle)
 
-    async def _signed(self, digest: str, manifest: Manifest) -> list[bytes]:
-        """Signatures of the replicas, of which the last counts; none are needed without trust."""
+    async def _signed(self, digest: str, manifest: Manifest, sources: Sources) -> list[bytes]:
+        """Signatures of the sources, of which the last counts; none are needed without trust."""
         if self._trust is None:
             _loudly(digest)
             return []
-        assert self._replicas is not None
         address = digests.address(digest)
         bundles: list[bytes] = []
-        async for content in self._replicas.signatures(digest):
-            bundles.append(content)
-            try:
-                self._trust.check(address, manifest, [content], self._now())
-            except ArtifactRefused:
-                continue
-            return bundles
+        async with aclosing(sources.signatures()) as found:
+            async for content in found:
+                bundles.append(content)
+                try:
+                    self._trust.check(address, manifest, [content], self._now())
+                except ArtifactRefused:
+                    continue
+                return bundles
         try:
             self._trust.check(address, manifest, bundles, self._now())
         except ArtifactRefused:
@@ -151,7 +158,7 @@ class Pull:
     # ---- blocks
 
     async def _fill(
-        self, manifest: Manifest, part: Entry, source: Replicas, told: Progress
+        self, manifest: Manifest, part: Entry, sources: Sources, told: Progress
     ) -> None:
         done = 0
         whole = manifest.size
@@ -165,15 +172,13 @@ class Pull:
             descriptor = descriptors[file.name]
             there = not is_new and await in_thread(is_there, descriptor, index, size, digest)
             if not there:
-                content = await source.fetch(
-                    layout.block(digest), most=size, digest=digest, size=size
-                )
+                content = await sources.block(file, index)
                 await in_thread(write_at, descriptor, content, index)
             done += size
             told("fetching", done / whole)
 
         try:
-            await each(_blocks(manifest), bring, parallel=source.parallel)
+            await each(_blocks(manifest), bring, parallel=sources.parallel)
         finally:
             for descriptor in descriptors.values():
                 os.close(descriptor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import msgspec
 
 from tether.artifacts import digest as digests
 from tether.artifacts.cache import Cache, Held
+from tether.artifacts.peers import Peers
 from tether.artifacts.pull import Progress, Pull
 from tether.artifacts.replicas import Replicas
 from tether.artifacts.trust import Trust
@@ -36,10 +38,15 @@ def now() -> datetime:
 
 
 def localized(
-    card: ModelCard, cache_dir: Path, artifacts: Artifacts, progress: Progress | None = None
+    card: ModelCard,
+    cache_dir: Path,
+    artifacts: Artifacts,
+    progress: Progress | None = None,
+    peers: Callable[[], Peers] | None = None,
 ) -> ModelCard:
     """`card` with a folder for its source, if that is an artifact; else as it was. Blocks, and
-    needs a thread without a running loop. `artifacts.trust_dir` must be absolute.
+    needs a thread without a running loop. `artifacts.trust_dir` must be absolute. `peers` makes
+    those that it may come from besides the replicas; it is called on the loop that uses them.
 
     Raises:
         TetherError: it can't be had, or must not be loaded; the sentence says why.
@@ -48,10 +55,26 @@ def localized(
         return card
     digest = digests.parse(card.source)
     cache = cache_of(cache_dir, artifacts)
-    pull = Pull(cache, Replicas.of(artifacts), trust_of(artifacts), now)
-    held = asyncio.run(pull.obtain(digest, progress))
+    held = asyncio.run(_obtained(digest, cache, artifacts, progress, peers))
     before = _in_use.pop((cache.root, digest), None)
     _in_use[cache.root, digest] = held
     if before is not None:
         before.release()
     return msgspec.structs.replace(card, source=str(held.folder))
+
+
+async def _obtained(
+    digest: str,
+    cache: Cache,
+    artifacts: Artifacts,
+    progress: Progress | None,
+    peers: Callable[[], Peers] | None,
+) -> Held:
+    replicas, trust = Replicas.of(artifacts), trust_of(artifacts)
+    if peers is None:
+        return await Pull(cache, replicas, trust, now).obtain(digest, progress)
+    others = peers()
+    try:
+        return await Pull(cache, replicas, trust, now, others).obtain(digest, progress)
+    finally:
+        await others.aclose()

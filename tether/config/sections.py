@@ -135,6 +135,8 @@ class Artifacts(Section, frozen=True, kw_only=True):
     parallel: Annotated[int, Meta(ge=1, le=256)] = 8
     bandwidth: Annotated[int, Meta(ge=0)] = 0
     timeout_s: Seconds = 60.0
+    peers: bool = True
+    peer_bandwidth: Annotated[int, Meta(ge=0)] = 0
 
 
 class Gateway(Section, frozen=True, kw_only=True):

@@ -18,8 +18,10 @@ from typing import Any, Final
 import msgspec
 from prometheus_client import multiprocess
 
+from actors.lenders import Lenders
 from actors.nodes import ROOT
 from actors.runtime import Address, Endpoint
+from actors.runtime.options import NodeOptions
 from actors.system import System
 from supervision import Root, stop_tree
 from tether.config import Config
@@ -35,6 +37,7 @@ from tether.node.capabilities import (
 from tether.node.home import Home, NodeState
 from tether.node.narrator import Narrator
 from tether.node.plan import (
+    around,
     artifacts_of,
     card_of,
     dsn_of,
@@ -137,6 +140,8 @@ class Launcher:
             raise NodeFailed(str(error)) from None
 
     def _prepare_models(self) -> None:
+        capabilities = capabilities_of(self._config, self._home.run_dir, owner_pid=os.getpid())
+        lenders = Lenders.of(NodeOptions.of(capabilities), around(self._config))
         for model in possible_models(self._config):
             what = f"model {model.ref}"
 
@@ -148,7 +153,8 @@ class Launcher:
                 from tether.artifacts.source import localized
 
                 artifacts = artifacts_of(self._config)
-                card = localized(card, self._config.cache_dir, artifacts, progress)
+                peers = lenders.asking if lenders else None
+                card = localized(card, self._config.cache_dir, artifacts, progress, peers)
             if prepare(card, self._config.cache_dir, progress) is not None:
                 self._narrator.working(what, what, 1.0)
 

@@ -6,6 +6,7 @@
     ├─ postgres                 only without a DSN
     ├─ control  rest_for_one    registry, roster, reservation, scheduler, gateways
     ├─ workers  dynamic         losing the control chain never unloads a model
+    ├─ depot                    in a cluster: lends other nodes what is in the cache
     ├─ placer                   at a leader: workers that may run at any node of the region
     └─ doors    one_for_one     front-door processes
 
@@ -21,7 +22,9 @@ from typing import Final
 
 import msgspec
 
+from actors.depot import Depot, DepotOptions
 from actors.gateway import Gateway, GatewayOptions
+from actors.lenders import Neighbour, Neighbourhood
 from actors.placer import Placer, PlacerOptions
 from actors.postgres import Postgres, PostgresOptions
 from actors.registry import Registry, RegistryOptions
@@ -74,6 +77,9 @@ def tree_of(config: Config, run_dir: Path, *, port: int) -> SupervisorOptions:
         Supervisor.spec(control, id="control"),
         DynamicSupervisor.spec(workers, id="workers"),
     ]
+    if has_depot(config):
+        lent = DepotOptions(cache_dir=str(config.cache_dir), artifacts=artifacts_of(config))
+        children.append(Depot.spec(lent))
     if placed := _probed(_placed(config), probe_s * WORKER_PROBE):
         placing = PlacerOptions(
             node=config.node.id, admin_port=config.node.admin_port, workers=placed
@@ -92,6 +98,26 @@ def _probed(specs: Iterable[ChildSpec], probe_s: float) -> tuple[ChildSpec, ...]
 def has_role(config: Config, role: str) -> bool:
     """Is this node to do that? One that is alone does everything."""
     return config.member is None or role in config.member.roles
+
+
+def has_depot(config: Config) -> bool:
+    """Does this node lend others what it has?"""
+    lends = config.artifacts.peers and bool(config.artifacts.replicas)
+    return lends and len(config.nodes) > 1 and has_role(config, "worker")
+
+
+def around(config: Config) -> Neighbourhood:
+    """The nodes that may lend artifacts to this one."""
+    if not config.artifacts.peers or not config.artifacts.replicas:
+        return Neighbourhood()
+    return Neighbourhood(
+        region=config.cluster.region,
+        nodes=tuple(
+            Neighbour(id=m.id, region=config.region_of(m), admin_port=m.admin_port)
+            for m in config.nodes
+            if "worker" in m.roles
+        ),
+    )
 
 
 def own_models(config: Config) -> tuple[Model, ...]:
@@ -260,6 +286,7 @@ def _worker(config: Config, worker: WorkerSection, worker_id: str) -> WorkerOpti
         cards=_cards(config, (m for name in worker.models if (m := config.model(name)))),
         cache_dir=str(config.cache_dir),
         artifacts=artifacts_of(config),
+        around=around(config),
         region=config.cluster.region,
         slots=worker.slots,
         queue=worker.max_queue,

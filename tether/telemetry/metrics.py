@@ -244,3 +244,22 @@ artifact_refused = Counter(
 artifact_untrusted = Counter(
     "tether_artifact_untrusted_total", "Artifacts that were let in unseen, since trust is off"
 )
+
+# ---- peers: artifacts that nodes of a cluster lend each other
+
+artifact_peer_reads = Counter(
+    "tether_artifact_peer_reads_total",
+    "Blocks and manifests asked of other nodes, by node and what came: good, missing, corrupt, "
+    "unreachable, busy",
+    ["peer", "result"],
+)
+artifact_lent = Counter(
+    "tether_artifact_lent_total",
+    "What other nodes asked this one for: lent, absent, refused, busy, stalled, broken_off",
+    ["result"],
+)
+artifact_lent_bytes = Counter("tether_artifact_lent_bytes_total", "Bytes of artifacts lent")
+artifact_lent_wait = Counter(
+    "tether_artifact_lent_wait_seconds_total",
+    "Seconds that lending has waited for artifacts.peer_bandwidth",
+)
