@@ -20,8 +20,9 @@ from typing import Any
 from tether.config import load as load_config
 from tether.contracts import ModelCard, Sampling
 from tether.engines import Job, prepare
-from tether.engines.batcher import Batcher, Row
+from tether.engines.batcher import Batcher
 from tether.engines.model import SlotModel
+from tether.engines.row import Row
 from tether.errors import TetherError
 
 SUBJECTS = ("the sea", "a fox", "winter", "bread", "the moon", "an old clock", "trains", "honey")

@@ -17,8 +17,9 @@ from bench.batcher_equal import differing, run_all
 from tests import tiny
 from tether.contracts import Finish, Sampling
 from tether.engines import Delta, Job
-from tether.engines.batcher import Batcher, Row
+from tether.engines.batcher import Batcher
 from tether.engines.model import SlotModel, load
+from tether.engines.row import Row
 from tether.engines.slot_cache import SlotCache
 from tether.engines.span import Span
 from tether.engines.text import byte_table

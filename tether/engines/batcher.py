@@ -4,6 +4,9 @@ The core of the transformers engine: no thread, no loop, no clock. Its owner cal
 until `busy` is false and passes on what came out. The order of a step: drop who is cancelled
 or done and close the holes, admit under the token budget, one forward pass for prompts and
 running answers together, draw a token for each, say what came out.
+
+A prompt that begins as another answer of its scope does, one that runs or a finished one that the
+slots have kept, takes over what was computed of that; only the rest is computed.
 """
 
 from __future__ import annotations
@@ -15,38 +18,16 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from tether.contracts import Finish, Sampling
-from tether.engines.engine import Delta, Job
+from tether.engines.engine import Delta, Reuse
+from tether.engines.prefix import common
+from tether.engines.row import Row
 from tether.engines.sampling import draw
+from tether.engines.slots import Slots
 from tether.engines.span import Span
-from tether.engines.text import TextState
 from tether.errors import Internal, TetherError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-
-class Slots(Protocol):
-    """Keys and values of many answers, each in a slot; `SlotCache` is one."""
-
-    @property
-    def memory_bytes(self) -> int:
-        """What is held now."""
-
-    def reserve(self, slots: int, length: int) -> None:
-        """Make room for `slots` answers of `length` tokens."""
-
-    def move(self, source: int, target: int, length: int) -> None:
-        """The answer in `source`, of `length` tokens, is in `target` from now on."""
-
-    def free(self, slot: int) -> None:
-        """The answer in `slot` is gone."""
-
-    def clear(self, slot: int) -> None:
-        """Forget a slot that a fault has left in an unknown state."""
-
-    def release(self) -> None:
-        """No answer runs; give back what can be."""
 
 
 class Forward(Protocol):
@@ -69,61 +50,6 @@ class Forward(Protocol):
         have one token and the slots 0, 1, …; May be repeated after a fault."""
 
 
-class Row:
-    """One answer: all its tokens so far, and how many of them its slot has taken in."""
-
-    __slots__ = (
-        "cancelled",
-        "done",
-        "emitted",
-        "fed",
-        "given",
-        "sampling",
-        "slot",
-        "text",
-        "tokens",
-    )
-
-    def __init__(self, job: Job, table: Sequence[bytes]) -> None:
-        self.sampling: Sampling = job.sampling
-        self.tokens: list[int] = [*job.prompt_ids, *job.emitted_ids]
-        self.given = len(self.tokens)
-        self.emitted = len(job.emitted_ids)
-        self.text = TextState(table, job.sampling.stop)
-        self.fed = 0
-        self.slot = -1
-        self.cancelled = False
-        self.done = False
-
-    @property
-    def gone(self) -> bool:
-        """Its slot is free for others."""
-        return self.cancelled or self.done
-
-    def replay(self, emitted: Sequence[int], ends: frozenset[int]) -> Finish | None:
-        """Bring the text to where `emitted` left it; how the answer ended if it had."""
-        for token in emitted:
-            if token in ends or self.text.push(token)[1]:
-                return Finish.STOP
-        return Finish.LENGTH if self.emitted >= self.sampling.max_tokens else None
-
-    def accept(self, token: int, ends: frozenset[int]) -> Delta:
-        """The next token of the answer."""
-        self.tokens.append(token)
-        self.emitted += 1
-        finish: Finish | None = None
-        if token in ends:
-            text, finish = self.text.flush(), Finish.STOP
-        else:
-            text, stopped = self.text.push(token)
-            if stopped:
-                finish = Finish.STOP
-            elif self.emitted >= self.sampling.max_tokens:
-                text, finish = text + self.text.flush(), Finish.LENGTH
-        self.done = finish is not None
-        return Delta((token,), text, finish)
-
-
 @dataclass(slots=True)
 class Step:
     """What came out of a step: what each row said or how it failed, and the rows that were
@@ -134,16 +60,21 @@ class Step:
 
 
 class Batcher:
-    """See the module. `slots` bounds the batch; the owner bounds how many it adds."""
+    """See the module. `slots` bounds the batch; the owner bounds how many it adds. Finished answers
+    are kept in `prefix_bytes`; with 0, every prompt is computed as a whole."""
 
-    def __init__(self, model: Forward, *, slots: int, prefill_tokens: int) -> None:
+    def __init__(
+        self, model: Forward, *, slots: int, prefill_tokens: int, prefix_bytes: int = 0
+    ) -> None:
         self._model = model
         self._cache = model.cache
+        self._reuses = model.cache.allow(prefix_bytes) and prefix_bytes > 0
         self._slots = slots
         self._budget = prefill_tokens
         self._waiting: deque[Row] = deque()
         self._rows: list[Row] = []  # row i is in slot i
         self._filling: Row | None = None  # its prompt is half taken in; in the slot after those
+        self._lent = self._hits = self._misses = 0
         self.steps = 0
         self.prompt_tokens = 0
         self.output_tokens = 0
@@ -167,6 +98,18 @@ class Batcher:
     def memory_bytes(self) -> int:
         """What the slots hold."""
         return self._cache.memory_bytes
+
+    @property
+    def reuse(self) -> Reuse:
+        """What did not have to be computed, see there."""
+        cache = self._cache
+        return Reuse(
+            tokens=self._lent,
+            hits=self._hits,
+            misses=self._misses,
+            held_bytes=cache.kept_bytes,
+            evicted=cache.evicted,
+        )
 
     def add(self, row: Row) -> None:
         """Let `row` join at the next step."""
@@ -194,8 +137,13 @@ class Batcher:
         for row, span, logits in self._compute(rows, decode, prefill, step):
             row.fed += span.count
             self.prompt_tokens += max(0, min(row.fed, row.given) - span.start)
-            if row.fed == len(row.tokens):
-                self._draw(row, logits, step)
+            if row.fed < len(row.tokens):
+                self._check(row, logits, step)
+                continue
+            if row.fed == row.given > self._cache.worth:
+                self._hits += row.lent > 0
+                self._misses += not row.lent
+            self._draw(row, logits, step)
         # those whose prompt is all in run from now on; the one that isn't comes last
         self._rows = [row for row in rows if row.done or row.fed >= len(row.tokens) - 1]
         half = [row for row in rows if not row.done and row.fed < len(row.tokens) - 1]
@@ -210,7 +158,7 @@ class Batcher:
         rows = self._rows
         for row in rows:
             if row.gone:
-                self._cache.free(row.slot)
+                self._leave(row)
         at = 0
         while at < len(rows):
             if not rows[at].gone:
@@ -223,7 +171,7 @@ class Batcher:
                 rows[at] = last
         if self._filling is not None:
             if self._filling.gone:
-                self._cache.free(self._filling.slot)
+                self._leave(self._filling)
                 if not self._filling.done:
                     step.dropped.append(self._filling)
                 self._filling = None
@@ -234,22 +182,66 @@ class Batcher:
         self._cache.move(row.slot, slot, row.fed)
         row.slot = slot
 
+    def _leave(self, row: Row) -> None:
+        """Also what a cancelled answer has taken in is kept: who stops one asks again."""
+        if self._reuses and not row.failed and row.fed >= self._cache.worth:
+            self._cache.keep(row.slot, row.scope, tuple(row.tokens[: row.fed]))
+        self._cache.free(row.slot)
+
     def _admit(self) -> list[tuple[Row, int]]:
         """The rows whose prompts are taken in now, and how much of each."""
         budget = self._budget
         admitted: list[tuple[Row, int]] = []
-        if self._filling is not None:
-            row = self._filling
+        while budget and len(self._rows) + len(admitted) < self._slots:
+            if self._filling is not None and not admitted:
+                row = self._filling
+            elif self._waiting:
+                row = self._waiting.popleft()
+                row.slot = len(self._rows) + len(admitted)
+            else:
+                break
+            if self._reuses:
+                self._borrow(row, admitted)
             count = min(budget, len(row.tokens) - row.fed)
             admitted.append((row, count))
             budget -= count
-        while budget and self._waiting and len(self._rows) + len(admitted) < self._slots:
-            row = self._waiting.popleft()
-            row.slot = len(self._rows) + len(admitted)
-            count = min(budget, len(row.tokens))
-            admitted.append((row, count))
-            budget -= count
         return admitted
+
+    def _borrow(self, row: Row, admitted: list[tuple[Row, int]]) -> None:
+        """Copy more of its beginning than it has. One whose prompt is half taken in looks again:
+        who runs beside it may have got further by now."""
+        cache = self._cache
+        wanted = tuple(row.tokens[:-1])  # the last one is computed: the next depends on its logits
+        least = row.fed + cache.worth
+        source, length = -1, least - 1
+        others = [other for other, _ in admitted]
+        if self._filling not in (None, row):
+            others.append(self._filling)
+        for other in (*self._rows, *others):
+            if (
+                other.fed > length < len(wanted)
+                and other.scope == row.scope
+                and other.tokens[length] == wanted[length]
+            ):
+                found = common(tuple(other.tokens[: other.fed]), wanted)
+                if found > length:
+                    source, length = other.slot, found
+        kept = cache.kept(row.scope, wanted)
+        if kept >= max(length, least):
+            source, length = -1, kept
+        elif source < 0:
+            return
+        # for those who wait too, as it would grow for them in a moment
+        slots = min(self._slots, row.slot + 1 + len(self._waiting))
+        cache.reserve(slots, min(self._model.context, length + self._budget))
+        if source < 0:
+            cache.recall(row.slot, row.scope, wanted[:length])
+        else:
+            cache.copy(source, row.slot, length)
+        self._lent += length - row.fed
+        self.prompt_tokens += length - row.fed
+        row.lent += length - row.fed
+        row.fed = length
 
     def _compute(
         self, rows: list[Row], decode: list[Span], prefill: list[Span], step: Step
@@ -277,10 +269,7 @@ class Batcher:
 
     def _draw(self, row: Row, logits: NDArray[np.float32], step: Step) -> None:
         try:
-            best = int(logits.argmax())
-            # argmax gives a nan precedence, so this one look covers all
-            if not np.isfinite(float(logits[best])):
-                raise FloatingPointError("the model's output is not a number")
+            best = _best(logits)
             sampling = row.sampling
             token = (
                 best
@@ -300,8 +289,23 @@ class Batcher:
         self.output_tokens += 1
         step.said.append((row, delta))
 
+    def _check(self, row: Row, logits: NDArray[np.float32], step: Step) -> None:
+        """Nobody may borrow what are no numbers."""
+        try:
+            _best(logits)
+        except FloatingPointError as error:
+            self._fail(row, error, step)
+
     def _fail(self, row: Row, error: Exception, step: Step) -> None:
-        row.done = True
+        row.done = row.failed = True
         self._cache.clear(row.slot)
         cause = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         step.said.append((row, Internal(f"the engine could not compute this answer ({cause})")))
+
+
+def _best(logits: NDArray[np.float32]) -> int:
+    best = int(logits.argmax())
+    # argmax gives a nan precedence, so this one look covers all
+    if not np.isfinite(float(logits[best])):
+        raise FloatingPointError("the model's output is not a number")
+    return best

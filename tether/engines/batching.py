@@ -20,8 +20,9 @@ from typing import Any
 
 from tether.contracts import Input, ModelCard, Sampling, TextInput
 from tether.engines import validate
-from tether.engines.batcher import Batcher, Forward, Row, Step
+from tether.engines.batcher import Batcher, Forward, Step
 from tether.engines.engine import Capabilities, Delta, EngineOptions, Job, Snapshot
+from tether.engines.row import Row
 from tether.engines.stream import Stream
 from tether.errors import (
     BadRequest,
@@ -216,6 +217,7 @@ class BatchEngine(ABC):
             steps=batcher.steps,
             memory_bytes=batcher.memory_bytes,
             fault=self._fault,
+            reuse=batcher.reuse,
         )
 
     async def close(self) -> None:
@@ -252,7 +254,10 @@ class BatchEngine(ABC):
         self._ends = loaded.model.ends
         options = self._options
         batcher = self._batcher = Batcher(
-            loaded.model, slots=options.slots, prefill_tokens=options.prefill_tokens
+            loaded.model,
+            slots=options.slots,
+            prefill_tokens=options.prefill_tokens,
+            prefix_bytes=options.prefix_bytes,
         )
         opened.set_result(None)
         try:

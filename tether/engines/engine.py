@@ -80,8 +80,8 @@ class Reuse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """How an engine is. `running` and `queued` count answers; `prompt_tokens` (computed ones),
-    `output_tokens` and `steps` only grow; `memory_bytes` is what its answers hold,
+    """How an engine is. `running` and `queued` count answers; `prompt_tokens` (those that were
+    used again too), `output_tokens` and `steps` only grow; `memory_bytes` is what its answers hold,
     `resident_bytes` its process where that is its own; `fault` is a sentence when it cannot go
     on and must be started anew."""
 

@@ -5,64 +5,19 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tether.engines import llama
+from tether.engines.llama_slots import LlamaSlots
 from tether.engines.span import Span
 from tether.errors import ModelUnusable
+from tether.telemetry import logs
+
+log = logs.get(__name__)
 
 CPU_FEATURES = ("AMX_INT8", "AVX512_BF16", "AVX512", "AVX2", "AVX", "SVE", "NEON", "SSE3")
-
-
-class LlamaSlots:
-    """The answers in a context of llama.cpp: slot n is its sequence n.
-
-    Sequences keep to themselves (no unified cache), so an answer costs the same whoever is
-    beside it. llama.cpp takes all memory when the context is made; what `memory_bytes` counts
-    is the part that answers hold.
-    """
-
-    def __init__(self, lib: Any, context: int, slots: int) -> None:
-        self._lib = lib
-        self._memory = lib.llama_get_memory(context)
-        self._tokens = [0] * slots
-        self.token_bytes = 0
-
-    @property
-    def memory_bytes(self) -> int:
-        """What the answers hold."""
-        return sum(self._tokens) * self.token_bytes
-
-    def reserve(self, slots: int, length: int) -> None:
-        """All there can be is there."""
-
-    def begin(self, span: Span) -> None:
-        """Tokens of `span` come next: whatever is there from its start on is forgotten, such as
-        what a failed attempt has left."""
-        self._lib.llama_memory_seq_rm(self._memory, span.slot, span.start if span.start else -1, -1)
-        self._tokens[span.slot] = span.start + span.count
-
-    def move(self, source: int, target: int, length: int) -> None:
-        """The answer in `source` is in `target` from now on."""
-        self.free(target)
-        self._lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
-        self.free(source)
-        self._tokens[target] = length
-
-    def free(self, slot: int) -> None:
-        """Forget the answer in `slot`."""
-        self._lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
-        self._tokens[slot] = 0
-
-    clear = free
-
-    def release(self) -> None:
-        """No answer runs. The buffers stay: llama.cpp makes them with the context."""
-        self._lib.llama_memory_clear(self._memory, False)
-        self._tokens = [0] * len(self._tokens)
 
 
 class LlamaModel:
@@ -125,7 +80,9 @@ class LlamaModel:
                 f"llama.cpp made another context of {path.name} than was asked for; "
                 "lower slots or context"
             )
-        self.cache = LlamaSlots(lib, self._context, slots)
+        self.cache = LlamaSlots(
+            lib, self._context, slots, length=lib.llama_n_ctx_seq(self._context)
+        )
         self.ends = frozenset(
             token for token in range(self.vocabulary) if lib.llama_vocab_is_eog(self._vocab, token)
         )
@@ -144,7 +101,26 @@ class LlamaModel:
         if not np.isfinite(logits).all():
             raise ModelUnusable(f"{path.name} computes numbers that are none; fetch it again")
         self.cache.token_bytes = self._lib.llama_state_seq_get_size(self._context, 0)
+        self.cache.lends = self._lends()
+        if not self.cache.lends:
+            log.warning("engine.no_reuse", model=path.name, why="its answers can't be copied")
         self.cache.release()
+
+    def _lends(self) -> bool:
+        """Does an answer that begins with a copy of another go on as that one? Not where a model's
+        memory is no list of tokens, such as a recurrent one's."""
+        other = min(1, self._lib.llama_n_seq_max(self._context) - 1)
+        ids = [token % self.vocabulary for token in (3, 10, 17)][: self.context]
+        last = len(ids) - 1
+        try:
+            for at, token in enumerate(ids):
+                whole = self.forward([token], (), (Span(0, at, 1),))
+            if other:
+                self.cache.copy(0, other, last)
+            copied = self.forward(ids[last:], (), (Span(other, last, 1),))
+        except RuntimeError:
+            return False
+        return float(np.abs(whole - copied).max()) <= 0.05 * float(whole.std())
 
     def forward(
         self, ids: Sequence[int], decode: Sequence[Span], prefill: Sequence[Span]
@@ -161,11 +137,11 @@ class LlamaModel:
         self._want[:count] = 0
         at, last = 0, []
         for span in spans:
-            self.cache.begin(span)
+            sequence = self.cache.begin(span)
             end = at + span.count
             self._pos[at:end] = range(span.start, span.start + span.count)
             for token in range(at, end):
-                self._seq[token][0] = span.slot
+                self._seq[token][0] = sequence
             self._want[end - 1] = 1
             last.append(end - 1)
             at = end

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
+from tether.engines.prefix import Prefixes
 from tether.engines.span import Span
 
 BLOCK = 256  # tokens by which slots grow at first
@@ -42,7 +43,9 @@ class Plan:
 
 class SlotCache:
     """Slots for at most `slots` answers of at most `context` tokens. Memory is taken in
-    doubling blocks as they are needed, and given back by `release`."""
+    doubling blocks as they are needed, and given back by `release`. What is kept of finished
+    answers is outside of the slots: a tensor (layers, keys and values; heads; tokens; dim) for
+    each stretch."""
 
     def __init__(
         self,
@@ -61,11 +64,30 @@ class SlotCache:
         self._keys = [torch.zeros(0)] * layers
         self._values = [torch.zeros(0)] * layers
         self._plan: Plan | None = None
+        self._token_bytes: int = 2 * layers * heads * head_dim * dtype.itemsize
+        self._prefixes = Prefixes(0, _cut)
 
     @property
     def memory_bytes(self) -> int:
-        """What is held now, in bytes."""
+        """What the slots hold now, in bytes."""
         return int(sum(tensor.nbytes for tensor in (*self._keys, *self._values)))
+
+    worth = 16  # see `Slots.worth`
+
+    @property
+    def kept_bytes(self) -> int:
+        """What finished answers hold, beside the slots."""
+        return self._prefixes.tokens * self._token_bytes
+
+    @property
+    def evicted(self) -> int:
+        """See `Slots.evicted`."""
+        return self._prefixes.evicted
+
+    def allow(self, prefix_bytes: int) -> bool:
+        """See `Slots.allow`; what is kept goes."""
+        self._prefixes = Prefixes(prefix_bytes // self._token_bytes, _cut)
+        return True
 
     def reserve(self, slots: int, length: int) -> None:
         """Make room for `slots` answers of `length` tokens."""
@@ -102,6 +124,33 @@ class SlotCache:
         for store in (self._keys, self._values):
             for tensor in store:
                 tensor[target, :, :length] = tensor[source, :, :length]
+
+    copy = move
+
+    def keep(self, slot: int, scope: str, tokens: tuple[int, ...]) -> None:
+        """See `Slots.keep`."""
+        self._prefixes.add(scope, tokens, lambda start, end: self._stretch(slot, start, end))
+
+    def _stretch(self, slot: int, start: int, end: int) -> torch.Tensor:
+        stores = (*self._keys, *self._values)
+        heads, head_dim = self._shape
+        piece = torch.empty(len(stores), heads, end - start, head_dim, dtype=self._dtype)
+        for part, store in zip(piece, stores, strict=True):
+            part.copy_(store[slot, :, start:end])
+        return piece
+
+    def kept(self, scope: str, tokens: tuple[int, ...]) -> int:
+        """See `Slots.kept`."""
+        return self._prefixes.length(scope, tokens)
+
+    def recall(self, slot: int, scope: str, tokens: tuple[int, ...]) -> None:
+        """See `Slots.recall`."""
+        at = 0
+        for piece, count in self._prefixes.find(scope, tokens):
+            for part, store in zip(piece, (*self._keys, *self._values), strict=True):
+                store[slot, :, at : at + count] = part[:, :count]
+            at += count
+        assert at == len(tokens)
 
     def clear(self, slot: int) -> None:
         """Forget a slot that may hold nan: masked or not, nan would spread."""
@@ -185,6 +234,10 @@ class SlotCache:
             )[0].transpose(0, 1)
             at += span.count
         return out
+
+
+def _cut(piece: torch.Tensor, at: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return piece[:, :, :at].clone(), piece[:, :, at:].clone()
 
 
 def attention(  # noqa: PLR0917 - the interface of transformers
