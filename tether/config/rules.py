@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 from tether.config.problem import Problem
 from tether.config.sections import Config, Model, Worker, chosen
 
-TAKE_ADAPTERS: Final = ("transformers", "vllm")  # engines
+TAKE_ADAPTERS: Final = ("gguf", "transformers", "vllm")  # engines
+_MIN_PEER_BANDWIDTH: Final = 1 << 20  # bytes per second
 _SCHEMES: Final = ("file", "s3", "gs", "az")
 _ARTIFACT: Final = re.compile(r"artifact:sha256:[0-9a-f]{64}")
 _PACKAGE: Final = re.compile(r"package:[A-Za-z0-9][A-Za-z0-9._-]{0,126}")
@@ -92,6 +93,12 @@ def _artifacts(config: Config, models: Sequence[Model | None]) -> Iterator[Probl
         yield Problem(
             "artifacts.quorum",
             f"of {count} replicas a quorum is {count // 2 + 1} to {count}, not {artifacts.quorum}",
+        )
+    if 0 < artifacts.peer_bandwidth < _MIN_PEER_BANDWIDTH:
+        yield Problem(
+            "artifacts.peer_bandwidth",
+            f"who borrows gives up below a MiB per second; write {_MIN_PEER_BANDWIDTH} or more, 0 "
+            "for no limit, or peers = false",
         )
     for number, model in enumerate(models):
         for field in ("source", "adapter"):

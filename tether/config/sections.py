@@ -124,7 +124,8 @@ class Artifacts(Section, frozen=True, kw_only=True):
     `az://…`. A push goes to all of them, which must be `min_replicas` at least, and holds when
     `quorum` have it. `trust` "required" loads only what a key in `trust_dir` has signed. Models
     are kept on disk up to `cache_bytes`. `parallel` blocks of 8 MiB are under way at once, with at
-    most `bandwidth` bytes per second (0: no limit)."""
+    most `bandwidth` bytes per second (0: no limit). With `peers`, the nodes of a cluster lend each
+    other what they have, each at most `peer_bandwidth` bytes per second (0: no limit)."""
 
     replicas: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
     min_replicas: Annotated[int, Meta(ge=1, le=64)] = 3
