@@ -21,7 +21,7 @@ CORPUS = [
 ]
 
 
-def make(folder: Path, *, seed: int = 0) -> Path:
+def make(folder: Path, *, seed: int = 0, head_dim: int = 8) -> Path:
     """Write the model into `folder`; the same seed gives the same weights."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -50,7 +50,7 @@ def make(folder: Path, *, seed: int = 0) -> Path:
         num_hidden_layers=2,
         num_attention_heads=6,
         num_key_value_heads=2,
-        head_dim=8,
+        head_dim=head_dim,
         max_position_embeddings=640,
         initializer_range=0.3,
         bos_token_id=None,

@@ -20,6 +20,7 @@ from typing import Any
 
 from tether.contracts import Input, ModelCard, Sampling, TextInput
 from tether.engines import validate
+from tether.engines.batch import Batch, OwnBatch
 from tether.engines.batcher import Batcher, Forward, Step
 from tether.engines.engine import Capabilities, Delta, EngineOptions, Job, Snapshot
 from tether.engines.row import Row
@@ -43,10 +44,10 @@ MOST_DURATIONS = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A model that can be computed. `table` has the bytes of every token id; `unload` is called
-    last, on the engine's thread."""
+    """A model that can be computed, or a batch of its library's own. `table` has the bytes of every
+    token id; `unload` is called last, on the engine's thread."""
 
-    model: Forward
+    model: Forward | OwnBatch
     table: tuple[bytes, ...]
     capabilities: Capabilities
     unload: Callable[[], None] = lambda: None
@@ -72,7 +73,7 @@ class BatchEngine(ABC):
         self._most = options.slots + options.queue
         self._table: tuple[bytes, ...] = ()
         self._ends: frozenset[int] = frozenset()
-        self._batcher: Batcher | None = None
+        self._batcher: Batch | None = None
         self._refused = metrics.bound_refused.labels("engine_queue")
 
     # ---- what a subclass adds
@@ -252,13 +253,7 @@ class BatchEngine(ABC):
             return
         self.capabilities, self._table = loaded.capabilities, loaded.table
         self._ends = loaded.model.ends
-        options = self._options
-        batcher = self._batcher = Batcher(
-            loaded.model,
-            slots=options.slots,
-            prefill_tokens=options.prefill_tokens,
-            prefix_bytes=options.prefix_bytes,
-        )
+        batcher = self._batcher = self._batch(loaded.model)
         opened.set_result(None)
         try:
             self._work(batcher)
@@ -270,7 +265,18 @@ class BatchEngine(ABC):
             self._batcher = None
             loaded.unload()
 
-    def _work(self, batcher: Batcher) -> None:
+    def _batch(self, model: Forward | OwnBatch) -> Batch:
+        if isinstance(model, OwnBatch):
+            return model
+        options = self._options
+        return Batcher(
+            model,
+            slots=options.slots,
+            prefill_tokens=options.prefill_tokens,
+            prefix_bytes=options.prefix_bytes,
+        )
+
+    def _work(self, batcher: Batch) -> None:
         ref = self._card.ref
         step_seconds = metrics.engine_step_seconds.labels(ref)
         tokens = [metrics.engine_tokens.labels(ref, kind) for kind in ("prompt", "output")]

@@ -214,9 +214,13 @@ def create(
         from tether.engines.gguf import GgufEngine
 
         return GgufEngine(card, options)
+    if card.engine == "vllm":
+        from tether.engines.vllm import VllmEngine
+
+        return VllmEngine(card, options)
     raise ModelUnusable(
         f"model {card.ref} asks for the engine {card.engine!r}; "
-        "use gguf, transformers, embedding or echo"
+        "use gguf, transformers, vllm, embedding or echo"
     )
 
 

@@ -12,20 +12,20 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
-import socket
 import subprocess
-import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from typing import Literal, cast
 
+import msgspec
+
 from tether.contracts import EmbeddingInput, Input, ModelCard, Sampling
+from tether.engines import host_process, validate
 from tether.engines import host_wire as wire
-from tether.engines import validate
 from tether.engines.engine import Capabilities, Delta, EngineOptions, Job, Snapshot
 from tether.engines.mirror import Mirror
 from tether.engines.stream import Stream
+from tether.engines.weights import prepare
 from tether.errors import (
     Draining,
     ModelUnusable,
@@ -93,12 +93,16 @@ class HostedEngine:
     async def open(self) -> None:
         """See `Engine.open`."""
         self._opened = asyncio.get_running_loop().create_future()
-        ours = self._spawn()
+        card = self._card
+        if card.engine == "vllm":  # the packages with weights are in our environment
+            path = await asyncio.to_thread(prepare, card, self._options.cache_dir)
+            card = msgspec.structs.replace(card, source=str(path))
+        self._process, ours = host_process.start(card)
         reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=1 << 20)
         options = self._options
         self._order(
             wire.Open(
-                self._card,
+                card,
                 str(options.cache_dir),
                 options.slots,
                 options.threads,
@@ -116,24 +120,6 @@ class HostedEngine:
         except BaseException:
             await self.close()
             raise
-
-    def _spawn(self) -> socket.socket:
-        ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "tether.engines.host"]
-        try:
-            self._process = subprocess.Popen(
-                [*command, str(theirs.fileno()), str(os.getpid())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=_environment(),
-            )
-        except OSError as error:
-            ours.close()
-            raise ModelUnusable(f"the engine's process could not be started ({error})") from None
-        finally:
-            theirs.close()
-        return ours
 
     async def close(self) -> None:
         """See `Engine.close`."""
@@ -234,7 +220,9 @@ class HostedEngine:
                     self._take(item)
                 self._silent = 0
         except EOFError:
-            self._lose(f"the engine of {self._card.ref} ended ({await self._ending()})")
+            process = self._process
+            how = await host_process.ending(process) if process else "it was told to"
+            self._lose(f"the engine of {self._card.ref} ended ({how})")
         except (ProtocolError, ValueError) as error:
             self._lose(f"the engine of {self._card.ref} spoke nonsense ({error})")
 
@@ -327,21 +315,3 @@ class HostedEngine:
         for done in self._prompts.values():
             if not done.done():
                 done.set_exception(type(error)(error.message))
-
-    async def _ending(self) -> str:
-        """How the process ended, in words."""
-        process = self._process
-        if process is None:
-            return "it was told to"
-        loop = asyncio.get_running_loop()
-        with suppress(subprocess.TimeoutExpired):
-            await loop.run_in_executor(None, process.wait, TICK_S)
-        code = process.poll()
-        if code is None:
-            return "it hung up"
-        return f"signal {-code}" if code < 0 else f"status {code}"
-
-
-def _environment() -> dict[str, str]:
-    """That of the worker, which shows the engine's figures with its own: see `Mirror`."""
-    return {k: v for k, v in os.environ.items() if k != "PROMETHEUS_MULTIPROC_DIR"}

@@ -1,0 +1,57 @@
+"""The process of an engine: how it begins, and how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+
+from tether.contracts import ModelCard
+from tether.engines import vllm_home
+from tether.errors import ModelUnusable
+
+END_S = 1.0
+
+
+def start(card: ModelCard) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """A process for the engine of `card`, in the environment that this needs, and our end of the
+    pair on which it waits for orders.
+
+    Raises:
+        ModelUnusable: it can't be started.
+    """
+    python = vllm_home.python(card.ref) if card.engine == "vllm" else sys.executable
+    ours, theirs = socket.socketpair()
+    try:
+        process = subprocess.Popen(
+            [python, "-m", "tether.engines.host", str(theirs.fileno()), str(os.getpid())],
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env=_environment(),
+        )
+    except OSError as error:
+        ours.close()
+        raise ModelUnusable(f"the engine's process could not be started ({error})") from None
+    finally:
+        theirs.close()
+    return process, ours
+
+
+async def ending(process: subprocess.Popen[bytes]) -> str:
+    """How the process ended, in words; it gets a moment to do so."""
+    loop = asyncio.get_running_loop()
+    with suppress(subprocess.TimeoutExpired):
+        await loop.run_in_executor(None, process.wait, END_S)
+    code = process.poll()
+    if code is None:
+        return "it hung up"
+    return f"signal {-code}" if code < 0 else f"status {code}"
+
+
+def _environment() -> dict[str, str]:
+    """That of the worker, which shows the engine's figures with its own: see `Mirror`."""
+    return {k: v for k, v in os.environ.items() if k != "PROMETHEUS_MULTIPROC_DIR"}
