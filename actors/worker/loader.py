@@ -77,8 +77,8 @@ async def load(
 def _prepared(
     card: ModelCard, cache_dir: Path, artifacts: Artifacts, peers: Callable[[], Peers] | None
 ) -> ModelCard:
-    """`card` with its files in place: those of an artifact fetched and verified."""
-    if card.source.startswith("artifact:"):
+    """`card` with its files in place: those of artifacts fetched and verified."""
+    if card.artifacts:
         from tether.artifacts.source import localized
 
         card = localized(card, cache_dir, artifacts, peers=peers)

@@ -44,23 +44,27 @@ def localized(
     progress: Progress | None = None,
     peers: Callable[[], Peers] | None = None,
 ) -> ModelCard:
-    """`card` with a folder for its source, if that is an artifact; else as it was. Blocks, and
+    """`card` with folders for its source and its adapter where they are artifacts. Blocks, and
     needs a thread without a running loop. `artifacts.trust_dir` must be absolute. `peers` makes
     those that it may come from besides the replicas; it is called on the loop that uses them.
 
     Raises:
         TetherError: it can't be had, or must not be loaded; the sentence says why.
     """
-    if not card.source.startswith(digests.SOURCE):
-        return card
-    digest = digests.parse(card.source)
     cache = cache_of(cache_dir, artifacts)
-    held = asyncio.run(_obtained(digest, cache, artifacts, progress, peers))
-    before = _in_use.pop((cache.root, digest), None)
-    _in_use[cache.root, digest] = held
-    if before is not None:
-        before.release()
-    return msgspec.structs.replace(card, source=str(held.folder))
+    folders = {}
+    for field in ("source", "adapter"):
+        named: str = getattr(card, field)
+        if not named.startswith(digests.SOURCE):
+            continue
+        digest = digests.parse(named)
+        held = asyncio.run(_obtained(digest, cache, artifacts, progress, peers))
+        before = _in_use.pop((cache.root, digest), None)
+        _in_use[cache.root, digest] = held
+        if before is not None:
+            before.release()
+        folders[field] = str(held.folder)
+    return msgspec.structs.replace(card, **folders)
 
 
 async def _obtained(

@@ -200,7 +200,8 @@ def _cache(config: Config) -> Cache:
 
 
 def _configured(config: Config) -> list[str]:
-    return [digests.parse(m.source) for m in config.models if m.source.startswith(digests.SOURCE)]
+    named = [source for model in config.models for source in (model.source, model.adapter)]
+    return [digests.parse(source) for source in named if source.startswith(digests.SOURCE)]
 
 
 def _obtained(config: Config, which: str) -> tuple[Replicas, Held]:

@@ -76,6 +76,11 @@ class ModelCard(Value, frozen=True):
         return f"{self.name}@{self.version}"
 
     @property
+    def artifacts(self) -> tuple[str, ...]:
+        """Those of its sources that are artifacts."""
+        return tuple(s for s in (self.source, self.adapter) if s.startswith("artifact:"))
+
+    @property
     def task(self) -> Literal["generate", "embed"]:
         """What it is for."""
         return "embed" if self.engine == "embedding" else "generate"

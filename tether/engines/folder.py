@@ -22,12 +22,12 @@ def check(folder: Path) -> dict[str, Any]:
     """
     if not folder.is_dir():
         raise ModelUnusable(f"the model folder {folder} does not exist; check `source`")
-    config = _object(folder, "config.json")
+    config = parsed(folder, "config.json")
     if not isinstance(config.get("model_type"), str):
         raise ModelUnusable(f"{folder / 'config.json'} has no model_type; fetch the model again")
-    _object(folder, "tokenizer.json")
+    parsed(folder, "tokenizer.json")
     for shard in _shards(folder):
-        _check_weights(folder, shard)
+        tensors(folder, shard)
     return config
 
 
@@ -39,7 +39,12 @@ def unloadable(folder: Path, error: Exception) -> ModelUnusable:
     )
 
 
-def _object(folder: Path, name: str) -> dict[str, Any]:
+def parsed(folder: Path, name: str) -> dict[str, Any]:
+    """The JSON object in a file of the folder.
+
+    Raises:
+        ModelUnusable: there is none.
+    """
     path = folder / name
     if not path.is_file():
         raise ModelUnusable(f"the model folder {folder} has no {name}; fetch the model again")
@@ -60,7 +65,7 @@ def _shards(folder: Path) -> list[str]:
             f"the model folder {folder} has neither {SINGLE} nor {INDEX}; "
             "only safetensors weights are loaded"
         )
-    shards = _object(folder, INDEX).get("weight_map")
+    shards = parsed(folder, INDEX).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise ModelUnusable(f"{folder / INDEX} names no weights; fetch the model again")
     names = sorted({str(name) for name in shards.values()})
@@ -69,8 +74,13 @@ def _shards(folder: Path) -> list[str]:
     return names
 
 
-def _check_weights(folder: Path, name: str) -> None:
-    """Header and length of a safetensors file: 8 bytes of header size, JSON, then the data."""
+def tensors(folder: Path, name: str) -> dict[str, dict[str, Any]]:
+    """What a safetensors file of the folder says that it holds, `dtype`, `shape` and
+    `data_offsets` of each tensor, if it is whole: 8 bytes of header size, JSON, then the data.
+
+    Raises:
+        ModelUnusable: it isn't there, or isn't whole.
+    """
     path = folder / name
     if not path.is_file():
         raise ModelUnusable(f"the model folder {folder} has no {name}; fetch the model again")
@@ -80,11 +90,13 @@ def _check_weights(folder: Path, name: str) -> None:
             header_size = int.from_bytes(file.read(8), "little")
             if not 2 <= header_size <= min(_MOST_HEADER, size - 8):
                 raise ValueError("its header is cut off")
-            header = json.loads(file.read(header_size))
-        ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+            header: dict[str, Any] = json.loads(file.read(header_size))
+        header.pop("__metadata__", None)
+        ends = [entry["data_offsets"][1] for entry in header.values()]
         if not ends or max(ends) != size - 8 - header_size:
             raise ValueError(
                 f"it should have {8 + header_size + max(ends, default=0)} bytes and has {size}"
             )
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError) as error:
         raise ModelUnusable(f"{path} is not whole ({error}); fetch the model again") from None
+    return header

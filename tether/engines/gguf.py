@@ -8,12 +8,12 @@ run.
 
 from __future__ import annotations
 
-from tether.engines import llama
+from tether.engines import llama, lora
 from tether.engines.batching import BatchEngine, Loaded
 from tether.engines.chat_template import ChatTemplate
 from tether.engines.engine import Capabilities
 from tether.engines.llama_model import LlamaModel
-from tether.engines.weights import prepare
+from tether.engines.weights import adapter_of, prepare
 
 
 class GgufEngine(BatchEngine):
@@ -32,6 +32,7 @@ class GgufEngine(BatchEngine):
             context=self._card.context,
             threads=options.threads,
             batch_tokens=options.slots + options.prefill_tokens,
+            adapter=adapter_of(self._card),
         )
         if source := model.chat_template():
             self._template = ChatTemplate(source, model.special())
@@ -42,7 +43,13 @@ class GgufEngine(BatchEngine):
             capabilities=Capabilities(
                 resume="prefix",
                 tag="/".join(
-                    ("gguf", kind.replace(" ", "-"), f"{llama.PACKAGE}-{llama.VERSION}", width)
+                    (
+                        "gguf",
+                        kind.replace(" ", "-"),
+                        f"{llama.PACKAGE}-{llama.VERSION}",
+                        width,
+                        *([lora.tag(model.adapter)] if model.adapter else []),
+                    )
                 ),
                 context=model.context,
                 chat=self._template is not None,

@@ -12,7 +12,18 @@ from __future__ import annotations
 import ctypes
 import functools
 import threading
-from ctypes import POINTER, c_bool, c_char_p, c_float, c_int8, c_int32, c_uint8, c_uint32, c_void_p
+from ctypes import (
+    POINTER,
+    c_bool,
+    c_char_p,
+    c_float,
+    c_int8,
+    c_int32,
+    c_uint8,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -83,6 +94,15 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_model_get_vocab": (c_void_p, (c_void_p,)),
     "llama_model_chat_template": (c_char_p, (c_void_p, c_char_p)),
     "llama_model_desc": (c_int32, (c_void_p, c_char_p, ctypes.c_size_t)),
+    "llama_model_meta_val_str": (c_int32, (c_void_p, c_char_p, c_char_p, ctypes.c_size_t)),
+    "llama_model_n_head": (c_int32, (c_void_p,)),
+    "llama_model_n_head_kv": (c_int32, (c_void_p,)),
+    "llama_adapter_lora_init": (c_void_p, (c_void_p, c_char_p)),
+    "llama_adapter_get_alora_n_invocation_tokens": (c_uint64, (c_void_p,)),
+    "llama_set_adapters_lora": (
+        c_int32,
+        (c_void_p, POINTER(c_void_p), ctypes.c_size_t, POINTER(c_float)),
+    ),
     "llama_model_n_ctx_train": (c_int32, (c_void_p,)),
     "llama_model_has_encoder": (c_bool, (c_void_p,)),
     "llama_model_has_decoder": (c_bool, (c_void_p,)),
@@ -139,6 +159,13 @@ def last_error(default: str) -> str:
     said = _said[0] if _said else default
     _said.clear()
     return said
+
+
+def meta(lib: Any, model: int, key: str) -> str:
+    """What a model's file says under `key`; nothing if it doesn't."""
+    buffer = ctypes.create_string_buffer(256)
+    found = lib.llama_model_meta_val_str(model, key.encode(), buffer, len(buffer))
+    return buffer.value.decode(errors="replace") if found >= 0 else ""
 
 
 def library() -> Any:

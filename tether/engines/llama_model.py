@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tether.engines import llama
+from tether.engines import llama, llama_adapter
 from tether.engines.llama_slots import LlamaSlots
 from tether.engines.span import Span
 from tether.errors import ModelUnusable
@@ -24,10 +24,17 @@ class LlamaModel:
     """Weights, vocabulary and context. Belongs to one thread, but for `encode`."""
 
     def __init__(
-        self, path: Path, *, slots: int, context: int, threads: int, batch_tokens: int
+        self,
+        path: Path,
+        *,
+        slots: int,
+        context: int,
+        threads: int,
+        batch_tokens: int,
+        adapter: Path | None = None,
     ) -> None:
         """Load `path`, with room for `slots` answers of `context` tokens at most and passes of
-        `batch_tokens` at most.
+        `batch_tokens` at most, all of them changed by `adapter` (see `llama_adapter`).
 
         Raises:
             ModelUnusable: not a model that llama.cpp can decode, or no memory for it.
@@ -35,6 +42,7 @@ class LlamaModel:
         self._lib = lib = llama.library()
         self._model = self._context = 0
         self._batch: llama.Batch | None = None
+        self.adapter = ""  # its digest
         model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
         if not model:
             raise ModelUnusable(
@@ -44,6 +52,9 @@ class LlamaModel:
         self._model = model
         try:
             self._open(path, slots, context, threads, batch_tokens)
+            if adapter is not None:
+                self.adapter = llama_adapter.attach(lib, model, self._context, adapter)
+            self._warm(adapter or path)
         except BaseException:
             self.close()
             raise
@@ -93,7 +104,6 @@ class LlamaModel:
         self._want = array(batch.logits, shape)
         array(batch.n_seq_id, shape)[:] = 1
         self._seq = [array(batch.seq_id[at], (1,)) for at in range(batch_tokens)]
-        self._warm(path)
 
     def _warm(self, path: Path) -> None:
         """One token, which also tells what a token holds in memory."""

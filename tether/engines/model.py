@@ -12,6 +12,8 @@ import torch
 
 from tether.contracts import ModelCard
 from tether.engines.folder import unloadable
+from tether.engines.lora import Adapter
+from tether.engines.merge import merge
 from tether.engines.slot_cache import Plan, SlotCache, attention
 from tether.engines.span import Span
 from tether.errors import ModelUnusable
@@ -135,11 +137,15 @@ class SlotModel:
             )
 
 
-def load(folder: Path, card: ModelCard, *, slots: int, threads: int) -> SlotModel:
-    """Load a checked model folder. Never goes to the network, never runs code from the folder.
+def load(
+    folder: Path, card: ModelCard, *, slots: int, threads: int, adapter: Adapter | None = None
+) -> SlotModel:
+    """Load a checked model folder, and merge `adapter` into it. Never goes to the network, never
+    runs code from the folder.
 
     Raises:
-        ModelUnusable: the folder's content cannot be loaded, or not as this kind of model.
+        ModelUnusable: the folder's content cannot be loaded, or not as this kind of model; or the
+            adapter was made for another one.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import transformers
@@ -166,4 +172,6 @@ def load(folder: Path, card: ModelCard, *, slots: int, threads: int) -> SlotMode
         raise ModelUnusable(
             f"{folder} lacks {len(missing)} weights, {missing[0]} first; fetch the model again"
         )
+    if adapter is not None:
+        merge(net, adapter)
     return SlotModel(net, slots=slots, context=card.context)

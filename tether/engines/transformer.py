@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tether.engines import lora
 from tether.engines.batching import BatchEngine, Loaded
 from tether.engines.engine import Capabilities
 from tether.engines.folder import unloadable
-from tether.engines.weights import prepare
+from tether.engines.weights import adapter_of, prepare
 from tether.errors import BadRequest
 from tether.telemetry import logs
 
@@ -37,8 +38,16 @@ class TransformersEngine(BatchEngine):
         from tether.engines.model import load
 
         self._open_tokenizer(folder)
-        model = load(folder, self._card, slots=self._options.slots, threads=self._options.threads)
-        return self._described(model)
+        path = adapter_of(self._card)
+        adapter = lora.read(path) if path is not None else None
+        model = load(
+            folder,
+            self._card,
+            slots=self._options.slots,
+            threads=self._options.threads,
+            adapter=adapter,
+        )
+        return self._described(model, lora.tag(adapter.digest) if adapter else "")
 
     def _open_tokenizer(self, folder: Path) -> None:
         import transformers
@@ -50,7 +59,7 @@ class TransformersEngine(BatchEngine):
         except Exception as error:  # whatever its files can provoke in the libraries
             raise unloadable(folder, error) from error
 
-    def _described(self, model: SlotModel) -> Loaded:
+    def _described(self, model: SlotModel, adapter: str) -> Loaded:
         import torch
         import transformers
 
@@ -68,6 +77,7 @@ class TransformersEngine(BatchEngine):
                         f"torch-{torch.__version__}",
                         transformers.__version__,
                         torch.backends.cpu.get_cpu_capability(),
+                        *([adapter] if adapter else []),
                     )
                 ),
                 context=model.context,

@@ -27,6 +27,7 @@ def prepare(card: ModelCard, cache_dir: Path, progress: Progress | None = None) 
         ModelUnusable: a package or a file is missing, or the conversion failed.
     """
     engine = card.engine
+    adapter_of(card)
     if engine not in _PACKAGES:
         return None
     if engine != "gguf" and util.find_spec("torch") is None:
@@ -53,3 +54,27 @@ def prepare(card: ModelCard, cache_dir: Path, progress: Progress | None = None) 
     if engine == "gguf":
         return smollm2.gguf()
     return smollm2.converted(cache_dir, progress or (lambda what, fraction: None))
+
+
+def adapter_of(card: ModelCard) -> Path | None:
+    """The checked folder or file of `card`'s adapter; None if it has none.
+
+    Raises:
+        ModelUnusable: its engine takes none, or the adapter isn't whole, or of another kind.
+    """
+    if not card.adapter:
+        return None
+    path = Path(card.adapter).expanduser()
+    if card.engine in ("transformers", "vllm"):
+        from tether.engines import lora  # with numpy, which a node without models has not
+
+        lora.check(path)
+        return path
+    if card.engine == "gguf":
+        from tether.engines import llama_adapter
+
+        return llama_adapter.check(path)
+    raise ModelUnusable(
+        f"model {card.ref} has an adapter, and the engine {card.engine!r} takes none; "
+        "use transformers, vllm or gguf, or remove it"
+    )

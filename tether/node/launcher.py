@@ -149,7 +149,7 @@ class Launcher:
                 self._narrator.working(f"{what}: {stage}", what, fraction)
 
             card = card_of(self._config, model)
-            if card.source.startswith("artifact:"):
+            if card.artifacts:
                 from tether.artifacts.source import localized
 
                 artifacts = artifacts_of(self._config)

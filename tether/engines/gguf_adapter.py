@@ -1,0 +1,121 @@
+"""A PEFT adapter as the GGUF file that llama.cpp takes, written in memory. Pure.
+
+llama.cpp computes scaling · B·(A·x) beside every product with a base that may be quantized, with
+one alpha for the whole file; each scaling is therefore put into its B here, and alpha is 0, which
+stands for a scaling of 1 (llama.cpp's `llama_adapter_lora_weight::get_scale`). Layers are called
+as `gguf.get_tensor_name_map` calls them.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tether.engines.lora import Adapter, Factor
+from tether.errors import ModelUnusable
+
+# Architectures whose layers have these names. True: ggml wants the two halves of a rotary pair side
+# by side, where Hugging Face has them half a head apart, so rows of B are exchanged likewise.
+_SIDE_BY_SIDE = {"llama": True, "qwen2": False, "qwen3": False}
+_LAYERS = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
+_VERSION, _ALIGNMENT, _F32, _FLOAT, _STRING = 3, 32, 0, 6, 8  # ggml's docs/gguf.md
+
+
+def written(adapter: Adapter, architecture: str, *, heads: int, key_heads: int) -> bytes:
+    """The GGUF file of `adapter`, for a base of this architecture, with so many heads for queries
+    and for keys.
+
+    Raises:
+        ModelUnusable: it changes what can't be changed here.
+    """
+    side_by_side = _SIDE_BY_SIDE.get(architecture)
+    if side_by_side is None:
+        raise ModelUnusable(
+            f"{adapter.folder} can't be used on a GGUF model of the architecture {architecture} "
+            f"(only {', '.join(_SIDE_BY_SIDE)}); convert it with llama.cpp's "
+            "convert_lora_to_gguf.py"
+        )
+    tensors: list[tuple[str, NDArray[np.float32]]] = []
+    for factor in adapter.factors:
+        name = _name(adapter, factor)
+        b = factor.b * np.float32(factor.scaling)
+        if side_by_side and name.endswith(("attn_q.weight", "attn_k.weight")):
+            b = _exchanged(adapter, factor, b, heads if "attn_q" in name else key_heads)
+        tensors += [(f"{name}.lora_a", factor.a), (f"{name}.lora_b", b)]
+    head: dict[str, str | float] = {
+        "general.type": "adapter",
+        "general.architecture": architecture,
+        "adapter.type": "lora",
+        "adapter.lora.alpha": 0.0,
+    }
+    return _file(head, tensors)
+
+
+def _name(adapter: Adapter, factor: Factor) -> str:
+    if factor.module == "lm_head":
+        return "output.weight"
+    found = _LAYER.fullmatch(factor.module)
+    if found is None or found[2] not in _LAYERS:
+        raise ModelUnusable(
+            f"{adapter.folder} changes {factor.module}, which the engine gguf can't; merge the "
+            "adapter into its base with peft, and convert that"
+        )
+    return f"blk.{found[1]}.{_LAYERS[found[2]]}.weight"
+
+
+def _exchanged(
+    adapter: Adapter, factor: Factor, b: NDArray[np.float32], heads: int
+) -> NDArray[np.float32]:
+    if heads < 1 or b.shape[0] % (2 * heads):
+        raise ModelUnusable(
+            f"{adapter.folder} changes {factor.module} by {b.shape[0]} rows, and the base has "
+            f"{heads} heads there; was the adapter made for another base?"
+        )
+    return np.ascontiguousarray(b.reshape(heads, 2, -1, b.shape[1]).swapaxes(1, 2)).reshape(b.shape)
+
+
+def _file(head: dict[str, str | float], tensors: list[tuple[str, NDArray[np.float32]]]) -> bytes:
+    parts = [b"GGUF", struct.pack("<IQQ", _VERSION, len(tensors), len(head))]
+    for key, value in head.items():
+        parts.append(_string(key))
+        if isinstance(value, str):
+            parts += [struct.pack("<I", _STRING), _string(value)]
+        else:
+            parts.append(struct.pack("<If", _FLOAT, value))
+    offset = 0
+    for name, values in tensors:
+        rows, columns = values.shape
+        parts += [_string(name), struct.pack("<IQQIQ", 2, columns, rows, _F32, offset)]
+        offset += _padded(values.nbytes)
+    parts.append(_padding(parts))
+    for _, values in tensors:
+        raw = values.astype("<f4", copy=False).tobytes()
+        parts += [raw, bytes(_padded(len(raw)) - len(raw))]
+    return b"".join(parts)
+
+
+def _string(text: str) -> bytes:
+    raw = text.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def _padded(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def _padding(parts: Iterable[bytes]) -> bytes:
+    size = sum(map(len, parts))
+    return bytes(_padded(size) - size)
