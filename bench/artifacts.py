@@ -3,7 +3,9 @@
 One file of random weights. `hashlib` is SHA-256 over memory, `read + hashlib` over the same file
 in the page cache; then what Tether does: verifying a file in the cache, scanning a folder (each
 byte is hashed twice: block and file), pushing to three folders, pulling from one (as blocks when
-they come, and as files when they lie on disk), and finding a model that is in the cache.
+they come, and as files when they lie on disk), the same from another node over mutual TLS on
+loopback (whose own work counts by the clock, not as processor time), and finding a model that
+is in the cache.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from bench._lending_nodes import LendingNodes
 from tether.artifacts import digest, folder, manifest
 from tether.artifacts.cache import Cache
 from tether.artifacts.entry import verify_file
@@ -31,6 +34,8 @@ from tether.artifacts.pull import Pull
 from tether.artifacts.push import Push
 from tether.artifacts.replica import Replica
 from tether.artifacts.replicas import Replicas
+from tether.artifacts.source import cache_of
+from tether.config import Artifacts
 from tether.telemetry import logs
 
 ROUNDS = 3
@@ -96,7 +101,7 @@ def measure(root: Path, size: int) -> tuple[dict[str, Rate], float]:
 
     results["push to three folders"] = rate(push, size, rounds=1)
     wanted = digest.of(manifest.encode(made))
-    cache = Cache(root / "cache", 1 << 50)
+    cache = cache_of(root / "cache", Artifacts(cache_bytes=1 << 50))
 
     def obtain() -> None:
         pull = Pull(cache, replicas, None, lambda: datetime.now(UTC))
@@ -107,7 +112,33 @@ def measure(root: Path, size: int) -> tuple[dict[str, Rate], float]:
         obtain()
 
     results["pull from a folder"] = rate(bring, size)
+    obtain()
+    results["pull from a peer"] = lent(cache, root, wanted, size)
     return results, 1e3 / rate(obtain, 10**9).wall
+
+
+def lent(cache: Cache, root: Path, wanted: str, size: int) -> Rate:
+    """From the cache of another node, when all replicas are away."""
+    nodes = LendingNodes(cache.root.parent)
+    away = Replicas([Replica((root / "away").as_uri())])
+    borrowed = Cache(root / "borrowed", 1 << 50)
+
+    async def borrow() -> None:
+        peers = nodes.lenders.asking()
+        pull = Pull(borrowed, away, None, lambda: datetime.now(UTC), peers)
+        try:
+            (await pull.obtain(wanted)).release()
+        finally:
+            await peers.aclose()
+
+    def bring() -> None:
+        borrowed.evict(wanted)
+        asyncio.run(borrow())
+
+    try:
+        return rate(bring, size)
+    finally:
+        nodes.stop()
 
 
 def main() -> None:

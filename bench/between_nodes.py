@@ -38,7 +38,7 @@ class TwoNodes:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="tb"))
         authority = Authority.init(self.folder / "ca", "bench")
-        self.nodes = {node: _free_port() for node in ("n1", "n2")}
+        self.nodes = {node: free_port() for node in ("n1", "n2")}
         self.systems = []
         for node, port in self.nodes.items():
             authority.issue(node)
@@ -78,7 +78,7 @@ class TwoNodes:
         shutil.rmtree(self.folder)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])

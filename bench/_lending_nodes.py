@@ -1,0 +1,71 @@
+"""Two nodes with certificates, of which one lends what is in its cache."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from pathlib import Path
+
+import msgspec
+from thespian.actors import ActorSystem
+
+from actors.depot import Depot, DepotOptions
+from actors.lenders import Lenders, Neighbour, Neighbourhood
+from actors.nodes import ROOT
+from actors.runtime import Endpoint
+from actors.runtime.options import NodeOptions
+from bench.between_nodes import HOST, free_port
+from supervision import Root, SupervisorOptions
+from tether.config import Artifacts
+from tether.contracts import StartChild
+from tether.security.authority import Authority
+
+
+class LendingNodes:
+    """`n1` has a depot over `cache_dir`; `lenders` are what a process of `n2` knows of it."""
+
+    def __init__(self, cache_dir: Path) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="tb"))
+        authority = Authority.init(self._folder / "ca", "bench")
+        ports = {node: free_port() for node in ("n1", "n2")}
+        routes = {node: f"{HOST}:{port}" for node, port in ports.items()}
+        self._systems = []
+        for node, port in ports.items():
+            authority.issue(node)
+            capabilities = {
+                "Node Id": node,
+                "Admin Port": port,
+                "Run Dir": str(self._folder / node),
+                "Actor Classes": ["actors.depot.*", "supervision.*"],
+                "Tls Identity Dir": str(authority.folder_of(node)),
+                "Listen": HOST,
+                "Routes": routes,
+            }
+            self._systems.append(ActorSystem("tether", capabilities, transientUnique=True))
+        asyncio.run(self._grow(ports["n1"], cache_dir))
+        self.lenders = Lenders(
+            NodeOptions(
+                node="n2",
+                port=ports["n2"],
+                run_dir=str(self._folder / "n2"),
+                identity_dir=str(authority.folder_of("n2")),
+                routes=tuple(routes.items()),
+            ),
+            Neighbourhood(nodes=(Neighbour(id="n1", region="local", admin_port=ports["n1"]),)),
+        )
+
+    async def _grow(self, port: int, cache_dir: Path) -> None:
+        artifacts = Artifacts(trust="off", cache_bytes=1 << 50)
+        depot = Depot.spec(DepotOptions(cache_dir=str(cache_dir), artifacts=artifacts))
+        run_dir = str(self._folder / "n1")
+        async with Endpoint.connect(run_dir=run_dir, node="n1", port=port) as endpoint:
+            root = await endpoint.create(Root, global_name=ROOT)
+            args = msgspec.msgpack.encode(SupervisorOptions(children=(depot,)))
+            start = StartChild(path="", generation=1, parent="", root="", args=args)
+            await endpoint.ask(root, start, timeout=60)
+
+    def stop(self) -> None:
+        for system in self._systems:
+            system.shutdown()
+        shutil.rmtree(self._folder)
