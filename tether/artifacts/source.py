@@ -64,7 +64,7 @@ def localized(
         if before is not None:
             before.release()
         folders[field] = str(held.folder)
-    return msgspec.structs.replace(card, **folders)
+    return msgspec.structs.replace(card, **folders) if folders else card
 
 
 async def _obtained(

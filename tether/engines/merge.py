@@ -62,5 +62,9 @@ def _add(adapter: Adapter, factor: Factor, module: Any, *, across: bool) -> None
         )
     change = torch.from_numpy(factor.b) @ torch.from_numpy(factor.a)
     change = (change.T if across else change) * factor.scaling
-    # a new tensor: the old one may be the pages of the base's file
-    module.weight.data = (weight.float() + change.to(weight.device)).to(weight.dtype)
+    # In place: the weights are pages of the base's file, mapped copy-on-write, and new tensors
+    # beside them would take the memory of the model once more.
+    if weight.dtype == torch.float32:
+        weight.add_(change.to(weight.device))
+    else:
+        weight.copy_(weight.float().add_(change.to(weight.device)))
