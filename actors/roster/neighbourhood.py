@@ -151,9 +151,9 @@ class Neighbourhood:
     def own_changed(self, fleet: Fleet) -> None:
         """The workers of this node aren't what they were; whoever waits for their load can wait a
         little longer than for the rest."""
-        lasting = tuple((w.address, w.models, w.slots, w.draining) for w in fleet.workers)
-        if lasting != self._lasting:
-            self._lasting = lasting
+        seen = tuple((w.address, w.models, w.loadable, w.slots, w.draining) for w in fleet.workers)
+        if seen != self._lasting:
+            self._lasting = seen
             self.say_soon()
         else:
             self.publisher.load_changed()

@@ -198,6 +198,7 @@ class Scheduler(Supervised):
             deadline=now + msg.deadline_s,
             call=call,
             key=f"{msg.job_id} {msg.claim}",
+            slo=msg.slo,
         )
         try:
             self._room.push(waiter)
@@ -220,20 +221,18 @@ class Scheduler(Supervised):
         metrics.queue_wait_seconds.observe(self.loop.time() - now)
         return seat
 
-    def _serve(self, model_ref: str) -> None:
+    def _serve_all(self) -> None:
         """Give free seats to those who wait."""
         now = self.loop.time()
-        placement = self._placement
-        for waiter, seat in self._room.serve(
-            model_ref, lambda avoid: placement.choose(model_ref, avoid, now)
-        ):
-            if not waiter.call.done():
-                placement.take(seat, waiter.job_id, now, waiter.deadline, model_ref)
-                waiter.call.set_result(seat)
+        placement, room = self._placement, self._room
 
-    def _serve_all(self) -> None:
-        for model_ref in self._room.models:
-            self._serve(model_ref)
+        def choose(model_ref: str, avoid: tuple[str, ...]) -> Seat | None:
+            return placement.choose(model_ref, avoid, now, room.waited(model_ref, now))
+
+        for waiter, seat in room.serve_all(choose):
+            if not waiter.call.done():
+                placement.take(seat, waiter.job_id, now, waiter.deadline, waiter.model_ref)
+                waiter.call.set_result(seat)
 
     def _release(self, worker_id: str, job_id: str, ended: Ended = Ended.CANCELLED) -> None:
         if self._placement.release(worker_id, job_id, self.loop.time(), ended) and self._room:

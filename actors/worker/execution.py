@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable
 from enum import Enum, auto
 
+from actors.worker.pool import Use
 from tether.contracts import Chunk, Completed, Outcome, Run, Settle, Usage
 from tether.core.coalescer import Coalescer
 from tether.core.journal import Journal, Reader
-from tether.engines import Engine
 from tether.errors import AnswerGone, Cancelled, DeadlineExceeded, Draining, TetherError
 
 
@@ -27,12 +27,12 @@ class Execution:
     its memory, or its life, finds the answer again."""
 
     __slots__ = (
+        "cold",
         "deadline",
         "delivered",
         "done_reading",
         "ending",
         "ends",
-        "engine",
         "error",
         "finished_at",
         "journal",
@@ -41,11 +41,14 @@ class Execution:
         "run",
         "slot",
         "task",
+        "use",
     )
 
-    def __init__(self, run: Run, engine: Engine, prompt_ids: tuple[int, ...], now: float) -> None:
+    def __init__(self, run: Run, use: Use, prompt_ids: tuple[int, ...], now: float) -> None:
         self.run = run
-        self.engine = engine
+        self.use = use
+        self.cold = use.engine is None
+        """Does it wait for its model, and for a slot only then?"""
         self.journal = Journal(len(run.emitted_ids))
         self.journal.prompt_ids = prompt_ids
         self.deadline = now + run.deadline_s
@@ -111,6 +114,10 @@ class Execution:
     def explain(self) -> TetherError:
         """What a reader is told of a run that was broken off."""
         match self.ending:
+            case Ending.LATE if self.cold:
+                return DeadlineExceeded(
+                    f"{self.run.model_ref} was not loaded here by the request's deadline"
+                )
             case Ending.LATE:
                 return DeadlineExceeded("the answer was not complete by its deadline")
             case Ending.STOPPING:

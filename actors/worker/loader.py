@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 
+from actors.worker import files
 from tether import engines
 from tether.artifacts.peers import Peers
 from tether.config import Artifacts
@@ -40,15 +41,18 @@ async def load(
     stuck_s: float = 60.0,
     probe_s: float = 30.0,
     peers: Callable[[], Peers] | None = None,
+    sized: Callable[[int], None] = lambda size: None,
 ) -> Engine:
     """Prepare the model's files, load it, and have it answer a real request with one token. `peers`
-    are where an artifact may come from besides the replicas, see `tether.artifacts.source`.
+    are where an artifact may come from besides the replicas, see `tether.artifacts.source`. `sized`
+    is told how many bytes the files have, and may raise.
 
     Raises:
         TetherError: it can't be loaded, or does not answer, in one sentence.
     """
     began = time.monotonic()
     card = await asyncio.to_thread(_prepared, card, cache_dir, artifacts, peers)
+    sized(files.estimate(card))
     engine = engines.host(
         card,
         slots=slots,

@@ -19,6 +19,12 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     run, for `stuck_s` is ended; it is started anew at most `engine_restarts` times in
     `engine_period_s`, then the worker fails.
 
+    `cards` are the configured models. It runs those that the catalog offers and that `models`
+    match (`*`, a name, or a full name; none: the configured ones), with `model_memory_mib` for all
+    together (0: no limit). Those that `pinned` match are never let go for others; any other one is
+    kept for `keep_loaded_s` at least, and makes way for a canary after `idle_s`. The catalog is
+    waited for `catalog_s`, then the cards count; with 0 it is not asked, and the cards are all.
+
     Raises:
         ValueError: a value is out of its range.
     """
@@ -45,9 +51,16 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     probe_s: float = 30.0
     engine_restarts: int = 3
     engine_period_s: float = 60.0
+    models: tuple[str, ...] = ()
+    pinned: tuple[str, ...] = ()
+    model_memory_mib: int = 0
+    gpu_class: str = "cpu"
+    keep_loaded_s: float = 5.0
+    idle_s: float = 60.0
+    catalog_s: float = 2.0
 
     def __post_init__(self) -> None:
-        if not self.cards:
+        if not self.cards and not self.models:
             raise ValueError(f"worker {self.worker_id} has no models")
         if len({card.ref for card in self.cards}) != len(self.cards):
             raise ValueError(f"worker {self.worker_id} has a model twice")
@@ -57,10 +70,10 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("stuck_s", "probe_s", "engine_period_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} of worker {self.worker_id} must be above 0")
-        for name in ("engine_restarts", "queue", "kept", "kept_tokens"):
+        for name in ("engine_restarts", "queue", "kept", "kept_tokens", "model_memory_mib"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} of worker {self.worker_id} must not be negative")
-        for name in ("keep_s", "window_s", "grace_s"):
+        for name in ("keep_s", "window_s", "grace_s", "keep_loaded_s", "idle_s", "catalog_s"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} of worker {self.worker_id} must not be negative")
         if not self.report_s > 0:

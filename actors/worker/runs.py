@@ -9,6 +9,7 @@ from contextlib import aclosing, suppress
 from actors.settler import Settler
 from actors.worker.execution import Ending, Execution
 from actors.worker.options import WorkerOptions
+from actors.worker.pool import Use
 from actors.worker.records import Records
 from supervision import Supervised
 from tether.contracts import Run, Usage
@@ -34,6 +35,7 @@ class Runs:
         self._guard: QuotaGuard[Execution] = QuotaGuard(options.slots, options.queue)
         self._records = Records(options.kept, options.kept_tokens, options.keep_s)
         self._settler = Settler(actor, "worker")
+        self._cold = 0
         self._tasks = 0
         self._idle = asyncio.Event()
         self._soon: asyncio.Future[None] | None = None
@@ -49,8 +51,8 @@ class Runs:
 
     @property
     def queued(self) -> int:
-        """Runs that wait for one."""
-        return self._guard.queued
+        """Runs that wait for one, or for their model to be loaded."""
+        return self._guard.queued + self._cold
 
     @property
     def placed_by(self) -> tuple[tuple[str, int], ...]:
@@ -70,19 +72,18 @@ class Runs:
         held = self._records.check_fence(run.job_id, run.fence)
         return held if held is not None and held.same(run) else None
 
-    def begin(self, run: Run, engine: Engine) -> Execution:
-        """Take a run on; that its request is at fault, its readers are told.
+    def begin(self, run: Run, use: Use) -> Execution:
+        """Take a run on, and `use` with it; that its request is at fault, its readers are told.
 
         Raises:
             Overloaded: slots and queue are full, or too many answers wait to be settled.
         """
-        if self._tasks - self._guard.running - self._guard.queued >= self._options.unsettled:
+        if self._tasks - self.running - self.queued >= self._options.unsettled:
             self._refused_unsettled.inc()
             raise Overloaded("too many answers wait to be settled", retry_after_s=1.0)
-        execution = Execution(run, engine, run.prompt_ids, self._loop.time())
+        execution = Execution(run, use, run.prompt_ids, self._loop.time())
         try:
-            if not self._guard.admit(execution):
-                execution.slot = self._loop.create_future()
+            self._admit(execution)
         except Overloaded:
             self._refused_slots.inc()
             raise
@@ -96,6 +97,26 @@ class Runs:
         task = execution.task = self._loop.create_task(self._pump(execution))
         task.add_done_callback(lambda done: self._pumped(done, execution))
         return execution
+
+    def _admit(self, execution: Execution) -> None:
+        """A slot, a place in the queue, or a place among those whose model isn't loaded: these hold
+        no slot, and count as the queue does.
+
+        Raises:
+            Overloaded: slots and queue are full.
+        """
+        guard = self._guard
+        full = guard.running + self.queued >= guard.slots + guard.queue
+        if full and (self._cold or execution.cold):
+            raise Overloaded(
+                f"{guard.running} requests run and {self.queued} wait, some of them for their "
+                "model to be loaded; try another worker",
+                retry_after_s=0.5,
+            )
+        if execution.cold:
+            self._cold += 1
+        elif not guard.admit(execution):
+            execution.slot = self._loop.create_future()
 
     def deserted(self, execution: Execution, why: str) -> None:
         """A run has no reader left: its client left (cancelled), or its gateway died."""
@@ -152,9 +173,10 @@ class Runs:
     async def _compute(self, execution: Execution) -> None:
         run, journal, loop = execution.run, execution.journal, self._loop
         try:
+            engine = execution.use.engine or await self._warmed(execution)
             if not journal.prompt_ids:
-                journal.prompt_ids = await execution.engine.prompt(run.input)
-            execution.engine.check(len(journal.prompt_ids), run.sampling)
+                journal.prompt_ids = await engine.prompt(run.input)
+            engine.check(len(journal.prompt_ids), run.sampling)
             if execution.slot is not None:
                 await execution.slot
                 execution.slot = None
@@ -164,7 +186,7 @@ class Runs:
                 sampling=run.sampling,
                 scope=run.tenant_id,
             )
-            async with aclosing(execution.engine.run(job)) as deltas:
+            async with aclosing(engine.run(job)) as deltas:
                 async for delta in deltas:
                     journal.add(delta.token_ids, delta.text)
                     if delta.finish is not None:
@@ -195,9 +217,20 @@ class Runs:
         finally:
             self._over(execution)
 
+    async def _warmed(self, execution: Execution) -> Engine:
+        """Its model, once that is loaded; from then on it is as any other run."""
+        engine = await execution.use.get()
+        execution.cold = False
+        self._cold -= 1
+        self._admit(execution)  # its place is free: it counted for one until now
+        return engine
+
     def _over(self, execution: Execution) -> None:
         """The engine is done with it: pass on the slot, let the readers see the end."""
-        if execution.slot is not None and self._guard.forget(execution):
+        execution.use.done()
+        if execution.cold:
+            self._cold -= 1
+        elif execution.slot is not None and self._guard.forget(execution):
             pass  # it never had a slot
         else:
             following = self._guard.leave()
@@ -247,7 +280,7 @@ class Runs:
         self._records.sweep(now)
         for gauge, value in (
             (self._used_slots, self._guard.running),
-            (self._used_queue, self._guard.queued),
+            (self._used_queue, self.queued),
             (self._used_records, len(self._records)),
             (self._used_tokens, self._records.tokens),
             (self._used_tasks, self._tasks),

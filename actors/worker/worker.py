@@ -4,38 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
 
+from actors.follower import Follower
 from actors.lenders import Lenders
 from actors.runtime import Address, on
 from actors.worker import loader
 from actors.worker.execution import End, Execution
 from actors.worker.health import HealthReporter, memory_bytes
 from actors.worker.options import WorkerOptions
+from actors.worker.pool import Pool
 from actors.worker.runs import Runs
 from supervision import ChildSpec, Supervised
-from supervision.intensity import Intensity
-from tether.contracts import Attach, Chunk, Completed, HealthReport, ModelCard, Run
+from tether.contracts import (
+    Attach,
+    Catalog,
+    Chunk,
+    Completed,
+    HealthReport,
+    ModelCard,
+    Run,
+    WatchCatalog,
+)
 from tether.contracts.operating import Drain, Standing
 from tether.engines import Engine
-from tether.errors import (
-    AnswerGone,
-    Draining,
-    ModelNotFound,
-    Overloaded,
-    TetherError,
-    WorkerLost,
-)
-from tether.telemetry import logs, metrics
+from tether.errors import AnswerGone, Draining, TetherError
+from tether.telemetry import logs
 
 log = logs.get(__name__)
 
 TICK_S = 0.1
 ROSTER = "control/roster"
+REGISTRY = "control/registry"
 
 
 class Worker(Supervised):
@@ -54,15 +58,15 @@ class Worker(Supervised):
 
     async def start(self, options: WorkerOptions) -> None:
         self._options = options
-        self._lenders = Lenders.of(self.node_options, options.around)
-        self._engines: dict[str, Engine] = {}
+        around = options.around
+        self._lenders = Lenders.of(self.node_options, around) if around.nodes else None
+        self._pool = Pool(self, options, self._open, self._changed)
         self._runs = Runs(self, options)
-        self._restarts = Intensity(options.engine_restarts, options.engine_period_s)
         self._draining = False
         self._health = HealthReporter(options.report_s, time.time_ns(), self._send_report)
         self._roster: Address | None = None
         self.tree.on_change(self._tree_changed)
-        self.background(self._load(), name="load")
+        self.background(self._follow(), name="follow")
         self.background(self._sweep(), name="sweep")
 
     async def stop(self, deadline_s: float) -> None:
@@ -71,8 +75,7 @@ class Worker(Supervised):
         self._health.touch()
         self._report(self.loop.time())
         await self._runs.stop(deadline_s)
-        for engine in self._engines.values():
-            await engine.close()
+        await self._pool.stop()
 
     @on(Drain)
     def drain(self, msg: Drain, sender: Address) -> Standing:
@@ -85,7 +88,10 @@ class Worker(Supervised):
 
     def described(self) -> dict[str, object]:
         return {
-            "models": " ".join(self._engines),
+            "models": " ".join(self._pool.models),
+            "loading": " ".join(self._pool.loading),
+            "loadable": " ".join(self._pool.loadable),
+            "model_bytes": self._pool.held_bytes,
             "slots": self._options.slots,
             "running": self._runs.running,
             "queued": self._runs.queued,
@@ -100,7 +106,8 @@ class Worker(Supervised):
 
         Raises:
             ModelNotFound, BadRequest, ContextExceeded: the request is at fault.
-            Overloaded, Draining: nothing began; try another worker.
+            Overloaded, Draining: nothing began; try another worker. So too if its model was to be
+                loaded for it, and couldn't.
             AnswerGone: the fence is stale, or the run isn't held, or not from that token on.
             WorkerLost: the engine failed.
             DeadlineExceeded: it wasn't complete in time.
@@ -138,14 +145,14 @@ class Worker(Supervised):
         held = self._runs.held(msg)
         if held is not None:
             return held  # the same order once more
-        engine = self._engines.get(msg.model_ref)
-        if engine is None:
-            if any(card.ref == msg.model_ref for card in self._options.cards):
-                raise Overloaded(f"this worker is still loading {msg.model_ref}")
-            raise ModelNotFound(f"this worker doesn't have {msg.model_ref}", param="model")
         if self._draining:
             raise Draining("this worker takes no new runs; try another one")
-        execution = self._runs.begin(msg, engine)
+        use = self._pool.use(msg.model_ref)
+        try:
+            execution = self._runs.begin(msg, use)
+        except BaseException:
+            use.done()
+            raise
         execution.placed_by = sender.node
         return execution
 
@@ -161,50 +168,32 @@ class Worker(Supervised):
         while True:
             await asyncio.sleep(TICK_S)
             now = self.loop.time()
-            for ref, engine in list(self._engines.items()):
-                if fault := engine.snapshot().fault:
-                    await self._engine_lost(ref, fault, now)
+            await self._pool.tick(now)
             self._runs.sweep(now)
             self._report(now)
 
     # ---- models
 
-    async def _load(self) -> None:
-        for card in self._options.cards:
-            try:
-                await self._load_one(card)
-            except TetherError as error:
-                log.error("a model can't be loaded", model=card.ref, error=error.message)
-                await self.fail(error)
-                return
-
-    async def _engine_lost(self, ref: str, fault: str, now: float) -> None:
-        """Start it anew here: what this worker has said and not yet settled, and its other models,
-        are no worse for it. One that ends again and again is the supervisor's business."""
-        log.error("an engine is lost", model=ref, error=fault)
-        engine = self._engines.pop(ref)
-        self._health.touch()
-        self._report(now)
-        if not self._restarts.admit(now):
-            await self.fail(WorkerLost(f"{fault}; it was started anew too often"))
-            return
-        metrics.engine_restarts.labels(ref).inc()
-        self.background(self._restart(ref, engine), name="restart")
-
-    async def _restart(self, ref: str, engine: Engine) -> None:
-        await engine.close()
-        if self._child_stopping is not None:
-            return
-        card = next(card for card in self._options.cards if card.ref == ref)
-        try:
-            await self._load_one(card)
-        except TetherError as error:
-            log.error("a model can't be loaded again", model=ref, error=error.message)
-            await self.fail(error)
-
-    async def _load_one(self, card: ModelCard) -> None:
+    async def _follow(self) -> None:
+        """The catalog says what is offered, and the configuration where nobody says it in time."""
         options = self._options
-        engine = await loader.load(
+        if options.catalog_s:
+            catalog = Follower(self, REGISTRY, WatchCatalog(), self._see)
+            self.background(catalog.run(), name="catalog")
+            try:
+                await asyncio.wait_for(catalog.first.wait(), options.catalog_s)
+            except TimeoutError:
+                log.warning("the catalog isn't known yet; the configured models are loaded")
+            else:
+                return
+        self._pool.adopt(options.cards)
+
+    def _see(self, catalog: Catalog) -> None:
+        self._pool.adopt(catalog.models)
+
+    async def _open(self, card: ModelCard, sized: Callable[[int], None]) -> Engine:
+        options = self._options
+        return await loader.load(
             card,
             slots=options.slots,
             queue=options.queue,
@@ -214,9 +203,14 @@ class Worker(Supervised):
             stuck_s=options.stuck_s,
             probe_s=options.probe_s,
             peers=self._lenders.asking if self._lenders else None,
+            sized=sized,
         )
-        self._engines[card.ref] = engine
-        self._health.loaded(card)
+
+    def _changed(self, card: ModelCard | None) -> None:
+        """The pool's models aren't what they were."""
+        if card is not None:
+            self._health.loaded(card)
+        self._health.touch()
         self._report(self.loop.time())
 
     # ---- health
@@ -225,9 +219,9 @@ class Worker(Supervised):
         runs, health = self._runs, self._health
         if not health.due(runs.running, runs.queued, now):
             return
-        options = self._options
-        models = tuple(self._engines)
-        tags = {engine.capabilities.tag for engine in self._engines.values()}
+        options, pool = self._options, self._pool
+        models = pool.models
+        tags = {engine.capabilities.tag for engine in pool.engines}
         health.send(
             HealthReport(
                 worker_id=options.worker_id,
@@ -240,13 +234,19 @@ class Worker(Supervised):
                 models=models,
                 epoch=health.epoch,
                 sequence=health.next_sequence(),
+                gpu_class=options.gpu_class,
                 draining=self._draining,
                 memory_bytes=memory_bytes()
-                + sum(engine.snapshot().resident_bytes for engine in self._engines.values()),
+                + sum(engine.snapshot().resident_bytes for engine in pool.engines),
                 resume_tag=" ".join(sorted(tags)),
                 digests=health.digests(models),
                 cached=health.cached,
                 placed_by=runs.placed_by,
+                loadable=pool.loadable,
+                loading=pool.loading,
+                tokens_per_s=round(pool.rate.per_s(now), 1),
+                model_bytes=pool.held_bytes,
+                budget_bytes=options.model_memory_mib << 20,
             ),
             now,
         )

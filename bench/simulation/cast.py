@@ -154,6 +154,7 @@ class SimWorker(Body, Worker):  # type: ignore[misc]
             grace_s=1.0,
             keep_s=4.0,
             report_s=1.0,
+            catalog_s=0.0,
             region=world.dice.choice(("local", "far")),
         )
         await self.start(options)

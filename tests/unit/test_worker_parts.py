@@ -13,6 +13,7 @@ from actors.gateway.completions import Completions
 from actors.worker.execution import End, Ending, Execution
 from actors.worker.health import HealthReporter, digest_of
 from actors.worker.options import WorkerOptions
+from actors.worker.pool import Use
 from actors.worker.records import Records
 from tether.contracts import (
     ChatInput,
@@ -43,7 +44,8 @@ def execution(job_id: str = "job", fence: int = 1, **changes: Any) -> Execution:
         "deadline_s": 60.0,
     }
     run = Run(job_id=job_id, fence=fence, **(values | changes))
-    return Execution(run, create(CARD, cache_dir=Path()), (7, 8), 0.0)
+    use = Use(None, CARD.ref, create(CARD, cache_dir=Path()))
+    return Execution(run, use, (7, 8), 0.0)
 
 
 def end(made: Execution, **changes: Any) -> End:

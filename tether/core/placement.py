@@ -3,11 +3,19 @@
 Score first, then chance: among workers that are about as good, two are drawn and the less
 loaded one wins, so that two schedulers with the same snapshot don't herd.
 Source: Mitzenmacher, The power of two choices in randomized load balancing, 2001.
+
+A worker that would have to load the model first is asked only where none answers for it, or where
+those have been full for a while: a load takes seconds, and the memory of another model. Herding is
+wanted there, for a thousand requests for a cold model should cause one load: all go to one worker,
+the same for all schedulers that see the same fleet, and no second one is asked before that one is
+full and somebody has waited.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from math import inf
+from zlib import crc32
 
 from supervision.policies import Breaker, Breakers, Ended, State
 from tether.contracts import Fleet, HealthReport
@@ -22,6 +30,7 @@ FAULTED = -1.0  # this model failed there lately, though not often enough to ope
 NEAR = 0.25  # scores this close count as equal
 FAULT_MEMORY_S = 10.0
 SHED_S = 0.1  # how long a worker that sent a request away is left alone
+COLD_AFTER_S = 5.0  # of waiting while all are full, before one more worker is asked to load
 SETTLED_IN_S = 6.0  # a job older than a report's interval must show up in the report
 
 
@@ -51,8 +60,10 @@ class Seat:
     __slots__ = (
         "address",
         "breakers",
+        "cold",
         "elsewhere",
         "jobs",
+        "loading",
         "models",
         "region_bonus",
         "report",
@@ -84,6 +95,8 @@ class Seat:
         self.report = report
         self.slots = report.slots
         self.models = frozenset(report.models)
+        self.loading = frozenset(report.loading) - self.models
+        self.cold = self.loading.union(report.loadable) - self.models
         self.region_bonus = 0.0
 
 
@@ -109,6 +122,9 @@ class Placement:
         self.breakers: Breakers[tuple[str, str]] = Breakers() if breakers is None else breakers
         self._seats: dict[str, Seat] = {}
         self._by_model: dict[str, list[tuple[Seat, Breaker]]] = {}
+        self._cold: dict[str, list[tuple[Seat, Breaker]]] = {}
+        self._loaders: dict[str, str] = {}
+        """Cold models and the worker that was last asked to load each."""
 
     def __len__(self) -> int:
         return len(self._seats)
@@ -136,12 +152,18 @@ class Placement:
             seats[report.worker_id] = seat
         self._seats = seats
         by_model: dict[str, list[tuple[Seat, Breaker]]] = {}
+        cold: dict[str, list[tuple[Seat, Breaker]]] = {}
         for seat in seats.values():
-            for model in seat.models:
-                breaker = self._breaker(seat, model, now)
-                if not seat.report.draining:
-                    by_model.setdefault(model, []).append((seat, breaker))
-        self._by_model = by_model
+            for models, into in ((seat.models, by_model), (seat.cold, cold)):
+                for model in models:
+                    breaker = self._breaker(seat, model, now)
+                    if not seat.report.draining:
+                        into.setdefault(model, []).append((seat, breaker))
+        self._by_model, self._cold = by_model, cold
+        for model, worker_id in list(self._loaders.items()):
+            loader = seats.get(worker_id)
+            if loader is None or model not in loader.cold:
+                del self._loaders[model]
 
     def _breaker(self, seat: Seat, model_ref: str, now: float) -> Breaker:
         breaker = seat.breakers.get(model_ref)
@@ -156,34 +178,42 @@ class Placement:
         return self._by_model.keys()
 
     def serves(self, model_ref: str, avoid: tuple[str, ...] = ()) -> bool:
-        """Is there a worker for it, full or not, whose id and address aren't in `avoid`?"""
+        """Is there a worker that answers for it or would load it, full or not, whose id and address
+        aren't in `avoid`?"""
         return any(
             seat.address not in avoid and seat.worker_id not in avoid
-            for seat, _ in self._by_model.get(model_ref, ())
+            for seats in (self._by_model, self._cold)
+            for seat, _ in seats.get(model_ref, ())
         )
 
     def shut_until(self, model_ref: str, now: float) -> float | None:
         """When the first breaker will let a call pass, if there are workers for this model and
         the breakers of all of them are open; infinite when an operator has to say so."""
         until: float | None = None
-        for _, breaker in self._by_model.get(model_ref, ()):
+        for _, breaker in (*self._by_model.get(model_ref, ()), *self._cold.get(model_ref, ())):
             if breaker.passing or breaker.state is State.HALF_OPEN or breaker.passes(now):
                 return None
             opens = breaker.until(now)
             until = opens if until is None or opens < until else until
         return until
 
-    def choose(self, model_ref: str, avoid: tuple[str, ...], now: float) -> Seat | None:
-        """The best worker with a free slot; None when there is none at the moment."""
+    def choose(
+        self, model_ref: str, avoid: tuple[str, ...], now: float, waited_s: float = 0.0
+    ) -> Seat | None:
+        """The best worker with a free slot; None when there is none at the moment. `waited_s`: how
+        long somebody has waited for this model."""
         best: list[Seat] = []
         best_score = -1e9
+        full = False  # does a worker answer for it that can't be had now?
         for seat, breaker in self._by_model.get(model_ref, ()):
+            if not breaker.passing and not breaker.passes(now):
+                continue
             free = seat.slots - len(seat.jobs)
             if free <= 0 or now < seat.shed_until:
+                full = True
                 continue
             if avoid and (seat.address in avoid or seat.worker_id in avoid):
-                continue
-            if not breaker.passing and not breaker.passes(now):
+                full = True
                 continue
             # What others have there is a preference and no bound: it is a second old.
             score = seat.region_bonus + FREE_SLOTS * (free - seat.elsewhere) / seat.slots
@@ -198,14 +228,51 @@ class Placement:
             elif score >= best_score - NEAR:
                 best.append(seat)
                 best_score = max(score, best_score)
-        if len(best) <= 1:
-            return best[0] if best else None
+        if not best:
+            if model_ref not in self._cold or (full and waited_s < COLD_AFTER_S):
+                return None
+            return self._loader(model_ref, avoid, now, waited_s)
+        if len(best) == 1:
+            return best[0]
         first = int(self._random() * len(best))
         second = int(self._random() * (len(best) - 1))
         if second >= first:
             second += 1
         one, two = best[first], best[second]
         return one if one.load * two.slots <= two.load * one.slots else two
+
+    def _loader(
+        self, model_ref: str, avoid: tuple[str, ...], now: float, waited_s: float
+    ) -> Seat | None:
+        """The worker that is to load this model: the one that was asked already, as long as it may
+        be; else the one with the most bytes to spare."""
+        asked = self._loaders.get(model_ref)
+        best: Seat | None = None
+        best_key: tuple[object, ...] = ()
+        for seat, breaker in self._cold[model_ref]:
+            if avoid and (seat.address in avoid or seat.worker_id in avoid):
+                continue
+            if not breaker.passing and not breaker.passes(now):
+                continue
+            mine, loading = seat.worker_id == asked, model_ref in seat.loading
+            full = len(seat.jobs) >= seat.slots or now < seat.shed_until
+            if full and (waited_s >= COLD_AFTER_S or not (mine or loading)):
+                continue
+            key = (
+                not seat.suspect,
+                seat.region_bonus,
+                now - breaker.failed_at >= FAULT_MEMORY_S,
+                mine,
+                loading,
+                _spare(seat.report),
+                crc32(f"{model_ref} {seat.worker_id}".encode()),
+            )
+            if best is None or key > best_key:
+                best, best_key = seat, key
+        if best is None or len(best.jobs) >= best.slots or now < best.shed_until:
+            return None
+        self._loaders[model_ref] = best.worker_id
+        return best
 
     def take(
         self, seat: Seat, job_id: str, now: float, deadline: float, model_ref: str = ""
@@ -242,6 +309,8 @@ class Placement:
         job.left(ended, now)
         if ended is Ended.FAILED or ended is Ended.REFUSED:
             seat.shed_until = now + SHED_S
+            for model_ref in [m for m, loader in self._loaders.items() if loader == worker_id]:
+                del self._loaders[model_ref]
         return True
 
     def expire(self, now: float) -> int:
@@ -267,3 +336,8 @@ class Placement:
         ours = report.running + report.queued - self._elsewhere(report)
         for job_id in settled_in[: max(0, len(settled_in) - ours)]:
             seat.jobs.pop(job_id).left(Ended.CANCELLED, now)
+
+
+def _spare(report: HealthReport) -> float:
+    """Bytes that its models may take beyond what they do."""
+    return report.budget_bytes - report.model_bytes if report.budget_bytes else inf

@@ -128,4 +128,6 @@ def differs(old: HealthReport, new: HealthReport) -> bool:
         or old.resume_tag != new.resume_tag
         or old.digests != new.digests
         or old.placed_by != new.placed_by
+        or old.loadable != new.loadable
+        or old.loading != new.loading
     )

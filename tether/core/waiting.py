@@ -1,17 +1,27 @@
-"""Requests for which no worker is free: one fair queue per model, with one bound for all."""
+"""Requests for which no worker is free: one fair queue per model, with one bound for all.
+
+Where queues of several models wait for the same seat, the one goes first whose next request came
+first, counted from `AGE_S` later for each class of service below the best: an interactive request
+goes before standard ones that have waited less than `AGE_S`, and before batch ones that have waited
+less than twice that; and nothing that came `2 * AGE_S` after a batch request passes it over.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, auto
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Final, Generic, TypeVar
 
+from tether.contracts import Slo
 from tether.core.fairqueue import FairQueue, QueueFull
 
 S = TypeVar("S")
 F = TypeVar("F")
 
 SECOND_CHANCE_S = 0.25
+AGE_S: Final = 10.0
+_CLASSES: Final[dict[Slo, int]] = {"interactive": 0, "standard": 1, "batch": 2}
 
 
 class Waiter(Generic[F]):
@@ -19,7 +29,17 @@ class Waiter(Generic[F]):
     shell needs to wake it. `key` tells it from others for the same job: a gateway that is gone
     may wait still when the one that follows asks."""
 
-    __slots__ = ("avoid", "call", "deadline", "job_id", "key", "model_ref", "since", "tenant_id")
+    __slots__ = (
+        "avoid",
+        "call",
+        "deadline",
+        "job_id",
+        "key",
+        "model_ref",
+        "since",
+        "slo",
+        "tenant_id",
+    )
 
     def __init__(
         self,
@@ -32,6 +52,7 @@ class Waiter(Generic[F]):
         deadline: float,
         call: F,
         key: str = "",
+        slo: Slo = "standard",
     ) -> None:
         self.job_id = job_id
         self.key = key or job_id
@@ -41,6 +62,7 @@ class Waiter(Generic[F]):
         self.since = since
         self.deadline = deadline
         self.call = call
+        self.slo: Slo = slo
 
 
 class Gone(Enum):
@@ -118,27 +140,50 @@ class WaitingRoom(Generic[F]):
         self._tidy(model_ref, lane)
         return waiter
 
+    def waited(self, model_ref: str, now: float) -> float:
+        """How long the next one of this model waits already; 0 if nobody does."""
+        lane = self._lanes.get(model_ref)
+        return 0.0 if lane is None else now - _next(lane).since
+
     def serve(
         self, model_ref: str, choose: Callable[[tuple[str, ...]], S | None]
     ) -> Iterator[tuple[Waiter[F], S]]:
-        """Take out waiters as long as `choose(avoid)` finds a seat for them."""
+        """Take out waiters of a model as long as `choose(avoid)` finds a seat for them."""
+        while (served := self._serve_one(model_ref, choose)) is not None:
+            yield served
+
+    def serve_all(
+        self, choose: Callable[[str, tuple[str, ...]], S | None]
+    ) -> Iterator[tuple[Waiter[F], S]]:
+        """Take out waiters of all models as long as `choose(model_ref, avoid)` finds seats, in the
+        order that the module describes."""
+        lanes = dict(self._lanes)
+        while lanes:
+            model_ref = min(lanes, key=lambda ref: _due(lanes[ref]))
+            served = self._serve_one(model_ref, partial(choose, model_ref))
+            if served is not None:
+                yield served
+            if served is None or model_ref not in self._lanes:
+                del lanes[model_ref]
+
+    def _serve_one(
+        self, model_ref: str, choose: Callable[[tuple[str, ...]], S | None]
+    ) -> tuple[Waiter[F], S] | None:
         lane = self._lanes.get(model_ref)
         if lane is None:
-            return
+            return None
         for waiter in list(lane.again.values()):
             seat = choose(waiter.avoid)
             if seat is not None:
                 self.remove(waiter.key)
-                yield waiter, seat
-        while lane.queue:
-            seat = choose(())
-            if seat is None:
-                return
-            next_ = lane.queue.pop()
-            assert next_ is not None
-            del self._model_of[next_.key]
-            self._tidy(model_ref, lane)
-            yield next_, seat
+                return waiter, seat
+        if not lane.queue or (seat := choose(())) is None:
+            return None
+        next_ = lane.queue.pop()
+        assert next_ is not None
+        del self._model_of[next_.key]
+        self._tidy(model_ref, lane)
+        return next_, seat
 
     def sweep(self, now: float, serves: Callable[[str], bool]) -> list[tuple[Waiter[F], Gone]]:
         """Take out those who have waited in vain."""
@@ -166,3 +211,17 @@ class WaitingRoom(Generic[F]):
     def _tidy(self, model_ref: str, lane: _Lane[F]) -> None:
         if not lane.queue and not lane.again:
             self._lanes.pop(model_ref, None)
+
+
+def _next(lane: _Lane[F]) -> Waiter[F]:
+    """Whose turn it is; there is one."""
+    for waiter in lane.again.values():
+        return waiter
+    first = lane.queue.peek()
+    assert first is not None
+    return first
+
+
+def _due(lane: _Lane[F]) -> float:
+    waiter = _next(lane)
+    return waiter.since + AGE_S * _CLASSES[waiter.slo]

@@ -44,6 +44,8 @@ class Warm:
         self._models: dict[str, Model] = {}
         self._order: tuple[Model, ...] = ()
         self._about: tuple[str, ...] = ()
+        self._restless = False
+        self._pins = 0  # bytes of pinned ones
 
     # ---- what there is
 
@@ -86,7 +88,19 @@ class Warm:
     @property
     def alive(self) -> bool:
         """Is anything here, on its way, or still to be tried?"""
-        return any(m.phase is not Phase.OUT or not m.failures for m in self._order)
+        return any(
+            m.phase is not Phase.OUT or not (m.failures or self._unfit(m)) for m in self._order
+        )
+
+    @property
+    def restless(self) -> bool:
+        """Would `plan` have something to do once a model is idle?"""
+        return self._restless
+
+    def unfit(self, ref: str) -> str:
+        """Why it will never fit; empty if it may."""
+        m = self._models.get(ref)
+        return "" if m is None or m.wish is None else self._unfit(m)
 
     def refusal(self, ref: str, now: float) -> str:
         """Why it can't be had here now; empty if it can."""
@@ -148,6 +162,8 @@ class Warm:
         m = self._models[ref]
         m.holds -= 1
         m.used_at = now
+        if m.wish is None:
+            self._forget()
 
     def loaded(self, ref: str, size: int, now: float) -> int:
         """It answers, and takes so many bytes (0: not known). How many waiting runs have it now."""
@@ -167,6 +183,7 @@ class Warm:
         m = self._models.get(ref)
         if m is not None and size and not (m.wish is not None and m.wish.certain):
             m.size = size
+            self._pin()
 
     def failed(self, ref: str, why: str, now: float) -> None:
         """It could not be loaded; nobody waits for it any more."""
@@ -205,7 +222,12 @@ class Warm:
         if self.budget and over > 0:  # something is larger than it seemed
             idle = sorted(self._idle(), key=lambda m: m.used_at)
             steps += [self._close(m, "room") for m in _enough(idle, over) or idle]
-        return steps + self._loads(now)
+        steps += self._loads(now)
+        self._restless = bool(
+            any(m.stale or m.waits for m in self._models.values() if m.phase is not Phase.LOADING)
+            or (self.budget and self.held > self.budget)
+        )
+        return steps
 
     def _loads(self, now: float) -> list[Step]:
         steps: list[Step] = []
@@ -290,18 +312,17 @@ class Warm:
             m.pinned = here or not self.budget or taken + m.size <= self.budget
             if m.pinned:
                 taken += m.size
+        self._pins = taken
 
     def _unfit(self, m: Model) -> str:
         """Why it will never fit; empty if it may."""
-        if not self.budget or max(1, m.size) + self._pinned(but=m) <= self.budget:
+        pins = self._pins - (m.size if m.pinned else 0)
+        if not self.budget or max(1, m.size) + pins <= self.budget:
             return ""
         need = f"{m.ref} needs {_mib(m.size)}, this worker's models may take {_mib(self.budget)}"
-        if m.size > self.budget:
-            return need
-        return f"{need}, and pinned ones have {_mib(self._pinned(but=m))} of them"
-
-    def _pinned(self, but: Model) -> int:
-        return sum(m.size for m in self._order if m.pinned and m is not but)
+        return (
+            need if m.size > self.budget else f"{need}, and pinned ones have {_mib(pins)} of them"
+        )
 
     def _close(self, m: Model, why: str) -> Close:
         m.phase = Phase.CLOSING

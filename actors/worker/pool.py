@@ -1,0 +1,329 @@
+"""The models of a worker: loaded and let go as `tether.core.warm` decides, and lent to runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from copy import copy
+from importlib.util import find_spec
+from typing import Any, Final
+
+from actors.worker import files
+from actors.worker.options import WorkerOptions
+from actors.worker.warmth import Rate, Warmth
+from supervision import Supervised
+from supervision.intensity import Intensity
+from tether.contracts import ModelCard
+from tether.core import repertoire
+from tether.core.warm import Warm
+from tether.core.wish import Close, Load
+from tether.engines import Engine
+from tether.errors import ModelNotFound, ModelUnusable, Overloaded, TetherError, WorkerLost
+from tether.telemetry import logs, metrics
+
+log = logs.get(__name__)
+
+NEEDS: Final = {"gguf": "xllamacpp", "transformers": "torch", "embedding": "torch"}
+MEASURE_S: Final = 1.0
+
+Open = Callable[[ModelCard, Callable[[int], None]], Awaitable[Engine]]
+
+
+class Use:
+    """A run's hold on a model, or its wait for it, until it is `done`."""
+
+    __slots__ = ("_pool", "engine", "ready", "ref")
+
+    def __init__(self, pool: Pool | None, ref: str, engine: Engine | None) -> None:
+        self._pool = pool
+        self.ref = ref
+        self.engine = engine
+        """None while it waits."""
+        self.ready: asyncio.Future[Engine] | None = None
+
+    async def get(self) -> Engine:
+        """The engine, once it answers.
+
+        Raises:
+            Overloaded, ModelNotFound: it won't, here; another worker may.
+        """
+        if self.engine is None:
+            assert self.ready is not None
+            self.engine = await self.ready
+        return self.engine
+
+    def done(self) -> None:
+        """It isn't needed any more. Safe to call twice."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.give_back(self)
+
+
+class Pool:
+    """See the module. `open` makes a card into an engine that has answered, and is given a function
+    to tell how large the files turned out to be; `changed` is told when what there is has changed.
+    A configured worker none of whose models can be had fails, as does one whose engines break too
+    often."""
+
+    def __init__(
+        self,
+        actor: Supervised,
+        options: WorkerOptions,
+        open: Open,
+        changed: Callable[[ModelCard | None], None],
+    ) -> None:
+        self._actor = actor
+        self._loop = actor.loop
+        self._options = options
+        self._open = open
+        self._changed = changed
+        self._own = {card.ref: card for card in options.cards}
+        self._patterns = options.models or tuple(self._own)
+        self._warm = Warm(
+            options.model_memory_mib << 20, keep_s=options.keep_loaded_s, idle_s=options.idle_s
+        )
+        self._cards: dict[str, ModelCard] = {}
+        self._engines: dict[str, Engine] = {}
+        self._waiting: dict[str, dict[Use, None]] = {}
+        self._restarts = Intensity(options.engine_restarts, options.engine_period_s)
+        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._measured_at = 0.0
+        self._seen: tuple[tuple[str, ...], ...] = ()
+        self._unfit: dict[str, str] = {}
+        self._stopping = False
+        self._fault = ""
+        self._shown = Warmth(options.model_memory_mib << 20)
+        self.rate = Rate()
+
+    # ---- what there is
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """What answers."""
+        return self._warm.warm
+
+    @property
+    def loading(self) -> tuple[str, ...]:
+        """What is about to."""
+        return self._warm.loading
+
+    @property
+    def loadable(self) -> tuple[str, ...]:
+        """What would, for a run."""
+        return self._warm.loadable(self._loop.time())
+
+    @property
+    def engines(self) -> Iterable[Engine]:
+        """All that are open, those on their way out left aside."""
+        return self._engines.values()
+
+    @property
+    def held_bytes(self) -> int:
+        """What they take, as far as it is known."""
+        return self._warm.held
+
+    # ---- what it is told
+
+    def adopt(self, cards: Iterable[ModelCard]) -> None:
+        """These are offered from now on."""
+        options = self._options
+        kept = [
+            repertoire.at_home(card, self._own)
+            for card in cards
+            if repertoire.suits(
+                card,
+                patterns=self._patterns,
+                region=options.region,
+                gpu_class=options.gpu_class,
+                runnable=self._runnable,
+            )
+        ]
+        self._cards = {card.ref: card for card in kept}
+        size = files.estimate if options.model_memory_mib else lambda card: 0
+        self._warm.wish(repertoire.wishes(kept, pinned=options.pinned, size=size))
+        for ref in [ref for ref in self._waiting if ref not in self._cards]:
+            self._refuse(ref, ModelNotFound(f"{ref} is not offered any more", param="model"))
+        self._go()
+
+    def use(self, ref: str) -> Use:
+        """A hold on that model, or a place among those who wait for it.
+
+        Raises:
+            ModelNotFound: it isn't one of this worker's.
+            Overloaded: it can't be had here now; the sentence says why.
+        """
+        warm, now = self._warm, self._loop.time()
+        if refusal := warm.refusal(ref, now):
+            if ref in self._cards:
+                raise Overloaded(refusal, retry_after_s=1.0)
+            if not self._cards and ref in self._own:
+                raise Overloaded(f"this worker is still starting; {ref} comes", retry_after_s=1.0)
+            raise ModelNotFound(f"this worker doesn't have {ref}", param="model")
+        if warm.ask(ref, now):
+            return Use(self, ref, self._engines[ref])
+        use = Use(self, ref, None)
+        use.ready = self._loop.create_future()
+        self._waiting.setdefault(ref, {})[use] = None
+        self._go()
+        return use
+
+    def give_back(self, use: Use) -> None:
+        """See `Use.done`."""
+        waiting = self._waiting.get(use.ref)
+        if waiting is not None and use in waiting:
+            del waiting[use]
+            if not waiting:
+                del self._waiting[use.ref]
+            self._warm.give_up(use.ref)
+        elif use.engine is not None:
+            self._warm.leave(use.ref, self._loop.time())
+            if self._warm.restless:
+                self._go()
+
+    async def tick(self, now: float) -> None:
+        """A few times a second: engines that broke, what they weigh, and what time has brought."""
+        for ref, engine in list(self._engines.items()):
+            if fault := engine.snapshot().fault:
+                await self._lost(ref, fault, now)
+        if now - self._measured_at >= MEASURE_S:
+            self._measured_at = now
+            seen = {ref: engine.snapshot() for ref, engine in self._engines.items()}
+            for ref, snapshot in seen.items():
+                self._warm.resize(ref, snapshot.resident_bytes)
+            self.rate.see({ref: snapshot.output_tokens for ref, snapshot in seen.items()}, now)
+            self._shown.publish(self._warm, self.rate.per_s(now), now)
+        self._go()
+
+    async def stop(self) -> None:
+        """Loads are broken off, and all engines are closed."""
+        self._stopping = True
+        for ref in list(self._waiting):
+            self._refuse(ref, Overloaded("this worker is stopping; try another one"))
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for engine in self._engines.values():
+            await engine.close()
+        self._engines.clear()
+
+    # ---- what it does
+
+    def _go(self) -> None:
+        """Begin what is due."""
+        if self._stopping:
+            return
+        now = self._loop.time()
+        for step in self._warm.plan(now):
+            if isinstance(step, Load):
+                self._begin(self._load(self._cards[step.ref]), f"load {step.ref}")
+            else:
+                self._begin(self._close(step), f"close {step.ref}")
+        self._tell(now)
+        if not self._warm.alive and self._own.keys() & self._cards.keys():
+            self._stopping = True
+            self._actor.background(self._actor.fail(ModelUnusable(self._why())), name="fail")
+
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = self._actor.background(work, name=name)
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+
+    async def _load(self, card: ModelCard) -> None:
+        ref, began = card.ref, self._loop.time()
+        try:
+            engine = await self._open(card, lambda size: self._sized(ref, size))
+        except Exception as error:
+            if isinstance(error, TetherError):
+                why = error.message
+            else:
+                why = "its load broke; see the log"
+                log.exception("a model's load broke", model=ref)
+            log.error("a model can't be loaded", model=ref, error=why)
+            metrics.warm_loads.labels(ref, "failed").inc()
+            self._fault = why
+            self._warm.failed(ref, why, self._loop.time())
+            refusal = f"{ref} can't be loaded on this worker ({why}); try another one"
+            self._refuse(ref, Overloaded(refusal, retry_after_s=1.0))
+            self._go()
+            return
+        now = self._loop.time()
+        metrics.warm_loads.labels(ref, "loaded").inc()
+        metrics.warm_load_seconds.observe(now - began)
+        self._engines[ref] = engine
+        if self._warm.loaded(ref, engine.snapshot().resident_bytes, now):
+            for use in self._waiting.pop(ref):
+                assert use.ready is not None
+                use.engine = engine
+                if not use.ready.done():
+                    use.ready.set_result(engine)
+        self._tell(now, card)
+        self._go()
+
+    def _sized(self, ref: str, size: int) -> None:
+        """Its files are there, and so large.
+
+        Raises:
+            ModelUnusable: that is too much for this worker.
+        """
+        self._warm.resize(ref, size)
+        if unfit := self._warm.unfit(ref):
+            raise ModelUnusable(unfit)
+        self._go()
+
+    async def _close(self, step: Close) -> None:
+        engine = self._engines.pop(step.ref)
+        log.info("a model is let go", model=step.ref, why=step.why)
+        metrics.warm_evictions.labels(step.ref, step.why).inc()
+        await self._closed(step.ref, engine)
+
+    async def _closed(self, ref: str, engine: Engine) -> None:
+        try:
+            await engine.close()
+        except TetherError as error:
+            log.error("an engine didn't close well", model=ref, error=error.message)
+        finally:
+            self._warm.closed(ref)
+        self._go()
+
+    async def _lost(self, ref: str, fault: str, now: float) -> None:
+        """Start it anew here: what this worker has said and not yet settled, and its other models,
+        are no worse for it. One that ends again and again is the supervisor's business."""
+        log.error("an engine is lost", model=ref, error=fault)
+        engine = self._engines.pop(ref)
+        self._warm.lost(ref)
+        self._tell(now)
+        if not self._restarts.admit(now):
+            self._stopping = True
+            await self._actor.fail(WorkerLost(f"{fault}; it was started anew too often"))
+            return
+        metrics.engine_restarts.labels(ref).inc()
+        self._begin(self._closed(ref, engine), f"close {ref}")
+
+    def _refuse(self, ref: str, error: TetherError) -> None:
+        for use in self._waiting.pop(ref, {}):
+            self._warm.give_up(ref)
+            if use.ready is not None and not use.ready.done():
+                use.ready.set_exception(copy(error))
+                use.ready.exception()  # whoever waits may be gone
+
+    def _tell(self, now: float, card: ModelCard | None = None) -> None:
+        """Say what has changed, once; `card` has just been loaded."""
+        warm = self._warm
+        seen = (warm.warm, warm.loading, warm.loadable(now))
+        if seen != self._seen:
+            self._seen = seen
+            self._changed(card)
+        unfit = {ref: why for ref in self._cards if (why := warm.unfit(ref))}
+        for ref in unfit.keys() - self._unfit.keys():
+            log.error("a model doesn't fit on this worker", model=ref, error=unfit[ref])
+        self._unfit = unfit
+
+    def _why(self) -> str:
+        return self._fault or next(iter(self._unfit.values()), "no model can be loaded")
+
+    def _runnable(self, card: ModelCard) -> bool:
+        """Is what its engine needs installed? That one of the configuration can't run is said when
+        it is loaded."""
+        need = NEEDS.get(card.engine, "")
+        return card.ref in self._own or not need or find_spec(need) is not None
