@@ -10,7 +10,7 @@ from typing import ClassVar, Final
 import asyncpg
 import msgspec
 
-from actors.registry.vouching import vouched
+from actors.registry.vouching import artifacts_of, vouched
 from actors.runtime import Address, on
 from supervision import Supervised
 from tether.config import Artifacts
@@ -29,13 +29,14 @@ from tether.contracts import (
 from tether.core.catalog import current
 from tether.core.lifecycle import Shelf
 from tether.core.version import Step, Version, check
-from tether.errors import BadRequest, Forbidden, Overloaded, TetherError
+from tether.errors import BadRequest, Forbidden, Overloaded, TetherError, Unavailable
 from tether.stores import models
 from tether.stores.database import Database
 from tether.stores.keys import Connection
 from tether.telemetry import logs, metrics
 
 PATIENCE_S: Final = 20.0  # with PostgreSQL, at the start
+CONNECTIONS: Final = 4  # one is held while weights are looked at
 ROSTER: Final = "control/roster"
 TELL_S: Final = 10.0  # for the nodes to say that they have heard; nobody waits for it
 MAX_REF: Final = 256  # characters
@@ -78,7 +79,7 @@ class Registry(Supervised):
         self._listed = frozenset(card.ref for card in options.catalog)
         self._news = asyncio.Event()
         self._reading = asyncio.Lock()
-        self._database = Database(options.dsn)
+        self._database = Database(options.dsn, size=CONNECTIONS)
         try:
             await self._database.open(PATIENCE_S)
             await self._database.transact(self._enter)
@@ -114,10 +115,16 @@ class Registry(Supervised):
         """
         self._operating.allow(sender)
         check(msg.card)
-        await vouched(self._options.artifacts, msg.card)
         by = msg.by or sender.node
 
         async def work(connection: asyncpg.Connection) -> ModelsShown:
+            if artifacts_of(msg.card):
+                if not await models.hold_artifacts(connection):
+                    raise Unavailable(
+                        "unused artifacts are being collected (`tether artifacts gc`); try again "
+                        "when that has ended"
+                    )
+                await vouched(self._options.artifacts, msg.card)
             await models.lock(connection)
             shelf = await self._shelf(connection, msg.card.ref)
             try:
@@ -179,9 +186,10 @@ class Registry(Supervised):
         history: tuple[ModelChange, ...],
     ) -> ModelsShown:
         cards = {version.card.ref: version.card for version in asked}
+        names = {card.name for card in cards.values()}
         return ModelsShown(
             models=tuple(cards.values()),
-            current=tuple(c.ref for c in current(shelf.cards).values() if c.ref in cards),
+            current=tuple(c.ref for name, c in current(shelf.cards).items() if name in names),
             history=history,
             revision=revision,
             unlisted=tuple(ref for ref in shelf.unlisted if ref in cards),

@@ -16,6 +16,12 @@ from tether.errors import ArtifactRefused, BadRequest, Unavailable
 VOUCH_S: Final = 40.0
 
 
+def artifacts_of(card: ModelCard) -> dict[str, str]:
+    """The artifacts that it is made of, by its field."""
+    named = {field: getattr(card, field) for field in ("source", "adapter")}
+    return {field: source for field, source in named.items() if source.startswith(digests.SOURCE)}
+
+
 async def vouched(artifacts: Artifacts, card: ModelCard) -> None:
     """Returns if the manifests of all artifacts that `card` names are at the replicas, with
     signatures that count. Their blocks are verified by who loads them.
@@ -26,10 +32,7 @@ async def vouched(artifacts: Artifacts, card: ModelCard) -> None:
         ArtifactLost: no replica has one whole.
         Unavailable: it took too long.
     """
-    for field in ("source", "adapter"):
-        named = getattr(card, field)
-        if not named.startswith(digests.SOURCE):
-            continue
+    for field, named in artifacts_of(card).items():
         if not artifacts.replicas:
             raise BadRequest(
                 f"{field}: this node has no replicas; list some in [artifacts] replicas",

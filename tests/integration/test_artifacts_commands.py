@@ -21,8 +21,8 @@ Tether = Callable[..., str]
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    """With a configuration beside it."""
+def shop(tmp_path: Path, dsn: str) -> Shop:
+    """With a configuration beside it, and a database of the registry."""
     shop = Shop(tmp_path, size=1000)
     (tmp_path / "cluster.toml").write_text(
         f"""
@@ -30,6 +30,8 @@ def shop(tmp_path: Path) -> Shop:
         cache_dir = "node"
         [artifacts]
         replicas = {json.dumps(shop.urls)}
+        [stores]
+        postgres = {json.dumps(dsn)}
         [[models]]
         name = "echo"
         engine = "echo"

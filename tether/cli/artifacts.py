@@ -5,22 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
 
-import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn
-from rich.table import Table
 
 from tether.artifacts import digest as digests
 from tether.artifacts import folder as folders
 from tether.artifacts import layout, names, signing, source
 from tether.artifacts.cache import Cache, Held
-from tether.artifacts.collect import collect
+from tether.artifacts.collect import Collected, collect
 from tether.artifacts.entry import Damaged
 from tether.artifacts.manifest import Manifest
 from tether.artifacts.pull import Pull
@@ -28,13 +25,12 @@ from tether.artifacts.push import Push
 from tether.artifacts.repair import repair as repair_all
 from tether.artifacts.replicas import Replicas
 from tether.artifacts.trust import FILE, Trust
+from tether.cli import used
 from tether.cli.failure import CommandFailed
 from tether.config import Config, load
-from tether.errors import ArtifactRefused
+from tether.errors import ArtifactRefused, TetherError
 from tether.node.plan import artifacts_of
 from tether.telemetry import logs
-
-_WIDTH: Final = 200  # whatever the terminal has: an address is there to be copied whole
 
 
 def push(
@@ -45,7 +41,7 @@ def push(
     Raises:
         CommandFailed: it isn't said how it is signed.
     """
-    config = _config(path)
+    config = configured(path)
     if (key is not None) + (signature is not None) + unsigned != 1:
         raise CommandFailed("say --key FILE, --signature FILE or --unsigned, one of them", code=2)
     layout.ref(ref)
@@ -71,7 +67,7 @@ def sign(path: Path, which: str, *, key: Path | None, signature: Path | None) ->
     """Add a signature to what is at the replicas already, such as with a new key."""
     if (key is None) == (signature is None):
         raise CommandFailed("say --key FILE or --signature FILE, one of them", code=2)
-    config = _config(path)
+    config = configured(path)
     replicas, held = _obtained(config, which)
     [bundle] = _signed(held.folder, held.manifest, key, signature)
     work = Push(replicas, min_replicas=1, quorum=config.artifacts.quorum)
@@ -82,18 +78,18 @@ def sign(path: Path, which: str, *, key: Path | None, signature: Path | None) ->
 
 def pull(path: Path, which: str, *, pin: bool) -> int:
     """Bring an artifact into the cache, and print its folder."""
-    config = _config(path)
+    config = configured(path)
     replicas, held = _obtained(config, which)
     if pin:
         _cache(config).pin(held.entry.digest)
     print(held.folder)
-    _report(replicas)
+    report(replicas)
     return 0
 
 
 def pin(path: Path, which: str, *, pinned: bool) -> int:
     """Keep an artifact in the cache whatever happens, or not any more."""
-    config = _config(path)
+    config = configured(path)
     digest = asyncio.run(names.resolve(Replicas.of(config.artifacts), which))
     cache = _cache(config)
     (cache.pin if pinned else cache.unpin)(digest)
@@ -106,7 +102,7 @@ def verify(path: Path, which: str) -> int:
     Raises:
         CommandFailed: a file is not what it should be.
     """
-    config = _config(path)
+    config = configured(path)
     replicas, held = _obtained(config, which)
     try:
         with _bar("verifying", held.manifest.size) as told:
@@ -121,42 +117,23 @@ def verify(path: Path, which: str) -> int:
     else:
         signer = trust.check(address, held.manifest, held.entry.signatures(), source.now())
         print(f"{address}: {len(held.manifest.files)} files are whole; signed by: {signer}")
-    _report(replicas)
+    report(replicas)
     return 0
 
 
-def list_(path: Path, *, as_json: bool) -> int:
-    """Print the names that the replicas know, and what of it is in the cache."""
-    config = _config(path)
-    replicas = Replicas.of(config.artifacts)
-    cache = _cache(config)
-    here = {entry.digest: entry.size for entry in cache.entries()}
-    table = Table("name", "address", "replicas", "here", box=None, pad_edge=False)
-    for named in asyncio.run(names.listed(replicas)):
-        address = named.addresses[0]
-        digest = digests.parse(address)
-        agreed = sum(said == address for said in named.said.values())
-        state = "pinned" if cache.is_pinned(digest) else "yes" if digest in here else ""
-        if as_json:
-            line = {"name": named.ref, "address": address, "replicas": named.said, "here": state}
-            print(msgspec.json.encode(line).decode())
-        table.add_row(named.ref, address, f"{agreed} of {len(replicas.all)}", state)
-    if not as_json:
-        Console(width=_WIDTH).print(table)
-    _report(replicas)
-    return 0
-
-
-def repair(path: Path, *, quick: bool) -> int:
+def repair(path: Path, node: str, *, quick: bool) -> int:
     """Make every replica whole; 1 if something is lost, or a replica can't be reached."""
-    config = _config(path)
+    config = configured(path)
     replicas = Replicas.of(config.artifacts)
+    keep = used.configured(config)
+    try:
+        keep |= asyncio.run(used.registered(path, node, 0.0))
+    except (CommandFailed, TetherError) as error:
+        _say(f"what only the registry refers to is left out: {error}")
     with _fraction() as told:
-        done = asyncio.run(
-            repair_all(replicas, keep=_configured(config), deep=not quick, progress=told)
-        )
+        done = asyncio.run(repair_all(replicas, keep=keep, deep=not quick, progress=told))
     print(f"checked {done.checked} objects, repaired {done.repaired}")
-    _report(replicas)
+    report(replicas)
     for name in done.away:
         _say(f"{name} can't be reached, and was not repaired")
     for name in done.lost:
@@ -164,15 +141,20 @@ def repair(path: Path, *, quick: bool) -> int:
     return 1 if done.lost or done.away else 0
 
 
-def gc(path: Path, *, grace_hours: float) -> int:
-    """Remove from the replicas what nothing refers to."""
-    config = _config(path)
+def gc(path: Path, node: str, *, grace_hours: float) -> int:
+    """Remove from the replicas what nothing refers to.
+
+    Raises:
+        CommandFailed: the registry's database can't be asked, or a version is being registered.
+    """
+    config = configured(path)
+    replicas = Replicas.of(config.artifacts)
     grace = timedelta(hours=grace_hours)
-    done = asyncio.run(
-        collect(
-            Replicas.of(config.artifacts), now=source.now(), grace=grace, keep=_configured(config)
-        )
-    )
+
+    async def run(keep: Collection[str]) -> Collected:
+        return await collect(replicas, now=source.now(), grace=grace, keep=keep)
+
+    done = asyncio.run(used.collecting(config, path, node, grace.total_seconds(), run))
     print(f"removed {done.removed} objects, {done.removed_bytes} bytes")
     if done.condemned:
         print(f"{done.condemned} more are unused, and go with a run {grace_hours:g} h from now")
@@ -181,7 +163,7 @@ def gc(path: Path, *, grace_hours: float) -> int:
 
 def forget(path: Path, ref: str) -> int:
     """Take a name away at all replicas; what it stood for goes with the next collections."""
-    config = _config(path)
+    config = configured(path)
     asyncio.run(names.forget(Replicas.of(config.artifacts), ref))
     print(f"forgot {ref}; `tether artifacts gc` removes what nothing else refers to")
     return 0
@@ -190,18 +172,14 @@ def forget(path: Path, ref: str) -> int:
 # ---- what they share
 
 
-def _config(path: Path) -> Config:
-    logs.configure(os.environ.get("TETHER_LOG_LEVEL") or "CRITICAL")  # `_report` says it shorter
+def configured(path: Path) -> Config:
+    """The configuration, for commands that say themselves what went wrong."""
+    logs.configure(os.environ.get("TETHER_LOG_LEVEL") or "CRITICAL")  # `report` says it shorter
     return load(path)
 
 
 def _cache(config: Config) -> Cache:
     return source.cache_of(config.cache_dir, config.artifacts)
-
-
-def _configured(config: Config) -> list[str]:
-    named = [source for model in config.models for source in (model.source, model.adapter)]
-    return [digests.parse(source) for source in named if source.startswith(digests.SOURCE)]
 
 
 def _obtained(config: Config, which: str) -> tuple[Replicas, Held]:
@@ -241,7 +219,8 @@ def _warn(config: Config, address: str, manifest: Manifest, bundles: list[bytes]
         _say(f"nodes with the trust store {config.trust_dir} will not load it: {error.message}")
 
 
-def _report(replicas: Replicas) -> None:
+def report(replicas: Replicas) -> None:
+    """What was wrong with them, on standard error."""
     for (name, fault), count in sorted(replicas.faults.items()):
         _say(f"{name}: {fault.value} {count} times; `tether artifacts repair` mends it")
 

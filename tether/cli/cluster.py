@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 from typing import Final
 
@@ -10,14 +9,10 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from actors.runtime import Endpoint
-from tether.cli.failure import CommandFailed
+from tether.cli.node import ask
 from tether.config import Config
-from tether.contracts import ClusterNode, ClusterShown, ShowCluster, ShowTree, Tree
-from tether.errors import TetherError, Unavailable
-from tether.node.home import NodeState, running
+from tether.contracts import ClusterNode, ClusterShown, ShowCluster
 
-_TIMEOUT_S: Final = 5.0
 _WIDTH: Final = 160
 _COLOURS: Final = {"here": "green", "alive": "green", "suspect": "yellow", "unknown": "yellow"}
 
@@ -28,14 +23,7 @@ def status(config: Config, *, as_json: bool) -> int:
     Raises:
         CommandFailed: it doesn't run, or its roster does not answer.
     """
-    home = config.data_dir
-    state = running(home)
-    if state is None or not state.root:
-        raise CommandFailed(f"no node runs on {home}; `tether up` starts one")
-    try:
-        shown = asyncio.run(_ask(state))
-    except TetherError as error:
-        raise CommandFailed(f"the node does not show its cluster ({error}); try again") from error
+    shown = ask(config, ShowCluster(), ClusterShown, path="control/roster", what="show its cluster")
     if as_json:
         for node in shown.nodes:
             print(msgspec.json.encode(as_dict(node)).decode())
@@ -60,20 +48,6 @@ def as_dict(node: ClusterNode) -> dict[str, object]:
         for worker in node.workers
     ]
     return line
-
-
-async def _ask(state: NodeState) -> ClusterShown:
-    async with Endpoint.connect(
-        run_dir=state.run_dir, node=state.node, port=state.admin_port
-    ) as endpoint:
-        tree = await endpoint.ask(state.root, ShowTree(), timeout=_TIMEOUT_S)
-        assert isinstance(tree, Tree)
-        roster = tree.address("control/roster")
-        if roster is None:
-            raise Unavailable("its roster does not run now")
-        shown = await endpoint.ask(roster, ShowCluster(), timeout=_TIMEOUT_S)
-    assert isinstance(shown, ClusterShown)
-    return shown
 
 
 def _table(shown: ClusterShown) -> Table:

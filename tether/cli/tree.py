@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 from typing import Final
 
@@ -11,14 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree as Drawing
 
-from actors.runtime import Endpoint
-from tether.cli.failure import CommandFailed
+from tether.cli.node import ask, state_of
 from tether.config import Config
 from tether.contracts import ShowTree, Tree, TreeNode
-from tether.errors import TetherError
-from tether.node.home import NodeState, running
+from tether.node.home import NodeState
 
-_TIMEOUT_S: Final = 5.0
 _COLOURS: Final = {"running": "green", "starting": "yellow", "restarting": "yellow"}
 
 
@@ -28,14 +24,8 @@ def tree(config: Config, *, as_json: bool) -> int:
     Raises:
         CommandFailed: no node runs, or its root supervisor does not answer.
     """
-    home = config.data_dir
-    state = running(home)
-    if state is None or not state.root:
-        raise CommandFailed(f"no node runs on {home}; `tether up` starts one")
-    try:
-        found = asyncio.run(_ask(state))
-    except TetherError as error:
-        raise CommandFailed(f"the node does not show its tree ({error}); try again") from error
+    state = state_of(config)
+    found = ask(config, ShowTree(), Tree, what="show its tree")
     if as_json:
         for node in found.nodes:
             print(msgspec.json.encode(_as_dict(node)).decode())
@@ -55,16 +45,6 @@ def drawn(tree: Tree, state: NodeState) -> Drawing:
         if node.path:
             branches[node.path] = branches.get(parent, top).add(_line(node, id_, state.node))
     return top
-
-
-async def _ask(state: NodeState) -> Tree:
-    async with Endpoint.connect(
-        run_dir=state.run_dir, node=state.node, port=state.admin_port
-    ) as endpoint:
-        answer = await endpoint.ask(state.root, ShowTree(), timeout=_TIMEOUT_S)
-    if not isinstance(answer, Tree):
-        raise CommandFailed("the node is of another release; use the `tether` that started it")
-    return answer
 
 
 def _line(node: TreeNode, id_: str, own: str) -> str:

@@ -159,7 +159,8 @@ class Shelf:
             case "rollback":
                 steps = self._rolled_back(msg.ref, by, now)
             case "retire":
-                steps = self._retired(self._found(msg.ref), by, now, force=msg.force)
+                found = self._found(msg.ref, unlisted=True)
+                steps = self._retired(found, by, now, force=msg.force)
             case _:
                 raise BadRequest(
                     f"there is no move {msg.verb!r}; it is promote, rollback or retire",
@@ -173,7 +174,7 @@ class Shelf:
             )
         return steps
 
-    def _found(self, ref: str) -> Version:
+    def _found(self, ref: str, *, unlisted: bool = False) -> Version:
         known = self.versions.get(ref)
         if known is None:
             raise ModelNotFound(
@@ -181,7 +182,7 @@ class Shelf:
                 "show` lists them",
                 param="ref",
             )
-        if not self.is_listed(known):
+        if not unlisted and not self.is_listed(known):
             raise Conflict(
                 f"{ref} is of an earlier configuration; list it again, or register it", param="ref"
             )
@@ -244,7 +245,8 @@ class Shelf:
         card = version.card
         if card.stage is Stage.RETIRED:
             return []
-        if card.stage is Stage.STABLE and not force and not self._others_stable(card):
+        is_needed = card.stage is Stage.STABLE and self.is_listed(version)
+        if is_needed and not force and not self._others_stable(card):
             raise Conflict(
                 f"{card.ref} is the only stable version of {card.name}, which nobody could ask for "
                 "any more; promote another first, or force it"

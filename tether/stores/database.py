@@ -298,12 +298,12 @@ class Database:
             try:
                 with answers():
                     return await work(pool, attempt)
-            except Unavailable as error:
+            except (asyncpg.PostgresError, TetherError) as error:
+                if not isinstance(error.__cause__, LOST):
+                    return _Refused(error)  # the server is well; it doesn't like the statement
                 if isinstance(error.__cause__, TimeoutError):
                     attempt.began()  # so much was waited already
                 raise
-            except (asyncpg.PostgresError, TetherError) as error:
-                return _Refused(error)  # the server is well; it doesn't like the statement
 
         answer = await run(self._stack, once)
         if isinstance(answer, _Refused):

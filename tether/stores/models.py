@@ -16,7 +16,8 @@ from tether.stores.keys import Connection
 from tether.stores.queries import sql
 from tether.telemetry import logs
 
-LOCK: Final = 0x7E7A_2D51  # any number that no other program locks in this database
+LOCK: Final = 0x7E7A_2D51  # any numbers that no other program locks in this database
+ARTIFACTS: Final = 0x7E7A_2D52
 MAX_SHOWN: Final = 4000  # versions in one answer: all that aren't retired, and more
 MAX_HISTORY: Final = 200  # lines in one answer
 
@@ -35,6 +36,25 @@ class _Row(Protocol):
 async def lock(connection: Connection) -> None:
     """Until the end of the transaction nobody else changes the catalog."""
     await connection.execute(sql("lock_models"), LOCK)
+
+
+async def hold_artifacts(connection: Connection) -> bool:
+    """Until the end of the transaction no collection of artifacts runs; False if one does."""
+    row = await connection.fetchrow(sql("hold_artifacts"), ARTIFACTS)
+    return bool(row["held"])
+
+
+async def collect_artifacts(connection: Connection) -> bool:
+    """Until the end of the transaction nobody registers an artifact; False if somebody is about
+    to, or collects."""
+    row = await connection.fetchrow(sql("collect_artifacts"), ARTIFACTS)
+    return bool(row["held"])
+
+
+async def used(connection: Connection, grace_s: float) -> frozenset[str]:
+    """The sources and adapters of all versions that aren't retired, or were only just."""
+    rows = await connection.fetch(sql("used_sources"), grace_s)
+    return frozenset(row["source"] for row in rows if row["source"])
 
 
 async def listed(connection: Connection, refs: Iterable[str] = ()) -> tuple[Version, ...]:

@@ -264,6 +264,22 @@ RETURNING id::text;
 -- Lets one registry at a time change the catalog, until the end of the transaction.
 SELECT pg_advisory_xact_lock($1);
 
+-- name: hold_artifacts
+-- Keeps collections of unused artifacts away until the end of the transaction; false if one runs.
+SELECT pg_try_advisory_xact_lock_shared($1) AS held;
+
+-- name: collect_artifacts
+-- Keeps registrations of artifacts away until the end of the transaction; false if one is made.
+SELECT pg_try_advisory_xact_lock($1) AS held;
+
+-- name: used_sources
+-- What versions are made of that aren't retired, or were less than $1 seconds ago.
+SELECT source FROM models
+WHERE stage <> 'retired' OR stage_at > now() - $1::float8 * interval '1 second'
+UNION
+SELECT adapter FROM models
+WHERE stage <> 'retired' OR stage_at > now() - $1::float8 * interval '1 second';
+
 -- name: put_model
 -- Adds a version of a model to the catalog, or writes down how it is now; its age stays.
 INSERT INTO models (name, version, engine, source, context, dtype, created_at, adapter, gpu_class,

@@ -1,0 +1,253 @@
+"""`tether models register`, `show`, `promote`, `rollback`, `retire`: the registry of the running
+node, asked. A change is written to the node's audit log, and asked again while the registry is
+away: it says what is to be, so it is made once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tether.artifacts import digest as digests
+from tether.artifacts import names
+from tether.artifacts.replicas import Replicas
+from tether.cli.description import Description
+from tether.cli.failure import CommandFailed
+from tether.cli.node import ask, audited
+from tether.config import Config
+from tether.contracts import (
+    Contract,
+    ModelCard,
+    ModelChange,
+    ModelPolicy,
+    ModelsShown,
+    MoveModel,
+    RegisterModel,
+    ShowModels,
+    Stage,
+)
+from tether.core.version import DESCRIBED
+from tether.telemetry.audit import Who
+
+REGISTRY: Final = "control/registry"
+PATIENCE_S: Final = 15.0  # it may be restarting
+VOUCH_S: Final = 60.0  # the registry asks the replicas
+_WIDTH: Final = 200  # whatever the terminal has: an address is there to be copied whole
+_COLOURS: Final = {Stage.STABLE: "green", Stage.CANARY: "yellow", Stage.RETIRED: "dim"}
+
+
+def register(config: Config, card: ModelCard) -> int:
+    """Have the registry take a version."""
+    said = {name: getattr(card, name) for name in DESCRIBED}
+    said["policy"] = msgspec.json.encode(_as_dict(card.policy)).decode()
+    words = [f"{name}={value}" for name, value in said.items() if value]
+    shown = _change(config, "register", [card.ref, *words], RegisterModel(card=card, by=_by()))
+    for made in shown.models:
+        already = "" if shown.history else " already"
+        print(f"{made.ref} is {standing(made, shown)}{already}")
+    return 0
+
+
+def register_pushed(config: Config, ref: str, of: Description) -> int:
+    """As `register`, what the replicas have under this name.
+
+    Raises:
+        CommandFailed: there are no replicas.
+        ModelNotFound: they don't know it.
+    """
+    if not config.artifacts.replicas:
+        raise CommandFailed(
+            "say --source, or list the replicas that have it in [artifacts] replicas", code=2
+        )
+    replicas = Replicas.of(config.artifacts)
+    digest = asyncio.run(names.resolve(replicas, ref))
+    return register(config, of.card(ref, f"{digests.SOURCE}{digests.address(digest)}"))
+
+
+def show(config: Config, ref: str, *, history: bool, as_json: bool) -> int:
+    """Print versions, or the history of versions.
+
+    Raises:
+        CommandFailed: there are none of that name.
+    """
+    shown = shown_by(config, ref, history=history)
+    if ref and not shown.models:
+        raise CommandFailed(f"the registry has no {ref}; `tether models show` lists what it has")
+    if as_json:
+        lines = shown.history if history else [entry(card, shown) for card in shown.models]
+        for line in lines:
+            print(msgspec.json.encode(_as_dict(line)).decode())
+    else:
+        Console(width=_WIDTH).print(_history(shown.history) if history else _table(shown))
+    return 0
+
+
+def promote(config: Config, ref: str, to: str) -> int:
+    """The next stage, or the one that is named."""
+    shown = shown_by(config, ref)
+    if not to:
+        card = _only(shown, ref)
+        to = Stage.CANARY if card.stage is Stage.REGISTERED else Stage.STABLE
+    move = MoveModel(ref=ref, verb="promote", to=to, by=_by(), revision=shown.revision)
+    return _moved(config, move, [ref, "--to", to])
+
+
+def rollback(config: Config, ref: str) -> int:
+    """Take back the canary of a name, or else its current version, or the version that is named."""
+    shown = shown_by(config, ref)
+    if "@" not in ref:
+        canaries = [card.ref for card in shown.models if card.stage is Stage.CANARY]
+        chosen = [r for r in (*canaries, *shown.current) if r not in shown.unlisted]
+        ref = chosen[0] if chosen else ref  # the registry says what is wrong
+    move = MoveModel(ref=ref, verb="rollback", by=_by(), revision=shown.revision)
+    return _moved(config, move, [ref])
+
+
+def retire(config: Config, ref: str, *, force: bool) -> int:
+    """Offer a version no more."""
+    shown = shown_by(config, ref)
+    move = MoveModel(ref=ref, verb="retire", force=force, by=_by(), revision=shown.revision)
+    return _moved(config, move, [ref, *(["--force"] if force else [])])
+
+
+def shown_by(
+    config: Config, ref: str = "", *, history: bool = False, patience_s: float = PATIENCE_S
+) -> ModelsShown:
+    """What the registry of the running node has.
+
+    Raises:
+        CommandFailed: no node runs, or its registry doesn't answer.
+    """
+    question = ShowModels(ref=ref, history=history)
+    return _asked(config, question, "show its models", patience_s=patience_s)
+
+
+def entry(card: ModelCard, shown: ModelsShown) -> dict[str, Any]:
+    """A version for JSON."""
+    return {
+        "ref": card.ref,
+        **_as_dict(card),
+        "policy": _as_dict(card.policy),
+        "current": card.ref in shown.current,
+        "listed": card.ref not in shown.unlisted,
+    }
+
+
+def standing(card: ModelCard, shown: ModelsShown) -> str:
+    """Where a version stands, in words."""
+    words = [str(card.stage)]
+    if card.ref in shown.current:
+        words.append("current")
+    if card.ref in shown.unlisted:
+        words.append("not in the configuration")
+    return ", ".join(words)
+
+
+# ---- what they share
+
+
+def _change(config: Config, verb: str, words: Sequence[str], contract: Contract) -> ModelsShown:
+    def work() -> ModelsShown:
+        return _asked(config, contract, f"{verb} it", timeout_s=VOUCH_S)
+
+    return audited(config, f"models {verb}", words, work)
+
+
+def _asked(
+    config: Config,
+    contract: Contract,
+    what: str,
+    *,
+    timeout_s: float = 10.0,
+    patience_s: float = PATIENCE_S,
+) -> ModelsShown:
+    return ask(
+        config,
+        contract,
+        ModelsShown,
+        path=REGISTRY,
+        what=what,
+        timeout_s=timeout_s,
+        patience_s=patience_s,
+    )
+
+
+def _moved(config: Config, move: MoveModel, words: Sequence[str]) -> int:
+    shown = _change(config, move.verb, words, move)
+    for card in shown.models:
+        already = "" if shown.history else " already"
+        print(f"{card.ref} is {standing(card, shown)}{already}")
+    for ref in shown.current:
+        if ref not in {card.ref for card in shown.models}:
+            print(f"{ref} is current")
+    return 0
+
+
+def _only(shown: ModelsShown, ref: str) -> ModelCard:
+    card = next((card for card in shown.models if card.ref == ref), None)
+    if card is None:
+        versions = ", ".join(card.ref for card in shown.models)
+        raise CommandFailed(
+            f"the registry has no version {ref}; it has {versions}"
+            if versions
+            else f"the registry has no {ref}; `tether models show` lists what it has"
+        )
+    return card
+
+
+def _by() -> str:
+    who = Who.here()
+    return who.user or f"uid {who.uid}"
+
+
+def _as_dict(value: msgspec.Struct | dict[str, Any]) -> dict[str, Any]:
+    return value if isinstance(value, dict) else msgspec.structs.asdict(value)
+
+
+def _table(shown: ModelsShown) -> Table:
+    table = Table(
+        "model", "stage", "since", "engine", "source", "context", "dtype", "needs", "policy",
+        box=None, pad_edge=False,
+    )  # fmt: skip
+    for card in shown.models:
+        needs = [card.gpu_class, f"{card.memory_mib} MiB" if card.memory_mib else ""]
+        stage = standing(card, shown)
+        colour = _COLOURS.get(card.stage, "")
+        table.add_row(
+            card.ref,
+            f"[{colour}]{stage}[/]" if colour else stage,
+            _moment(card.stage_s),
+            card.engine,
+            escape(f"{card.source} + {card.adapter}" if card.adapter else card.source),
+            str(card.context),
+            card.dtype,
+            " ".join(filter(None, needs)),
+            escape(
+                " ".join(
+                    f"{name}={','.join(value) if isinstance(value, tuple) else value}"
+                    for name, value in _as_dict(card.policy).items()
+                    if value != getattr(ModelPolicy(), name)
+                )
+            ),
+        )
+    return table
+
+
+def _history(lines: Iterable[ModelChange]) -> Table:
+    table = Table(
+        "when", "model", "what", "before", "after", "by", "note", box=None, pad_edge=False
+    )
+    for line in lines:
+        words = (line.ref, line.what, line.before, line.after, line.by, line.note)
+        table.add_row(_moment(line.at_s), *map(escape, words))
+    return table
+
+
+def _moment(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"
