@@ -35,18 +35,7 @@ def make(folder: Path, *, seed: int = 0) -> Path:
     path = folder / "tiny.gguf"
     writer = gguf.GGUFWriter(path, "llama")
     vocabulary = len(weights["model.embed_tokens.weight"])
-    writer.add_context_length(640)
-    writer.add_embedding_length(48)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(96)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KEY_HEADS)
-    writer.add_key_length(HEAD_DIM)
-    writer.add_value_length(HEAD_DIM)
-    writer.add_rope_dimension_count(HEAD_DIM)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_vocab_size(vocabulary)
+    _add_shape(writer, vocabulary)
     _add_tokenizer(writer, tokenizer, vocabulary)
     writer.add_tensor("token_embd.weight", weights["model.embed_tokens.weight"])
     writer.add_tensor("output_norm.weight", weights["model.norm.weight"])
@@ -60,11 +49,68 @@ def make(folder: Path, *, seed: int = 0) -> Path:
                     tensor.reshape(heads, 2, HEAD_DIM // 2, -1).swapaxes(1, 2).reshape(tensor.shape)
                 )
             writer.add_tensor(f"blk.{layer}.{ours}.weight", np.ascontiguousarray(tensor))
+    _write(writer)
+    return path
+
+
+def make_qwen(folder: Path, kind: str) -> Path:
+    """Write `{kind}.gguf` (qwen2, qwen3) into `folder`, beside the Hugging Face folder `{kind}` of
+    the same weights, which has the words of the tiny Llama at `folder`/tiny."""
+    import gguf
+    import torch
+    import transformers
+    from safetensors.numpy import load_file
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tiny")
+    size = len(tokenizer)
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind.capitalize()}Config")(
+        vocab_size=size,
+        hidden_size=HEADS * HEAD_DIM,
+        intermediate_size=96,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=KEY_HEADS,
+        head_dim=HEAD_DIM,
+        max_position_embeddings=640,
+        initializer_range=0.3,
+        eos_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=False,
+    )
+    source = folder / kind
+    getattr(transformers, f"{kind.capitalize()}ForCausalLM")(config).save_pretrained(source)
+    tokenizer.save_pretrained(source)
+    path = folder / f"{kind}.gguf"
+    writer = gguf.GGUFWriter(path, kind)
+    _add_shape(writer, size)
+    _add_tokenizer(writer, json.loads((source / "tokenizer.json").read_text()), size)
+    names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, kind.upper()), LAYERS)
+    for name, tensor in load_file(source / "model.safetensors").items():
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), tensor)
+    _write(writer)
+    return path
+
+
+def _add_shape(writer: Any, vocabulary: int) -> None:
+    writer.add_context_length(640)
+    writer.add_embedding_length(HEADS * HEAD_DIM)
+    writer.add_block_count(LAYERS)
+    writer.add_feed_forward_length(96)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KEY_HEADS)
+    writer.add_key_length(HEAD_DIM)
+    writer.add_value_length(HEAD_DIM)
+    writer.add_rope_dimension_count(HEAD_DIM)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_vocab_size(vocabulary)
+
+
+def _write(writer: Any) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
 
 
 def _add_tokenizer(writer: Any, parsed: dict[str, Any], size: int) -> None:

@@ -238,17 +238,27 @@ async def test_gguf_says_what_transformers_says(made: Made, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("kind", ["plain", "patterns"])
 def test_gguf_logits_are_near_peft_s_merge(made: Made, kind: str) -> None:
+    merged = computed(made, made.merged(kind))
+    assert_gguf_is_near(merged, made.gguf, made.adapter(kind))
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+def test_gguf_logits_of_other_architectures_too(made: Made, tmp_path: Path, kind: str) -> None:
+    path = tiny_gguf.make_qwen(made.folder, kind)
+    merged = tmp_path / "merged"
+    adapter = adapters.make(made.folder / kind, tmp_path / "adapter", merged=merged)
+    assert_gguf_is_near(computed(made, merged), path, adapter)
+
+
+def assert_gguf_is_near(merged: Any, base: Path, adapter: Path) -> None:
     def of(adapter: Path | None) -> Any:
-        model = LlamaModel(
-            made.gguf, slots=1, context=128, threads=1, batch_tokens=64, adapter=adapter
-        )
+        model = LlamaModel(base, slots=1, context=128, threads=1, batch_tokens=64, adapter=adapter)
         try:
             return logits(model)
         finally:
             model.close()
 
-    merged = computed(made, made.merged(kind))
-    assert np.abs(of(made.adapter(kind)) - merged).max() < 0.05 * merged.std()
+    assert np.abs(of(adapter) - merged).max() < 0.05 * merged.std()
     assert np.abs(of(None) - merged).max() > 0.5 * merged.std()
 
 
