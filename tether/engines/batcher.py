@@ -68,6 +68,7 @@ class Batcher:
     ) -> None:
         self._model = model
         self._cache = model.cache
+        self._prefix_bytes = prefix_bytes
         self._reuses = model.cache.allow(prefix_bytes) and prefix_bytes > 0
         self._slots = slots
         self._budget = prefill_tokens
@@ -185,7 +186,10 @@ class Batcher:
     def _leave(self, row: Row) -> None:
         """Also what a cancelled answer has taken in is kept: who stops one asks again."""
         if self._reuses and not row.failed and row.fed >= self._cache.worth:
-            self._cache.keep(row.slot, row.scope, tuple(row.tokens[: row.fed]))
+            try:
+                self._cache.keep(row.slot, row.scope, tuple(row.tokens[: row.fed]))
+            except (MemoryError, RuntimeError):  # torch says the latter when there is no memory
+                self._cache.allow(self._prefix_bytes)  # so give back all that is kept
         self._cache.free(row.slot)
 
     def _admit(self) -> list[tuple[Row, int]]:

@@ -45,6 +45,8 @@ class LlamaSlots:
 
     def allow(self, prefix_bytes: int) -> bool:
         """See `Slots.allow`."""
+        for sequence in tuple(self._kept):
+            self._forget(sequence)
         self._room = prefix_bytes // max(1, self.token_bytes) if self.lends else 0
         return self.lends
 

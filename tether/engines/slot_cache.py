@@ -85,8 +85,10 @@ class SlotCache:
         return self._prefixes.evicted
 
     def allow(self, prefix_bytes: int) -> bool:
-        """See `Slots.allow`; what is kept goes."""
+        """See `Slots.allow`."""
+        evicted = self.evicted
         self._prefixes = Prefixes(prefix_bytes // self._token_bytes, _cut)
+        self._prefixes.evicted = evicted
         return True
 
     def reserve(self, slots: int, length: int) -> None:

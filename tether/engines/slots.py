@@ -26,7 +26,8 @@ class Slots(Protocol):
         """What is kept of finished ones."""
 
     def allow(self, prefix_bytes: int) -> bool:
-        """Finished answers may hold this much from now on. False: answers can't be copied here."""
+        """Finished answers may hold this much from now on; what is kept goes. False: answers can't
+        be copied here."""
 
     def reserve(self, slots: int, length: int) -> None:
         """Make room for `slots` answers of `length` tokens."""
