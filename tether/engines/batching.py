@@ -23,6 +23,7 @@ from tether.engines import validate
 from tether.engines.batch import Batch, OwnBatch
 from tether.engines.batcher import Batcher, Forward, Step
 from tether.engines.engine import Capabilities, Delta, EngineOptions, Job, Snapshot
+from tether.engines.mirror import ReuseShown
 from tether.engines.row import Row
 from tether.engines.stream import Stream
 from tether.errors import (
@@ -282,6 +283,7 @@ class BatchEngine(ABC):
         tokens = [metrics.engine_tokens.labels(ref, kind) for kind in ("prompt", "output")]
         rows = [metrics.engine_rows.labels(ref, state) for state in ("running", "queued")]
         cache_bytes = metrics.engine_cache_bytes.labels(ref)
+        reuse = ReuseShown(ref)
         counted = [0, 0]
         while True:
             with self._wake:
@@ -311,6 +313,7 @@ class BatchEngine(ABC):
             rows[0].set(batcher.running)
             rows[1].set(batcher.queued)
             cache_bytes.set(batcher.memory_bytes)
+            reuse.show(batcher.reuse)
 
     def _post(self, call: Any, argument: Any) -> None:
         assert self._loop is not None

@@ -3,8 +3,35 @@ worker goes, and no process has files of its own that somebody would have to tid
 
 from __future__ import annotations
 
+from tether.engines.engine import Reuse
 from tether.engines.host_wire import Pulse
 from tether.telemetry import metrics
+
+
+class ReuseShown:
+    """What an engine did not compute again, of one model."""
+
+    def __init__(self, ref: str) -> None:
+        self._tokens = metrics.engine_tokens.labels(ref, "reused")
+        self._hits = metrics.engine_prefix_prompts.labels(ref, "hit")
+        self._misses = metrics.engine_prefix_prompts.labels(ref, "miss")
+        self._evicted = metrics.engine_prefix_evicted.labels(ref)
+        self._held = metrics.engine_prefix_bytes.labels(ref)
+        self._before = Reuse()
+
+    def show(self, now: Reuse) -> None:
+        """So it is now."""
+        before, self._before = self._before, now
+        if now != before:
+            self._tokens.inc(max(0, now.tokens - before.tokens))
+            self._hits.inc(max(0, now.hits - before.hits))
+            self._misses.inc(max(0, now.misses - before.misses))
+            self._evicted.inc(max(0, now.evicted - before.evicted))
+            self._held.set(now.held_bytes)
+
+    def clear(self) -> None:
+        """There is no engine any more."""
+        self._held.set(0)
 
 
 class Mirror:
@@ -17,6 +44,7 @@ class Mirror:
         self._running = metrics.engine_rows.labels(ref, "running")
         self._queued = metrics.engine_rows.labels(ref, "queued")
         self._cache = metrics.engine_cache_bytes.labels(ref)
+        self._reuse = ReuseShown(ref)
         self._before = Pulse()
 
     def show(self, now: Pulse) -> None:
@@ -27,6 +55,7 @@ class Mirror:
         self._running.set(now.running)
         self._queued.set(now.queued)
         self._cache.set(now.memory_bytes)
+        self._reuse.show(now.reuse)
         for seconds in now.step_s:
             self._step_seconds.observe(seconds)
 
@@ -35,3 +64,4 @@ class Mirror:
         self._running.set(0)
         self._queued.set(0)
         self._cache.set(0)
+        self._reuse.clear()

@@ -19,7 +19,10 @@ bound_refused = Counter(
 # ---- engines: what the model itself does
 
 engine_tokens = Counter(
-    "tether_engine_tokens_total", "Tokens taken in (prompt) and put out (output)", ["model", "kind"]
+    "tether_engine_tokens_total",
+    "Tokens taken in (prompt), those of them that were not computed again (reused), and put out "
+    "(output)",
+    ["model", "kind"],
 )
 engine_rows = Gauge(
     "tether_engine_rows",
@@ -32,6 +35,22 @@ engine_cache_bytes = Gauge(
     "Bytes of keys and values held",
     ["model"],
     multiprocess_mode="livesum",
+)
+engine_prefix_bytes = Gauge(
+    "tether_engine_prefix_bytes",
+    "Bytes of keys and values kept of finished answers, at most prefix_mib of the worker",
+    ["model"],
+    multiprocess_mode="livesum",
+)
+engine_prefix_prompts = Counter(
+    "tether_engine_prefix_prompts_total",
+    "Prompts of which a beginning had been computed before (hit) or had not (miss)",
+    ["model", "outcome"],
+)
+engine_prefix_evicted = Counter(
+    "tether_engine_prefix_evicted_tokens_total",
+    "Tokens of finished answers that were given up because the bound was reached",
+    ["model"],
 )
 engine_step_seconds = Histogram(
     "tether_engine_step_seconds",
