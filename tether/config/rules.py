@@ -8,7 +8,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from tether.config.problem import Problem
-from tether.config.sections import Config, Model, Worker, chosen
+from tether.config.sections import EVERY, Config, Model, Worker, matching
 
 TAKE_ADAPTERS: Final = ("gguf", "transformers", "vllm")  # engines
 _MIN_PEER_BANDWIDTH: Final = 1 << 20  # bytes per second
@@ -169,22 +169,42 @@ def _workers(workers: Sequence[Worker | None]) -> Iterator[Problem]:
 def _offered(models: Sequence[Model], workers: Sequence[Worker | None]) -> Iterator[Problem]:
     listed = ", ".join(dict.fromkeys(m.name for m in models)) or "none"
     for number, worker in enumerate(workers):
-        refs: set[str] = set()
-        for index, name in enumerate(worker.models if worker else ()):
+        if worker is None:
+            continue
+        seen: set[str] = set()
+        for index, name in enumerate(worker.models):
             path = f"workers[{number}].models[{index}]"
-            model = chosen(models, name)
-            if model is None:
+            found = {model.ref for model in matching(models, (name,))}
+            if name == EVERY:
+                if len(worker.models) > 1:
+                    yield Problem(path, "'*' is all models; remove the others")
+            elif not found:
                 yield Problem(path, f"no model is called {name!r}; listed are: {listed}")
-            elif model.ref in refs:
-                yield Problem(path, f"{model.ref} is named twice; remove one")
-            else:
-                refs.add(model.ref)
+            elif found <= seen:
+                yield Problem(path, f"{', '.join(sorted(found))} is named twice; remove one")
+            seen |= found
+        yield from _pinned(models, worker, f"workers[{number}].pinned")
+
+
+def _pinned(models: Sequence[Model], worker: Worker, path: str) -> Iterator[Problem]:
+    runs = set(matching(models, worker.models))
+    for index, name in enumerate(worker.pinned):
+        if EVERY not in (name, *worker.models) and not runs & set(matching(models, (name,))):
+            yield Problem(f"{path}[{index}]", f"{name!r} is none of this worker's models")
+    pins = [m for m in matching(models, worker.pinned) if m in runs]
+    need = sum(m.memory_mib for m in pins)
+    if worker.model_memory_mib and need > worker.model_memory_mib:
+        yield Problem(
+            path,
+            f"{', '.join(m.ref for m in pins)} need {need} MiB, and model_memory_mib is "
+            f"{worker.model_memory_mib}; raise it, or pin fewer",
+        )
 
 
 def _served(models: Sequence[Model], workers: Sequence[Worker]) -> Iterator[Problem]:
-    offered = {chosen(models, name) for worker in workers for name in worker.models}
+    served = {m for worker in workers for m in matching(models, worker.models)}
     for number, model in enumerate(models):
-        if workers and model not in offered:
+        if workers and model not in served:
             yield Problem(
                 f"models[{number}]",
                 f"no worker serves {model.ref}; name it in a worker's models, or remove it",

@@ -48,7 +48,7 @@ from tether.node.plan import (
 )
 from tether.node.ports import PortTaken, free_port
 from tether.node.processes import MARK, adopt_orphans, end_all, reap
-from tether.node.readiness import models_here, ready_models
+from tether.node.readiness import excused, models_here, ready_models
 from tether.node.systemd import Notifier
 from tether.stores import keys
 from tether.stores.database import Database
@@ -249,11 +249,18 @@ class Launcher:
         await asyncio.Event().wait()
 
     async def _until_models_answer(self, endpoint: Endpoint) -> None:
-        """Those of its own workers, as its door says, or its roster where it has none."""
+        """Those of its own workers, as its door says, or its roster where it has none; but for what
+        was retired, and what no worker has room for before it is asked."""
         wanted = {model.ref for model in own_models(self._config)}
         while missing := wanted - set(await self._answering(endpoint)):
             done = len(wanted) - len(missing)
             self._narrator.working("models answer", "models", done / len(wanted))
+            seen = self._seen
+            but = await excused(
+                endpoint, seen.address("control/roster"), seen.address("control/registry")
+            )
+            if all(map(but.of, missing)):
+                break
             await asyncio.sleep(_ASK_AGAIN_S)
         self._narrator.working("models answer", "models", 1.0)
 

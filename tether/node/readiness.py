@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from actors.runtime import Address, Endpoint
-from tether.contracts import Fleet, WatchFleet
+from tether.contracts import Catalog, Contract, Fleet, HealthReport, WatchCatalog, WatchFleet
 from tether.errors import TetherError
 
 _TIMEOUT_S: Final = 5.0
 _MAX_BYTES: Final = 1 << 20
+_C = TypeVar("_C", bound=Contract)
 
 
 class _Ready(msgspec.Struct):
@@ -42,19 +43,52 @@ async def ready_models(host: str, port: int) -> tuple[str, ...]:
 
 async def models_here(endpoint: Endpoint, roster: str | None) -> tuple[str, ...]:
     """The models that workers of the endpoint's own node answer for; none without a roster."""
-    if roster is None:
-        return ()
+    return tuple({ref for worker in await _workers(endpoint, roster) for ref in worker.models})
+
+
+async def excused(endpoint: Endpoint, roster: str | None, registry: str | None) -> Excused:
+    """What need not answer for the node to be ready."""
+    catalog = await _first(endpoint, registry, WatchCatalog(), Catalog)
+    return Excused(
+        offered=None if catalog is None else frozenset(card.ref for card in catalog.models),
+        loadable=frozenset(
+            ref for worker in await _workers(endpoint, roster) for ref in worker.loadable
+        ),
+    )
+
+
+class Excused(msgspec.Struct, frozen=True):
+    """`offered` are the refs of the catalog, None if it isn't known; `loadable` those that a worker
+    of this node would load when asked, and has no room for now."""
+
+    offered: frozenset[str] | None
+    loadable: frozenset[str]
+
+    def of(self, ref: str) -> bool:
+        """Is it retired, or not loaded for want of room?"""
+        return ref in self.loadable or (self.offered is not None and ref not in self.offered)
+
+
+async def _workers(endpoint: Endpoint, roster: str | None) -> list[HealthReport]:
+    fleet = await _first(endpoint, roster, WatchFleet(), Fleet)
     here = endpoint.address.node
-    fleet = endpoint.stream(roster, WatchFleet())
+    workers = () if fleet is None else fleet.workers
+    return [worker for worker in workers if Address.parse(worker.address).node == here]
+
+
+async def _first(
+    endpoint: Endpoint, address: str | None, opening: Contract, kind: type[_C]
+) -> _C | None:
+    """The first item of a stream; None where nobody says it."""
+    if address is None:
+        return None
     try:
         async with asyncio.timeout(_TIMEOUT_S):
-            async for told in fleet:
-                assert isinstance(told, Fleet)
-                own = [w for w in told.workers if Address.parse(w.address).node == here]
-                return tuple({ref for worker in own for ref in worker.models})
+            async for told in endpoint.stream(address, opening):
+                return told if isinstance(told, kind) else None
     except (TetherError, TimeoutError):
         pass
-    return ()
+    return None
 
 
 def _reachable(host: str) -> str:
