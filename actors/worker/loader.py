@@ -40,6 +40,7 @@ async def load(
     artifacts: Artifacts,
     stuck_s: float = 60.0,
     probe_s: float = 30.0,
+    prefix_bytes: int = 0,
     peers: Callable[[], Peers] | None = None,
     sized: Callable[[int], None] = lambda size: None,
 ) -> Engine:
@@ -61,6 +62,7 @@ async def load(
         cache_dir=cache_dir,
         stuck_s=stuck_s,
         probe_s=probe_s,
+        prefix_bytes=prefix_bytes,
     )
     try:
         await engine.open()

@@ -17,7 +17,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     Chunks after the first leave at most `window_s` after the one before, or as soon as they
     have `chunk_characters`. An engine whose process is silent, or makes no step while answers
     run, for `stuck_s` is ended; it is started anew at most `engine_restarts` times in
-    `engine_period_s`, then the worker fails.
+    `engine_period_s`, then the worker fails. Each engine keeps finished answers in `prefix_mib`,
+    for prompts that begin as they do (0: none).
 
     `cards` are the configured models. It runs those that the catalog offers and that `models`
     match (`*`, a name, or a full name; none: the configured ones), with `model_memory_mib` for all
@@ -51,6 +52,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     probe_s: float = 30.0
     engine_restarts: int = 3
     engine_period_s: float = 60.0
+    prefix_mib: int = 256
     models: tuple[str, ...] = ()
     pinned: tuple[str, ...] = ()
     model_memory_mib: int = 0
@@ -70,7 +72,14 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("stuck_s", "probe_s", "engine_period_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} of worker {self.worker_id} must be above 0")
-        for name in ("engine_restarts", "queue", "kept", "kept_tokens", "model_memory_mib"):
+        for name in (
+            "engine_restarts",
+            "queue",
+            "kept",
+            "kept_tokens",
+            "model_memory_mib",
+            "prefix_mib",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} of worker {self.worker_id} must not be negative")
         for name in ("keep_s", "window_s", "grace_s", "keep_loaded_s", "idle_s", "catalog_s"):

@@ -202,6 +202,7 @@ class Worker(Supervised):
             artifacts=options.artifacts,
             stuck_s=options.stuck_s,
             probe_s=options.probe_s,
+            prefix_bytes=options.prefix_mib << 20,
             peers=self._lenders.asking if self._lenders else None,
             sized=sized,
         )
