@@ -7,9 +7,9 @@ against its annotation, and `rules` checks what concerns several fields.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -23,6 +23,8 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Key = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+EVERY: Final = "*"
+"""In the models of a worker: all of them."""
 
 
 class Cluster(Section, frozen=True, kw_only=True):
@@ -124,8 +126,9 @@ class Artifacts(Section, frozen=True, kw_only=True):
     `az://…`. A push goes to all of them, which must be `min_replicas` at least, and holds when
     `quorum` have it. `trust` "required" loads only what a key in `trust_dir` has signed. Models
     are kept on disk up to `cache_bytes`. `parallel` blocks of 8 MiB are under way at once, with at
-    most `bandwidth` bytes per second (0: no limit). With `peers`, the nodes of a cluster lend each
-    other what they have, each at most `peer_bandwidth` bytes per second (0: no limit)."""
+    most `bandwidth` bytes per second from replicas and other regions (0: no limit). With `peers`,
+    the nodes of a cluster lend each other what they have, each at most `peer_bandwidth` bytes per
+    second (0: no limit)."""
 
     replicas: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
     min_replicas: Annotated[int, Meta(ge=1, le=64)] = 3
@@ -183,16 +186,22 @@ class Model(Section, frozen=True, kw_only=True):
 
 
 class Worker(Section, frozen=True, kw_only=True):
-    """`count` worker processes, each with `slots` requests at once over `models` (names or
-    `name@version`) and `threads` of the processor for its engine; one that holds more than
-    `max_memory_mib` for itself is killed and started again (0: no limit; mapped weights and
-    workers that are placed by `requires` don't count). In a cluster they run on every
-    node with the role; with `node` on that one alone; with `requires`, `count` of them run in each
-    region, on nodes whose capabilities are equal, or for numbers not below.
+    """`count` worker processes, each with `slots` requests at once and `threads` of the processor
+    for its engines. It runs what the catalog offers of `models`: `name` is all versions of one,
+    `name@version` that one, `*` everything. `model_memory_mib` is what they may take together
+    (0: no limit); those in `pinned` are always loaded. A worker that holds more than
+    `max_memory_mib` for itself is killed and started again (0: no limit; engines, mapped weights
+    and workers that are placed by `requires` don't count). `gpu_class` is that of its node if
+    empty. In a cluster they run on every node with the role; with `node` on that one alone; with
+    `requires`, `count` of them run in each region, on nodes whose capabilities are equal, or for
+    numbers not below.
     Each engine keeps finished answers in `prefix_mib`, for prompts that begin alike (0: none)."""
 
     id: Word
     models: Annotated[tuple[str, ...], Meta(min_length=1)]
+    pinned: tuple[str, ...] = ()
+    model_memory_mib: Annotated[int, Meta(ge=0, le=1 << 24)] = 0
+    gpu_class: Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$")] = ""
     slots: Annotated[int, Meta(ge=1, le=4096)] = 8
     max_queue: Annotated[int, Meta(ge=0, le=1_000_000)] = 64
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
@@ -292,9 +301,9 @@ class Config(Section, frozen=True, kw_only=True):
         named = path.replace("{node}", self.node.id)
         return (self.folder / Path(named).expanduser()).resolve()
 
-    def model(self, name: str) -> Model | None:
-        """The model that `name` or `name@version` names; of several versions, the last listed."""
-        return chosen(self.models, name)
+    def matching(self, patterns: Iterable[str]) -> tuple[Model, ...]:
+        """The models that a worker with these `models` runs, in the order of the patterns."""
+        return matching(self.models, patterns)
 
 
 def _unknown(node: str, why: str) -> ConfigInvalid:
@@ -302,6 +311,13 @@ def _unknown(node: str, why: str) -> ConfigInvalid:
     return ConfigInvalid((Problem("nodes", f"{what}; {why}"),))
 
 
-def chosen(models: Sequence[Model], name: str) -> Model | None:
-    """See `Config.model`."""
-    return next((m for m in reversed(models) if name in (m.name, m.ref)), None)
+def matching(models: Sequence[Model], patterns: Iterable[str]) -> tuple[Model, ...]:
+    """See `Config.matching`."""
+    return tuple(
+        dict.fromkeys(
+            model
+            for pattern in patterns
+            for model in models
+            if pattern in (EVERY, model.name, model.ref)
+        )
+    )

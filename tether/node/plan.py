@@ -122,20 +122,18 @@ def around(config: Config) -> Neighbourhood:
 
 def own_models(config: Config) -> tuple[Model, ...]:
     """The models that this node's own workers run."""
-    names = [name for worker in _own(config) for name in worker.models]
-    return tuple(dict.fromkeys(m for name in names if (m := config.model(name))))
+    return config.matching(name for worker in _own(config) for name in worker.models)
 
 
 def possible_models(config: Config) -> tuple[Model, ...]:
     """Those, and what may be placed here."""
     member = config.member
-    placed = [
-        m
+    placed = config.matching(
+        name
         for worker in config.workers
         if worker.requires and member is not None and member.meets(worker.requires)
         for name in worker.models
-        if (m := config.model(name))
-    ]
+    )
     return tuple(dict.fromkeys((*own_models(config), *placed)))
 
 
@@ -283,7 +281,11 @@ def _worker(config: Config, worker: WorkerSection, worker_id: str) -> WorkerOpti
     return WorkerOptions(
         worker_id=worker_id,
         node_id=config.node.id,
-        cards=_cards(config, (m for name in worker.models if (m := config.model(name)))),
+        cards=_cards(config, config.matching(worker.models)),
+        models=worker.models,
+        pinned=worker.pinned,
+        model_memory_mib=worker.model_memory_mib,
+        gpu_class=_gpu_class(config, worker),
         cache_dir=str(config.cache_dir),
         artifacts=artifacts_of(config),
         around=around(config),
@@ -293,6 +295,13 @@ def _worker(config: Config, worker: WorkerSection, worker_id: str) -> WorkerOpti
         threads=worker.threads,
         prefix_mib=worker.prefix_mib,
     )
+
+
+def _gpu_class(config: Config, worker: WorkerSection) -> str:
+    """Of the node that it runs on; of one that is placed, what it requires."""
+    member = config.member
+    has = worker.requires or (member.capabilities if member else {})
+    return worker.gpu_class or str(has.get("gpu_class", "cpu"))
 
 
 def _doors(config: Config, port: int) -> Iterator[ChildSpec]:
