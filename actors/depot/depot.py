@@ -158,6 +158,7 @@ class Depot(Supervised):
                 finally:
                     lending.yielded_at = 0.0
                     self._bytes -= size
+                    _bytes_used.set(self._bytes)
                 metrics.artifact_lent_bytes.inc(size)
         finally:
             part.close()

@@ -14,16 +14,17 @@ from cluster_nodes import Nodes, cluster_of, grown
 
 from actors.depot import Depot, DepotOptions
 from actors.lenders import DEPOT, Lenders, Neighbour, Neighbourhood
-from actors.nodes import tree_of_node
+from actors.nodes import root_of_node, tree_of_node
 from actors.runtime import Address
 from actors.runtime.options import NodeOptions
-from supervision import ChildSpec, SupervisorOptions
+from supervision import ChildSpec, SupervisorOptions, stop_tree
 from tests.artifact_shop import MIB, Shop, Signer, now, write_trust
 from tests.patience import PATIENCE_S
 from tether.artifacts.cache import Cache, Held
 from tether.artifacts.pull import Progress, Pull
 from tether.artifacts.replicas import Replicas
 from tether.artifacts.source import cache_of
+from tether.artifacts.trust import Trust
 from tether.config import Artifacts
 from tether.errors import TetherError
 
@@ -63,14 +64,18 @@ class Lending:
         async with self.nodes.endpoint(node) as endpoint:
             return await grown(endpoint, SupervisorOptions(intensity=50, children=children))
 
-    async def depot_of(self, node: str, but_not: int = 0) -> Address:
-        """The running depot of this node, of another process than `but_not`."""
+    async def fell(self, node: str) -> None:
+        """End the tree of this node."""
+        async with self.nodes.endpoint(node) as endpoint:
+            root = await root_of_node(endpoint, node, self.nodes.ports[node], timeout=PATIENCE_S)
+            await stop_tree(endpoint, root)
+
+    async def child_of(self, node: str, path: str = DEPOT, but_not: int = 0) -> Address:
+        """The running child of this node, of another process than `but_not`."""
+        port = self.nodes.ports[node]
         async with self.nodes.endpoint(node) as endpoint, asyncio.timeout(PATIENCE_S):
             while True:
-                with_depot = await tree_of_node(
-                    endpoint, node, self.nodes.ports[node], timeout=PATIENCE_S
-                )
-                found = with_depot.address(DEPOT)
+                found = (await tree_of_node(endpoint, node, port, timeout=PATIENCE_S)).address(path)
                 if found and Address.parse(found).pid != but_not:
                     return Address.parse(found)
                 await asyncio.sleep(0.02)
@@ -108,13 +113,21 @@ class Lending:
         shop = Shop(path, size=size, seed=seed or number)
         shop.signer.name = f"release-{number}"
         self.signers.append(shop.signer)
-        write_trust(self.trust, *self.signers)
+        self.say_trust()
         await shop.push()
         shop.cache = Cache(path / "cache-n2", 1 << 30)
         for node in had_by:
-            pull = Pull(self.cache(node), shop.replicas(), self.read_trust(), now)
-            (await pull.obtain(shop.digest)).release()
+            await self.give(node, shop)
         return shop
+
+    async def give(self, node: str, shop: Shop) -> None:
+        """It has this model in its cache."""
+        pull = Pull(self.cache(node), shop.replicas(), self.read_trust(), now)
+        (await pull.obtain(shop.digest)).release()
+
+    def say_trust(self, extra: str = "") -> None:
+        """All keys of all shops count, and `extra`."""
+        write_trust(self.trust, *self.signers, extra=extra)
 
     def away(self, shop: Shop) -> None:
         """All replicas are gone."""
@@ -136,9 +149,7 @@ class Lending:
         finally:
             await peers.aclose()
 
-    def read_trust(self) -> Any:
-        from tether.artifacts.trust import Trust
-
+    def read_trust(self) -> Trust:
         return Trust.load(self.trust)
 
 

@@ -290,3 +290,13 @@ def test_the_example_of_a_cluster_is_valid() -> None:
         at = config.at(member.id)
         assert at.http.host == member.host
         assert at.identity_dir == Path("/etc/tether/identity")
+
+
+def test_a_bandwidth_that_nobody_can_borrow_at_is_none() -> None:
+    for bandwidth in (1, (1 << 20) - 1):
+        found = problems(f"[artifacts]\npeer_bandwidth = {bandwidth}\n")
+        assert "write 1048576 or more, 0 for no limit" in found["artifacts.peer_bandwidth"]
+    for bandwidth in (0, 1 << 20):
+        made = parse(f"[artifacts]\npeer_bandwidth = {bandwidth}\n{SMALL}", folder=Path())
+        assert made.artifacts.peer_bandwidth == bandwidth
+        assert made.artifacts.peers

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from actors.depot import DepotOptions
 from actors.gateway import GatewayOptions
 from actors.placer import PlacerOptions
 from actors.reservation import ReservationOptions
@@ -201,6 +202,34 @@ def test_workers_run_where_they_are_told_to() -> None:
     assert [m.name for m in own_models(node("n3"))] == ["echo", "fast"]
     assert [m.name for m in own_models(node("n1"))] == []
     assert [m.name for m in possible_models(node("n2"))] == ["echo", "large"]
+
+
+def test_nodes_with_workers_lend_each_other_artifacts() -> None:
+    def told(id: str, artifacts: str) -> tuple[dict[str, ChildSpec], Config]:
+        config = parse(NODES + artifacts, folder=Path("/srv/tether")).at(id)
+        return {c.id: c for c in tree_of(config, Path("/run/x"), port=81).children}, config
+
+    some = '[artifacts]\nreplicas = ["file:///srv/a"]\nquorum = 1\npeer_bandwidth = 2000000\n'
+    with_depot, config_of_n2 = told("n2", some)
+    assert list(with_depot) == ["control", "workers", "depot"]
+    depot = msgspec.msgpack.decode(with_depot["depot"].args, type=DepotOptions)
+    assert depot.cache_dir == str(config_of_n2.cache_dir)
+    assert depot.artifacts.trust_dir == "/srv/tether/trust"
+    assert depot.artifacts.peer_bandwidth == 2_000_000
+    worker = children(with_depot["workers"], DynamicOptions)["w.n2"]
+    around = msgspec.msgpack.decode(worker.args, type=WorkerOptions).around
+    assert around.region == "local"  # n1 has no workers, so it lends nothing
+    assert [(n.id, n.region, n.admin_port) for n in around.nodes] == [
+        ("n2", "local", 1900), ("n3", "far", 1900),
+    ]  # fmt: skip
+    assert "depot" not in told("n1", some)[0]
+    for without in ("", some + "peers = false\n"):
+        tree, _ = told("n2", without)
+        assert "depot" not in tree
+        worker = children(tree["workers"], DynamicOptions)["w.n2"]
+        assert msgspec.msgpack.decode(worker.args, type=WorkerOptions).around.nodes == ()
+    alone = parse(TEXT + some, folder=Path("/srv/tether"))
+    assert "depot" not in {c.id for c in tree_of(alone, Path("/run/x"), port=81).children}
 
 
 def test_a_roster_knows_the_others() -> None:

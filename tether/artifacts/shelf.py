@@ -161,6 +161,7 @@ class Shelf:
         self._judge_s = judge_s
         self._out: dict[str, Lent] = {}
         self._turn = asyncio.Lock()  # who looks at an artifact does it for all that want it
+        self._looking: set[asyncio.Task[Lent]] = set()  # as many as wait for it, at most
         self._told: set[str] = set()  # which refusals were logged already
 
     async def take(self, digest: str) -> Lent:
@@ -176,9 +177,12 @@ class Shelf:
             raise BadRequest(f"{digest[:100]!r} is no digest")
         now = asyncio.get_running_loop().time()
         lent = self._out.get(digest)
-        if lent is None or now - lent.judged_at > self._judge_s:
-            async with self._turn:
-                lent = await self._judged(digest)
+        if lent is None or now - lent.judged_at >= self._judge_s:
+            # A task of its own: what it opens must not be lost with whoever waits no longer.
+            looking = asyncio.create_task(self._judged(digest))
+            self._looking.add(looking)
+            looking.add_done_callback(self._looked)
+            lent = await asyncio.shield(looking)
         lent.readers += 1
         return lent
 
@@ -198,10 +202,19 @@ class Shelf:
         for lent in list(self._out.values()):
             self._put_away(lent)
 
+    def _looked(self, looking: asyncio.Task[Lent]) -> None:
+        self._looking.discard(looking)
+        if not looking.cancelled():
+            looking.exception()  # perhaps nobody waits for it
+
     async def _judged(self, digest: str) -> Lent:
+        async with self._turn:
+            return await self._judged_alone(digest)
+
+    async def _judged_alone(self, digest: str) -> Lent:
         clock = asyncio.get_running_loop().time
         lent = self._out.get(digest)
-        if lent is not None and clock() - lent.judged_at <= self._judge_s:
+        if lent is not None and clock() - lent.judged_at < self._judge_s:
             return lent  # somebody else has waited for it
         try:
             if lent is None:

@@ -2,7 +2,8 @@
 
 Peers of the own region go first: a model that one of them has needs no second trip to a bucket far
 away, and costs no egress. A peer of another region goes last: it is as far away as a bucket, which
-is made for many readers, and its line is what answers of models travel on.
+is made for many readers, and its line is what answers of models travel on. For the same reason
+`artifacts.bandwidth` holds for replicas and other regions, and not among neighbours.
 """
 
 from __future__ import annotations
@@ -125,6 +126,8 @@ class Sources:
             lost: ArtifactLost | None = None
             for source in self._in_order(clock()):
                 if source is not None:
+                    if source is self._far and await source.each():
+                        await self._replicas.wait(size or 0)
                     content = await source.fetch(ask)
                     if content is not None:
                         return content
