@@ -36,7 +36,8 @@ from tether.core.version import DESCRIBED
 from tether.telemetry.audit import Who
 
 REGISTRY: Final = "control/registry"
-PATIENCE_S: Final = 15.0  # it may be restarting
+PATIENCE_S: Final = 30.0  # with a change: the registry may be restarting
+SHOW_S: Final = 5.0
 VOUCH_S: Final = 60.0  # the registry asks the replicas
 _WIDTH: Final = 200  # whatever the terminal has: an address is there to be copied whole
 _COLOURS: Final = {Stage.STABLE: "green", Stage.CANARY: "yellow", Stage.RETIRED: "dim"}
@@ -117,7 +118,7 @@ def retire(config: Config, ref: str, *, force: bool) -> int:
 
 
 def shown_by(
-    config: Config, ref: str = "", *, history: bool = False, patience_s: float = PATIENCE_S
+    config: Config, ref: str = "", *, history: bool = False, patience_s: float = SHOW_S
 ) -> ModelsShown:
     """What the registry of the running node has.
 
