@@ -10,6 +10,7 @@ from actors.worker.pool import Use
 from tether.contracts import Chunk, Completed, Outcome, Run, Settle, Usage
 from tether.core.coalescer import Coalescer
 from tether.core.journal import Journal, Reader
+from tether.engines import Job
 from tether.errors import AnswerGone, Cancelled, DeadlineExceeded, Draining, TetherError
 
 
@@ -80,6 +81,17 @@ class Execution:
             and self.error is None
             and self.ending is None
             and self.journal.base == len(run.emitted_ids)
+        )
+
+    def job(self) -> Job:
+        """What the engine is to compute, now that the prompt's ids are known. A tenant's prompts
+        are told from others' by no time that they save."""
+        run = self.run
+        return Job(
+            prompt_ids=self.journal.prompt_ids,
+            emitted_ids=run.emitted_ids,
+            sampling=run.sampling,
+            scope=run.tenant_id,
         )
 
     def news(self, now: float) -> bool:

@@ -14,7 +14,7 @@ from actors.worker.records import Records
 from supervision import Supervised
 from tether.contracts import Run, Usage
 from tether.core.quota import QuotaGuard
-from tether.engines import Engine, Job
+from tether.engines import Engine
 from tether.errors import Overloaded, TetherError, WorkerLost
 from tether.telemetry import logs, metrics
 
@@ -180,13 +180,7 @@ class Runs:
             if execution.slot is not None:
                 await execution.slot
                 execution.slot = None
-            job = Job(
-                prompt_ids=journal.prompt_ids,
-                emitted_ids=run.emitted_ids,
-                sampling=run.sampling,
-                scope=run.tenant_id,
-            )
-            async with aclosing(engine.run(job)) as deltas:
+            async with aclosing(engine.run(execution.job())) as deltas:
                 async for delta in deltas:
                     journal.add(delta.token_ids, delta.text)
                     if delta.finish is not None:

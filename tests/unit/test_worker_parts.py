@@ -274,6 +274,13 @@ def test_answers_to_settle_for_a_worker_that_is_gone() -> None:
     assert len(completions) == 0
 
 
+def test_a_job_belongs_to_its_tenant() -> None:
+    whole = execution(tenant_id="acme").job()
+    assert (whole.prompt_ids, whole.emitted_ids, whole.scope) == ((7, 8), (), "acme")
+    rest = execution(tenant_id="other", prompt_ids=(7, 8), emitted_ids=(9,)).job()
+    assert (rest.prompt_ids, rest.emitted_ids, rest.scope) == ((7, 8), (9,), "other")
+
+
 def test_options_are_validated() -> None:
     good = {"worker_id": "w", "node_id": "n", "cards": (CARD,), "cache_dir": "/x"}
     WorkerOptions(**good)  # type: ignore[arg-type]
