@@ -66,9 +66,16 @@ WORKERS = ("w1", "w2")
 
 
 def options_of(
-    dsn: str, cache_dir: Path, workers: tuple[str, ...], slots: int, queue: int, card: ModelCard
+    dsn: str,
+    cache_dir: Path,
+    workers: tuple[str, ...],
+    slots: int,
+    queue: int,
+    *cards: ModelCard,
+    **more: Any,
 ) -> SupervisorOptions:
-    """The tree of the node. `queue` requests may wait at the scheduler."""
+    """The tree of the node. `queue` requests may wait at the scheduler; `more` are options of the
+    workers."""
     gateway = Gateway.spec(
         GatewayOptions(dsn=dsn, limits=TenantLimits(), grace_s=PATIENCE_S, remember_s=PATIENCE_S),
         id="gateway",
@@ -77,7 +84,7 @@ def options_of(
         strategy=Strategy.REST_FOR_ONE,
         intensity=50,
         children=(
-            Registry.spec(RegistryOptions(dsn=dsn, catalog=(card,))),
+            Registry.spec(RegistryOptions(dsn=dsn, catalog=cards)),
             Roster.spec(RosterOptions(suspect_s=6.0, expiry_s=12.0)),
             Reservation.spec(ReservationOptions(dsn=dsn, ledger=LEDGER)),
             Scheduler.spec(SchedulerOptions(queue=queue, patience_s=PATIENCE_S)),
@@ -91,12 +98,13 @@ def options_of(
             WorkerOptions(
                 worker_id=worker_id,
                 node_id="n1",
-                cards=(card,),
+                cards=cards,
                 cache_dir=str(cache_dir),
                 slots=slots,
                 report_s=1.0,
                 grace_s=PATIENCE_S,
                 keep_s=PATIENCE_S,
+                **more,
             )
         )
         for worker_id in workers
@@ -302,8 +310,11 @@ def running_path(
     slots: int = 64,
     queue: int = 4096,
     card: ModelCard = CARD,
+    others: tuple[ModelCard, ...] = (),
+    **more: Any,
 ) -> Iterator[PathNode]:
-    """A node from its first process to its last, on a database of its own."""
+    """A node from its first process to its last, on a database of its own. Each worker has `card`
+    and `others`; see `options_of`."""
     name = f"path_{secrets.token_hex(4)}"
 
     async def make() -> str:
@@ -324,7 +335,7 @@ def running_path(
         }
     )
     processes: list[psutil.Process] = []
-    options = options_of(dsn, run_dir, workers, slots, queue, card)
+    options = options_of(dsn, run_dir, workers, slots, queue, card, *others, **more)
 
     async def begin() -> tuple[Address, str]:
         connection = await connect(dsn)

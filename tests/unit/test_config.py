@@ -110,6 +110,16 @@ def test_all_mistakes_are_found_at_once() -> None:
         ("[[workers]]\nid='w'\nmodels=['echo']", "workers[1].id", "'w'"),
         ("[[workers]]\nid='v'\nmodels=['ecko']", "workers[0].models[0]", "'ecko'"),
         ("[[workers]]\nid='v'\nmodels=['echo','echo@1']", "workers[0].models[1]", "twice"),
+        ("[[workers]]\nid='v'\nmodels=['echo','*']", "workers[0].models[1]", "'*' is all"),
+        ("[[workers]]\nid='v'\nmodels=['echo']\npinned=['x']", "workers[0].pinned[0]", "'x' is"),
+        (
+            (
+                "[[models]]\nname='big'\nengine='echo'\nmemory_mib=9\n[[workers]]\nid='v'\n"
+                "models=['*']\npinned=['big']\nmodel_memory_mib=8"
+            ),
+            "workers[0].pinned",
+            "big@1 need 9 MiB",
+        ),
         ("[node]\nadmin_port=8080", "node.admin_port", "8080"),
         ("[node]\nid='a b'", "node.id", "'a b'"),
         ("http = 3", "http", "table"),
@@ -119,6 +129,13 @@ def test_a_mistake_is_named(text: str, path: str, told: str) -> None:
     found = problems(text + "\n")
     assert set(found) == {path}
     assert told in found[path]
+
+
+def test_a_name_is_all_its_versions() -> None:
+    config = parse(SMALL + "[[models]]\nname='echo'\nversion='2'\nengine='echo'", folder=Path())
+    refs = [[m.ref for m in config.matching(names)] for names in (("echo",), ("echo@2",), ("*",))]
+    assert refs == [["echo@1", "echo@2"], ["echo@2"], ["echo@1", "echo@2"]]
+    assert [m.ref for m in config.matching(("echo@2", "echo"))] == ["echo@2", "echo@1"]
 
 
 CLUSTER = """

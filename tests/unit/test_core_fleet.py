@@ -7,7 +7,7 @@ import pytest
 
 from supervision.policies import NEVER, Ended, Mode
 from tether.contracts import Fleet, HealthReport
-from tether.core.placement import Placement
+from tether.core.placement import COLD_AFTER_S, Placement
 from tether.core.roster import Roster
 
 
@@ -102,6 +102,72 @@ def test_avoid_knows_addresses_and_ids() -> None:
         assert seat.worker_id == "b"
     assert not made.serves("echo@1", ("a", "n1/b"))
     assert made.choose("echo@1", ("a", "b"), 0.0) is None
+
+
+def cold(worker_id: str, **fields: object) -> HealthReport:
+    return report(worker_id, **({"models": (), "loadable": ("echo@1",)} | fields))
+
+
+def test_who_answers_goes_before_who_would_load_it() -> None:
+    made = placement(cold("a", slots=8), report("b", slots=2))
+    assert fill(made, 9) == ["b", "b"]
+    assert made.choose("echo@1", (), 0.0, COLD_AFTER_S - 0.1) is None
+    seat = made.choose("echo@1", (), 0.0, COLD_AFTER_S)
+    assert seat is not None
+    assert seat.worker_id == "a", "the others are full and somebody has waited"
+    assert list(made.models()) == ["echo@1"]
+
+
+def test_all_requests_for_a_cold_model_go_to_one_worker_whoever_places_them() -> None:
+    workers = [cold(worker_id, slots=8) for worker_id in "abcd"]
+    one, other = placement(*workers), placement(*workers)
+    chosen = {*fill(one, 8), *fill(other, 8)}
+    assert len(chosen) == 1
+    assert one.choose("echo@1", (), 0.0) is None, "it is full, and no second one is asked"
+    second = one.choose("echo@1", (), 0.0, COLD_AFTER_S)
+    assert second is not None
+    assert second.worker_id not in chosen
+    assert placement(*workers).serves("echo@1")
+
+
+def test_who_loads_it_already_and_who_has_most_to_spare_comes_first() -> None:
+    small = cold("a", budget_bytes=100, model_bytes=90)
+    large = cold("b", budget_bytes=100, model_bytes=20)
+    assert fill(placement(small, large), 1) == ["b"]
+    assert fill(placement(small, large, cold("c", budget_bytes=0)), 1) == ["c"]
+    loading = msgspec.structs.replace(small, loadable=(), loading=("echo@1",))
+    assert fill(placement(loading, large), 1) == ["a"]
+    assert fill(placement(loading, large, suspects=("a",)), 1) == ["b"]
+
+
+def test_another_one_is_asked_when_the_first_can_not_load_it() -> None:
+    made = placement(cold("a"), cold("b"))
+    first = made.choose("echo@1", (), 0.0)
+    assert first is not None
+    made.take(first, "job", 0.0, 60.0, "echo@1")
+    made.release(first.worker_id, "job", 1.0, Ended.REFUSED)
+    second = made.choose("echo@1", (first.address,), 1.0)
+    assert second is not None
+    assert second is not first
+    assert made.choose("echo@1", (), 1.1) is second, "from now on"
+
+
+def test_a_full_worker_is_not_waited_for_where_another_would_load_it() -> None:
+    made = placement(cold("a", slots=1), cold("b", slots=1))
+    first = made.choose("echo@1", (), 0.0)
+    assert first is not None
+    made.take(first, "other", 0.0, 60.0, "other@1")
+    made._loaders.clear()
+    second = made.choose("echo@1", (), 0.0)
+    assert second is not None
+    assert second is not first
+
+
+def test_a_cold_worker_whose_breaker_is_open_is_not_asked() -> None:
+    made = placement(cold("a"))
+    made.breakers.of(("a", "echo@1")).set(Mode.FORCED_OPEN, 0.0)
+    assert made.choose("echo@1", (), 1.0) is None
+    assert made.shut_until("echo@1", 1.0) == NEVER
 
 
 def end(made: Placement, worker_id: str, ended: Ended, now: float, times: int = 1) -> None:

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
+from tether.contracts import Slo
 from tether.core.fairqueue import QueueFull
-from tether.core.waiting import SECOND_CHANCE_S, Gone, Waiter, WaitingRoom
+from tether.core.waiting import AGE_S, SECOND_CHANCE_S, Gone, Waiter, WaitingRoom
 
 
 def waiter(
@@ -17,6 +18,7 @@ def waiter(
     since: float = 0.0,
     deadline: float = 60.0,
     key: str = "",
+    slo: Slo = "standard",
 ) -> Waiter[None]:
     return Waiter(
         job_id=job_id,
@@ -27,6 +29,7 @@ def waiter(
         deadline=deadline,
         call=None,
         key=key,
+        slo=slo,
     )
 
 
@@ -143,3 +146,41 @@ def test_patience_starts_anew_when_a_worker_was_there() -> None:
     assert room.sweep(16.0, lambda _: False) == []
     assert room.sweep(30.9, lambda _: False) == []
     assert len(room.sweep(31.0, lambda _: False)) == 1
+
+
+def in_turn(room: WaitingRoom[None], *free: str) -> list[str]:
+    """Who gets these seats, which suit all models."""
+    choose = seats(*free)
+    return [w.job_id for w, _ in room.serve_all(lambda model, avoid: choose(avoid))]
+
+
+def test_of_several_models_the_better_class_goes_first() -> None:
+    room: WaitingRoom[None] = WaitingRoom(10, 15.0)
+    room.push(waiter("b", model="b", slo="batch"))
+    room.push(waiter("s", model="s", since=1.0))
+    room.push(waiter("i", model="i", since=2.0, slo="interactive"))
+    assert in_turn(room, "w1") == ["i"]
+    assert in_turn(room, "w1", "w2") == ["s", "b"]
+
+
+def test_who_has_waited_long_enough_goes_before_a_better_class() -> None:
+    room: WaitingRoom[None] = WaitingRoom(10, 15.0)
+    room.push(waiter("b", model="b", slo="batch"))
+    for number, since in enumerate((2 * AGE_S - 1, 2 * AGE_S + 1)):
+        room.push(waiter(f"i{number}", model="i", since=since, slo="interactive"))
+    room.push(waiter("s0", model="s", since=AGE_S - 2))
+    room.push(waiter("s1", model="s", since=AGE_S + 2))
+    assert in_turn(room, *"12345") == ["s0", "i0", "b", "i1", "s1"]
+
+
+def test_a_seat_that_suits_one_model_only_is_not_kept_from_it() -> None:
+    room: WaitingRoom[None] = WaitingRoom(10, 15.0)
+    room.push(waiter("i", model="i", slo="interactive"))
+    room.push(waiter("again", model="b", slo="batch", avoid=("w1",)))
+    room.push(waiter("b", model="b", slo="batch"))
+    choose = seats("w1")
+    served = room.serve_all(lambda model, avoid: choose(avoid) if model == "b" else None)
+    assert [w.job_id for w, _ in served] == ["b"]
+    assert room.waited("i", 3.0) == 3.0
+    assert room.waited("nobody", 3.0) == 0.0
+    assert len(room) == 2
