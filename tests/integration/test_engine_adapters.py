@@ -424,16 +424,6 @@ async def test_other_files_are_no_adapters(made: Made, tmp_path: Path) -> None:
             await create(bad, cache_dir=tmp_path).open()
 
 
-async def test_a_bad_adapter_harms_nobody_else(made: Made, broken: Path, tmp_path: Path) -> None:
-    adapters.say(broken, use_dora=True)
-    bad = msgspec.structs.replace(made.card(), adapter=str(broken))
-    async with opened(host(made.card("plain"), cache_dir=tmp_path)) as good:
-        before = await answers(good)
-        with pytest.raises(ModelUnusable, match="sets use_dora"):
-            await host(bad, cache_dir=tmp_path).open()
-        assert await answers(good) == before
-
-
 @pytest.mark.parametrize("engine", ["echo", "embedding"])
 def test_engines_that_take_no_adapter_say_so(made: Made, tmp_path: Path, engine: str) -> None:
     card = msgspec.structs.replace(made.card("plain"), engine=engine)

@@ -42,6 +42,7 @@ _TENSOR = re.compile(
     r"|lora_embedding_(?P<embedding>[AB]))"
 )
 _DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_MOST_ALPHA = 1e30  # far above any that was trained, and still a float32
 _INSTEAD = "merge it into its base with peft, and serve that folder"
 
 
@@ -158,7 +159,7 @@ def _check_config(path: Path, config: dict[str, Any]) -> None:
         if type(rank) is not int or rank < 1:
             raise ModelUnusable(f"{path} has the rank {rank!r}; it must be a number above 0")
     for alpha in (config.get("lora_alpha"), *alphas.values()):
-        if type(alpha) not in (int, float) or not math.isfinite(alpha):
+        if type(alpha) not in (int, float) or not abs(alpha) < _MOST_ALPHA:
             raise ModelUnusable(f"{path} has the alpha {alpha!r}; it must be a number")
     patterns = [*ranks, *alphas]
     for key in ("target_modules", "exclude_modules"):
@@ -182,8 +183,8 @@ def _values(path: Path, name: str, entry: dict[str, Any], content: bytes) -> NDA
             "only matrices of F32, F16 or BF16 can be merged"
         )
     data = 8 + int.from_bytes(content[:8], "little")
-    begin, end = entry["data_offsets"]
     try:
+        begin, end = entry["data_offsets"]
         raw = np.frombuffer(content[data + begin : data + end], _DTYPES[kind]).reshape(shape)
     except (ValueError, TypeError) as error:
         raise ModelUnusable(f"{path} is not whole ({name}: {error}); fetch it again") from None
