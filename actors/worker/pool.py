@@ -61,7 +61,8 @@ class Use:
 
 class Pool:
     """See the module. `open` makes a card into an engine that has answered, and is given a function
-    to tell how large the files turned out to be; `changed` is told when what there is has changed.
+    to tell how large the files turned out to be; `changed` is told when what there is has changed,
+    with the card that was just loaded, and `keep_only` whose files are still read.
     A configured worker none of whose models can be had fails, as does one whose engines break too
     often."""
 
@@ -71,12 +72,14 @@ class Pool:
         options: WorkerOptions,
         open: Open,
         changed: Callable[[ModelCard | None], None],
+        keep_only: Callable[[Iterable[ModelCard]], None],
     ) -> None:
         self._actor = actor
         self._loop = actor.loop
         self._options = options
         self._open = open
         self._changed = changed
+        self._keep_only = keep_only
         self._own = {card.ref: card for card in options.cards}
         self._patterns = options.models or tuple(self._own)
         self._warm = Warm(
@@ -84,6 +87,7 @@ class Pool:
         )
         self._cards: dict[str, ModelCard] = {}
         self._engines: dict[str, Engine] = {}
+        self._here: dict[str, ModelCard] = {}  # what is loaded, or about to be
         self._waiting: dict[str, dict[Use, None]] = {}
         self._restarts = Intensity(options.engine_restarts, options.engine_period_s)
         self._tasks: dict[asyncio.Task[None], None] = {}
@@ -216,7 +220,8 @@ class Pool:
         now = self._loop.time()
         for step in self._warm.plan(now):
             if isinstance(step, Load):
-                self._begin(self._load(self._cards[step.ref]), f"load {step.ref}")
+                card = self._here[step.ref] = self._cards[step.ref]
+                self._begin(self._load(card), f"load {step.ref}")
             else:
                 self._begin(self._close(step), f"close {step.ref}")
         self._tell(now)
@@ -242,6 +247,7 @@ class Pool:
             log.error("a model can't be loaded", model=ref, error=why)
             metrics.warm_loads.labels(ref, "failed").inc()
             self._fault = why
+            self._gone(ref)
             self._warm.failed(ref, why, self._loop.time())
             refusal = f"{ref} can't be loaded on this worker ({why}); try another one"
             self._refuse(ref, Overloaded(refusal, retry_after_s=1.0))
@@ -283,8 +289,13 @@ class Pool:
         except TetherError as error:
             log.error("an engine didn't close well", model=ref, error=error.message)
         finally:
+            self._gone(ref)
             self._warm.closed(ref)
         self._go()
+
+    def _gone(self, ref: str) -> None:
+        self._here.pop(ref, None)
+        self._keep_only(self._here.values())
 
     async def _lost(self, ref: str, fault: str, now: float) -> None:
         """Start it anew here: what this worker has said and not yet settled, and its other models,

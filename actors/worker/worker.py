@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -60,7 +60,7 @@ class Worker(Supervised):
         self._options = options
         around = options.around
         self._lenders = Lenders.of(self.node_options, around) if around.nodes else None
-        self._pool = Pool(self, options, self._open, self._changed)
+        self._pool = Pool(self, options, self._open, self._changed, self._keep_only)
         self._runs = Runs(self, options)
         self._draining = False
         self._health = HealthReporter(options.report_s, time.time_ns(), self._send_report)
@@ -206,6 +206,13 @@ class Worker(Supervised):
             peers=self._lenders.asking if self._lenders else None,
             sized=sized,
         )
+
+    def _keep_only(self, cards: Iterable[ModelCard]) -> None:
+        options = self._options
+        if options.artifacts.replicas:
+            from tether.artifacts.source import keep_only
+
+            keep_only(cards, Path(options.cache_dir), options.artifacts)
 
     def _changed(self, card: ModelCard | None) -> None:
         """The pool's models aren't what they were."""

@@ -56,17 +56,25 @@ async def workers(node: Node, words: Words) -> Shown:
             "running": report.running,
             "slots": report.slots,
             "queued": report.queued,
+            "tokens/s": report.tokens_per_s,
             "memory": size(report.memory_bytes),
             "models": list(report.models),
+            "cold": [f"{ref} (loading)" for ref in report.loading] + list(report.loadable),
             **{k: v for k, v in plain(report).items() if k in _MORE},
         }
         for report in sorted(found.workers, key=lambda report: report.worker_id)
     ]
-    columns = ("id", "state", "node", "region", "running", "slots", "queued", "memory", "models")
+    columns = (
+        "id", "state", "node", "region", "running", "slots", "queued", "tokens/s", "memory",
+        "models", *(("cold",) if any(row["cold"] for row in rows) else ()),
+    )  # fmt: skip
     return table(columns, rows, empty="no worker has reported; see `tree`")
 
 
-_MORE: Final = frozenset({"address", "epoch", "sequence", "gpu_class", "draining", "memory_bytes"})
+_MORE: Final = frozenset({
+    "address", "epoch", "sequence", "gpu_class", "draining", "memory_bytes", "loading", "loadable",
+    "tokens_per_s", "model_bytes", "budget_bytes",
+})  # fmt: skip
 
 
 def _standing(suspect: bool, draining: bool) -> str:

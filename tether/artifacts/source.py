@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tether.config import Artifacts
 from tether.contracts import ModelCard
 
 # What this process has loaded: an engine reads its files as long as it runs, so they are not
-# evicted before it ends. The models of a configuration bound it.
+# evicted before it ends, or `keep_only` says that it doesn't. The models of the catalog bound it.
 _in_use: dict[tuple[Path, str], Held] = {}
 
 
@@ -65,6 +65,22 @@ def localized(
             before.release()
         folders[field] = str(held.folder)
     return msgspec.structs.replace(card, **folders) if folders else card
+
+
+def keep_only(cards: Iterable[ModelCard], cache_dir: Path, artifacts: Artifacts) -> None:
+    """This process reads the artifacts of these cards only: the cache may let all others go."""
+    root = cache_of(cache_dir, artifacts).root
+    kept = {
+        digests.parse(named)
+        for card in cards
+        for named in (card.source, card.adapter)
+        if named.startswith(digests.SOURCE)
+    }
+    for key in list(_in_use):
+        if key[0] == root and key[1] not in kept:
+            held = _in_use.pop(key, None)
+            if held is not None:
+                held.release()
 
 
 async def _obtained(
