@@ -11,6 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import Final
 
 import msgspec
@@ -48,7 +49,6 @@ FIND_S: Final = 5.0  # for a node to say what it has
 ASKED_AT_ONCE: Final = 16
 ENOUGH: Final = 8  # nodes that have an artifact; no more are looked for
 PIECE_S: Final = 20.0  # for the next piece of a block
-MAX_SIGNATURES: Final = 64
 _FRAME: Final = 1024  # bytes of a frame that are no content, at most
 
 
@@ -238,9 +238,10 @@ class _Depot:
         """See `tether.artifacts.peers.Peer`."""
         ask = ReadManifest(artifact=self._artifact, piece_bytes=self._piece_bytes)
         content = bytearray()
-        async for piece in self._pieces(ask):
-            content += piece.content
-            self._bound(len(content), most, "its manifest")
+        async with aclosing(self._pieces(ask)) as pieces:
+            async for piece in pieces:
+                content += piece.content
+                self._bound(len(content), most, "its manifest")
         return content
 
     async def signatures(self, most: int) -> list[bytes]:
@@ -249,14 +250,14 @@ class _Depot:
         found: list[bytes] = []
         content = bytearray()
         size = 0
-        async for piece in self._pieces(ask):
-            content += piece.content
-            size += len(piece.content)
-            self._bound(size, most, "its signatures")
-            if piece.last:
-                found.append(bytes(content))
-                self._bound(len(found), MAX_SIGNATURES, "its signatures")
-                content.clear()
+        async with aclosing(self._pieces(ask)) as pieces:
+            async for piece in pieces:
+                content += piece.content
+                size += len(piece.content)
+                self._bound(size, most, "its signatures")
+                if piece.last:
+                    found.append(bytes(content))
+                    content.clear()
         return found
 
     async def block(self, file: str, index: int, size: int) -> bytearray:
@@ -266,11 +267,12 @@ class _Depot:
         )
         content = bytearray(size)
         filled = 0
-        async for piece in self._pieces(ask):
-            end = filled + len(piece.content)
-            self._bound(end, size, f"block {index} of {file}")
-            content[filled:end] = piece.content
-            filled = end
+        async with aclosing(self._pieces(ask)) as pieces:
+            async for piece in pieces:
+                end = filled + len(piece.content)
+                self._bound(end, size, f"block {index} of {file}")
+                content[filled:end] = piece.content
+                filled = end
         if filled != size:
             raise self._fault(
                 Trouble.CORRUPT, f"cut off block {index} of {file} after {filled} bytes of {size}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -127,8 +127,10 @@ class Depot(Supervised):
             lent = await self._shelf.take(msg.artifact)
             try:
                 for part in await self._parts(lent, msg):
-                    async for piece in self._pieces(lending, part, msg.piece_bytes):
-                        yield piece
+                    # Closed here: when this one is cancelled, not when somebody collects it.
+                    async with aclosing(self._pieces(lending, part, msg.piece_bytes)) as pieces:
+                        async for piece in pieces:
+                            yield piece
                 lending.result = "lent"
             finally:
                 self._shelf.give_back(lent)
@@ -142,7 +144,7 @@ class Depot(Supervised):
 
     async def _pieces(
         self, lending: _Lending, part: Part, piece_bytes: int
-    ) -> AsyncIterator[Piece]:
+    ) -> AsyncGenerator[Piece, None]:
         most = max(MIN_PIECE, min(piece_bytes, PIECE))
         try:
             await in_thread(part.open, executor=self._readers)

@@ -186,6 +186,21 @@ async def test_a_busy_peer_is_asked_again_and_a_replica_meanwhile(shop: Shop) ->
     assert refusals[0] == 3
 
 
+async def test_signatures_are_waited_for_as_well(shop: Shop) -> None:
+    busy = Holder(shop, "busy")
+    refusals = [0]
+
+    def refuse(kind: str, content: bytearray) -> bytearray:
+        if kind == "signature" and refusals[0] < 2:
+            refusals[0] += 1
+            raise busy.fault(Trouble.BUSY)
+        return content
+
+    busy.spoil = refuse
+    await load(shop, Around([busy]), away=True)
+    assert refusals[0] == 2
+
+
 async def test_patience_with_busy_peers_ends(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "PATIENCE_S", 0.0)
     busy = Holder(shop, "busy")

@@ -42,6 +42,7 @@ class Sources:
         self._digest = digest
         self._replicas = replicas
         self._replicas_rest_until = 0.0
+        self._turned_away = False
         self._near = self._far = Circle(_nobody, lambda node, seconds: None)
         if peers is not None:
             self._near = Circle(lambda: peers.near(digest), peers.leave_alone)
@@ -83,20 +84,27 @@ class Sources:
             ArtifactLost: after all that could be had: no replica says what it has, or has one
                 whole that it lists.
         """
+        clock = asyncio.get_running_loop().time
+        until = clock() + PATIENCE_S
         seen: set[bytes] = set()
-        lost: ArtifactLost | None = None
-        for circle in (self._near, None, self._far):
-            found = self._lent(circle) if circle is not None else self._kept()
-            try:
-                async with aclosing(found):
-                    async for content in found:
-                        if content not in seen:
-                            seen.add(content)
-                            yield content
-            except ArtifactLost as error:
-                lost = error
-        if lost is not None:
-            raise lost
+        while True:
+            lost: ArtifactLost | None = None
+            self._turned_away = False
+            for circle in (self._near, None, self._far):
+                found = self._lent(circle) if circle is not None else self._kept()
+                try:
+                    async with aclosing(found):
+                        async for content in found:
+                            if content not in seen:
+                                seen.add(content)
+                                yield content
+                except ArtifactLost as error:
+                    lost = error
+            if lost is None:
+                return
+            if not self._turned_away or clock() > until:
+                raise lost
+            await asyncio.sleep(PAUSE_S)
 
     async def _kept(self) -> AsyncGenerator[bytes, None]:
         async for content in self._replicas.signatures(self._digest):
@@ -108,6 +116,7 @@ class Sources:
                 found = await peer.signatures(MAX_SIGNATURE)
             except PeerFault as fault:
                 circle.note(fault)
+                self._turned_away |= fault.trouble is Trouble.BUSY
                 continue
             for content in found:
                 yield content
