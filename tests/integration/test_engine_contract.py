@@ -3,11 +3,16 @@
 The tiny models say nonsense in which characters break anywhere; gguf's has the weights of
 transformers', so the two agree on most answers to the last token (llama.cpp keeps keys and
 values in 16 bits, so not on all). What `prefix` leaves open is not asked of a prefix engine.
+
+TETHER_CONTRACT_ENGINES names others than KINDS, with commas between them: "hosted" stands before
+an engine in a process of its own, "smollm2" after one with real weights. vllm is only asked for
+by `scripts/prove vllm` and `scripts/prove engines`, as it takes gigabytes to install.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -16,14 +21,18 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests import tiny_gguf
+from tests import tiny, tiny_gguf
 from tests.patience import PATIENCE_S
+from tether.config import load
 from tether.contracts import ChatInput, Finish, Message, ModelCard, Sampling, TextInput
 from tether.engines import Engine, Job, create, host
+from tether.engines.smollm2 import SOURCE
 from tether.errors import BadRequest, ContextExceeded, Draining, Overloaded
 
 SLOTS, QUEUE, CONTEXT = 4, 2, 512
 KINDS = ("echo", "transformers", "gguf", "hosted transformers", "hosted gguf")
+ASKED = os.environ.get("TETHER_CONTRACT_ENGINES", ",".join(KINDS)).split(",")
+CACHE = load(Path(__file__).parents[2] / "cluster.toml").cache_dir
 LONG = "tell me of the sea and the fox"
 
 
@@ -47,18 +56,32 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelCard]:
         "transformers": ModelCard(
             name="tiny", version="1", engine="transformers", source=source, context=CONTEXT
         ),
+        "vllm": ModelCard(
+            name="tiny",
+            version="1",
+            engine="vllm",
+            source=str(tiny.make(folder / "wide", head_dim=32)),  # the least of its kernels
+            context=CONTEXT,
+        ),
+        **{
+            f"{engine} smollm2": ModelCard(
+                name="smollm2", version="1", engine=engine, source=SOURCE, context=CONTEXT
+            )
+            for engine in ("transformers", "gguf", "vllm")
+        },
     }
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=KINDS)
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=ASKED)
 async def engine(
     request: pytest.FixtureRequest,
     cards: dict[str, ModelCard],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Engine]:
-    hosted, _, kind = request.param.rpartition(" ")
-    make = host if hosted else create
-    made = make(cards[kind], slots=SLOTS, queue=QUEUE, cache_dir=tmp_path_factory.mktemp("cache"))
+    kind = request.param.removeprefix("hosted ")
+    make = create if kind == request.param else host
+    cache = CACHE if kind.endswith(" smollm2") else tmp_path_factory.mktemp("cache")
+    made = make(cards[kind], slots=SLOTS, queue=QUEUE, cache_dir=cache)
     await made.open()
     yield made
     await made.close()

@@ -7,26 +7,23 @@ the same code, the same contract.
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from importlib import util
 from pathlib import Path
 from typing import Any
 
-from tether.contracts import ModelCard
-from tether.engines import folder as model_folder
+from tether.engines import folder as folders
+from tether.engines import lora, vllm_adapter
 from tether.engines.batching import BatchEngine, Loaded
 from tether.engines.engine import Capabilities
 from tether.engines.folder import unloadable
 from tether.engines.tokenizer import Tokenizer, ends
-from tether.engines.weights import prepare
-from tether.errors import ModelUnusable
+from tether.engines.weights import adapter_of, prepare
+from tether.errors import ModelUnusable, TetherError
 
 DTYPES = ("float32", "bfloat16")
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of adapters; vLLM's own list
 MOST_CACHE_BYTES = 4 << 30  # of keys and values, on processors; a GPU's memory is taken as it is
-_ADAPTER = "adapter_config.json"
 
 
 class VllmEngine(BatchEngine):
@@ -48,17 +45,33 @@ class VllmEngine(BatchEngine):
         self._set_environment()
         folder = prepare(card, self._options.cache_dir)
         assert folder is not None
-        config = model_folder.check(folder)
+        config = folders.check(folder)
         context = self._context(config)
-        rank = _rank(Path(card.adapter)) if card.adapter else 0
+        path = adapter_of(card)
+        adapter = lora.read(path) if path is not None else None
         self._tokenizer = Tokenizer(folder)
-        engine = self._engine(folder, context, rank)
+        from tether.engines.vllm_batch import VllmBatch
+
+        engine = self._engine(folder, context, vllm_adapter.room(adapter, folder) if adapter else 0)
         try:
-            adapter = _adapter(engine, card) if card.adapter else None
-            return self._described(engine, folder, config, context, adapter)
-        except BaseException:
+            batch = VllmBatch(
+                engine,
+                ends=ends(folder, config),
+                adapter=vllm_adapter.attach(engine, adapter, card.ref) if adapter else None,
+            )
+            batch.warm()
+        except TetherError:
             engine.engine_core.shutdown()
             raise
+        except Exception as error:
+            engine.engine_core.shutdown()
+            raise unloadable(folder, error) from error
+        return Loaded(
+            model=batch,
+            table=self._tokenizer.table(engine.vllm_config.model_config.get_vocab_size()),
+            capabilities=self._capabilities(context, adapter),
+            unload=engine.engine_core.shutdown,
+        )
 
     def _set_environment(self) -> None:
         """Before vLLM and torch are imported."""
@@ -123,14 +136,10 @@ class VllmEngine(BatchEngine):
         except Exception as error:  # whatever config and weights can provoke in the library
             raise unloadable(folder, error) from error
 
-    def _described(
-        self, engine: Any, folder: Path, config: dict[str, Any], context: int, adapter: Any
-    ) -> Loaded:
+    def _capabilities(self, context: int, adapter: lora.Adapter | None) -> Capabilities:
         import torch
         import vllm
         from vllm.platforms import current_platform
-
-        from tether.engines.vllm_batch import VllmBatch
 
         dtype, on_cpu = self._card.dtype, current_platform.is_cpu()
         device = (
@@ -138,18 +147,20 @@ class VllmEngine(BatchEngine):
             if on_cpu
             else str(current_platform.get_device_name()).replace(" ", "-")
         )
-        return Loaded(
-            model=VllmBatch(engine, ends=ends(folder, config), adapter=adapter),
-            table=self._tokenizer.table(engine.vllm_config.model_config.get_vocab_size()),
-            capabilities=Capabilities(
-                resume="exact" if dtype == "float32" and on_cpu else "prefix",
-                tag="/".join(
-                    ("vllm", dtype, vllm.__version__, f"torch-{torch.__version__}", device)
-                ),
-                context=context,
-                chat=self._tokenizer.chat,
+        return Capabilities(
+            resume="exact" if dtype == "float32" and on_cpu else "prefix",
+            tag="/".join(
+                (
+                    "vllm",
+                    dtype,
+                    vllm.__version__,
+                    f"torch-{torch.__version__}",
+                    device,
+                    *([lora.tag(adapter.digest)] if adapter else []),
+                )
             ),
-            unload=engine.engine_core.shutdown,
+            context=context,
+            chat=self._tokenizer.chat,
         )
 
     def _templated(self, messages: list[dict[str, str]]) -> str:
@@ -172,41 +183,3 @@ def _cache_bytes(folder: Path, dtype: str, context: int, slots: int) -> int:
     block = 128  # tokens; vLLM's on processors. One block of all is nobody's
     answer = -(-context // block) * block * token
     return max(answer, min(slots * answer, MOST_CACHE_BYTES)) + 2 * block * token
-
-
-def _rank(adapter: Path) -> int:
-    """What vLLM must be ready for.
-
-    Raises:
-        ModelUnusable: `adapter` is no LoRA adapter, or too large.
-    """
-    path = adapter / _ADAPTER
-    try:
-        said = json.loads(path.read_bytes())
-        asked = max([int(said["r"]), *map(int, (said.get("rank_pattern") or {}).values())])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelUnusable(
-            f"{path} cannot be read as a LoRA adapter ({error!r}); fetch the adapter again"
-        ) from None
-    fitting = [rank for rank in RANKS if rank >= asked]
-    if not asked > 0 or not fitting:
-        raise ModelUnusable(f"{path} has the rank {asked}; vLLM takes 1 to {RANKS[-1]}")
-    return fitting[0]
-
-
-def _adapter(engine: Any, card: ModelCard) -> Any:
-    """The loaded adapter of `card`, as vLLM wants it named in each request.
-
-    Raises:
-        ModelUnusable: it doesn't suit the model.
-    """
-    from vllm.lora.request import LoRARequest
-
-    request = LoRARequest(card.ref, 1, card.adapter)
-    try:
-        loaded = engine.add_lora(request)
-    except Exception as error:  # whatever its files can provoke in the library
-        raise unloadable(Path(card.adapter), error) from error
-    if not loaded:
-        raise ModelUnusable(f"{card.adapter} could not be loaded as an adapter of {card.source}")
-    return request

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from vllm import SamplingParams
 from vllm.inputs.engine import tokens_input
 from vllm.sampling_params import RequestOutputKind
@@ -20,6 +21,14 @@ from tether.engines.engine import Reuse
 from tether.engines.row import Row
 from tether.engines.vllm_sampler import KEY, Draw
 from tether.errors import Internal
+
+
+class _Asked(NamedTuple):
+    """A row in vLLM, and the name that vLLM gave it."""
+
+    row: Row
+    draw: Draw
+    name: str
 
 
 class VllmBatch:
@@ -39,15 +48,28 @@ class VllmBatch:
         self._lent = self._hits = self._misses = 0
         self._engine = engine
         self._adapter = adapter
-        self._scheduler = engine.engine_core.engine_core.scheduler
+        core = engine.engine_core.engine_core
+        self._runner = core.model_executor.driver_worker.worker.model_runner
+        self._scheduler = core.scheduler
         pool = self._pool = self._scheduler.kv_cache_manager.block_pool
         held = sum(tensor.size for tensor in self._scheduler.kv_cache_config.kv_cache_tensors)
         self._block_bytes = held // pool.num_gpu_blocks
         self._free = pool.get_num_free_blocks()  # when nobody runs
         self._names = (f"{number}" for number in itertools.count(1))
         self._new: deque[Row] = deque()
-        self._rows: dict[str, tuple[Row, Draw]] = {}
+        self._rows: dict[str, _Asked] = {}
         self._cancelled: list[Row] = []
+
+    def warm(self) -> None:
+        """One token: some models load, and have no kernel that computes them.
+
+        Raises:
+            Exception: whatever the kernels and libraries say.
+        """
+        params = SamplingParams(temperature=0.0, max_tokens=1, detokenize=False)
+        self._engine.add_request("0", tokens_input([0]), params, lora_request=self._adapter)
+        while self._engine.has_unfinished_requests():
+            self._engine.step()
 
     @property
     def running(self) -> int:
@@ -95,8 +117,9 @@ class VllmBatch:
         self.steps += 1
         over = []
         for output in self._engine.step():
-            row, draw = self._rows[output.request_id]
+            row, draw, name = self._rows[output.request_id]
             if draw.wrong:
+                self._cleanse(name)
                 self._fail(row, draw.wrong, step)
             else:
                 if row.fed == 0:
@@ -117,7 +140,7 @@ class VllmBatch:
             return
         step.dropped.extend(row for row in cancelled if not row.done)
         self._new = deque(row for row in self._new if not row.cancelled)
-        names = [name for name, (row, _) in self._rows.items() if row.cancelled]
+        names = [name for name, asked in self._rows.items() if asked.row.cancelled]
         for name in names:
             del self._rows[name]
         self._abort(names)
@@ -130,15 +153,16 @@ class VllmBatch:
         draw = Draw(row.sampling, row.emitted)
         params = SamplingParams(
             temperature=0.0,
-            max_tokens=row.sampling.max_tokens - row.emitted,
-            ignore_eos=True,  # the row ends at an end
+            # The row ends by itself, and one token before vLLM would end it: see `_cleanse`.
+            max_tokens=row.sampling.max_tokens - row.emitted + 1,
+            ignore_eos=True,
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
             extra_args={KEY: draw},
         )
         name = next(self._names)
         try:
-            self._engine.add_request(
+            theirs = self._engine.add_request(
                 name,
                 tokens_input(row.tokens[:], cache_salt=row.scope or None),
                 params,
@@ -147,7 +171,7 @@ class VllmBatch:
         except Exception as error:
             self._fail(row, f"{type(error).__name__}: {error}", step)
             return
-        self._rows[name] = (row, draw)
+        self._rows[name] = _Asked(row, draw, theirs)
 
     def _take_in(self, row: Row, lent: int) -> None:
         row.fed, row.lent = row.given, lent
@@ -167,6 +191,23 @@ class VllmBatch:
             step.said.append((row, delta))
             if row.done:
                 return
+
+    def _cleanse(self, name: str) -> None:
+        """Nothing that is no number may stay in memory that another answer gets: vLLM's kernels
+        multiply what they mask out by 0, and 0 times nan is nan."""
+        manager = self._scheduler.kv_cache_manager
+        blocks = {
+            block.block_id
+            for group in manager.get_blocks(name).blocks
+            for block in group
+            if block.ref_cnt == 1  # shared ones were computed before, by who lives on
+        }
+        manager.evict_blocks(blocks)
+        for cache in self._runner.kv_caches:
+            dimension = cache.shape.index(self._pool.num_gpu_blocks)
+            cache.index_fill_(
+                dimension, torch.tensor(sorted(blocks), dtype=torch.long, device=cache.device), 0
+            )
 
     def _fail(self, row: Row, cause: str, step: Step) -> None:
         row.done = True

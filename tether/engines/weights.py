@@ -6,13 +6,14 @@ from importlib import util
 from pathlib import Path
 
 from tether.contracts import ModelCard
-from tether.engines import folder, gguf_file, minilm, smollm2
+from tether.engines import folder, gguf_file, minilm, smollm2, vllm_home
 from tether.engines.smollm2 import Progress
 from tether.errors import ModelUnusable
 
 _PACKAGES = {
     "gguf": smollm2.SOURCE,
     "transformers": smollm2.SOURCE,
+    "vllm": smollm2.SOURCE,
     "embedding": minilm.SOURCE,
 }
 
@@ -30,7 +31,9 @@ def prepare(card: ModelCard, cache_dir: Path, progress: Progress | None = None) 
     adapter_of(card)
     if engine not in _PACKAGES:
         return None
-    if engine != "gguf" and util.find_spec("torch") is None:
+    if engine == "vllm":
+        vllm_home.python(card.ref)
+    if _needs_torch(card) and util.find_spec("torch") is None:
         raise ModelUnusable(
             f"model {card.ref} asks for the engine {engine!r}, which needs torch; "
             "run scripts/install, or pip install 'tether[torch]'"
@@ -54,6 +57,13 @@ def prepare(card: ModelCard, cache_dir: Path, progress: Progress | None = None) 
     if engine == "gguf":
         return smollm2.gguf()
     return smollm2.converted(cache_dir, progress or (lambda what, fraction: None))
+
+
+def _needs_torch(card: ModelCard) -> bool:
+    """In this environment: to run, or, for vllm, to convert a package's weights."""
+    if card.engine == "vllm":
+        return card.source.startswith("package:")
+    return card.engine != "gguf"
 
 
 def adapter_of(card: ModelCard) -> Path | None:
