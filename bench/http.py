@@ -120,8 +120,12 @@ class Subject:
 class Tether(Subject):
     name = "tether"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = CONFIG.format(port=self.port)
+
     def start(self) -> None:
-        (self.folder / "cluster.toml").write_text(CONFIG.format(port=self.port))
+        (self.folder / "cluster.toml").write_text(self.config)
         with (self.folder / "up.log").open("wb") as log:
             self.process = subprocess.Popen(
                 [*TETHER, "up"], cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
