@@ -9,7 +9,8 @@
     │   ├── Forbidden 403            the key may not use this model
     │   ├── ModelNotFound 404        nobody serves this name
     │   ├── Conflict 409             the retry token is taken by something else
-    │   │   └── AnswerGone 409       it was answered, and nobody holds the answer any more
+    │   │   ├── AnswerGone 409       it was answered, and nobody holds the answer any more
+    │   │   └── ModelConflict 409    a version is in no stage for this, or was changed meanwhile
     │   ├── BodyTooLarge 413
     │   └── ProtocolError 400        a message that nobody here understands
     ├── RateLimited 429              retry after `retry_after_s`
@@ -78,6 +79,10 @@ class Conflict(BadRequest):
 
 class AnswerGone(Conflict):
     code = "answer_gone"
+
+
+class ModelConflict(Conflict):
+    code = "model_conflict"
 
 
 class BodyTooLarge(BadRequest):

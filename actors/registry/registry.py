@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import nullcontext
 from typing import ClassVar, Final
 
 import asyncpg
@@ -36,7 +37,8 @@ from tether.stores.keys import Connection
 from tether.telemetry import logs, metrics
 
 PATIENCE_S: Final = 20.0  # with PostgreSQL, at the start
-CONNECTIONS: Final = 4  # one is held while weights are looked at
+CONNECTIONS: Final = 4
+LOOKING: Final = 2  # registrations that hold one while they look at weights
 ROSTER: Final = "control/roster"
 TELL_S: Final = 10.0  # for the nodes to say that they have heard; nobody waits for it
 MAX_REF: Final = 256  # characters
@@ -79,6 +81,7 @@ class Registry(Supervised):
         self._listed = frozenset(card.ref for card in options.catalog)
         self._news = asyncio.Event()
         self._reading = asyncio.Lock()
+        self._looking = asyncio.Semaphore(LOOKING)
         self._database = Database(options.dsn, size=CONNECTIONS)
         try:
             await self._database.open(PATIENCE_S)
@@ -111,14 +114,14 @@ class Registry(Supervised):
             Forbidden: `sender` is of another node, and no operator.
             BadRequest: the card can't be one.
             ArtifactRefused, ArtifactLost: its weights aren't signed as they must be, or not there.
-            Conflict: there is another one of this name and version.
+            ModelConflict: there is another one of this name and version.
         """
         self._operating.allow(sender)
         check(msg.card)
-        by = msg.by or sender.node
+        by, found = msg.by or sender.node, artifacts_of(msg.card)
 
         async def work(connection: asyncpg.Connection) -> ModelsShown:
-            if artifacts_of(msg.card):
+            if found:
                 if not await models.hold_artifacts(connection):
                     raise Unavailable(
                         "unused artifacts are being collected (`tether artifacts gc`); try again "
@@ -134,7 +137,8 @@ class Registry(Supervised):
                 raise
             return await self._made(connection, shelf, steps, msg.card.ref)
 
-        return await self._changing(work)
+        async with self._looking if found else nullcontext():
+            return await self._changing(work)
 
     @on(MoveModel)
     async def move(self, msg: MoveModel, sender: Address) -> ModelsShown:
@@ -143,7 +147,7 @@ class Registry(Supervised):
             Forbidden: `sender` is of another node, and no operator.
             ModelNotFound: there is no such version.
             BadRequest: there is no such move.
-            Conflict: the version is in no stage for it, or was changed by somebody else.
+            ModelConflict: the version is in no stage for it, or was changed by somebody else.
         """
         self._operating.allow(sender)
         _bounded(msg.ref)

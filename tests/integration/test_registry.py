@@ -43,8 +43,8 @@ from tether.errors import (
     ArtifactLost,
     ArtifactRefused,
     BadRequest,
-    Conflict,
     Forbidden,
+    ModelConflict,
     ModelNotFound,
 )
 from tether.stores import models
@@ -159,7 +159,7 @@ async def test_a_version_from_its_registration_to_its_end(office: Office) -> Non
     await office.ask(MoveModel(ref="echo", verb="rollback"))
     assert await offered() == [("echo@1", "stable")]
     assert (await office.ask(ShowModels())).current == ("echo@1",)
-    with pytest.raises(Conflict, match="only stable version"):
+    with pytest.raises(ModelConflict, match="only stable version"):
         await office.ask(MoveModel(ref="echo@1", verb="retire"))
     shown = await office.ask(MoveModel(ref="echo@1", verb="retire", force=True))
     assert await offered() == []
@@ -198,7 +198,7 @@ async def test_a_restart_keeps_what_operators_did(office: Office) -> None:
     shown = await office.ask(ShowModels(history=True))
     assert len(shown.history) == 5
     assert (shown.current, shown.unlisted) == ((), ("echo@1",))
-    with pytest.raises(Conflict, match="earlier configuration"):
+    with pytest.raises(ModelConflict, match="earlier configuration"):
         await office.ask(MoveModel(ref="echo@1", verb="promote"))
 
 
@@ -265,15 +265,15 @@ async def test_what_cannot_be_a_model(office: Office, changes: Any, param: str) 
         (MoveModel(ref="", verb="rollback"), ModelNotFound),
         (MoveModel(ref="x", verb="rollback"), ModelNotFound),
         (MoveModel(ref="echo@1", verb="promote", to="retired"), BadRequest),
-        (MoveModel(ref="echo@1", verb="promote", to="canary"), Conflict),
-        (MoveModel(ref="echo@1", verb="rollback"), Conflict),
+        (MoveModel(ref="echo@1", verb="promote", to="canary"), ModelConflict),
+        (MoveModel(ref="echo@1", verb="rollback"), ModelConflict),
         (MoveModel(ref="e" * 300, verb="retire"), BadRequest),
         (MoveModel(ref="e\0", verb="retire"), BadRequest),
         (ShowModels(ref="e\0"), BadRequest),
-        (RegisterModel(card=msgspec.structs.replace(CARD, context=9999)), Conflict),
+        (RegisterModel(card=msgspec.structs.replace(CARD, context=9999)), ModelConflict),
         (
             RegisterModel(card=msgspec.structs.replace(CARD, policy=ModelPolicy(max_tokens=1))),
-            Conflict,
+            ModelConflict,
         ),
     ],
 )
@@ -301,7 +301,7 @@ async def test_two_operators_at_once(office: Office) -> None:
     answers = await asyncio.gather(*map(office.ask, moves), return_exceptions=True)
     [first] = [n for n, answer in enumerate(answers) if isinstance(answer, ModelsShown)]
     second = answers[1 - first]
-    assert isinstance(second, Conflict)
+    assert isinstance(second, ModelConflict)
     who, version = ("alice", "2") if first == 0 else ("bob", "3")
     assert f"{who} has promoted echo@{version}, which is stable now" in second.message
     assert (await office.ask(ShowModels())).current == (f"echo@{version}",)

@@ -12,7 +12,7 @@ from tests.patience import PATIENCE_S
 from tether.contracts import ModelCard, ModelPolicy, MoveModel, Stage
 from tether.core.lifecycle import Shelf
 from tether.core.version import Version
-from tether.errors import Conflict, Unavailable
+from tether.errors import ModelConflict, Unavailable
 from tether.stores import models
 from tether.stores.database import Database, connect, migrate, migrations
 
@@ -105,7 +105,7 @@ async def test_two_who_change_the_same_name_come_one_after_the_other(dsn: str) -
             return_exceptions=True,
         )
         assert sum(answer is None for answer in done) == 1
-        assert all(answer is None or isinstance(answer, Conflict) for answer in done)
+        assert all(answer is None or isinstance(answer, ModelConflict) for answer in done)
         with pytest.raises(asyncpg.UniqueViolationError):  # also for who doesn't ask the registry
             await database.execute("UPDATE models SET stage = 'canary'")
 

@@ -13,7 +13,7 @@ from tether.contracts import ModelCard, ModelChange, ModelPolicy, MoveModel, Sta
 from tether.core.catalog import current
 from tether.core.lifecycle import CONFIGURATION, MAX_LIVE, Shelf
 from tether.core.version import Version, check
-from tether.errors import BadRequest, Conflict, ModelNotFound, Overloaded, TetherError
+from tether.errors import BadRequest, ModelConflict, ModelNotFound, Overloaded, TetherError
 
 NAMES = ("a", "b")
 REFS = tuple(f"{name}@{version}" for name in NAMES for version in "123")
@@ -112,7 +112,7 @@ def _taken_back(registry: Registry, ref: str, before: dict[str, str], now: float
         return  # it was current before, so nothing was given up for it
     try:
         after = registry.shelf.after(registry.shelf.move(move("rollback", ref), "bob", now))
-    except Conflict:
+    except ModelConflict:
         assert name not in before
     else:
         assert {n: c.ref for n, c in current(after.cards).items()} == before
@@ -160,7 +160,7 @@ def test_an_operator_s_version_may_be_given_another_policy_only() -> None:
     [step] = shelf.register(other, "x", 2.0)
     assert (step.line.what, step.version.card.stage) == ("changed", Stage.REGISTERED)
     assert step.line.note == "policy.max_tokens 5 → 6"
-    with pytest.raises(Conflict, match="context 2048 → 4"):
+    with pytest.raises(ModelConflict, match="context 2048 → 4"):
         shelf.register(card("a@1", context=4), "x", 2.0)
     shelf = shelf.after(shelf.move(move("retire", "a@1"), "x", 3.0))
     [step] = shelf.register(first, "x", 4.0)  # it may come back
@@ -182,18 +182,18 @@ def test_a_canary_of_an_earlier_configuration_makes_room() -> None:
 @pytest.mark.parametrize(
     ("order", "error", "says"),
     [
-        (move("promote", "a@1", to="canary"), Conflict, "a@1 is stable; roll it back"),
-        (move("promote", "a@2", to="canary"), Conflict, "a@3 is the canary of a"),
-        (move("promote", "a@4"), Conflict, "retired; register it again"),
+        (move("promote", "a@1", to="canary"), ModelConflict, "a@1 is stable; roll it back"),
+        (move("promote", "a@2", to="canary"), ModelConflict, "a@3 is the canary of a"),
+        (move("promote", "a@4"), ModelConflict, "retired; register it again"),
         (move("promote", "a@9"), ModelNotFound, "no version 'a@9'"),
         (move("promote", "a"), ModelNotFound, "NAME@VERSION"),
         (move("promote", "a@1", to="fame"), BadRequest, "not to 'fame'"),
-        (move("rollback", "a@1"), Conflict, "only stable version of a"),
-        (move("rollback", "a@4"), Conflict, "nothing to take back"),
+        (move("rollback", "a@1"), ModelConflict, "only stable version of a"),
+        (move("rollback", "a@4"), ModelConflict, "nothing to take back"),
         (move("rollback", "z"), ModelNotFound, "neither a canary nor a stable"),
-        (move("retire", "a@1"), Conflict, "or force it"),
+        (move("retire", "a@1"), ModelConflict, "or force it"),
         (move("burn", "a@1"), BadRequest, "no move 'burn'"),
-        (move("promote", "b@1"), Conflict, "earlier configuration"),
+        (move("promote", "b@1"), ModelConflict, "earlier configuration"),
     ],
 )
 def test_what_is_not_allowed(order: MoveModel, error: type[TetherError], says: str) -> None:
@@ -217,7 +217,7 @@ def test_who_has_seen_something_else_is_told_what_has_changed() -> None:
     registry.do(("move", move("promote", "a@2")), 3.0)
     asked = move("promote", "a@2", to="stable")
     since = registry.history[-1:]
-    with pytest.raises(Conflict, match="bob has promoted a@2, which is canary now"):
+    with pytest.raises(ModelConflict, match="bob has promoted a@2, which is canary now"):
         registry.shelf.move(asked, "carol", 4.0, since)
     registry.do(("move", asked), 5.0)
     assert registry.shelf.move(asked, "carol", 6.0, since) == []  # it is so already

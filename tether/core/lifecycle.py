@@ -16,7 +16,7 @@ import msgspec
 from tether.contracts import ModelCard, ModelChange, MoveModel, Stage
 from tether.core.catalog import current
 from tether.core.version import Origin, Step, Version, described, differences
-from tether.errors import BadRequest, Conflict, ModelNotFound, Overloaded
+from tether.errors import BadRequest, ModelConflict, ModelNotFound, Overloaded
 
 MAX_LIVE: Final = 2000  # versions that aren't retired: they are told to every gateway at once,
 MAX_LIVE_BYTES: Final = 4 << 20  # which a frame has to hold
@@ -98,7 +98,7 @@ class Shelf:
         """A version that an operator brings; one that is there may be given another policy only.
 
         Raises:
-            Conflict: it is another one of this name and version, or the configuration's.
+            ModelConflict: it is another one of this name and version, or the configuration's.
             Overloaded: there are too many.
         """
         steps = self._registered(card, by, now)
@@ -120,13 +120,13 @@ class Shelf:
             fresh = _replace(card, stage=Stage.REGISTERED, stage_s=at, created_s=int(now))
             return [Step.of(Version(fresh, "operator"), "registered", "", at, by=by)]
         if differs := differences(known.card, _replace(card, policy=known.card.policy)):
-            raise Conflict(
+            raise ModelConflict(
                 f"{card.ref} is registered already, and is another one ({differs}); a version is "
                 "never changed, take another",
                 param="version",
             )
         if card.ref in self._listed and card.policy != known.card.policy:
-            raise Conflict(
+            raise ModelConflict(
                 f"the policy of {card.ref} is the configuration's; change it there", param="policy"
             )
         stage = known.card.stage
@@ -151,7 +151,7 @@ class Shelf:
         Raises:
             ModelNotFound: there is no such version, or no such name to take back.
             BadRequest: such a move there isn't.
-            Conflict: its stage doesn't allow it, or the name was changed since.
+            ModelConflict: its stage doesn't allow it, or the name was changed since.
         """
         match msg.verb:
             case "promote":
@@ -168,7 +168,7 @@ class Shelf:
                 )
         if steps and since:
             last = since[-1]
-            raise Conflict(
+            raise ModelConflict(
                 f"{msg.ref.partition('@')[0]} was changed meanwhile: {last.by or 'somebody'} has "
                 f"{last.what} {last.ref}, which is {last.after} now; look again, and decide anew"
             )
@@ -183,7 +183,7 @@ class Shelf:
                 param="ref",
             )
         if not unlisted and not self.is_listed(known):
-            raise Conflict(
+            raise ModelConflict(
                 f"{ref} is of an earlier configuration; list it again, or register it", param="ref"
             )
         return known
@@ -195,7 +195,7 @@ class Shelf:
                 f"a version is promoted to canary or stable, not to {to[:64]!r}", param="to"
             )
         if card.stage is Stage.RETIRED:
-            raise Conflict(f"{card.ref} is retired; register it again first", param="ref")
+            raise ModelConflict(f"{card.ref} is retired; register it again first", param="ref")
         if not to:
             to = Stage.CANARY if card.stage is Stage.REGISTERED else Stage.STABLE
         is_current = current(self.cards).get(card.name) == card
@@ -204,12 +204,12 @@ class Shelf:
         if to == Stage.STABLE:
             return [self._to(version, Stage.STABLE, by=by, now=now)]
         if card.stage is Stage.STABLE:
-            raise Conflict(f"{card.ref} is stable; roll it back before it is tried again")
+            raise ModelConflict(f"{card.ref} is stable; roll it back before it is tried again")
         steps = []
         for other in self._named(card.name):
             if other.card.stage is Stage.CANARY:
                 if self.is_listed(other):
-                    raise Conflict(
+                    raise ModelConflict(
                         f"{other.card.ref} is the canary of {card.name}; promote it, or roll it "
                         "back, first"
                     )
@@ -233,9 +233,11 @@ class Shelf:
         if card.stage is Stage.REGISTERED:
             return []
         if card.stage is Stage.RETIRED:
-            raise Conflict(f"{card.ref} is retired; there is nothing to take back", param="ref")
+            raise ModelConflict(
+                f"{card.ref} is retired; there is nothing to take back", param="ref"
+            )
         if card.stage is Stage.STABLE and not self._others_stable(card):
-            raise Conflict(
+            raise ModelConflict(
                 f"{card.ref} is the only stable version of {card.name}, so none would be current; "
                 "promote another first"
             )
@@ -247,7 +249,7 @@ class Shelf:
             return []
         is_needed = card.stage is Stage.STABLE and self.is_listed(version)
         if is_needed and not force and not self._others_stable(card):
-            raise Conflict(
+            raise ModelConflict(
                 f"{card.ref} is the only stable version of {card.name}, which nobody could ask for "
                 "any more; promote another first, or force it"
             )
