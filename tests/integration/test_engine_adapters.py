@@ -145,6 +145,14 @@ def test_half_precision_adapters_are_read(made: Made, broken: Path) -> None:
             np.testing.assert_array_equal(factor.a, theirs.float().numpy())
 
 
+def test_bfloat16_is_the_same_but_for_rounding(made: Made) -> None:
+    card = tiny.card(made.base, dtype="bfloat16")
+    adapter = lora.read(made.adapter())
+    ours = logits(load(made.base, card, slots=1, threads=1, adapter=adapter))
+    merged, base = computed(made, made.merged()), computed(made, made.base)
+    assert 0 < np.abs(ours - merged).mean() < 0.1 * np.abs(base - merged).mean()
+
+
 def test_nothing_of_the_adapter_stays_in_memory(
     made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -413,7 +421,11 @@ async def test_other_files_are_no_adapters(made: Made, tmp_path: Path) -> None:
     def card(engine: str, adapter: Path) -> ModelCard:
         return msgspec.structs.replace(made.card(engine=engine), adapter=str(adapter))
 
+    cut_off = tmp_path / "adapter.gguf"
+    file = gguf_adapter.written(lora.read(made.adapter()), "llama", heads=6, key_heads=2)
+    cut_off.write_bytes(file[:-5000])
     for bad, told in (
+        (card("gguf", cut_off), "cannot be used as an adapter by llama.cpp"),
         (card("gguf", made.gguf), "expect general.type to be 'adapter'"),
         (card("gguf", made.adapter("embeddings")), r"changes model\.embed_tokens"),
         (card("gguf", tmp_path / "none"), "cannot be read"),
