@@ -53,7 +53,7 @@ async def measure(
 ) -> tuple[list[dict[str, Any]], list[tuple[int, ...]], list[list[int]]]:
     """A result for each number of streams; the prompts; the answers at the most streams."""
     make = host if hosted else create
-    engine = make(card, slots=32, threads=threads, cache_dir=cache)
+    engine = make(card, slots=32, threads=threads, cache_dir=cache, prefix_bytes=0)
     await engine.open()
     results = []
     answers: list[list[int]] = []
@@ -94,14 +94,18 @@ async def measure(
 
 
 def generate(
-    folder: Path, prompts: list[tuple[int, ...]], tokens: int, threads: int
+    folder: Path,
+    prompts: list[tuple[int, ...]],
+    tokens: int,
+    threads: int,
+    dtype: str = "float32",
 ) -> tuple[dict[str, Any], list[list[int]]]:
     """transformers' own loop, one prompt after another."""
     import torch
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(threads)
-    net = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    net = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
     net.generate(torch.tensor([prompts[0]]), max_new_tokens=2, do_sample=False)  # warm
     said = []
     began = time.perf_counter()
