@@ -2,8 +2,9 @@
 
 Three S3 servers that check signatures of requests, with a model of 160 MB: one dies in the middle
 of a pull and of a push, one loses all it has, blocks are changed and cut off there; a disk that is
-really full (a small tmpfs, as root); KILLS loaders killed at random; the whole way to an engine
-that answers. Exits 1 at the first thing that is not as it should be.
+really full (a small tmpfs, as root); KILLS loaders killed at random; a fifth as many fetches from
+other nodes whose depots are killed, or whose disks are bad; the whole way to an engine that
+answers. Exits 1 at the first thing that is not as it should be.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +24,7 @@ from pathlib import Path
 
 from actors.worker import loader
 from tests import tiny
-from tests.artifact_shop import MIB, S3Server, Shop, files, s3_server
+from tests.artifact_shop import MIB, S3Server, Shop, files, flip, s3_server
 from tests.integration.test_artifacts_kills import Loaders
 from tether.artifacts import digest, folder, layout, manifest
 from tether.artifacts.cache import Cache
@@ -159,7 +162,7 @@ def main() -> None:
     os.environ["TETHER_TEST_S3_SECRET_ACCESS_KEY"] = S3Server.secret
     with tempfile.TemporaryDirectory(prefix="tether-") as scratch:
         root = Path(scratch)
-        for name in ("stores", "full", "kills", "engine"):
+        for name in ("stores", "full", "kills", "lent", "engine"):
             (root / name).mkdir()
         asyncio.run(stores(root / "stores"))
         if os.geteuid() == 0:
@@ -167,6 +170,7 @@ def main() -> None:
         else:
             say("no tmpfs without root: the full disk was not tried")
         kills(root / "kills")
+        lent(root / "lent")
         asyncio.run(engine(root / "engine"))
     say("all as it should be")
 
@@ -194,6 +198,47 @@ def kills(path: Path) -> None:
     loaders.check()
     assert not files(loaders.cache.root / "part")
     say(f"{killed} of {done} loaders were killed, at {operations} operations; the cache is sound")
+
+
+def lent(path: Path) -> None:
+    """A model from nodes of two regions and replicas, any of which may fail while it comes."""
+    sys.path.insert(0, str(Path(__file__).parent))  # where the tests find each other
+    from lending_nodes import Lending, lending
+
+    count = max(1, (int(sys.argv[1]) if len(sys.argv) > 1 else 100) // 5)
+    draw = random.Random(int(sys.argv[2]) if len(sys.argv) > 2 else 1)
+    passed_over = 0
+
+    async def once_more(cluster: Lending) -> None:
+        nonlocal passed_over
+        shop = await cluster.shop("n1", "n3", size=40 * MIB)
+        if is_bad := draw.random() < 0.3:
+            entry = cluster.cache("n1").whole(shop.digest)
+            flip(entry.files / "model.safetensors", draw.randrange(40 * MIB))
+            entry.write_stamps(shop.manifest)
+        if draw.random() < 0.5:
+            cluster.away(shop)
+        doomed = await cluster.child_of("n1")
+        stop = once(lambda: os.kill(doomed.pid, signal.SIGKILL), draw.random())
+        replicas = shop.replicas(parallel=draw.choice((1, 2, 8)))
+        lenders = cluster.lenders()
+        held = await cluster.borrow(shop, lenders, stop, replicas)
+        assert shop.same(held.folder)
+        held.release()
+        passed_over += not lenders.among(near=True)
+        assert lenders.among(near=False), "n3 has done nothing wrong"
+        assert lenders.among(near=True) == [] or not is_bad
+        await cluster.child_of("n1", but_not=doomed.pid)
+        for node in ("n1", "n3"):
+            shutil.rmtree(cluster.cache(node).root / "whole" / shop.digest)
+        shutil.rmtree(shop.path)
+
+    with lending(path, {"n1": "north", "n2": "north", "n3": "south"}) as cluster:
+        for node in ("n1", "n3"):
+            asyncio.run(cluster.grow(node, cluster.depot(node, idle_s=0.5)))
+        for _ in range(count):
+            asyncio.run(once_more(cluster))
+    say(f"{count} models came whole, while their lender was killed; {passed_over} were passed over")
 
 
 if __name__ == "__main__":
