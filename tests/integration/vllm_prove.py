@@ -225,7 +225,7 @@ async def test_an_adapter_that_cannot_be_is_one_sentence(
         path = adapters.make(wide, tmp_path / "adapter", r=600)
     elif way == "of another model":
         path = adapters.make(tiny.make(tmp_path / "other"), tmp_path / "adapter")
-    with pytest.raises(ModelUnusable, match=r"does not exist|rank 600|another model") as caught:
+    with pytest.raises(ModelUnusable, match=r"does not exist|rank 600|another base") as caught:
         async with running(card(str(wide), adapter=str(path)), cache_dir=tmp_path):
             pass
     assert "\n" not in caught.value.message

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tether.engines import folder as folders
-from tether.engines.lora import Adapter
+from tether.engines.lora import CONFIG, Adapter
 from tether.errors import ModelUnusable
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vLLM's own list
@@ -14,8 +14,8 @@ _INSTEAD = "merge it into its base with peft, and serve that folder"
 
 
 def room(adapter: Adapter, base: Path) -> int:
-    """The rank that vLLM must be ready for, if the adapter was made for the model in `base`.
-    vLLM itself copies what fits of a factor that doesn't, and says nothing.
+    """The rank that vLLM must be ready for, if the adapter was made for the model in `base`, by the
+    rules of `merge`. vLLM itself copies what fits of a factor that doesn't, and says nothing.
 
     Raises:
         ModelUnusable: it wasn't, or its rank is more than vLLM takes.
@@ -28,21 +28,38 @@ def room(adapter: Adapter, base: Path) -> int:
             f"{_INSTEAD}"
         )
     shapes = {
-        name: entry["shape"]
+        name.removesuffix(".weight"): entry["shape"]
         for path in sorted(base.glob("*.safetensors"))
         for name, entry in folders.tensors(base, path.name).items()
+        if name.endswith(".weight")
     }
+    tied = folders.check(base).get("tie_word_embeddings", False)
     for factor in adapter.factors:
         shape = [len(factor.b), factor.a.shape[1]]
         wanted = shape[::-1] if factor.embedding else shape
-        found = shapes.get(f"{factor.module}.weight")
-        if found != wanted:
-            has = f"has a weight of shape {found} there" if found else "has no such weight"
+        if (found := shapes.get(factor.module)) != wanted:
+            has = f"has {_sizes(found)} there" if found else "has no such weight"
             raise ModelUnusable(
-                f"{adapter.folder} changes {factor.module}, of shape {wanted}, and the model in "
-                f"{base} {has}; the adapter was made for another model"
+                f"{adapter.folder} changes {factor.module} by {_sizes(wanted)} numbers, "
+                f"and the base {has}; was the adapter made for another base?"
+            )
+        if tied and factor.embedding:
+            raise ModelUnusable(
+                f"{adapter.folder} changes {factor.module}, whose weights the base uses in two "
+                "places; train the adapter without it, or untie them"
+            )
+    changed = {factor.module for factor in adapter.factors}
+    for name, shape in shapes.items():
+        if len(shape) == 2 and name not in changed and adapter.targets(name):
+            raise ModelUnusable(
+                f"{adapter.folder} has no factors for {name}, which {CONFIG} names; "
+                "was the adapter made for another base?"
             )
     return fitting[0]
+
+
+def _sizes(shape: list[int]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def attach(engine: Any, adapter: Adapter, name: str) -> Any:
