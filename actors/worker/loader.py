@@ -81,7 +81,10 @@ async def load(
 
 
 def _prepared(
-    card: ModelCard, cache_dir: Path, artifacts: Artifacts, peers: Callable[[], Peers] | None
+    card: ModelCard,
+    cache_dir: Path,
+    artifacts: Artifacts,
+    peers: Callable[[], Peers] | None = None,
 ) -> ModelCard:
     """`card` with its files in place: those of artifacts fetched and verified."""
     if card.artifacts:
