@@ -91,6 +91,10 @@ def computed(made: Made, source: Path, adapter: Path | None = None) -> Any:
     return logits(load(source, card, slots=1, threads=1, adapter=adapter and lora.read(adapter)))
 
 
+def as_gguf(adapter: lora.Adapter, architecture: str = "llama") -> bytes:
+    return b"".join(map(bytes, gguf_adapter.written(adapter, architecture, heads=6, key_heads=2)))
+
+
 @asynccontextmanager
 async def opened(engine: Engine) -> AsyncIterator[Engine]:
     await engine.open()
@@ -219,8 +223,7 @@ def continued(job: Job, emitted: tuple[int, ...]) -> Job:
 
 async def test_gguf_says_what_transformers_says(made: Made, tmp_path: Path) -> None:
     file = tmp_path / "adapter.gguf"
-    adapter = lora.read(made.adapter("patterns"))
-    file.write_bytes(gguf_adapter.written(adapter, "llama", heads=6, key_heads=2))
+    file.write_bytes(as_gguf(lora.read(made.adapter("patterns"))))
     by_file = msgspec.structs.replace(made.card("patterns", engine="gguf"), adapter=str(file))
     async with (
         opened(create(tiny.card(made.merged("patterns")), cache_dir=tmp_path)) as theirs,
@@ -275,7 +278,7 @@ def test_what_is_written_as_gguf_is_what_gguf_reads(made: Made, tmp_path: Path) 
 
     file = tmp_path / "adapter.gguf"
     adapter = lora.read(made.adapter("patterns"))
-    file.write_bytes(gguf_adapter.written(adapter, "qwen2", heads=6, key_heads=2))
+    file.write_bytes(as_gguf(adapter, "qwen2"))
     reader = GGUFReader(file)
     assert reader.get_field("general.architecture").contents() == "qwen2"
     assert reader.get_field("general.type").contents() == "adapter"
@@ -422,8 +425,7 @@ async def test_other_files_are_no_adapters(made: Made, tmp_path: Path) -> None:
         return msgspec.structs.replace(made.card(engine=engine), adapter=str(adapter))
 
     cut_off = tmp_path / "adapter.gguf"
-    file = gguf_adapter.written(lora.read(made.adapter()), "llama", heads=6, key_heads=2)
-    cut_off.write_bytes(file[:-5000])
+    cut_off.write_bytes(as_gguf(lora.read(made.adapter()))[:-5000])
     for bad, told in (
         (card("gguf", cut_off), "cannot be used as an adapter by llama.cpp"),
         (card("gguf", made.gguf), "expect general.type to be 'adapter'"),

@@ -1,4 +1,4 @@
-"""A PEFT adapter as the GGUF file that llama.cpp takes, written in memory. Pure.
+"""A PEFT adapter as the GGUF file that llama.cpp takes. Pure.
 
 llama.cpp computes scaling · B·(A·x) beside every product with a base that may be quantized, with
 one alpha for the whole file; each scaling is therefore put into its B here, and alpha is 0, which
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +34,11 @@ _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 _VERSION, _ALIGNMENT, _F32, _FLOAT, _STRING = 3, 32, 0, 6, 8  # ggml's docs/gguf.md
 
 
-def written(adapter: Adapter, architecture: str, *, heads: int, key_heads: int) -> bytes:
-    """The GGUF file of `adapter`, for a base of this architecture, with so many heads for queries
-    and for keys.
+def written(
+    adapter: Adapter, architecture: str, *, heads: int, key_heads: int
+) -> Iterator[bytes | memoryview]:
+    """The GGUF file of `adapter`, part by part, for a base of this architecture, with so many heads
+    for queries and for keys.
 
     Raises:
         ModelUnusable: it changes what can't be changed here.
@@ -48,20 +50,15 @@ def written(adapter: Adapter, architecture: str, *, heads: int, key_heads: int) 
             f"(only {', '.join(_SIDE_BY_SIDE)}); convert it with llama.cpp's "
             "convert_lora_to_gguf.py"
         )
-    tensors: list[tuple[str, NDArray[np.float32]]] = []
-    for factor in adapter.factors:
-        name = _name(adapter, factor)
+    names = [_name(adapter, factor) for factor in adapter.factors]
+    yield _head(architecture, names, adapter.factors)
+    for name, factor in zip(names, adapter.factors, strict=True):
         b = factor.b * np.float32(factor.scaling)
         if side_by_side and name.endswith(("attn_q.weight", "attn_k.weight")):
             b = _exchanged(adapter, factor, b, heads if "attn_q" in name else key_heads)
-        tensors += [(f"{name}.lora_a", factor.a), (f"{name}.lora_b", b)]
-    head: dict[str, str | float] = {
-        "general.type": "adapter",
-        "general.architecture": architecture,
-        "adapter.type": "lora",
-        "adapter.lora.alpha": 0.0,
-    }
-    return _file(head, tensors)
+        for values in (factor.a, b):
+            yield values.astype("<f4", copy=False).data
+            yield bytes(_padded(values.nbytes) - values.nbytes)
 
 
 def _name(adapter: Adapter, factor: Factor) -> str:
@@ -87,8 +84,14 @@ def _exchanged(
     return np.ascontiguousarray(b.reshape(heads, 2, -1, b.shape[1]).swapaxes(1, 2)).reshape(b.shape)
 
 
-def _file(head: dict[str, str | float], tensors: list[tuple[str, NDArray[np.float32]]]) -> bytes:
-    parts = [b"GGUF", struct.pack("<IQQ", _VERSION, len(tensors), len(head))]
+def _head(architecture: str, names: Sequence[str], factors: Sequence[Factor]) -> bytes:
+    head: dict[str, str | float] = {
+        "general.type": "adapter",
+        "general.architecture": architecture,
+        "adapter.type": "lora",
+        "adapter.lora.alpha": 0.0,
+    }
+    parts = [b"GGUF", struct.pack("<IQQ", _VERSION, 2 * len(names), len(head))]
     for key, value in head.items():
         parts.append(_string(key))
         if isinstance(value, str):
@@ -96,15 +99,14 @@ def _file(head: dict[str, str | float], tensors: list[tuple[str, NDArray[np.floa
         else:
             parts.append(struct.pack("<If", _FLOAT, value))
     offset = 0
-    for name, values in tensors:
-        rows, columns = values.shape
-        parts += [_string(name), struct.pack("<IQQIQ", 2, columns, rows, _F32, offset)]
-        offset += _padded(values.nbytes)
-    parts.append(_padding(parts))
-    for _, values in tensors:
-        raw = values.astype("<f4", copy=False).tobytes()
-        parts += [raw, bytes(_padded(len(raw)) - len(raw))]
-    return b"".join(parts)
+    for name, factor in zip(names, factors, strict=True):
+        for side, values in (("a", factor.a), ("b", factor.b)):
+            rows, columns = values.shape
+            parts.append(_string(f"{name}.lora_{side}"))
+            parts.append(struct.pack("<IQQIQ", 2, columns, rows, _F32, offset))
+            offset += _padded(values.nbytes)
+    size = sum(map(len, parts))
+    return b"".join((*parts, bytes(_padded(size) - size)))
 
 
 def _string(text: str) -> bytes:
@@ -114,8 +116,3 @@ def _string(text: str) -> bytes:
 
 def _padded(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
-
-
-def _padding(parts: Iterable[bytes]) -> bytes:
-    size = sum(map(len, parts))
-    return bytes(_padded(size) - size)

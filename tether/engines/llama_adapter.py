@@ -57,7 +57,7 @@ def _named(lib: Any, model: int, path: Path) -> Iterator[tuple[str, str]]:
         yield str(path), lora.digest_of(path)
         return
     adapter = lora.read(path)
-    file = gguf_adapter.written(
+    parts = gguf_adapter.written(
         adapter,
         llama.meta(lib, model, "general.architecture"),
         heads=lib.llama_model_n_head(model),
@@ -65,6 +65,7 @@ def _named(lib: Any, model: int, path: Path) -> Iterator[tuple[str, str]]:
     )
     descriptor = os.memfd_create("tether-adapter", os.MFD_CLOEXEC)
     with os.fdopen(descriptor, "wb") as memory:
-        memory.write(file)
+        for part in parts:
+            memory.write(part)
         memory.flush()
         yield f"/proc/self/fd/{descriptor}", adapter.digest

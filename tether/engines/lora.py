@@ -108,8 +108,10 @@ def read(folder: Path) -> Adapter:
     config = check(folder)
     path = folder / WEIGHTS
     try:
-        content = path.read_bytes()
         digest = hashlib.sha256((folder / CONFIG).read_bytes())
+        content = bytearray(path.stat().st_size)  # which the factors are views of
+        with path.open("rb") as file:
+            file.readinto(content)
     except OSError as error:
         raise ModelUnusable(f"{path} cannot be read ({error.strerror}); fetch it again") from None
     digest.update(content)
@@ -175,7 +177,9 @@ def _check_config(path: Path, config: dict[str, Any]) -> None:
             raise ModelUnusable(f"{path} has the pattern {pattern!r}: {error}") from None
 
 
-def _values(path: Path, name: str, entry: dict[str, Any], content: bytes) -> NDArray[np.float32]:
+def _values(
+    path: Path, name: str, entry: dict[str, Any], content: bytearray
+) -> NDArray[np.float32]:
     kind, shape = entry.get("dtype"), entry.get("shape")
     if kind not in _DTYPES or not isinstance(shape, list) or len(shape) != 2:
         raise ModelUnusable(
@@ -185,12 +189,13 @@ def _values(path: Path, name: str, entry: dict[str, Any], content: bytes) -> NDA
     data = 8 + int.from_bytes(content[:8], "little")
     try:
         begin, end = entry["data_offsets"]
-        raw = np.frombuffer(content[data + begin : data + end], _DTYPES[kind]).reshape(shape)
+        part = memoryview(content)[data + begin : data + end]
+        raw = np.frombuffer(part, _DTYPES[kind]).reshape(shape)
     except (ValueError, TypeError) as error:
         raise ModelUnusable(f"{path} is not whole ({name}: {error}); fetch it again") from None
     if kind == "BF16":  # the upper half of a float32
         raw = (raw.astype(np.uint32) << 16).view(np.float32)
-    values = np.array(raw, np.float32)
+    values = np.require(raw, np.float32, ["ALIGNED", "C_CONTIGUOUS"])
     if not np.isfinite(values).all():
         raise ModelUnusable(f"{path}: {name} holds numbers that are none; fetch the adapter again")
     return values
