@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from actors.scheduler.kept import Kept
@@ -13,6 +13,8 @@ from supervision.policies import Breaker
 from tether.contracts import Reserve, Settle
 from tether.core.journal import Journal
 from tether.core.quota import QuotaGuard
+from tether.core.warm import Warm
+from tether.core.wish import Model, Phase
 
 Patch = tuple[Any, str, Any]
 
@@ -105,6 +107,15 @@ def forgotten_word() -> list[Patch]:
     return [(Kept, "recall", recall)]
 
 
+def hasty_eviction() -> list[Patch]:
+    """A model that answers makes way for another one."""
+
+    def idle(self: Warm) -> Iterator[Model]:
+        return (m for m in self._models.values() if m.phase is Phase.WARM and not m.pinned)
+
+    return [(Warm, "_idle", idle)]
+
+
 BUGS: dict[str, Callable[[], list[Patch]]] = {
     "lost-release": lost_release,
     "double-settle": double_settle,
@@ -114,4 +125,5 @@ BUGS: dict[str, Callable[[], list[Patch]]] = {
     "duplicate-dispatch": duplicate_dispatch,
     "given-twice": given_twice,
     "forgotten-word": forgotten_word,
+    "hasty-eviction": hasty_eviction,
 }

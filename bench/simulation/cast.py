@@ -41,12 +41,15 @@ from tether.contracts.operating import KeepBreakers
 from tether.core.admission import TenantLimits
 from tether.core.placement import Placement
 from tether.engines.engine import Capabilities, Delta, Job, Snapshot
-from tether.errors import Unavailable, WorkerLost
+from tether.errors import ModelUnusable, Unavailable, WorkerLost
 
 if TYPE_CHECKING:
     from bench.simulation.world import World
 
-CARD = ModelCard(name="sim", version="1", engine="echo")
+CARDS = tuple(
+    ModelCard(name=name, version="1", engine="echo", memory_mib=1) for name in ("sim", "other")
+)
+"""Where memory is short, a worker has room for one."""
 LIMITS = TenantLimits(concurrency=64)
 SWEEP_S = 0.25  # of reservation
 RESERVE_PATIENCE_S, SETTLE_PATIENCE_S = 0.4, 1.5
@@ -101,6 +104,7 @@ class TokenEngine:
         self._dice = world.dice
         self._rotten = world.unlucky(0.3)
         self._pace_s = world.dice.choice((0.002, 0.02, 0.1))
+        self._closed = False
 
     async def prompt(self, input: ChatInput | TextInput) -> tuple[int, ...]:
         assert isinstance(input, TextInput)
@@ -116,6 +120,8 @@ class TokenEngine:
             self._world.laws.broken("a run was continued from tokens that were never said")
         while at < len(tokens):
             await asyncio.sleep(self._pace_s * self._dice.random())
+            if self._closed:
+                self._world.laws.broken("an engine was closed while it answered")
             if self._world.unlucky(0.5 if self._rotten else 0.005):
                 raise WorkerLost("the simulated engine broke")
             last = at + 1 == len(tokens)
@@ -128,13 +134,17 @@ class TokenEngine:
         return Snapshot()
 
     async def close(self) -> None:
-        pass
+        self._closed = True
 
 
 def engines(world: World) -> Callable[..., Coroutine[Any, Any, TokenEngine]]:
     """A `loader.load` of models without weights."""
 
     async def load(card: ModelCard, **_: object) -> TokenEngine:
+        if world.tight:
+            await asyncio.sleep(world.dice.uniform(0.01, 0.2))
+            if world.unlucky(0.1):
+                raise ModelUnusable("the simulated files can't be read")
         return TokenEngine(world)
 
     return load
@@ -147,7 +157,9 @@ class SimWorker(Body, Worker):  # type: ignore[misc]
         options = WorkerOptions(
             worker_id=id,
             node_id="n1",
-            cards=(CARD,),
+            cards=CARDS if world.tight else CARDS[:1],
+            model_memory_mib=1,
+            keep_loaded_s=0.2,
             cache_dir="",
             slots=SLOTS,
             queue=QUEUE,
@@ -209,7 +221,7 @@ class Around(Surroundings):
     """Knows the catalog from the beginning."""
 
     def follow(self) -> Follower:
-        self._see_catalog(Catalog(version=1, models=(CARD,)))
+        self._see_catalog(Catalog(version=1, models=CARDS))
         fleet = Follower(self._actor, "control/roster", WatchFleet(), self._see_fleet)
         self._actor.background(fleet.run(), name="fleet")
         known = Follower(self._actor, "", WatchFleet(), lambda _: None)

@@ -8,7 +8,7 @@ from collections import Counter
 from contextlib import suppress
 from zlib import crc32
 
-from bench.simulation.cast import answer
+from bench.simulation.cast import CARDS, answer
 from bench.simulation.process import Body, Process
 from tether.contracts import Completed, Infer, Sampling, SetBreaker, TextInput
 from tether.errors import Draining, PeerLost, TetherError
@@ -44,7 +44,7 @@ class Door(Body):
         ask = Infer(
             correlation_id=str(number),
             credential=f"t{number % 3}",
-            model_ref="sim@1",
+            model_ref=dice.choice(CARDS).ref if self.process.world.tight else CARDS[0].ref,
             input=TextInput(prompt=f"prompt {number} {dice.randrange(1000)}"),
             sampling=Sampling(max_tokens=64),
             retry_token=f"token-{number}",

@@ -143,6 +143,9 @@ class Laws:
                 self.broken(f"{process.name} runs {guard.running} in {guard.slots} slots")
             if guard.running + guard.queued > runs._tasks:
                 self.broken(f"{process.name} counts {guard.running} slots for {runs._tasks} runs")
+            warm = process.actor._pool._warm
+            if warm.held > warm.budget:
+                self.broken(f"the models of {process.name} take {warm.held} of {warm.budget} bytes")
 
     def _leases(self) -> None:
         world = self._world
@@ -171,8 +174,11 @@ class Laws:
                 self.broken(f"no {kind} came back")
         for process in world.alive("worker"):
             guard = process.actor._runs._guard
-            if guard.running or guard.queued:
+            if guard.running or guard.queued or process.actor._runs._cold:
                 self.broken(f"{process.name} still counts {guard.running} slots")
+            for model in process.actor._pool._warm._models.values():
+                if model.holds or model.waits:
+                    self.broken(f"{process.name} still lends {model.ref} to {model.holds} runs")
         for process in world.alive("scheduler"):
             if process.actor._placement.in_flight or len(process.actor._room):
                 self.broken(f"the scheduler still holds {process.actor._placement.in_flight} seats")

@@ -65,6 +65,8 @@ class World:
         self.viewers: list[tuple[Process, Any]] = []
         self.outcomes: dict[str, int] = {}
         self.calm = False
+        self.tight = self.dice.random() < 0.4
+        """Are there more models than a worker has memory for?"""
         self.outage = False
         """Is the database away?"""
         self.back_at = 0.0
