@@ -130,8 +130,9 @@ class Registry(Supervised):
                 await vouched(self._options.artifacts, msg.card)
             await models.lock(connection)
             shelf = await self._shelf(connection, msg.card.ref)
+            since = await _since(connection, msg.card.name, msg.revision)
             try:
-                steps = shelf.register(msg.card, by, time.time())
+                steps = shelf.register(msg.card, by, time.time(), since)
             except Overloaded:
                 _refused.inc()
                 raise
@@ -156,11 +157,7 @@ class Registry(Supervised):
         async def work(connection: asyncpg.Connection) -> ModelsShown:
             await models.lock(connection)
             shelf = await self._shelf(connection, msg.ref)
-            since = (
-                await models.changes(connection, msg.ref.partition("@")[0], msg.revision, 1)
-                if msg.revision
-                else ()
-            )
+            since = await _since(connection, msg.ref.partition("@")[0], msg.revision)
             steps = shelf.move(msg, by, time.time(), since)
             return await self._made(connection, shelf, steps, msg.ref)
 
@@ -281,6 +278,11 @@ class Registry(Supervised):
                 yield catalog
             else:
                 await self._news.wait()
+
+
+async def _since(connection: Connection, name: str, revision: int) -> tuple[ModelChange, ...]:
+    """The last change of a name after the revision that its asker has seen, if that says one."""
+    return await models.changes(connection, name, revision, 1) if revision else ()
 
 
 def _bounded(ref: str) -> None:

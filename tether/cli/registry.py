@@ -48,7 +48,9 @@ def register(config: Config, card: ModelCard) -> int:
     said = {name: getattr(card, name) for name in DESCRIBED}
     said["policy"] = msgspec.json.encode(_as_dict(card.policy)).decode()
     words = [f"{name}={value}" for name, value in said.items() if value]
-    shown = _change(config, "register", [card.ref, *words], RegisterModel(card=card, by=_by()))
+    seen = shown_by(config, card.name).revision
+    order = RegisterModel(card=card, by=_by(), revision=seen)
+    shown = _change(config, "register", [card.ref, *words], order)
     for made in shown.models:
         already = "" if shown.history else " already"
         print(f"{made.ref} is {standing(made, shown)}{already}")

@@ -119,11 +119,13 @@ class ModelChange(Value, frozen=True):
 
 class RegisterModel(Contract, frozen=True):
     """An operator's process → registry: put this version into the catalog as registered; its
-    `stage` doesn't count. Registered again, it must be the same but for its policy. `by` is who
-    has asked, for the history. Answered with `ModelsShown` of that version."""
+    `stage` doesn't count. Registered again, it must be the same but for its policy; a retired one
+    is registered anew. `by` is who has asked, for the history; `revision` as in `MoveModel`.
+    Answered with `ModelsShown` of that version."""
 
     card: ModelCard
     by: str = ""
+    revision: int = 0
 
 
 class MoveModel(Contract, frozen=True):
@@ -135,9 +137,9 @@ class MoveModel(Contract, frozen=True):
     - retire: it may not be asked for any more. The last stable version of a name goes only
       by `force`.
 
-    A move to where the version is already changes nothing, so one that names `to`, or for a rollback
-    the version, may be asked again. With the `revision` that its asker has seen (`ModelsShown`), a
-    move is refused with `Conflict` if the name was changed since.
+    A move to where the version is already changes nothing, so one that names `to`, or for a
+    rollback the version, may be asked again. With the `revision` that its asker has seen
+    (`ModelsShown`), a move is refused with `ModelConflict` if the name was changed since.
     """
 
     ref: str

@@ -94,14 +94,18 @@ class Shelf:
                 steps.append(Step.of(same, "changed", stage, now, by=CONFIGURATION, note=note))
         return steps
 
-    def register(self, card: ModelCard, by: str, now: float) -> list[Step]:
+    def register(
+        self, card: ModelCard, by: str, now: float, since: Sequence[ModelChange] = ()
+    ) -> list[Step]:
         """A version that an operator brings; one that is there may be given another policy only.
+        `since` as in `move`.
 
         Raises:
-            ModelConflict: it is another one of this name and version, or the configuration's.
+            ModelConflict: it is another one of this name and version, or the configuration's, or
+                the name was changed since.
             Overloaded: there are too many.
         """
-        steps = self._registered(card, by, now)
+        steps = _as_seen(self._registered(card, by, now), since)
         if steps:
             versions = self.after(steps).versions.values()
             live = [v.card for v in versions if v.card.stage is not Stage.RETIRED]
@@ -166,13 +170,7 @@ class Shelf:
                     f"there is no move {msg.verb!r}; it is promote, rollback or retire",
                     param="verb",
                 )
-        if steps and since:
-            last = since[-1]
-            raise ModelConflict(
-                f"{msg.ref.partition('@')[0]} was changed meanwhile: {last.by or 'somebody'} has "
-                f"{last.what} {last.ref}, which is {last.after} now; look again, and decide anew"
-            )
-        return steps
+        return _as_seen(steps, since)
 
     def _found(self, ref: str, *, unlisted: bool = False) -> Version:
         known = self.versions.get(ref)
@@ -274,3 +272,14 @@ class Shelf:
         """Now, but later than all that has happened to these."""
         last = max((v.card.stage_s for v in self.versions.values()), default=0.0)
         return max(now, last + STEP_S)
+
+
+def _as_seen(steps: list[Step], since: Sequence[ModelChange]) -> list[Step]:
+    """The steps, if there are none, or nothing has changed since they were asked for."""
+    if steps and since:
+        last = since[-1]
+        raise ModelConflict(
+            f"{last.ref.partition('@')[0]} was changed meanwhile: {last.by or 'somebody'} has "
+            f"{last.what} {last.ref}, which is {last.after} now; look again, and decide anew"
+        )
+    return steps
