@@ -238,10 +238,15 @@ class Batcher:
         # for those who wait too, as it would grow for them in a moment
         slots = min(self._slots, row.slot + 1 + len(self._waiting))
         cache.reserve(slots, min(self._model.context, length + self._budget))
-        if source < 0:
-            cache.recall(row.slot, row.scope, wanted[:length])
-        else:
-            cache.copy(source, row.slot, length)
+        try:
+            if source < 0:
+                cache.recall(row.slot, row.scope, wanted[:length])
+            else:
+                cache.copy(source, row.slot, length)
+        except (MemoryError, RuntimeError):
+            cache.allow(self._prefix_bytes)
+            row.fed = 0  # whatever its slot holds now
+            return
         self._lent += length - row.fed
         self.prompt_tokens += length - row.fed
         row.lent += length - row.fed

@@ -122,6 +122,14 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_decode": (c_int32, (c_void_p, Batch)),
     "llama_get_logits_ith": (POINTER(c_float), (c_void_p, c_int32)),
     "llama_state_seq_get_size": (ctypes.c_size_t, (c_void_p, c_int32)),
+    "llama_state_seq_get_data": (
+        ctypes.c_size_t,
+        (c_void_p, c_void_p, ctypes.c_size_t, c_int32),
+    ),
+    "llama_state_seq_set_data": (
+        ctypes.c_size_t,
+        (c_void_p, c_void_p, ctypes.c_size_t, c_int32),
+    ),
     "llama_vocab_n_tokens": (c_int32, (c_void_p,)),
     "llama_vocab_is_eog": (c_bool, (c_void_p, c_int32)),
     "llama_vocab_bos": (c_int32, (c_void_p,)),

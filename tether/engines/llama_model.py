@@ -70,6 +70,8 @@ class LlamaModel:
         if not self.vocabulary:
             raise ModelUnusable(f"{path.name} has no vocabulary; take another file")
         self.context = min(context, lib.llama_model_n_ctx_train(model))
+        # no pass has more, and llama.cpp makes no larger batch than its context
+        batch_tokens = min(batch_tokens, slots * self.context)
         params = lib.llama_context_default_params()
         params.n_ctx = slots * self.context
         params.n_seq_max = slots
@@ -91,9 +93,7 @@ class LlamaModel:
                 f"llama.cpp made another context of {path.name} than was asked for; "
                 "lower slots or context"
             )
-        self.cache = LlamaSlots(
-            lib, self._context, slots, length=lib.llama_n_ctx_seq(self._context)
-        )
+        self.cache = LlamaSlots(lib, self._context, slots)
         self.ends = frozenset(
             token for token in range(self.vocabulary) if lib.llama_vocab_is_eog(self._vocab, token)
         )
@@ -125,8 +125,7 @@ class LlamaModel:
         try:
             for at, token in enumerate(ids):
                 whole = self.forward([token], (), (Span(0, at, 1),))
-            if other:
-                self.cache.copy(0, other, last)
+            self.cache.copy(0, other, last)
             copied = self.forward(ids[last:], (), (Span(other, last, 1),))
         except RuntimeError:
             return False
@@ -147,11 +146,11 @@ class LlamaModel:
         self._want[:count] = 0
         at, last = 0, []
         for span in spans:
-            sequence = self.cache.begin(span)
+            self.cache.begin(span)
             end = at + span.count
             self._pos[at:end] = range(span.start, span.start + span.count)
             for token in range(at, end):
-                self._seq[token][0] = sequence
+                self._seq[token][0] = span.slot
             self._want[end - 1] = 1
             last.append(end - 1)
             at = end

@@ -1,162 +1,157 @@
-"""The answers in a context of llama.cpp, each in a sequence of its own."""
+"""The answers in a context of llama.cpp: slot n is its sequence n."""
 
 from __future__ import annotations
 
+import ctypes
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any
 
 from tether.engines.prefix import common
 from tether.engines.span import Span
 
+MOST_KEPT = 256  # finished answers: all of them are looked at
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kept:
+    scope: str
+    tokens: tuple[int, ...]
+    state: Any  # ctypes array of bytes
+
 
 class LlamaSlots:
-    """Which sequence is in which slot, and which ones hold finished answers.
+    """Sequences keep to themselves (no unified cache), so an answer costs the same whoever is
+    beside it, and those that run are adjacent, as llama.cpp computes only such in one go.
 
-    Sequences keep to themselves (no unified cache), so an answer costs the same whoever is
-    beside it, and only a whole one can be copied, with all the room it has. llama.cpp takes all
-    memory when the context is made; `memory_bytes` and `kept_bytes` count the part of it that is
-    in use. Finished answers stay in sequences that no slot needs, the least recently used go first.
+    llama.cpp takes all memory when the context is made; what `memory_bytes` counts is the part that
+    answers hold. Finished ones lie outside of it, as llama.cpp's states of a sequence: as large as
+    the answer, whereas `llama_memory_seq_cp` copies all the room there is for one. A state can be
+    restored as a whole only, and cut then; so each has all of its tokens, and what several have in
+    common is held by each of them.
     """
 
-    def __init__(self, lib: Any, context: int, slots: int, *, length: int) -> None:
-        """`length`: the tokens that a sequence has room for."""
+    worth = 16  # see `Slots.worth`
+
+    def __init__(self, lib: Any, context: int, slots: int) -> None:
         self._lib = lib
+        self._context = context
         self._memory = lib.llama_get_memory(context)
-        self._free = list(reversed(range(slots)))
-        self._in: dict[int, int] = {}  # slot → sequence
-        self._tokens = [0] * slots  # of each sequence
-        self._kept: OrderedDict[int, tuple[str, tuple[int, ...]]] = OrderedDict()
-        self._room = 0  # tokens that may be kept
-        self.worth = max(16, length // 64)
+        self._tokens = [0] * slots
+        self._kept: OrderedDict[_Kept, None] = OrderedDict()  # least recently used first
+        self._room = 0
+        self.kept_bytes = 0
         self.token_bytes = 0
         self.evicted = 0
         self.lends = False
-        """Copies and cuts of answers are what they should be; see `LlamaModel`."""
+        """Answers can be copied and cut; `LlamaModel` finds out."""
 
     @property
     def memory_bytes(self) -> int:
         """What the answers hold."""
-        return sum(self._tokens[held] for held in tuple(self._in.values())) * self.token_bytes
-
-    @property
-    def kept_bytes(self) -> int:
-        """What finished answers hold."""
-        return sum(self._tokens[held] for held in tuple(self._kept)) * self.token_bytes
+        return sum(self._tokens) * self.token_bytes
 
     def allow(self, prefix_bytes: int) -> bool:
         """See `Slots.allow`."""
-        for sequence in tuple(self._kept):
-            self._forget(sequence)
-        self._room = prefix_bytes // max(1, self.token_bytes) if self.lends else 0
+        self._kept.clear()
+        self.kept_bytes = 0
+        self._room = prefix_bytes if self.lends else 0
         return self.lends
 
     def reserve(self, slots: int, length: int) -> None:
         """All there can be is there."""
 
-    def begin(self, span: Span) -> int:
-        """The sequence of `span`, whose tokens come next: whatever is there from its start on is
-        forgotten, such as what a failed attempt has left."""
-        sequence = self._sequence(span.slot)
-        self._cut(sequence, span.start)
-        self._tokens[sequence] = span.start + span.count
-        return sequence
+    def begin(self, span: Span) -> None:
+        """Tokens of `span` come next: whatever is there from its start on is forgotten, such as
+        what a failed attempt has left."""
+        self._cut(span.slot, span.start)
+        self._tokens[span.slot] = span.start + span.count
 
     def move(self, source: int, target: int, length: int) -> None:
         """The answer in `source` is in `target` from now on."""
         self.free(target)
-        self._in[target] = self._in.pop(source)
+        if self.lends:
+            self.copy(source, target, length)
+        else:
+            self._lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+            self._tokens[target] = length
+        self.free(source)
 
     def copy(self, source: int, target: int, length: int) -> None:
         """See `Slots.copy`."""
-        self._copy(self._in[source], self._sequence(target), length)
+        self._restore(target, self._state(source), length)
 
     def keep(self, slot: int, scope: str, tokens: tuple[int, ...]) -> None:
         """See `Slots.keep`."""
-        tokens = tokens[: self._room]
+        if len(tokens) * self.token_bytes > self._room:
+            tokens = tokens[: self._room // self.token_bytes]
+            self._cut(slot, len(tokens))
         found, length = self._find(scope, tokens)
+        if found is not None:
+            self._kept.move_to_end(found)
         if length == len(tokens):
-            if found >= 0:
-                self._kept.move_to_end(found)
             return
-        if found >= 0 and length == len(self._kept[found][1]):
+        if found is not None and length == len(found.tokens):
             self._forget(found)  # it is the beginning of this one
-        held = sum(self._tokens[sequence] for sequence in self._kept)
-        while held + len(tokens) > self._room:
-            held -= self._evict()
-        sequence = self._in.pop(slot)
-        self._cut(sequence, len(tokens))
-        self._kept[sequence] = scope, tokens
+        size = self._lib.llama_state_seq_get_size(self._context, slot)
+        while self._kept and (self.kept_bytes + size > self._room or len(self._kept) >= MOST_KEPT):
+            oldest = next(iter(self._kept))
+            self._forget(oldest)
+            self.evicted += len(oldest.tokens)
+        if size <= self._room:
+            self._kept[_Kept(scope, tokens, self._state(slot))] = None
+            self.kept_bytes += size
 
     def kept(self, scope: str, tokens: tuple[int, ...]) -> int:
         """See `Slots.kept`."""
         return self._find(scope, tokens)[1]
 
     def recall(self, slot: int, scope: str, tokens: tuple[int, ...]) -> None:
-        """See `Slots.recall`. One that this answer only continues is handed over, and so is one
-        that there is no other sequence to copy into."""
+        """See `Slots.recall`."""
         found, length = self._find(scope, tokens)
+        assert found is not None
         assert length == len(tokens)
         self._kept.move_to_end(found)
-        room = self._free or slot in self._in or len(self._kept) > 1
-        if room and length < len(self._kept[found][1]):
-            self._copy(found, self._sequence(slot), length)
-            return
-        del self._kept[found]
-        self.free(slot)
-        self._in[slot] = found
-        self._cut(found, length)
+        self._restore(slot, found.state, length)
 
     def free(self, slot: int) -> None:
         """Forget the answer in `slot`."""
-        sequence = self._in.pop(slot, -1)
-        if sequence >= 0:
-            self._empty(sequence)
+        self._cut(slot, 0)
 
     clear = free
 
     def release(self) -> None:
         """No answer runs. The buffers stay: llama.cpp makes them with the context."""
-        for slot in tuple(self._in):
-            self.free(slot)
+        self._lib.llama_memory_clear(self._memory, False)
+        self._tokens = [0] * len(self._tokens)
 
-    def _sequence(self, slot: int) -> int:
-        """Where the answer in `slot` is; there are as many sequences as slots, so there is one."""
-        sequence = self._in.get(slot, -1)
-        if sequence < 0:
-            if not self._free:
-                self._evict()
-            sequence = self._in[slot] = self._free.pop()
-        return sequence
+    def _cut(self, slot: int, length: int) -> None:
+        self._lib.llama_memory_seq_rm(self._memory, slot, length or -1, -1)
+        self._tokens[slot] = length
 
-    def _copy(self, source: int, target: int, length: int) -> None:
-        self._lib.llama_memory_seq_rm(self._memory, target, -1, -1)
-        self._lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
-        self._cut(target, length)
+    def _state(self, slot: int) -> Any:
+        size = self._lib.llama_state_seq_get_size(self._context, slot)
+        state = (ctypes.c_uint8 * size)()
+        if self._lib.llama_state_seq_get_data(self._context, state, size, slot) != size:
+            raise RuntimeError("llama.cpp gave less of an answer than it has")
+        return state
 
-    def _cut(self, sequence: int, length: int) -> None:
-        self._lib.llama_memory_seq_rm(self._memory, sequence, length or -1, -1)
-        self._tokens[sequence] = length
+    def _restore(self, slot: int, state: Any, length: int) -> None:
+        self.free(slot)
+        if not self._lib.llama_state_seq_set_data(self._context, state, len(state), slot):
+            raise RuntimeError("llama.cpp didn't take an answer back")
+        self._cut(slot, length)
 
-    def _empty(self, sequence: int) -> None:
-        self._cut(sequence, 0)
-        self._free.append(sequence)
-
-    def _find(self, scope: str, tokens: tuple[int, ...]) -> tuple[int, int]:
-        """The kept sequence that has most of `tokens` at its beginning, and how many."""
-        best, length = -1, 0
-        for sequence, (whose, held) in self._kept.items():
-            if whose == scope and (found := common(held, tokens)) > length:
-                best, length = sequence, found
+    def _find(self, scope: str, tokens: tuple[int, ...]) -> tuple[_Kept | None, int]:
+        """The one that has most of `tokens` at its beginning, and how many."""
+        best, length = None, 0
+        for kept in self._kept:
+            if kept.scope == scope and kept.tokens[:1] == tokens[:1]:
+                found = common(kept.tokens, tokens)
+                if found > length:
+                    best, length = kept, found
         return best, length
 
-    def _forget(self, sequence: int) -> int:
-        """What it held."""
-        del self._kept[sequence]
-        tokens = self._tokens[sequence]
-        self._empty(sequence)
-        return tokens
-
-    def _evict(self) -> int:
-        tokens = self._forget(next(iter(self._kept)))
-        self.evicted += tokens
-        return tokens
+    def _forget(self, kept: _Kept) -> None:
+        del self._kept[kept]
+        self.kept_bytes -= len(kept.state)
