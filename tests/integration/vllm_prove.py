@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -240,9 +241,12 @@ async def test_a_model_it_cannot_compute_is_one_sentence(tmp_path: Path) -> None
 
 
 async def test_nothing_outlives_the_process_that_is_killed(wide: Path, tmp_path: Path) -> None:
+    before = shared()
     async with running(card(str(wide)), cache_dir=tmp_path) as engine:
         host = psutil.Process(engine.pid)
         assert not host.children(recursive=True)
+        assert shared() <= before
+        assert {c.laddr.ip for c in host.net_connections() if c.status == "LISTEN"} <= {"127.0.0.1"}
         run = engine.run(await job(engine, "the sea", max_tokens=450))
         await anext(run)
         group = [p.pid for p in psutil.process_iter() if _is_of(p, host.pid)]
@@ -251,6 +255,11 @@ async def test_nothing_outlives_the_process_that_is_killed(wide: Path, tmp_path:
         with pytest.raises(PeerLost, match="signal 9"):
             [_ async for _ in run]
         assert "signal 9" in engine.snapshot().fault
+
+
+def shared() -> set[Path]:
+    """What vLLM leaves where everybody can."""
+    return {*Path(tempfile.gettempdir()).glob("*vllm*"), *Path("/dev/shm").glob("*vllm*")}
 
 
 def _is_of(process: psutil.Process, pid: int) -> bool:

@@ -8,6 +8,7 @@ the same code, the same contract.
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from importlib import util
 from pathlib import Path
@@ -60,6 +61,7 @@ class VllmEngine(BatchEngine):
                 adapter=vllm_adapter.attach(engine, adapter, card.ref) if adapter else None,
             )
             batch.warm()
+            _tidy(engine)
         except TetherError:
             engine.engine_core.shutdown()
             raise
@@ -85,6 +87,8 @@ class VllmEngine(BatchEngine):
                 "VLLM_CACHE_ROOT": str(cache),
                 "VLLM_CONFIG_ROOT": str(cache),
                 "HF_HUB_OFFLINE": "1",
+                # torch's gloo listens even for a group of one; where others can't reach it
+                "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
             }
         )
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # see TransformersEngine
@@ -168,6 +172,14 @@ class VllmEngine(BatchEngine):
 
     def _encode(self, text: str, *, special: bool) -> tuple[int, ...]:
         return self._tokenizer.encode(text, special=special)
+
+
+def _tidy(engine: Any) -> None:
+    """Its processes, of which there is one, have met by a file; it would stay for ever."""
+    core = engine.engine_core.engine_core
+    place = str(core.model_executor.driver_worker.worker.distributed_init_method)
+    if place.startswith("file://"):
+        Path(place.removeprefix("file://")).unlink(missing_ok=True)
 
 
 def _cache_bytes(folder: Path, dtype: str, context: int, slots: int) -> int:
