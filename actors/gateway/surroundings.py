@@ -48,7 +48,8 @@ class Surroundings:
         self.abilities = {}
         for worker in fleet.workers:
             for ref, can in zip(worker.models, worker.abilities, strict=False):
-                said = frozenset(can.split())
+                if not (said := frozenset(can.split())):
+                    continue
                 self.abilities[ref] = self.abilities.get(ref, said) | said
         workers = frozenset(worker.address for worker in fleet.workers)
         self.silent = (self.silent | self._workers) - workers

@@ -116,6 +116,11 @@ class Pool:
         """What would, for a run."""
         return self._warm.loadable(self._loop.time())
 
+    def abilities(self, refs: Iterable[str]) -> tuple[str, ...]:
+        """One for each ref; empty for one that isn't here."""
+        engines = self._engines
+        return tuple(engines[ref].capabilities.abilities if ref in engines else "" for ref in refs)
+
     @property
     def engines(self) -> Iterable[Engine]:
         """All that are open, those on their way out left aside."""

@@ -255,6 +255,7 @@ class Worker(Supervised):
                 tokens_per_s=round(pool.rate.per_s(now), 1),
                 model_bytes=pool.held_bytes,
                 budget_bytes=options.model_memory_mib << 20,
+                abilities=pool.abilities(models),
             ),
             now,
         )

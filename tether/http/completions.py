@@ -55,9 +55,12 @@ class _Voice:
         self._tail = b'],"usage":null}\n\n' if with_usage else b"]}\n\n"
 
     def _close(self, item: Completed) -> bytes:
+        """After the last choice: who has answered, and the end."""
+        tail = b',"usage":null}\n\n' if self._with_usage else b"}\n\n"
+        who = b"]" + _fingerprint(item) + tail
         if not self._with_usage:
-            return DONE
-        return self._head + b'],"usage":' + _usage(item.usage) + b"}\n\n" + DONE
+            return who + DONE
+        return who + self._head + b'],"usage":' + _usage(item.usage) + b"}\n\n" + DONE
 
     def broken(self, error: TetherError) -> bytes:
         return b"data: " + errors.body(error) + b"\n\n"
@@ -83,7 +86,9 @@ class ChatVoice(_Voice):
                 _json(item.text),
                 b',"refusal":null},"logprobs":null,"finish_reason":"',
                 item.finish.encode(),
-                b'"}],"usage":',
+                b'"}]',
+                _fingerprint(item),
+                b',"usage":',
                 _usage(item.usage),
                 b"}",
             )
@@ -114,7 +119,6 @@ class ChatVoice(_Voice):
                 b'{"index":0,"delta":{},"logprobs":null,"finish_reason":"',
                 item.finish.encode(),
                 b'"}',
-                self._tail,
                 self._close(item),
             )
         )
@@ -129,19 +133,32 @@ class TextVoice(_Voice):
 
     def whole(self, item: Completed) -> bytes:
         return b"".join(
-            (self._head, self._choice(item.text, item), b'],"usage":', _usage(item.usage), b"}")
+            (
+                self._head,
+                self._choice(item.text, item),
+                b"]",
+                _fingerprint(item),
+                b',"usage":',
+                _usage(item.usage),
+                b"}",
+            )
         )
 
     def part(self, item: Chunk, *, first: bool) -> bytes:
         return self._head + self._choice(item.text) + self._tail if item.text or first else b""
 
     def end(self, item: Completed, *, first: bool) -> bytes:
-        return self._head + self._choice(item.text, item) + self._tail + self._close(item)
+        return self._head + self._choice(item.text, item) + self._close(item)
 
     @staticmethod
     def _choice(text: str, last: Completed | None = None) -> bytes:
         finish = b"null" if last is None else b'"%s"' % last.finish.encode()
         return b'{"text":%s,"index":0,"logprobs":null,"finish_reason":%s}' % (_json(text), finish)
+
+
+def _fingerprint(item: Completed) -> bytes:
+    """OpenAI's word for what has answered: the version that the model's name stood for."""
+    return b',"system_fingerprint":' + _json(item.model_ref)
 
 
 class ChatDialect:
