@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from enum import Enum, auto
 
-from actors.worker.pool import Use
+from actors.worker.use import Use
 from tether.contracts import Chunk, Completed, Outcome, Run, Settle, Usage
 from tether.core.coalescer import Coalescer
 from tether.core.journal import Journal, Reader

@@ -35,6 +35,11 @@ class HealthReporter:
         self._digests[card.ref] = digest_of(card)
         self._touched = True
 
+    def keep(self, refs: Iterable[str]) -> None:
+        """No other models are offered any more."""
+        kept = frozenset(refs)
+        self._digests = {ref: said for ref, said in self._digests.items() if ref in kept}
+
     @property
     def cached(self) -> tuple[str, ...]:
         """The refs of all models that were loaded."""

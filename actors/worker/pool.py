@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from copy import copy
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, Final
 
 from actors.worker import files
 from actors.worker.options import WorkerOptions
+from actors.worker.use import Use
 from actors.worker.warmth import Rate, Warmth
 from supervision import Supervised
 from supervision.intensity import Intensity
@@ -25,38 +27,11 @@ log = logs.get(__name__)
 
 NEEDS: Final = {"gguf": "xllamacpp", "transformers": "torch", "embedding": "torch"}
 MEASURE_S: Final = 1.0
+SAID: Final = (
+    256  # loadable models of a report, best rank first: nodes announce those of all workers
+)
 
 Open = Callable[[ModelCard, Callable[[int], None]], Awaitable[Engine]]
-
-
-class Use:
-    """A run's hold on a model, or its wait for it, until it is `done`."""
-
-    __slots__ = ("_pool", "engine", "ready", "ref")
-
-    def __init__(self, pool: Pool | None, ref: str, engine: Engine | None) -> None:
-        self._pool = pool
-        self.ref = ref
-        self.engine = engine
-        """None while it waits."""
-        self.ready: asyncio.Future[Engine] | None = None
-
-    async def get(self) -> Engine:
-        """The engine, once it answers.
-
-        Raises:
-            Overloaded, ModelNotFound: it won't, here; another worker may.
-        """
-        if self.engine is None:
-            assert self.ready is not None
-            self.engine = await self.ready
-        return self.engine
-
-    def done(self) -> None:
-        """It isn't needed any more. Safe to call twice."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.give_back(self)
 
 
 class Pool:
@@ -113,8 +88,8 @@ class Pool:
 
     @property
     def loadable(self) -> tuple[str, ...]:
-        """What would, for a run."""
-        return self._warm.loadable(self._loop.time())
+        """What would, for a run; no more than reports can carry."""
+        return self._warm.loadable(self._loop.time())[:SAID]
 
     def abilities(self, refs: Iterable[str]) -> tuple[str, ...]:
         """One for each ref; empty for one that isn't here."""
@@ -212,8 +187,8 @@ class Pool:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for engine in self._engines.values():
-            await engine.close()
+        closing = (engine.close() for engine in self._engines.values())
+        await asyncio.gather(*closing, return_exceptions=True)
         self._engines.clear()
 
     # ---- what it does
@@ -342,4 +317,9 @@ class Pool:
         """Is what its engine needs installed? That one of the configuration can't run is said when
         it is loaded."""
         need = NEEDS.get(card.engine, "")
-        return card.ref in self._own or not need or find_spec(need) is not None
+        return card.ref in self._own or not need or _installed(need)
+
+
+@cache
+def _installed(package: str) -> bool:
+    return find_spec(package) is not None

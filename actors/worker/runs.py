@@ -9,8 +9,8 @@ from contextlib import aclosing, suppress
 from actors.settler import Settler
 from actors.worker.execution import Ending, Execution
 from actors.worker.options import WorkerOptions
-from actors.worker.pool import Use
 from actors.worker.records import Records
+from actors.worker.use import Use
 from supervision import Supervised
 from tether.contracts import Run, Usage
 from tether.core.quota import QuotaGuard

@@ -20,6 +20,7 @@ class Warmth:
             state: metrics.warm_models.labels(state)
             for state in ("warm", "loading", "loadable", "failing")
         }
+        self._said = metrics.bound_used.labels("worker_loadable")
         self._held = metrics.warm_bytes.labels("held")
         metrics.warm_bytes.labels("budget").set(budget)
 
@@ -32,6 +33,7 @@ class Warmth:
             ("failing", len(warm.faults)),
         ):
             self._states[state].set(count)
+        self._said.set(len(warm.loadable(now)))
         self._held.set(warm.held)
         metrics.worker_tokens_rate.set(tokens_per_s)
 

@@ -189,6 +189,7 @@ class Worker(Supervised):
         self._pool.adopt(options.cards)
 
     def _see(self, catalog: Catalog) -> None:
+        self._health.keep(card.ref for card in catalog.models)
         self._pool.adopt(catalog.models)
 
     async def _open(self, card: ModelCard, sized: Callable[[int], None]) -> Engine:

@@ -13,8 +13,8 @@ from actors.gateway.completions import Completions
 from actors.worker.execution import End, Ending, Execution
 from actors.worker.health import HealthReporter, digest_of
 from actors.worker.options import WorkerOptions
-from actors.worker.pool import Use
 from actors.worker.records import Records
+from actors.worker.use import Use
 from tether.contracts import (
     ChatInput,
     Chunk,
@@ -307,3 +307,5 @@ def test_models_of_one_name_are_told_apart_and_folders_are_not():
     health.loaded(card)
     assert health.cached == ("m@1",)
     assert health.digests(["m@1", "x@1"]) == (digest_of(card), "")
+    health.keep(["x@1"])
+    assert health.cached == ()
