@@ -95,7 +95,7 @@ def test_a_wrong_source_is_told(card: ModelCard, told: str, tmp_path: Path) -> N
 
 
 def test_an_unknown_engine_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ModelUnusable, match="use gguf, transformers, embedding or echo"):
+    with pytest.raises(ModelUnusable, match="use gguf, transformers, vllm, embedding or echo"):
         create(card(engine="magic"), cache_dir=tmp_path)
     with pytest.raises(ValueError, match="slots is 0"):
         create(card(engine="echo"), cache_dir=tmp_path, slots=0)

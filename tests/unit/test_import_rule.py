@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, int], ...] = (
     ("supervision.backoff", 1),
     ("supervision.tree", 1),
     ("supervision.member", 1),
+    ("supervision.children", 1),
     ("supervision.actions", 1),
     ("supervision.events", 1),
     ("supervision.directory", 1),

@@ -240,6 +240,7 @@ class BatchEngine(ABC):
             return
         try:
             loaded = self._load()
+            batcher = self._begun(loaded)
         except TetherError as error:
             opened.set_exception(error)
             return
@@ -252,9 +253,6 @@ class BatchEngine(ABC):
                 )
             )
             return
-        self.capabilities, self._table = loaded.capabilities, loaded.table
-        self._ends = loaded.model.ends
-        batcher = self._batcher = self._batch(loaded.model)
         opened.set_result(None)
         try:
             self._work(batcher)
@@ -265,6 +263,17 @@ class BatchEngine(ABC):
         finally:
             self._batcher = None
             loaded.unload()
+
+    def _begun(self, loaded: Loaded) -> Batch:
+        try:
+            batcher = self._batch(loaded.model)
+        except BaseException:
+            loaded.unload()
+            raise
+        self.capabilities, self._table = loaded.capabilities, loaded.table
+        self._ends = loaded.model.ends
+        self._batcher = batcher
+        return batcher
 
     def _batch(self, model: Forward | OwnBatch) -> Batch:
         if isinstance(model, OwnBatch):
