@@ -221,7 +221,6 @@ class Shelf:
                 self._make_room()
                 lent = await in_thread(self._open, digest)
                 self._out[digest] = lent
-                lent.idle_since = clock()
             else:
                 await in_thread(self._judge, lent)
         except ArtifactRefused as error:
@@ -229,7 +228,7 @@ class Shelf:
                 self._put_away(lent)  # whoever reads it has its file open, and may end
             self._say(digest, error)
             raise
-        lent.judged_at = clock()
+        lent.judged_at = lent.idle_since = clock()
         self._told.discard(digest)
         _held.set(len(self._out))
         return lent

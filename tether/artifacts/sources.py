@@ -90,8 +90,8 @@ class Sources:
         while True:
             lost: ArtifactLost | None = None
             self._turned_away = False
-            for circle in (self._near, None, self._far):
-                found = self._lent(circle) if circle is not None else self._kept()
+            for source in self._in_order(clock()):
+                found = self._lent(source) if source is not None else self._kept()
                 try:
                     async with aclosing(found):
                         async for content in found:
@@ -100,6 +100,7 @@ class Sources:
                                 yield content
                 except ArtifactLost as error:
                     lost = error
+                    self._replicas_rest_until = clock() + REST_S
             if lost is None:
                 return
             if not self._turned_away or clock() > until:
