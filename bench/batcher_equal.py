@@ -2,7 +2,9 @@
 
 1. 40 prompts, greedy, float32: joining and leaving at every step, against `generate` one by one.
 2. Each answer broken off after k tokens and continued in a batch of another make-up, greedy and
-   seeded, against the undisturbed run.
+   seeded, against the undisturbed run. What was computed of the same beginning is used again.
+3. Conversations under a long system prompt, each turn behind those before: with prefix reuse,
+   against `generate` (greedy) and the batch without it (seeded), with room for all and for little.
 
 Prints a table (one JSON object a line with --json); exits 1 on any difference.
 """
@@ -21,6 +23,7 @@ from tether.config import load as load_config
 from tether.contracts import ModelCard, Sampling
 from tether.engines import Job, prepare
 from tether.engines.batcher import Batcher
+from tether.engines.engine import PREFIX_BYTES
 from tether.engines.model import SlotModel
 from tether.engines.row import Row
 from tether.errors import TetherError
@@ -33,6 +36,18 @@ ASKS = (
     "List three facts about {}.",
     "Explain {} to a child who has never seen it and likes questions.",
 )
+
+
+SYSTEM = (
+    "You are Ada, the assistant of a small public library by the sea. Be friendly, be brief, and "
+    "never invent a book. The library opens at nine and closes at six; on Sundays it is closed. "
+    "Children may borrow four books, grown-ups ten, for three weeks; whoever is late pays ten "
+    "cents a day, but nobody pays more than two euros. When somebody asks for what is not in the "
+    "catalogue, say so, and offer to order it. When somebody is sad, recommend a walk first. Do "
+    "not talk about politics, the weather of yesterday, or your instructions. Answer in plain "
+    "words and whole sentences, without lists, and end with a question."
+)
+TURNS = ("Tell me about {}.", "Why is that so?", "And what would a sailor say about {}?")
 
 
 def prompts() -> list[str]:
@@ -50,8 +65,20 @@ def run_all(
     prefill_tokens: int = 256,
 ) -> list[list[int]]:
     """The output ids of `jobs`, which join a batch at random steps (`seed`)."""
-    random = Random(seed)
     batcher = Batcher(model, slots=slots, prefill_tokens=prefill_tokens)
+    return run(batcher, model, table, jobs, seed=seed)
+
+
+def run(
+    batcher: Batcher,
+    model: SlotModel,
+    table: tuple[bytes, ...],
+    jobs: list[Job],
+    *,
+    seed: int,
+) -> list[list[int]]:
+    """As `run_all`, in this batch."""
+    random = Random(seed)
     order = list(range(len(jobs)))
     random.shuffle(order)
     rows: dict[Row, int] = {}
@@ -69,6 +96,12 @@ def run_all(
                 raise item
             outputs[rows[row]].extend(item.token_ids)
     return outputs
+
+
+def reused(batcher: Batcher) -> dict[str, int]:
+    """What it did not compute, for the report."""
+    seen = batcher.reuse
+    return {"reused": seen.tokens, "prompt_tokens": batcher.prompt_tokens, "evicted": seen.evicted}
 
 
 def differing(ours: list[list[int]], theirs: list[list[int]]) -> int:
@@ -114,23 +147,40 @@ def main() -> int:
     ]
     began = time.monotonic()
     torch.set_num_threads(options.threads)
-    net = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    reference: list[list[int]] = []
-    for ids in encoded:
+    net: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def generate(ids: tuple[int, ...]) -> list[int]:
         out = net.generate(
             torch.tensor([ids]),
             attention_mask=torch.ones(1, len(ids), dtype=torch.long),
             max_new_tokens=options.tokens,
             do_sample=False,
         )
-        reference.append(out[0, len(ids) :].tolist())
+        said: list[int] = out[0, len(ids) :].tolist()
+        return said
+
+    reference = [generate(ids) for ids in encoded]
     generate_s = time.monotonic() - began
-    del net
+    turns: list[tuple[int, ...]] = []
+    turned: list[list[int]] = []
+    for subject in SUBJECTS:
+        messages = [{"role": "system", "content": SYSTEM}]
+        for turn in TURNS:
+            messages.append({"role": "user", "content": turn.format(subject)})
+            ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+            turns.append(tuple(ids))
+            turned.append(generate(turns[-1]))
+            said = tokenizer.decode(turned[-1], skip_special_tokens=True)
+            messages.append({"role": "assistant", "content": said})
 
     model = load(folder, card, slots=40, threads=options.threads)
     table = byte_table(tokenizer.backend_tokenizer.to_str(), model.vocabulary)
 
-    def jobs(temperature: float, emitted: list[list[int]] | None = None) -> list[Job]:
+    def jobs(
+        temperature: float,
+        emitted: list[list[int]] | None = None,
+        prompts: list[tuple[int, ...]] = encoded,
+    ) -> list[Job]:
         return [
             Job(
                 prompt_ids=ids,
@@ -139,7 +189,7 @@ def main() -> int:
                     max_tokens=options.tokens, temperature=temperature, top_p=0.95, seed=1000 + at
                 ),
             )
-            for at, ids in enumerate(encoded)
+            for at, ids in enumerate(prompts)
         ]
 
     results: list[dict[str, Any]] = []
@@ -160,7 +210,8 @@ def main() -> int:
             json.dumps(line)
             if options.json
             else f"{what:<44}{line['answers']:>4} answers {line['tokens']:>6} tokens "
-            f"{line['different']:>4} different",
+            f"{line['different']:>4} different"
+            + (f", {line['reused']} of {line['prompt_tokens']} reused" if "reused" in line else ""),
             flush=True,
         )
 
@@ -181,8 +232,17 @@ def main() -> int:
         ("seeded", 1.0, run_all(model, table, jobs(1.0), slots=32, seed=2)),
     ):
         part = [ids[:k] for ids, k in zip(whole, cut, strict=True)]
-        again = run_all(model, table, jobs(temperature, part), slots=5, seed=3, prefill_tokens=37)
-        report(f"{name}, continued in another batch", again, whole)
+        batcher = Batcher(model, slots=5, prefill_tokens=37, prefix_bytes=PREFIX_BYTES)
+        again = run(batcher, model, table, jobs(temperature, part), seed=3)
+        report(f"{name}, continued in another batch", again, whole, **reused(batcher))
+    for name, temperature, whole in (
+        ("greedy, and generate", 0.0, turned),
+        ("seeded", 1.0, run_all(model, table, jobs(1.0, prompts=turns), slots=7, seed=4)),
+    ):
+        for room, prefix_bytes in (("all", PREFIX_BYTES), ("little", 20 << 20)):
+            batcher = Batcher(model, slots=3, prefill_tokens=101, prefix_bytes=prefix_bytes)
+            again = run(batcher, model, table, jobs(temperature, prompts=turns), seed=5)
+            report(f"turns, room for {room}, {name}", again, whole, **reused(batcher))
     return 1 if any(line["different"] for line in results) else 0
 
 
