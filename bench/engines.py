@@ -137,13 +137,13 @@ def streams_table(results: list[dict[str, Any]]) -> Iterator[str]:
     base = results[0]["tokens_per_s"]
     yield (
         f"{'subject':<22}{'streams':>8}{'tokens/s':>10}{'to generate':>13}{'first token ms':>16}"
-        f"{'same':>7}"
+        f"{'CPU s/token':>13}{'same':>7}"
     )
     for line in results:
         yield (
             f"{line['subject']:<22}{line['streams']:>8}{line['tokens_per_s']:>10}"
             f"{line['tokens_per_s'] / base:>13.2f}{line.get('first_token_p50_ms', ''):>16}"
-            f"{line.get('same', ''):>7}"
+            f"{line['cpu_s_per_token']:>13}{line.get('same', ''):>7}"
         )
 
 
