@@ -64,9 +64,9 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @asynccontextmanager
 async def running(
-    of: ModelCard, *, slots: int = 8, cache_dir: Path = CACHE, prefix_bytes: int = 1 << 20
+    of: ModelCard, *, slots: int = 8, prefix_bytes: int = 1 << 20
 ) -> AsyncIterator[HostedEngine]:
-    options = EngineOptions(cache_dir=cache_dir, slots=slots, threads=2, prefix_bytes=prefix_bytes)
+    options = EngineOptions(cache_dir=CACHE, slots=slots, threads=2, prefix_bytes=prefix_bytes)
     engine = HostedEngine(of, options)
     await engine.open()
     try:
@@ -122,8 +122,8 @@ async def test_bfloat16_says_that_only_what_was_sent_stands() -> None:
         assert await ids_of(engine, await job(engine, "the sea", max_tokens=4))
 
 
-async def test_what_nobody_waits_for_leaves_no_memory_behind(wide: Path, tmp_path: Path) -> None:
-    async with running(card(str(wide)), cache_dir=tmp_path) as engine:
+async def test_what_nobody_waits_for_leaves_no_memory_behind(wide: Path) -> None:
+    async with running(card(str(wide))) as engine:
         runs = []
         for seed in range(8):
             run = engine.run(await job(engine, "the sea", seed=seed, max_tokens=400))
@@ -143,9 +143,9 @@ async def test_what_nobody_waits_for_leaves_no_memory_behind(wide: Path, tmp_pat
         assert now.resident_bytes > 1 << 20
 
 
-async def test_prompts_of_one_scope_share_their_beginnings(wide: Path, tmp_path: Path) -> None:
+async def test_prompts_of_one_scope_share_their_beginnings(wide: Path) -> None:
     long = "the fox and the dog and the sea and the quick brown fox " * 10
-    async with running(card(str(wide)), cache_dir=tmp_path) as engine:
+    async with running(card(str(wide))) as engine:
         said = []
         for scope in ("a", "a", "b"):
             what = await job(engine, long, max_tokens=4)
@@ -168,7 +168,7 @@ async def test_an_answer_that_is_no_number_fails_alone(wide: Path, tmp_path: Pat
     save_file(tensors, path, {"format": "pt"})
     sampling = Sampling(max_tokens=200, temperature=0.0, seed=3)
     good = Job(prompt_ids=(5, 6, 7), sampling=sampling)
-    async with running(card(str(broken)), cache_dir=tmp_path) as engine:
+    async with running(card(str(broken))) as engine:
         alone = await ids_of(engine, good)
         assert NAN not in alone
         beside = engine.run(good)
@@ -207,7 +207,7 @@ async def test_an_adapter_changes_it_as_its_merge_does(
         await reference.close()
     tags = set()
     for of in cards:
-        async with running(of, cache_dir=tmp_path) as engine:
+        async with running(of) as engine:
             tags.add(engine.capabilities.tag)
             answers.append(await asyncio.gather(*(ids_of(engine, what) for what in jobs)))
     peft, adapted, folded, plain = answers
@@ -227,7 +227,7 @@ async def test_an_adapter_that_cannot_be_is_one_sentence(
     elif way == "of another model":
         path = adapters.make(tiny.make(tmp_path / "other"), tmp_path / "adapter")
     with pytest.raises(ModelUnusable, match=r"does not exist|rank 600|another base") as caught:
-        async with running(card(str(wide), adapter=str(path)), cache_dir=tmp_path):
+        async with running(card(str(wide), adapter=str(path))):
             pass
     assert "\n" not in caught.value.message
 
@@ -235,14 +235,14 @@ async def test_an_adapter_that_cannot_be_is_one_sentence(
 async def test_a_model_it_cannot_compute_is_one_sentence(tmp_path: Path) -> None:
     narrow = tiny.make(tmp_path / "narrow")  # heads of 8, which its kernels don't know
     with pytest.raises(ModelUnusable, match="cannot be loaded") as caught:
-        async with running(card(str(narrow)), cache_dir=tmp_path):
+        async with running(card(str(narrow))):
             pass
     assert "\n" not in caught.value.message
 
 
-async def test_nothing_outlives_the_process_that_is_killed(wide: Path, tmp_path: Path) -> None:
+async def test_nothing_outlives_the_process_that_is_killed(wide: Path) -> None:
     before = shared()
-    async with running(card(str(wide)), cache_dir=tmp_path) as engine:
+    async with running(card(str(wide))) as engine:
         host = psutil.Process(engine.pid)
         assert not host.children(recursive=True)
         assert shared() <= before
