@@ -130,7 +130,7 @@ async def test_a_worker_loads_from_a_peer_when_all_replicas_are_away(
 
 
 async def test_a_near_peer_spares_the_replicas(cluster: Lending) -> None:
-    shop = await cluster.shop("n1", size=20 * MIB)
+    shop = await cluster.shop("n1", size=12 * MIB)
     good = reads("n1", "good")
     replicas = shop.replicas()
     held = await cluster.borrow(shop, replicas=replicas)
@@ -235,7 +235,7 @@ async def test_what_is_lent_is_held_against_eviction(cluster: Lending) -> None:
 
 
 async def test_a_depot_that_is_killed_costs_the_blocks_under_way_only(cluster: Lending) -> None:
-    shop = await cluster.shop("n1", size=48 * MIB)
+    shop = await cluster.shop("n1", size=32 * MIB)
     depot = await cluster.child_of("n1")
     killed: list[int] = []
 
@@ -261,7 +261,7 @@ async def test_a_depot_that_is_killed_costs_the_blocks_under_way_only(cluster: L
 
 
 async def test_a_fetch_goes_on_where_it_was_broken_off(cluster: Lending) -> None:
-    shop = await cluster.shop("n1", size=40 * MIB)
+    shop = await cluster.shop("n1", size=25 * MIB)
     blocks = sum(len(f.blocks) for f in shop.manifest.files)
 
     def told(what: str, fraction: float) -> None:
@@ -383,7 +383,7 @@ async def test_a_thousand_requests_at_once(cluster: Lending) -> None:
 
         await asyncio.gather(*(ask() for _ in range(1000)))
         assert results.total() == 1000
-        assert results["lent"] >= 1 and results["refused"] >= 500
+        assert results["lent"] >= 1 and results["refused"] >= 200
         assert any("on their way" in why for why in told), told
         assert most - before < 128 * MIB  # a block for each would be 8 GB
         assert await taken(endpoint, depot, block) == 8 * MIB
