@@ -41,6 +41,7 @@ async def load(
     stuck_s: float = 60.0,
     probe_s: float = 30.0,
     prefix_bytes: int = 0,
+    gpus: str = "all",
     peers: Callable[[], Peers] | None = None,
     sized: Callable[[int], None] = lambda size: None,
 ) -> Engine:
@@ -63,6 +64,7 @@ async def load(
         stuck_s=stuck_s,
         probe_s=probe_s,
         prefix_bytes=prefix_bytes,
+        gpus=gpus,
     )
     try:
         await engine.open()

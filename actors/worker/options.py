@@ -18,7 +18,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     have `chunk_characters`. An engine whose process is silent, or makes no step while answers
     run, for `stuck_s` is ended; it is started anew at most `engine_restarts` times in
     `engine_period_s`, then the worker fails. Each engine keeps finished answers in `prefix_mib`,
-    for prompts that begin as they do (0: none).
+    for prompts that begin as they do (0: none), and sees these `gpus` (see `HostedEngine`).
 
     `cards` are the configured models. It runs those that the catalog offers and that `models`
     match (`*`, a name, or a full name; none: the configured ones), with `model_memory_mib` for all
@@ -40,6 +40,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     slots: int = 8
     queue: int = 64
     threads: int = 1
+    gpus: str = "all"
     grace_s: float = 10.0
     keep_s: float = 30.0
     kept: int = 1024

@@ -199,6 +199,7 @@ class Worker(Supervised):
             slots=options.slots,
             queue=options.queue,
             threads=options.threads,
+            gpus=options.gpus,
             cache_dir=Path(options.cache_dir),
             artifacts=options.artifacts,
             stuck_s=options.stuck_s,

@@ -195,7 +195,9 @@ class Worker(Section, frozen=True, kw_only=True):
     empty. In a cluster they run on every node with the role; with `node` on that one alone; with
     `requires`, `count` of them run in each region, on nodes whose capabilities are equal, or for
     numbers not below.
-    Each engine keeps finished answers in `prefix_mib`, for prompts that begin alike (0: none)."""
+    Its engines see `gpus` of the node ("all", "none", or their numbers, such as "0,2") and compute
+    on the first of them, where torch or vLLM can. Each keeps finished answers in `prefix_mib`, for
+    prompts that begin alike (0: none)."""
 
     id: Word
     models: Annotated[tuple[str, ...], Meta(min_length=1)]
@@ -205,6 +207,7 @@ class Worker(Section, frozen=True, kw_only=True):
     slots: Annotated[int, Meta(ge=1, le=4096)] = 8
     max_queue: Annotated[int, Meta(ge=0, le=1_000_000)] = 64
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
+    gpus: Annotated[str, Meta(pattern=r"^(all|none|[0-9]{1,3}(,[0-9]{1,3})*)$")] = "all"
     prefix_mib: Annotated[int, Meta(ge=0, le=1 << 24)] = 256
     max_memory_mib: Annotated[int, Meta(ge=0, le=1 << 24)] = 0
     count: Annotated[int, Meta(ge=1, le=256)] = 1

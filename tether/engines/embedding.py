@@ -88,6 +88,8 @@ class EmbeddingEngine:
         import torch
         import transformers
 
+        from tether.engines.device import device
+
         try:
             net = transformers.AutoModel.from_pretrained(
                 folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
@@ -97,7 +99,7 @@ class EmbeddingEngine:
             tokenizer.backend_tokenizer.no_padding()
         except Exception as error:  # whatever its files can provoke in the libraries
             raise unloadable(folder, error) from error
-        return net.eval(), tokenizer
+        return net.eval().to(device()), tokenizer
 
     async def prompt(self, input: Input) -> tuple[int, ...]:
         """See `Engine.prompt`."""
@@ -174,11 +176,13 @@ class EmbeddingEngine:
         for row, text in enumerate(texts):
             ids[row, : len(text)] = torch.tensor(text)
             mask[row, : len(text)] = 1
+        where = self._net.device
+        ids, mask = ids.to(where), mask.to(where)
         with torch.inference_mode():
             hidden = self._net(input_ids=ids, attention_mask=mask).last_hidden_state
             weights = mask[:, :, None].to(hidden.dtype)
             mean = (hidden * weights).sum(1) / weights.sum(1)
-            vectors: NDArray[np.float32] = torch.nn.functional.normalize(mean, dim=1).numpy()
+            vectors: NDArray[np.float32] = torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
         self._steps += 1
         self._prompt_tokens += sum(map(len, texts))
         if len(self.durations) < 1024:

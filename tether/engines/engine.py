@@ -235,9 +235,10 @@ def host(
     prefix_bytes: int = PREFIX_BYTES,
     stuck_s: float = 60.0,
     probe_s: float = 30.0,
+    gpus: str = "all",
 ) -> Engine:
-    """As `create`, in a process of its own where the engine computes a model. `stuck_s` and
-    `probe_s`: see `HostedEngine`.
+    """As `create`, in a process of its own where the engine computes a model. `stuck_s`,
+    `probe_s` and `gpus`: see `HostedEngine`.
 
     Raises:
         ValueError: a bound is out of range.
@@ -254,4 +255,4 @@ def host(
     from tether.engines.hosted import HostedEngine
 
     options = EngineOptions(cache_dir=cache_dir, **bounds)
-    return HostedEngine(card, options, stuck_s=stuck_s, probe_s=probe_s)
+    return HostedEngine(card, options, stuck_s=stuck_s, probe_s=probe_s, gpus=gpus)

@@ -163,6 +163,11 @@ class Host:
             await asyncio.sleep(PULSE_S)
 
     def _resident(self) -> int:
+        """Of memory, and of a GPU's where a library of ours takes some."""
+        gpu = sys.modules.get("tether.engines.device")
+        return self._memory() + (gpu.reserved_bytes() if gpu else 0)
+
+    def _memory(self) -> int:
         try:
             return int(Path("/proc/self/statm").read_text().split()[1]) * self._page
         except (OSError, IndexError, ValueError):

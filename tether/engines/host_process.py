@@ -14,11 +14,12 @@ from tether.engines import vllm_home
 from tether.errors import ModelUnusable
 
 END_S = 1.0
+ALL, NONE = "all", "none"  # of the GPUs of the node
 
 
-def start(card: ModelCard) -> tuple[subprocess.Popen[bytes], socket.socket]:
+def start(card: ModelCard, gpus: str = ALL) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """A process for the engine of `card`, in the environment that this needs, and our end of the
-    pair on which it waits for orders.
+    pair on which it waits for orders. It sees these GPUs only: "all", "none", or "0,2".
 
     Raises:
         ModelUnusable: it can't be started.
@@ -31,7 +32,7 @@ def start(card: ModelCard) -> tuple[subprocess.Popen[bytes], socket.socket]:
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            env=_environment(),
+            env=_environment(gpus),
         )
     except OSError as error:
         ours.close()
@@ -52,6 +53,9 @@ async def ending(process: subprocess.Popen[bytes]) -> str:
     return f"signal {-code}" if code < 0 else f"status {code}"
 
 
-def _environment() -> dict[str, str]:
+def _environment(gpus: str) -> dict[str, str]:
     """That of the worker, which shows the engine's figures with its own: see `Mirror`."""
-    return {k: v for k, v in os.environ.items() if k != "PROMETHEUS_MULTIPROC_DIR"}
+    own = {k: v for k, v in os.environ.items() if k != "PROMETHEUS_MULTIPROC_DIR"}
+    if gpus != ALL:
+        own["CUDA_VISIBLE_DEVICES"] = "" if gpus == NONE else gpus
+    return own

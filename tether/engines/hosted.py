@@ -50,6 +50,7 @@ class HostedEngine:
     Args:
         stuck_s: without a pulse, or a step while answers run, before it counts as stuck.
         probe_s: without an answer before one token is asked for.
+        gpus: that its process may see: "all", "none", or their numbers, such as "0,2".
     """
 
     def __init__(
@@ -59,10 +60,12 @@ class HostedEngine:
         *,
         stuck_s: float = 60.0,
         probe_s: float = 30.0,
+        gpus: str = host_process.ALL,
     ) -> None:
         self.slots = options.slots
         self.capabilities = Capabilities(resume="prefix", tag="", context=card.context, chat=False)
         self._card = card
+        self._gpus = gpus
         self._options = options
         self._stuck_ticks = max(2, round(stuck_s / TICK_S))
         self._probe_ticks = max(2, round(probe_s / TICK_S))
@@ -97,7 +100,7 @@ class HostedEngine:
         if card.engine == "vllm":  # the packages with weights are in our environment
             path = await asyncio.to_thread(prepare, card, self._options.cache_dir)
             card = msgspec.structs.replace(card, source=str(path))
-        self._process, ours = host_process.start(card)
+        self._process, ours = host_process.start(card, self._gpus)
         reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=1 << 20)
         options = self._options
         self._order(

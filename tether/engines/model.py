@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tether.contracts import ModelCard
+from tether.engines.device import device
 from tether.engines.folder import unloadable
 from tether.engines.lora import Adapter
 from tether.engines.merge import merge
@@ -47,6 +48,7 @@ class SlotModel:
                 "plain attention, such as Llama, Qwen or Mistral"
             )
         self._net = net.eval()
+        self.device: torch.device = net.device
         self.vocabulary: int = config.vocab_size
         self.context = min(context, config.max_position_embeddings)
         window = getattr(config, "sliding_window", None)
@@ -63,6 +65,7 @@ class SlotModel:
             slots=slots,
             context=self.context,
             dtype=net.dtype,
+            device=net.device,
         )
         ends = net.generation_config.eos_token_id
         if ends is None:
@@ -95,13 +98,16 @@ class SlotModel:
             plan: Plan = self.cache.plan(decode, prefill)
             self.cache.use(plan)
             logits: torch.Tensor = self._net(
-                input_ids=torch.tensor([ids], dtype=torch.long),
-                position_ids=torch.tensor([positions], dtype=torch.long),
+                input_ids=self._numbers([ids]),
+                position_ids=self._numbers([positions]),
                 use_cache=False,
-                logits_to_keep=torch.tensor(last, dtype=torch.long),
+                logits_to_keep=self._numbers(last),
                 tether_slots=self.cache,
             ).logits[0]
-            return logits.float()
+            return logits.float().cpu()
+
+    def _numbers(self, numbers: Sequence[Any]) -> torch.Tensor:
+        return torch.tensor(numbers, dtype=torch.long, device=self.device)
 
     def _prove(self) -> None:
         """Compare with the model's own attention, so that an unheard-of model cannot answer
@@ -112,7 +118,7 @@ class SlotModel:
         count = min(9, self.context)
         ids = [(7 * i + 3) % self.vocabulary for i in range(count)]
         with torch.inference_mode():
-            own = self._net(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
+            own = self._net(input_ids=self._numbers([ids]), use_cache=False).logits[0].float().cpu()
         self._net.set_attn_implementation(ATTENTION)
         self.cache.reserve(1, count)
         try:
@@ -174,4 +180,11 @@ def load(
         )
     if adapter is not None:
         merge(net, adapter)
+    try:
+        net = net.to(device())
+    except torch.cuda.OutOfMemoryError as error:
+        raise ModelUnusable(
+            f"the GPU has no memory left for model {card.ref} "
+            f"({str(error).splitlines()[0]}); give it another one, see workers.gpus"
+        ) from error
     return SlotModel(net, slots=slots, context=card.context)

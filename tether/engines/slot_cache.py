@@ -56,16 +56,22 @@ class SlotCache:
         slots: int,
         context: int,
         dtype: torch.dtype,
+        device: torch.device | str = "cpu",
     ) -> None:
         self._shape = (heads, head_dim)
         self._dtype = dtype
+        self._device = torch.device(device)
         self._most = (slots, context)
         self._size = (0, 0)
-        self._keys = [torch.zeros(0)] * layers
-        self._values = [torch.zeros(0)] * layers
+        self._keys = [self._nothing] * layers
+        self._values = [self._nothing] * layers
         self._plan: Plan | None = None
         self._token_bytes: int = 2 * layers * heads * head_dim * dtype.itemsize
         self._prefixes = Prefixes(0, _cut)
+
+    @property
+    def _nothing(self) -> torch.Tensor:
+        return torch.zeros(0, device=self._device)
 
     @property
     def memory_bytes(self) -> int:
@@ -106,7 +112,8 @@ class SlotCache:
         # one tensor at a time, so the old and the new never stand side by side in full
         for store in (self._keys, self._values):
             for layer, old in enumerate(store):
-                new = torch.zeros(grown[0], heads, grown[1], head_dim, dtype=self._dtype)
+                shape = grown[0], heads, grown[1], head_dim
+                new = torch.zeros(shape, dtype=self._dtype, device=self._device)
                 if have_slots:
                     new[:have_slots, :, :have_length] = old
                 store[layer] = new
@@ -116,7 +123,7 @@ class SlotCache:
         """Give all memory back; no answer runs."""
         self._size = (0, 0)
         for store in (self._keys, self._values):
-            store[:] = [torch.zeros(0)] * len(store)
+            store[:] = [self._nothing] * len(store)
 
     def free(self, slot: int) -> None:
         """The answer in `slot` is gone. Its place is written over; memory goes by `release`."""
@@ -136,7 +143,8 @@ class SlotCache:
     def _stretch(self, slot: int, start: int, end: int) -> torch.Tensor:
         stores = (*self._keys, *self._values)
         heads, head_dim = self._shape
-        piece = torch.empty(len(stores), heads, end - start, head_dim, dtype=self._dtype)
+        shape = len(stores), heads, end - start, head_dim
+        piece = torch.empty(shape, dtype=self._dtype, device=self._device)
         for part, store in zip(piece, stores, strict=True):
             part.copy_(store[slot, :, start:end])
         return piece
@@ -163,14 +171,16 @@ class SlotCache:
     def plan(self, decode: Sequence[Span], prefill: Sequence[Span]) -> Plan:
         """Lay out a forward pass. `decode` spans have one token and adjacent slots."""
         longest = max((span.start for span in decode), default=0) + 1
-        positions = torch.tensor([span.start for span in decode], dtype=torch.long)
-        mask = torch.zeros(len(decode), 1, 1, longest, dtype=self._dtype)
-        mask.masked_fill_(torch.arange(longest) > positions[:, None, None, None], float("-inf"))
+        device = self._device
+        positions = torch.tensor([s.start for s in decode], dtype=torch.long, device=device)
+        mask = torch.zeros(len(decode), 1, 1, longest, dtype=self._dtype, device=device)
+        later = torch.arange(longest, device=device) > positions[:, None, None, None]
+        mask.masked_fill_(later, float("-inf"))
         return Plan(
             first=decode[0].slot if decode else 0,
             decode=len(decode),
             longest=longest,
-            rows=torch.tensor([span.slot for span in decode], dtype=torch.long),
+            rows=torch.tensor([s.slot for s in decode], dtype=torch.long, device=device),
             positions=positions,
             mask=mask,
             prefill=tuple((span, self._causal(span)) for span in prefill),
@@ -180,8 +190,10 @@ class SlotCache:
         if span.start == 0:
             return None  # the kernel's own causal mask does
         end = span.start + span.count
-        mask = torch.zeros(span.count, end, dtype=self._dtype)
-        later = torch.arange(end) > torch.arange(span.start, end)[:, None]
+        device = self._device
+        mask = torch.zeros(span.count, end, dtype=self._dtype, device=device)
+        at = torch.arange(end, device=device)
+        later = at > at[span.start :, None]
         return mask.masked_fill_(later, float("-inf"))
 
     def use(self, plan: Plan) -> None:

@@ -63,20 +63,24 @@ class TransformersEngine(BatchEngine):
         import torch
         import transformers
 
+        from tether.engines.device import described
         from tether.engines.text import byte_table
+
+        dtype, on_cpu = self._card.dtype, model.device.type == "cpu"
 
         return Loaded(
             model=model,
             table=byte_table(self._tokenizer.backend_tokenizer.to_str(), model.vocabulary),
             capabilities=Capabilities(
-                resume="exact" if self._card.dtype == "float32" else "prefix",
+                # a GPU's kernels change with the size of the batch
+                resume="exact" if dtype == "float32" and on_cpu else "prefix",
                 tag="/".join(
                     (
                         "transformers",
-                        self._card.dtype,
+                        dtype,
                         f"torch-{torch.__version__}",
                         transformers.__version__,
-                        torch.backends.cpu.get_cpu_capability(),
+                        described(model.device),
                         *([adapter] if adapter else []),
                     )
                 ),

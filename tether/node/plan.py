@@ -293,6 +293,7 @@ def _worker(config: Config, worker: WorkerSection, worker_id: str) -> WorkerOpti
         slots=worker.slots,
         queue=worker.max_queue,
         threads=worker.threads,
+        gpus=worker.gpus,
         prefix_mib=worker.prefix_mib,
     )
 

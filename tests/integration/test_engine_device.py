@@ -1,0 +1,112 @@
+"""What is computed on a GPU is made there. No machine of the tests has one, so what a torch engine
+makes without saying where is sent to a device that can't compute: then nothing comes out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import tiny
+from tests.patience import PATIENCE_S
+from tether.contracts import Sampling
+from tether.engines import EngineOptions, Job, create, host_process
+from tether.engines.batcher import Batcher
+from tether.engines.device import described, device, reserved_bytes
+from tether.engines.model import load
+from tether.engines.row import Row
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def nowhere() -> Iterator[None]:
+    """Whatever doesn't say where it is to be is nowhere."""
+    with torch.device("meta"):
+        yield
+
+
+def answers(folder: Path) -> list[list[int]]:
+    """Of prompts that join one after the other, share their beginning, and leave holes."""
+    with torch.device("cpu"):  # as the files are read to
+        model = load(folder, tiny.card(folder), slots=3, threads=1)
+    batcher = Batcher(model, slots=3, prefill_tokens=8, prefix_bytes=1 << 20)
+    table = tuple(b"x" for _ in range(model.vocabulary))
+    rows = [
+        Row(
+            Job(
+                prompt_ids=(*range(40, 60), 60 + n, *range(3)),
+                sampling=Sampling(max_tokens=4 + 3 * n, temperature=0.5 * n, seed=n),
+            ),
+            table,
+        )
+        for n in range(5)
+    ]
+    for row in rows:
+        batcher.add(row)
+        batcher.step()
+    while batcher.busy:
+        for row, said in batcher.step().said:
+            assert not isinstance(said, Exception), (row, said)
+    return [row.tokens for row in rows]
+
+
+def test_nothing_is_made_without_saying_where(folder: Path, request: pytest.FixtureRequest) -> None:
+    expected = answers(folder)
+    request.getfixturevalue("nowhere")
+    assert torch.zeros(1).device.type == "meta"
+    assert answers(folder) == expected
+
+
+def environ(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/environ").read_bytes()
+
+
+def test_without_a_gpu_it_is_the_processor(folder: Path) -> None:
+    if torch.cuda.is_available():
+        assert device().type == "cuda"
+        assert described(device())
+    else:
+        assert device().type == "cpu"
+        assert described(device()) == torch.backends.cpu.get_cpu_capability()
+        assert reserved_bytes() == 0
+
+
+async def test_an_engine_s_process_sees_the_gpus_of_its_worker(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    for said, seen in (("all", "7"), ("none", ""), ("0,2", "0,2")):
+        process, ours = host_process.start(tiny.card(folder), said)
+        try:
+            wanted = f"CUDA_VISIBLE_DEVICES={seen}".encode()
+            async with asyncio.timeout(PATIENCE_S):
+                while b"PATH=" not in (found := environ(process.pid)):  # noqa: ASYNC110 - exec(2)
+                    await asyncio.sleep(0.01)
+            assert wanted in found.split(b"\0")
+        finally:
+            ours.close()
+            process.kill()
+            await asyncio.to_thread(process.wait)
+
+
+def test_the_engine_is_exact_on_the_processor_alone(folder: Path, tmp_path: Path) -> None:
+    engine = create(tiny.card(folder), slots=1, cache_dir=tmp_path)
+    assert EngineOptions(cache_dir=tmp_path).threads == 1
+
+    async def opened() -> tuple[str, str]:
+        await engine.open()
+        try:
+            return engine.capabilities.resume, engine.capabilities.tag
+        finally:
+            await engine.close()
+
+    resume, tag = asyncio.run(opened())
+    assert (resume == "exact") == (device().type == "cpu")
+    assert described(device()) in tag
