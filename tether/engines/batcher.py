@@ -237,7 +237,7 @@ class Batcher:
             return
         # for those who wait too, as it would grow for them in a moment
         slots = min(self._slots, row.slot + 1 + len(self._waiting))
-        cache.reserve(slots, min(self._model.context, length + self._budget))
+        cache.reserve(slots, min(len(row.tokens), length + self._budget))
         try:
             if source < 0:
                 cache.recall(row.slot, row.scope, wanted[:length])

@@ -20,6 +20,10 @@ class _Kept:
     state: Any  # ctypes array of bytes
 
 
+def _room(size: int) -> Any:
+    return (ctypes.c_uint8 * size)()
+
+
 class LlamaSlots:
     """Sequences keep to themselves (no unified cache), so an answer costs the same whoever is
     beside it, and those that run are adjacent, as llama.cpp computes only such in one go.
@@ -40,6 +44,7 @@ class LlamaSlots:
         self._tokens = [0] * slots
         self._kept: OrderedDict[_Kept, None] = OrderedDict()  # least recently used first
         self._room = 0
+        self._between = _room(0)  # of a copy; kept while answers run: fresh memory costs more
         self.kept_bytes = 0
         self.token_bytes = 0
         self.evicted = 0
@@ -79,7 +84,11 @@ class LlamaSlots:
 
     def copy(self, source: int, target: int, length: int) -> None:
         """See `Slots.copy`."""
-        self._restore(target, self._state(source), length)
+        size = self._size(source)
+        if len(self._between) < size:
+            self._between = _room(size * 5 // 4)
+        self._read(source, self._between, size)
+        self._restore(target, self._between, size, length)
 
     def keep(self, slot: int, scope: str, tokens: tuple[int, ...]) -> None:
         """See `Slots.keep`."""
@@ -93,13 +102,15 @@ class LlamaSlots:
             return
         if found is not None and length == len(found.tokens):
             self._forget(found)  # it is the beginning of this one
-        size = self._lib.llama_state_seq_get_size(self._context, slot)
+        size = self._size(slot)
         while self._kept and (self.kept_bytes + size > self._room or len(self._kept) >= MOST_KEPT):
             oldest = next(iter(self._kept))
             self._forget(oldest)
             self.evicted += len(oldest.tokens)
         if size <= self._room:
-            self._kept[_Kept(scope, tokens, self._state(slot))] = None
+            state = _room(size)
+            self._read(slot, state, size)
+            self._kept[_Kept(scope, tokens, state)] = None
             self.kept_bytes += size
 
     def kept(self, scope: str, tokens: tuple[int, ...]) -> int:
@@ -112,7 +123,7 @@ class LlamaSlots:
         assert found is not None
         assert length == len(tokens)
         self._kept.move_to_end(found)
-        self._restore(slot, found.state, length)
+        self._restore(slot, found.state, len(found.state), length)
 
     def free(self, slot: int) -> None:
         """Forget the answer in `slot`."""
@@ -124,21 +135,23 @@ class LlamaSlots:
         """No answer runs. The buffers stay: llama.cpp makes them with the context."""
         self._lib.llama_memory_clear(self._memory, False)
         self._tokens = [0] * len(self._tokens)
+        self._between = _room(0)
 
     def _cut(self, slot: int, length: int) -> None:
         self._lib.llama_memory_seq_rm(self._memory, slot, length or -1, -1)
         self._tokens[slot] = length
 
-    def _state(self, slot: int) -> Any:
-        size = self._lib.llama_state_seq_get_size(self._context, slot)
-        state = (ctypes.c_uint8 * size)()
+    def _size(self, slot: int) -> int:
+        size: int = self._lib.llama_state_seq_get_size(self._context, slot)
+        return size
+
+    def _read(self, slot: int, state: Any, size: int) -> None:
         if self._lib.llama_state_seq_get_data(self._context, state, size, slot) != size:
             raise RuntimeError("llama.cpp gave less of an answer than it has")
-        return state
 
-    def _restore(self, slot: int, state: Any, length: int) -> None:
+    def _restore(self, slot: int, state: Any, size: int, length: int) -> None:
         self.free(slot)
-        if not self._lib.llama_state_seq_set_data(self._context, state, len(state), slot):
+        if not self._lib.llama_state_seq_set_data(self._context, state, size, slot):
             raise RuntimeError("llama.cpp didn't take an answer back")
         self._cut(slot, length)
 
