@@ -14,6 +14,7 @@ full and somebody has waited.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import chain
 from math import inf
 from zlib import crc32
 
@@ -122,7 +123,7 @@ class Placement:
         self.breakers: Breakers[tuple[str, str]] = Breakers() if breakers is None else breakers
         self._seats: dict[str, Seat] = {}
         self._by_model: dict[str, list[tuple[Seat, Breaker]]] = {}
-        self._cold: dict[str, list[tuple[Seat, Breaker]]] = {}
+        self._cold: dict[str, list[Seat]] = {}
         self._loaders: dict[str, str] = {}
         """Cold models and the worker that was last asked to load each."""
 
@@ -152,13 +153,15 @@ class Placement:
             seats[report.worker_id] = seat
         self._seats = seats
         by_model: dict[str, list[tuple[Seat, Breaker]]] = {}
-        cold: dict[str, list[tuple[Seat, Breaker]]] = {}
+        cold: dict[str, list[Seat]] = {}
         for seat in seats.values():
-            for models, into in ((seat.models, by_model), (seat.cold, cold)):
-                for model in models:
-                    breaker = self._breaker(seat, model, now)
-                    if not seat.report.draining:
-                        into.setdefault(model, []).append((seat, breaker))
+            for model in seat.models:
+                breaker = self._breaker(seat, model, now)
+                if not seat.report.draining:
+                    by_model.setdefault(model, []).append((seat, breaker))
+            if not seat.report.draining:
+                for model in seat.cold:  # these get a breaker when they are asked for
+                    cold.setdefault(model, []).append(seat)
         self._by_model, self._cold = by_model, cold
         for model, worker_id in list(self._loaders.items()):
             loader = seats.get(worker_id)
@@ -180,17 +183,18 @@ class Placement:
     def serves(self, model_ref: str, avoid: tuple[str, ...] = ()) -> bool:
         """Is there a worker that answers for it or would load it, full or not, whose id and address
         aren't in `avoid`?"""
+        warm = (seat for seat, _ in self._by_model.get(model_ref, ()))
         return any(
             seat.address not in avoid and seat.worker_id not in avoid
-            for seats in (self._by_model, self._cold)
-            for seat, _ in seats.get(model_ref, ())
+            for seat in chain(warm, self._cold.get(model_ref, ()))
         )
 
     def shut_until(self, model_ref: str, now: float) -> float | None:
         """When the first breaker will let a call pass, if there are workers for this model and
         the breakers of all of them are open; infinite when an operator has to say so."""
         until: float | None = None
-        for _, breaker in (*self._by_model.get(model_ref, ()), *self._cold.get(model_ref, ())):
+        cold = (self._breaker(seat, model_ref, now) for seat in self._cold.get(model_ref, ()))
+        for breaker in chain((b for _, b in self._by_model.get(model_ref, ())), cold):
             if breaker.passing or breaker.state is State.HALF_OPEN or breaker.passes(now):
                 return None
             opens = breaker.until(now)
@@ -249,7 +253,8 @@ class Placement:
         asked = self._loaders.get(model_ref)
         best: Seat | None = None
         best_key: tuple[object, ...] = ()
-        for seat, breaker in self._cold[model_ref]:
+        for seat in self._cold[model_ref]:
+            breaker = self._breaker(seat, model_ref, now)
             if avoid and (seat.address in avoid or seat.worker_id in avoid):
                 continue
             if not breaker.passing and not breaker.passes(now):
