@@ -4,6 +4,8 @@ commit and answer, two who want the same."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import json
 import os
 import signal
@@ -11,13 +13,15 @@ import subprocess
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 import httpx2
 import pytest
-from node_process import TETHER, Node, environment, tether, until, write_config
+import structlog.testing
+from node_process import TETHER, Launcher, Node, environment, tether, until, write_config
 
+from tests.artifact_shop import Shop
 from tests.patience import PATIENCE_S
 from tether.cli import app
 from tether.telemetry.audit import NAME, read
@@ -25,14 +29,50 @@ from tether.telemetry.audit import NAME, read
 HELD = 7  # an advisory lock that a commit waits for
 
 
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """Three replicas without a model, a key, and who trusts it."""
+    return Shop(tmp_path_factory.mktemp("shop"), size=1000)
+
+
+@pytest.fixture(scope="module")
+def echo_node(launch: Launcher, tmp_path_factory: pytest.TempPathFactory, shop: Shop) -> Node:
+    """A node with the echo model, which knows those replicas."""
+    folder = tmp_path_factory.mktemp("models")
+    artifacts = f"replicas = {json.dumps(shop.urls)}\ntrust_dir = {json.dumps(str(shop.trust))}"
+    write_config(folder, more=f"[artifacts]\n{artifacts}")
+    return launch(folder)
+
+
 def models(node: Node, *words: str, code: int = 0) -> str:
-    """What `tether models …` prints, or told if it fails."""
-    done = tether("models", *words, cwd=node.folder)
-    assert done.returncode == code, (done.stdout, done.stderr)
+    """What `tether models …` prints, or told if it fails; in this process, for they are many."""
+    done = run(node.folder / "cluster.toml", "models", *words)
+    assert done.code == code, done
     if code:
-        assert done.stderr.count("\n") == 1
-        assert "Traceback" not in done.stderr
-    return done.stderr if code else done.stdout
+        assert done.errors.count("\n") == 1
+        assert "Traceback" not in done.errors
+    return done.errors if code else done.out
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    errors: str
+
+
+def run(config: Path, *words: str) -> Done:
+    """One command, beside whatever loop runs here."""
+    out, errors = io.StringIO(), io.StringIO()
+    with (
+        ThreadPoolExecutor(1) as pool,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(errors),
+        pytest.MonkeyPatch.context() as patch,
+        structlog.testing.capture_logs(),  # a process of its own tells what is critical only
+    ):
+        patch.setattr("tether.cli.artifacts.logs.configure", lambda _level: None)
+        code = pool.submit(app._guarded, [*words, "--config", str(config)]).result()
+    return Done(code, out.getvalue(), errors.getvalue())
 
 
 def rows(node: Node, *words: str) -> list[dict[str, Any]]:
@@ -82,11 +122,40 @@ def test_a_version_s_life(echo_node: Node) -> None:
     assert ("models retire", "done") in audit
 
 
-def test_what_is_listed_with_and_without_replicas(echo_node: Node) -> None:
-    [line] = rows(echo_node, "ls")
-    assert line["name"] == "echo@1"
-    assert line["versions"] == [{"ref": "echo@1", "stage": "stable", "current": True}]
-    assert "stable, current" in models(echo_node, "ls")
+def test_what_was_pushed_is_registered_and_not_collected(echo_node: Node, shop: Shop) -> None:
+    node, folder = echo_node, str(shop.folder)
+    of = ("--engine", "transformers")
+    assert "no replica knows tiny@1" in models(node, "register", "tiny@1", *of, code=1)
+    wrong = models(node, "push", folder, "tiny@1", "--unsigned", "--register", "--context", "1",
+                   code=1)  # fmt: skip
+    assert "context" in wrong
+    assert "no replica knows tiny@1" in models(node, "register", "tiny@1", *of, code=1), "pushed"
+    config = node.folder / "cluster.toml"
+    refused = run(config, "models", "push", folder, "tiny@1", "--unsigned", "--register")
+    assert refused.code == 1
+    assert f"sha256:{shop.digest} is not signed" in refused.errors
+    assert "tiny" not in models(node, "show")
+    key = str(shop.signer.file)
+    pushed = models(node, "push", folder, "tiny@1", "--key", key, "--register", "--memory-mib", "9")
+    assert pushed == f"sha256:{shop.digest}\ntiny@1 is registered\n"
+    assert models(node, "register", "tiny@1", *of, "--memory-mib", "9").endswith("already\n")
+
+    lines = {line["name"]: line for line in rows(node, "ls")}
+    assert lines["tiny@1"]["versions"] == [
+        {"ref": "tiny@1", "stage": "registered", "current": False}
+    ]
+    assert lines["echo@1"]["versions"][0]["current"]
+    assert "3 of 3" in (listed := models(node, "ls")) and "stable, current" in listed
+
+    for command in (["forget", "tiny@1"], ["gc", "--grace-hours", "0"], ["gc"]):
+        done = run(config, "artifacts", *command)
+        assert done.code == 0, done.errors
+        assert "more are unused" not in done.out
+    assert rows(node, "ls")[0]["name"] != "tiny@1"
+    again = ("register", "tiny@2", *of, "--source", f"sha256:{shop.digest}")
+    assert models(node, *again) == "tiny@2 is registered\n"
+    models(node, "retire", "tiny@1")
+    models(node, "retire", "tiny@2")
 
 
 @pytest.mark.parametrize(
@@ -103,9 +172,13 @@ def test_what_is_listed_with_and_without_replicas(echo_node: Node) -> None:
         (["register", "echo", "--engine", "echo"], 1, "no NAME@VERSION"),
         (["register", "a/b c@1", "--engine", "echo"], 1, "name: "),
         (["register", "m@1", "--engine", "abacus", "--source", "/x"], 1, "engine: 'abacus'"),
-        (["register", "m@1", "--engine", "gguf"], 2, "say --source"),
+        (["register", "m@1", "--engine", "gguf"], 1, "no replica knows m@1"),
         (["register", "m@1", "--engine", "gguf", "--source", "sha256:12"], 1, "64 hex digits"),
-        (["register", "m@1", "--engine", "gguf", "--source", f"sha256:{'1' * 64}"], 1, "replicas"),
+        (
+            ["register", "m@1", "--engine", "gguf", "--source", f"sha256:{'1' * 64}"],
+            1,
+            "no replica",
+        ),
         (["register", "m@1", "--engine", "echo", "--context", "1"], 1, "context: "),
         (["register", "m@1", "--engine", "echo", "--context", "many"], 2, "context"),
         (["register", "m@1", "--engine", "echo", "--adapter", "x"], 1, "takes no adapter"),
@@ -116,15 +189,8 @@ def test_what_is_listed_with_and_without_replicas(echo_node: Node) -> None:
         (["register", "m@1"], 2, "--engine"),
     ],
 )
-def test_what_is_refused(
-    echo_node: Node, capsys: pytest.CaptureFixture[str], words: list[str], code: int, says: str
-) -> None:
-    """In this process, for there are many."""
-    config = str(echo_node.folder / "cluster.toml")
-    assert app._guarded(["models", *words, "--config", config]) == code
-    out, errors = capsys.readouterr()
-    assert (out, errors.count("\n")) == ("", 1)
-    assert says in errors
+def test_what_is_refused(echo_node: Node, words: list[str], code: int, says: str) -> None:
+    assert says in models(echo_node, *words, code=code)
 
 
 @pytest.fixture
@@ -202,13 +268,13 @@ async def test_a_restart_keeps_it_all(echo_node: Node) -> None:
     os.kill(echo_node.tree()["control/registry"]["pid"], signal.SIGKILL)
 
     async def same() -> bool:
-        done = tether("models", "show", "--json", cwd=echo_node.folder)
-        return [json.loads(line) for line in done.stdout.splitlines()] == before
+        done = run(echo_node.folder / "cluster.toml", "models", "show", "--json")
+        return done.code == 0 and [json.loads(row) for row in done.out.splitlines()] == before
 
     await until(same, "the next registry shows the same")
 
 
-def test_without_a_node(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_node(tmp_path: Path) -> None:
     path = write_config(tmp_path)
     for words in (
         ["show"],
@@ -217,7 +283,6 @@ def test_without_a_node(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         ["retire", "echo@1"],
         ["register", "echo@2", "--engine", "echo"],
     ):
-        assert app._guarded(["models", *words, "--config", str(path)]) == 1
-        out, errors = capsys.readouterr()
-        assert (out, errors.count("\n")) == ("", 1)
-        assert "`tether up` starts one" in errors
+        done = run(path, "models", *words)
+        assert (done.code, done.out, done.errors.count("\n")) == (1, "", 1)
+        assert "`tether up` starts one" in done.errors

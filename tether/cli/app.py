@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -319,7 +320,14 @@ def _stored(path: Path, node: str) -> Config:
 def main() -> None:
     """Run the command in `sys.argv`, and leave the process with its exit code: 0 when done, 1 when
     it could not be done, 2 when it was called wrongly, 130 after Ctrl-C."""
-    sys.exit(_guarded(sys.argv[1:]))
+    code = _guarded(sys.argv[1:])
+    if "obstore" in sys.modules:  # its threads abort a process whose interpreter ends under them
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        os._exit(code or 1)
+    sys.exit(code)
 
 
 def _guarded(tokens: list[str]) -> int:
