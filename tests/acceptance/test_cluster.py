@@ -138,6 +138,22 @@ async def test_two_nodes_answer_as_one(two: Two) -> None:
     assert (shown["n1"]["state"], shown["n1"]["roles"]) == ("here", ["gateway"])
     assert [w["worker_id"] for w in shown["n2"]["workers"]] == ["echo.n2"]
 
+    # A version that is registered and offered at one node runs at the other, by n2's own registry.
+    def models(node: str, *words: str) -> None:
+        done = tether("models", *words, "--node", node, cwd=two.folder)
+        assert done.returncode == 0, done.stderr
+
+    await asyncio.to_thread(models, "n1", "register", "echo@2", "--engine", "echo")
+    assert (await two.ask("echo@2")).status_code == 404
+    await asyncio.to_thread(models, "n1", "promote", "echo@2")
+    await until(lambda: answers("echo@2"), what="n2 runs the canary", timeout_s=PATIENCE_S)
+    await asyncio.to_thread(models, "n2", "rollback", "echo")
+
+    async def is_gone() -> bool:
+        return (await two.ask("echo@2")).status_code == 404
+
+    await until(is_gone, what="n1 has heard from n2", timeout_s=PATIENCE_S)
+
     # n2 is lost with all of its processes.
     await asyncio.to_thread(two.two.kill)
     await until(lambda: sees("n2", "gone"), what="n2 is gone", timeout_s=PATIENCE_S)
