@@ -97,8 +97,8 @@ async def starts(card: ModelCard, cache: Path, threads: int, rounds: int) -> dic
     return {
         "bench": "engines start",
         "subject": card.engine,
-        "cold_s": round(statistics.median(cold), 3),
-        "cold_most_s": round(max(cold), 3),
+        "cold_s": round(statistics.median(cold), 4),
+        "cold_most_s": round(max(cold), 4),
         "warm_ms": round(statistics.median(warm) * 1000, 2),
         "cold_over_warm": round(statistics.median(cold) / statistics.median(warm)),
         "resident_mib": resident >> 20,
