@@ -79,6 +79,7 @@ def test_the_tree_of_a_node() -> None:
     assert list(workers) == ["w-0", "w-1"]
     worker = msgspec.msgpack.decode(workers["w-1"].args, type=WorkerOptions)
     assert (worker.slots, worker.queue, worker.region) == (3, 4, "north")
+    assert (worker.models, worker.gpu_class) == (("echo", "tiny@1"), "cpu")
     assert [card.source for card in worker.cards] == ["", "/srv/tether/models/tiny"]
     doors = children(top["doors"], SupervisorOptions)
     assert list(doors) == ["0", "1"]
@@ -202,6 +203,24 @@ def test_workers_run_where_they_are_told_to() -> None:
     assert [m.name for m in own_models(node("n3"))] == ["echo", "fast"]
     assert [m.name for m in own_models(node("n1"))] == []
     assert [m.name for m in possible_models(node("n2"))] == ["echo", "large"]
+
+
+def test_a_worker_has_the_gpu_class_of_its_node_or_what_it_requires() -> None:
+    text = NODES.replace("vram_gb = 80", 'gpu_class = "a100"').replace(
+        "vram_gb = 40", 'gpu_class = "a100"'
+    )
+
+    def told(spec: ChildSpec) -> str:
+        return msgspec.msgpack.decode(spec.args, type=WorkerOptions).gpu_class
+
+    def tree(id: str) -> dict[str, ChildSpec]:
+        made = parse(text, folder=Path("/srv/tether")).at(id)
+        return {c.id: c for c in tree_of(made, Path("/run/x"), port=81).children}
+
+    assert told(children(tree("n2")["workers"], DynamicOptions)["w.n2"]) == "a100"
+    assert told(children(tree("n3")["workers"], DynamicOptions)["w.n3"]) == "cpu"
+    placed = msgspec.msgpack.decode(tree("n1")["placer"].args, type=PlacerOptions)
+    assert {told(worker) for worker in placed.workers} == {"a100"}
 
 
 def test_nodes_with_workers_lend_each_other_artifacts() -> None:
