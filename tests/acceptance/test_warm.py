@@ -22,7 +22,7 @@ name = "{name}"
 engine = "gguf"
 source = "{source}"
 context = 512
-memory_mib = 100
+memory_mib = {mib}
 """
 WORKER = """
 [[workers]]
@@ -38,7 +38,8 @@ slots = 4
 def node(launch: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Node:
     folder = tmp_path_factory.mktemp("warm")
     source = tiny_gguf.make(folder)
-    models = [MODEL.format(name=name, source=source) for name in ("one", "two", "pinned")]
+    sizes = {"large": 300, "one": 100, "two": 100, "pinned": 100}  # a node is ready without `large`
+    models = [MODEL.format(name=k, source=source, mib=v) for k, v in sizes.items()]
     write_config(folder, models="".join(models) + WORKER)
     return launch(folder)
 

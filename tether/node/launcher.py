@@ -43,6 +43,7 @@ from tether.node.plan import (
     dsn_of,
     has_role,
     own_models,
+    own_workers,
     possible_models,
     tree_of,
 )
@@ -250,7 +251,8 @@ class Launcher:
 
     async def _until_models_answer(self, endpoint: Endpoint) -> None:
         """Those of its own workers, as its door says, or its roster where it has none; but for what
-        was retired, and what no worker has room for before it is asked."""
+        was retired, what no worker has room for before it is asked, and what can't be loaded beside
+        others that can."""
         wanted = {model.ref for model in own_models(self._config)}
         while missing := wanted - set(await self._answering(endpoint)):
             done = len(wanted) - len(missing)
@@ -259,7 +261,11 @@ class Launcher:
             but = await excused(
                 endpoint, seen.address("control/roster"), seen.address("control/registry")
             )
-            if all(map(but.of, missing)):
+            left_out = [ref for ref in sorted(missing) if not but.of(ref)]
+            if not left_out:
+                break
+            if but.settled >= own_workers(self._config) and not but.warm & missing:
+                self._narrator.say(f"without {', '.join(left_out)}: the log says why")
                 break
             await asyncio.sleep(_ASK_AGAIN_S)
         self._narrator.working("models answer", "models", 1.0)

@@ -125,6 +125,11 @@ def own_models(config: Config) -> tuple[Model, ...]:
     return config.matching(name for worker in _own(config) for name in worker.models)
 
 
+def own_workers(config: Config) -> int:
+    """How many workers belong to this node."""
+    return sum(len(worker.ids) for worker in _own(config))
+
+
 def possible_models(config: Config) -> tuple[Model, ...]:
     """Those, and what may be placed here."""
     member = config.member

@@ -49,20 +49,25 @@ async def models_here(endpoint: Endpoint, roster: str | None) -> tuple[str, ...]
 async def excused(endpoint: Endpoint, roster: str | None, registry: str | None) -> Excused:
     """What need not answer for the node to be ready."""
     catalog = await _first(endpoint, registry, WatchCatalog(), Catalog)
+    workers = await _workers(endpoint, roster)
     return Excused(
         offered=None if catalog is None else frozenset(card.ref for card in catalog.models),
-        loadable=frozenset(
-            ref for worker in await _workers(endpoint, roster) for ref in worker.loadable
-        ),
+        loadable=frozenset(ref for worker in workers for ref in worker.loadable),
+        warm=frozenset(ref for worker in workers for ref in worker.models),
+        settled=sum(bool(w.models or w.loadable) and not w.loading for w in workers),
     )
 
 
 class Excused(msgspec.Struct, frozen=True):
     """`offered` are the refs of the catalog, None if it isn't known; `loadable` those that a worker
-    of this node would load when asked, and has no room for now."""
+    of this node would load when asked, and has no room for now; `warm` those that they answer for.
+    `settled` workers have something to answer with, and load nothing: what they don't answer for by
+    then can't be had."""
 
     offered: frozenset[str] | None
     loadable: frozenset[str]
+    warm: frozenset[str]
+    settled: int
 
     def of(self, ref: str) -> bool:
         """Is it retired, or not loaded for want of room?"""
