@@ -225,11 +225,9 @@ class Registry(Supervised):
 
     async def _tell(self) -> None:
         """The registries of other nodes; one that can't be told reads again by itself."""
-        roster = self.tree.address(ROSTER)
-        if roster is None:
-            return
+        order = Command(verb="models_changed", within_s=TELL_S)
         try:
-            order = Command(verb="models_changed", within_s=TELL_S)
+            roster = await self.tree.wait(ROSTER, TELL_S)
             await self.ask(roster, order, timeout=2 * TELL_S)
         except TetherError as error:
             log.debug("other nodes were not told", error=error.message)  # this one may be alone

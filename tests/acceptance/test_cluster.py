@@ -153,6 +153,9 @@ async def test_two_nodes_answer_as_one(two: Two) -> None:
         return (await two.ask("echo@2")).status_code == 404
 
     await until(is_gone, what="n1 has heard from n2", timeout_s=PATIENCE_S)
+    lines = [json.loads(line) for line in two.one.log.read_text().splitlines() if line[0] == "{"]
+    orders = [line["by"] for line in lines if line.get("verb") == "models_changed"]
+    assert "n2" in orders, "it was told, and did not only find it"
 
     # n2 is lost with all of its processes.
     await asyncio.to_thread(two.two.kill)

@@ -46,6 +46,9 @@ class StillTree:
     async def first(self, timeout: float) -> None:
         """It is there."""
 
+    async def wait(self, path: str, timeout: float) -> Address:
+        return Address.parse(self.lines[path].address)
+
     def node(self, path: str) -> TreeNode | None:
         return self.lines.get(path)
 
