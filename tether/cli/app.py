@@ -6,11 +6,12 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
 import tether
+from tether.cli.certificates import ca
 from tether.cli.failure import CommandFailed
 from tether.cli.models import artifacts, models
 from tether.config import Config, ConfigInvalid, load
@@ -32,12 +33,9 @@ keys = App(name="keys", help="Make, list and revoke API keys.")
 app.command(keys)
 cluster = App(name="cluster", help="The nodes that belong together.")
 app.command(cluster)
-ca = App(name="ca", help="The cluster's authority: certificates of its nodes.")
 app.command(ca)
 app.command(models)
 app.command(artifacts)
-_CA = Path("ca")
-CaPath = Annotated[Path, Parameter(help="The folder of the authority.")]
 
 
 @app.command
@@ -194,107 +192,6 @@ def revoke(key: str, *, config: ConfigPath = _CONFIG, node: NodeId = "") -> int:
     from tether.cli.keys import revoke as run
 
     return run(_stored(config, node), key)
-
-
-@ca.command
-def init(
-    folder: Path = _CA,
-    *,
-    cluster: str = "tether",
-    days: float = 3650.0,
-    key: Literal["ed25519", "p256"] = "ed25519",
-) -> int:
-    """Make the authority of a cluster.
-
-    Parameters
-    ----------
-    folder
-        Where its key is kept; no node needs it.
-    cluster
-        The name of the cluster, as in `cluster.toml`.
-    days
-        How long the authority is good.
-    key
-        The kind of its key.
-    """
-    from tether.cli.ca import init as run
-
-    return run(folder, cluster, days=days, key=key)
-
-
-@ca.command
-def issue(
-    node: str,
-    *,
-    ca: CaPath = _CA,
-    hours: float = 24.0,
-    key: Literal["ed25519", "p256"] = "ed25519",
-    to: Path | None = None,
-) -> int:
-    """Make a key and a certificate for a node.
-
-    Parameters
-    ----------
-    node
-        The id of the node, or operator:NAME for who operates nodes from elsewhere.
-    hours
-        How long the certificate is good.
-    key
-        The kind of the node's key.
-    to
-        The folder for its files; by default one in the authority's.
-    """
-    from tether.cli.ca import issue as run
-
-    return run(ca, node, hours=hours, key=key, to=to)
-
-
-@ca.command
-def renew(
-    node: str, *, ca: CaPath = _CA, hours: float | None = None, to: Path | None = None
-) -> int:
-    """Make a new key and certificate for a node that has one; it takes them over while it runs.
-
-    Parameters
-    ----------
-    node
-        The id of the node.
-    hours
-        How long the certificate is good; by default as long as the last one.
-    to
-        The folder for its files; by default one in the authority's.
-    """
-    from tether.cli.ca import renew as run
-
-    return run(ca, node, hours=hours, to=to)
-
-
-@ca.command(name="revoke")
-def revoke_certificate(which: str, *, ca: CaPath = _CA) -> int:
-    """Revoke all certificates of a node, or one by its serial.
-
-    Parameters
-    ----------
-    which
-        The id of the node, or a serial; `tether ca list` shows them.
-    """
-    from tether.cli.ca import revoke as run
-
-    return run(ca, which)
-
-
-@ca.command(name="list")
-def list_certificates(*, ca: CaPath = _CA, json: bool = False) -> int:
-    """List the certificates that were issued.
-
-    Parameters
-    ----------
-    json
-        One JSON object a line.
-    """
-    from tether.cli.ca import list_ as run
-
-    return run(ca, as_json=json)
 
 
 @cluster.command

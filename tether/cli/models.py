@@ -18,7 +18,7 @@ NodeId = Annotated[
 Version = Annotated[str, Parameter(help="The name@version.")]
 Which = Annotated[str, Parameter(help="name@version, or an address (sha256:…).")]
 
-models = App(name="models", help="Publish, fetch and verify models.")
+models = App(name="models", help="Publish, fetch and verify models; offer their versions.")
 artifacts = App(name="artifacts", help="Keep the replicas of all models whole and tidy.")
 
 
