@@ -143,23 +143,19 @@ class VllmEngine(BatchEngine):
     def _capabilities(self, context: int, adapter: lora.Adapter | None) -> Capabilities:
         import torch
         import vllm
-        from vllm.platforms import current_platform
 
-        dtype, on_cpu = self._card.dtype, current_platform.is_cpu()
-        device = (
-            torch.backends.cpu.get_cpu_capability()
-            if on_cpu
-            else str(current_platform.get_device_name()).replace(" ", "-")
-        )
+        from tether.engines.device import described, device
+
+        dtype, where = self._card.dtype, device()
         return Capabilities(
-            resume="exact" if dtype == "float32" and on_cpu else "prefix",
+            resume="exact" if dtype == "float32" and where.type == "cpu" else "prefix",
             tag="/".join(
                 (
                     "vllm",
                     dtype,
                     vllm.__version__,
                     f"torch-{torch.__version__}",
-                    device,
+                    described(where),
                     *([lora.tag(adapter.digest)] if adapter else []),
                 )
             ),

@@ -175,7 +175,7 @@ class VllmBatch:
 
     def _take_in(self, row: Row, lent: int) -> None:
         row.fed, row.lent = row.given, lent
-        self.prompt_tokens += row.given - lent
+        self.prompt_tokens += row.given
         self._lent += lent
         self._hits += lent > 0
         self._misses += lent == 0
