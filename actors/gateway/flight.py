@@ -327,7 +327,9 @@ class Flight(Session):
 
     def verdict(self, error: TetherError | None, now: float) -> tuple[bool, bool]:
         """What the end of this attempt says about its worker; see `Finished`."""
-        return verdict(error, waited_s=now - self._asked_at, began=self.first_at is not None)
+        cold = self._ground.cold(self.worker_address, self.model_ref)
+        began = self.first_at is not None
+        return verdict(error, waited_s=now - self._asked_at, began=began, cold=cold)
 
     def settle(self) -> Settle | None:
         """How the job ends, as far as this gateway knows; None where it reserved nothing."""

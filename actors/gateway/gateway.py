@@ -254,6 +254,9 @@ class Gateway(ShowsSessions, Governs, Supervised):
         finished = Finished(job_id=job_id, worker_id=worker_id, ok=ok, neutral=neutral)
         self._releases.add(finished, urgent=not self._flights)
 
+    def cold(self, worker_address: str, model_ref: str) -> bool:
+        return self._surroundings.cold(worker_address, model_ref)
+
     def grew(self, flight: Flight) -> None:
         self._sessions.grew(flight)
 

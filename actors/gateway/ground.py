@@ -40,6 +40,9 @@ class Ground(Protocol):
         """The slot is free; without a worker, whatever this job was given is to be undone.
         `ok` and `neutral` as in `Finished`."""
 
+    def cold(self, worker_address: str, model_ref: str) -> bool:
+        """That worker doesn't answer for this model yet, as far as is known."""
+
     def grew(self, flight: Flight) -> None:
         """Its journal has more than before."""
 

@@ -22,7 +22,7 @@ class Surroundings:
         """The refs of all that living workers answer for."""
         self.abilities: dict[str, frozenset[str]] = {}
         """What those of each ref can do, as far as they say it."""
-        self._workers: frozenset[str] = frozenset()
+        self._workers: dict[str, tuple[str, ...]] = {}  # what they answer for, by address
 
     def follow(self) -> Follower:
         """Begin; the follower of the catalog tells when it is known."""
@@ -31,6 +31,10 @@ class Surroundings:
         self._actor.background(catalog.run(), name="catalog")
         self._actor.background(fleet.run(), name="fleet")
         return catalog
+
+    def cold(self, address: str, ref: str) -> bool:
+        """The worker there is known, and doesn't answer for this model (yet)."""
+        return ref not in self._workers.get(address, (ref,))
 
     def take_silent(self) -> frozenset[str]:
         """The workers given up since the last call."""
@@ -51,8 +55,8 @@ class Surroundings:
                 if not (said := frozenset(can.split())):
                     continue
                 self.abilities[ref] = self.abilities.get(ref, said) | said
-        workers = frozenset(worker.address for worker in fleet.workers)
-        self.silent = (self.silent | self._workers) - workers
+        workers = {worker.address: worker.models for worker in fleet.workers}
+        self.silent = (self.silent | self._workers.keys()) - workers.keys()
         self._workers = workers
         self._fit()
 

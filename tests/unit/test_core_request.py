@@ -173,6 +173,12 @@ def test_what_an_end_says_about_the_worker(
     assert verdict(error, waited_s=waited_s, began=began) == expected
 
 
+def test_who_still_loads_the_model_has_not_hung() -> None:
+    late = DeadlineExceeded("late")
+    assert verdict(late, waited_s=60.0, began=False) == (False, False)
+    assert verdict(late, waited_s=60.0, began=False, cold=True) == (True, True)
+
+
 def test_quota_runs_queues_and_sheds() -> None:
     guard: QuotaGuard[str] = QuotaGuard(slots=1, queue=2)
     assert guard.admit("a")

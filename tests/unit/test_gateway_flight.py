@@ -128,6 +128,9 @@ class Ground:
     def placed(self, worker_address: str) -> None:
         pass
 
+    def cold(self, worker_address: str, model_ref: str) -> bool:
+        return False
+
     def released(self, job_id: str, worker_id: str, *, ok: bool, neutral: bool = False) -> None:
         self.freed.append((worker_id, ok))
         self.neutral.append(neutral)

@@ -88,17 +88,20 @@ class Attempts:
         return self.refused <= self._refusals
 
 
-def verdict(error: TetherError | None, *, waited_s: float, began: bool) -> tuple[bool, bool]:
+def verdict(
+    error: TetherError | None, *, waited_s: float, began: bool, cold: bool = False
+) -> tuple[bool, bool]:
     """What the end of an attempt says about its worker: (`ok`, `neutral`) of a `Finished`.
 
     Args:
         waited_s: since the worker was asked.
         began: the first chunk had come.
+        cold: the worker doesn't answer for the model yet; loading one takes a while.
     """
     if error is None:
         return True, False
     if isinstance(error, DeadlineExceeded):
-        hung = not began and waited_s >= HANGS_S
+        hung = not began and not cold and waited_s >= HANGS_S
         return not hung, not hung
     if isinstance(error, PeerLost):  # the roster knows, and whoever starts in its place is new
         return False, True
