@@ -32,6 +32,7 @@ from tether.contracts import (
     ShowModels,
     Stage,
 )
+from tether.core.intention import meant
 from tether.core.version import DESCRIBED
 from tether.telemetry.audit import Who
 
@@ -95,27 +96,20 @@ def promote(config: Config, ref: str, to: str) -> int:
     """The next stage, or the one that is named."""
     shown = shown_by(config, ref)
     if not to:
-        card = _only(shown, ref)
-        to = Stage.CANARY if card.stage is Stage.REGISTERED else Stage.STABLE
-    move = MoveModel(ref=ref, verb="promote", to=to, by=_by(), revision=shown.revision)
-    return _moved(config, move, [ref, "--to", to])
+        _only(shown, ref)
+    move = meant(shown, ref, "promote", to=to, by=_by())
+    return _moved(config, move, [ref, "--to", move.to])
 
 
 def rollback(config: Config, ref: str) -> int:
     """Take back the canary of a name, or else its current version, or the version that is named."""
-    shown = shown_by(config, ref)
-    if "@" not in ref:
-        canaries = [card.ref for card in shown.models if card.stage is Stage.CANARY]
-        chosen = [r for r in (*canaries, *shown.current) if r not in shown.unlisted]
-        ref = chosen[0] if chosen else ref  # the registry says what is wrong
-    move = MoveModel(ref=ref, verb="rollback", by=_by(), revision=shown.revision)
-    return _moved(config, move, [ref])
+    move = meant(shown_by(config, ref), ref, "rollback", by=_by())
+    return _moved(config, move, [move.ref])
 
 
 def retire(config: Config, ref: str, *, force: bool) -> int:
     """Offer a version no more."""
-    shown = shown_by(config, ref)
-    move = MoveModel(ref=ref, verb="retire", force=force, by=_by(), revision=shown.revision)
+    move = meant(shown_by(config, ref), ref, "retire", force=force, by=_by())
     return _moved(config, move, [ref, *(["--force"] if force else [])])
 
 

@@ -28,6 +28,7 @@ from tether.contracts import (
     ShowModels,
     Stage,
 )
+from tether.core.intention import meant
 from tether.errors import BadRequest, ModelNotFound
 from tether.http.body import read_body
 from tether.http.caller import read_credential
@@ -36,7 +37,6 @@ from tether.http.gateways import Gateways
 from tether.http.json_body import decode
 
 MAX_BODY: Final = 64 << 10
-_NEXT: Final = {Stage.REGISTERED: Stage.CANARY, Stage.CANARY: Stage.STABLE}
 
 
 class _Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -112,32 +112,23 @@ class Registry:
         return _answer(await self._govern(request, RegisterModel(card=card)), 201)
 
     async def promote(self, request: Request) -> Response:
-        ref, said = await self._move(request)
-        to: str = said.to
-        if not to:  # named, so that a promotion which is asked again goes no further
-            shown = await self._show(request, ref)
-            card = next((card for card in shown.models if card.ref == ref), None)
-            if card is None:
-                raise ModelNotFound(
-                    f"the registry has no version {ref[:128]!r}; write NAME@VERSION", param="model"
-                )
-            if card.stage not in _NEXT:
-                raise BadRequest(f"{ref} is {card.stage}; say what it is to be", param="to")
-            to = str(_NEXT[card.stage])
-        return _answer(await self._govern(request, MoveModel(ref=ref, verb="promote", to=to)))
+        return await self._move(request, "promote")
 
     async def rollback(self, request: Request) -> Response:
-        ref, _ = await self._move(request)
-        return _answer(await self._govern(request, MoveModel(ref=ref, verb="rollback")))
+        return await self._move(request, "rollback")
 
     async def retire(self, request: Request) -> Response:
-        ref, said = await self._move(request)
-        move = MoveModel(ref=ref, verb="retire", force=said.force)
-        return _answer(await self._govern(request, move))
+        return await self._move(request, "retire")
 
-    async def _move(self, request: Request) -> tuple[str, _Move]:
+    async def _move(
+        self, request: Request, verb: Literal["promote", "rollback", "retire"]
+    ) -> Response:
+        ref = request.path_params["ref"]
         body = await self._body(request)
-        return request.path_params["ref"], decode(_moves, body) if body.strip() else _Move()
+        said = decode(_moves, body) if body.strip() else _Move()
+        shown = await self._show(request, ref)
+        move = meant(shown, ref, verb, to=said.to, force=said.force)
+        return _answer(await self._govern(request, move))
 
     async def _show(self, request: Request, ref: str) -> ModelsShown:
         history = request.query_params.get("history", "false")
