@@ -36,8 +36,10 @@ from tether.errors import (
     Conflict,
     DeadlineExceeded,
     Draining,
+    ModelNotFound,
     PeerLost,
     TetherError,
+    Unavailable,
     WorkerLost,
 )
 
@@ -195,7 +197,8 @@ class Flight(Session):
             self.fail(Draining("the scheduler is gone, and this gateway restarts after it"))
             return
         except TetherError as error:
-            self.fail(error)
+            if not self._another_version(error):
+                self.fail(error)
             return
         if self.outcome is not None:
             ground.released(placed.job_id, "", ok=True)
@@ -281,6 +284,8 @@ class Flight(Session):
             error = WorkerLost("the worker doesn't hold the answer")
         now = ground.loop.time()
         ok, neutral = (True, True) if gone else self.verdict(error, now)
+        if self._another_version(error):
+            error, worker = Draining("the version is gone; another one answers"), ""
         if self._attempts.again(error, worker, now, lost=lost or gone):
             ground.released(placed.job_id, placed.worker_id, ok=ok, neutral=neutral)
             ground.moved(self, error)
@@ -288,6 +293,20 @@ class Flight(Session):
         if isinstance(error, PeerLost):
             error = WorkerLost("the worker was lost, and no other could continue the answer")
         self.fail(error)
+
+    def _another_version(self, error: TetherError) -> bool:
+        """The version has gone, taken back or retired, and who has asked for its name alone gets
+        the one that this stands for now; but not once anything of an answer is there."""
+        asked, journal = self.infer.model_ref, self.journal
+        if not isinstance(error, ModelNotFound | Unavailable) or journal.prompt_ids:
+            return False
+        if asked == self.model_ref or self.outcome is not None:
+            return False
+        card = self._ground.another(self)
+        if card is None:
+            return False
+        self.card, self.model_ref = card, card.ref
+        return True
 
     def desert(self) -> None:
         """The roster has given its worker up, though its connection stands: it hangs. Whoever

@@ -28,6 +28,7 @@ from tether.contracts import (
     Finished,
     Infer,
     ListModels,
+    ModelCard,
     Outcome,
     Place,
     Placed,
@@ -256,6 +257,19 @@ class Gateway(ShowsSessions, Governs, Supervised):
 
     def cold(self, worker_address: str, model_ref: str) -> bool:
         return self._surroundings.cold(worker_address, model_ref)
+
+    def another(self, flight: Flight) -> ModelCard | None:
+        near, tenant_id, infer = self._surroundings, flight.tenant_id, flight.infer
+        try:
+            card = near.index.resolve(infer.model_ref, tenant_id, infer.retry_token, near.alive)
+            terms(infer, card, tenant_id, near.abilities)  # it may be able to do less
+        except TetherError:
+            return None
+        if card.ref == flight.model_ref:
+            return None
+        self._concurrency.leave(tenant_id, flight.card)
+        self._concurrency.enter(tenant_id, card, resumed=True)
+        return card
 
     def grew(self, flight: Flight) -> None:
         self._sessions.grew(flight)

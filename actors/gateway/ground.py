@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tether.contracts import Contract, Place, Placed
+from tether.contracts import Contract, ModelCard, Place, Placed
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ class Ground(Protocol):
 
     def cold(self, worker_address: str, model_ref: str) -> bool:
         """That worker doesn't answer for this model yet, as far as is known."""
+
+    def another(self, flight: Flight) -> ModelCard | None:
+        """What the name that it has asked for stands for now, if that is another version."""
 
     def grew(self, flight: Flight) -> None:
         """Its journal has more than before."""

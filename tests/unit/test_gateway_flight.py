@@ -32,6 +32,7 @@ from tether.errors import (
     Cancelled,
     ContextExceeded,
     DeadlineExceeded,
+    ModelNotFound,
     Overloaded,
     PeerLost,
     TetherError,
@@ -107,6 +108,7 @@ class Ground:
         self.freed: list[tuple[str, bool]] = []
         self.neutral: list[bool] = []
         self.landings = 0
+        self.card: ModelCard | None = None
         self.loop = asyncio.get_running_loop()
 
     async def place(self, place: Place, timeout: float) -> Placed:
@@ -137,6 +139,10 @@ class Ground:
 
     def grew(self, flight: Flight) -> None:
         pass
+
+    def another(self, flight: Flight) -> ModelCard | None:
+        card, self.card = self.card, None
+        return card
 
     def landed(self, flight: Flight) -> None:
         self.landings += 1
@@ -462,3 +468,40 @@ async def test_ended_from_outside_while_it_is_placed() -> None:
         await reading
     assert ground.freed == [("", True)], "what was placed in vain is given back"
     assert not ground.opened
+
+
+SECOND = ModelCard(name="m", version="2", engine="echo")
+
+
+async def test_a_version_that_goes_while_it_waits_is_followed_by_another() -> None:
+    ground = Ground([Unavailable("no worker"), at("w1")], [[completed(0, 1)]])
+    ground.card = SECOND
+    flight = ground.flight()
+    assert await read(flight) == [1]
+    assert [place.model_ref for place in ground.places] == ["m@1", "m@2"]
+    assert flight.card is SECOND
+
+
+async def test_a_version_that_goes_in_the_worker_s_queue_is_followed_by_another() -> None:
+    ground = Ground([at("w1"), at("w1", fence=2)], [[ModelNotFound("retired")], [completed(0, 1)]])
+    ground.card = SECOND
+    assert await read(ground.flight()) == [1]
+    assert [(p.model_ref, p.attempt, p.avoid) for p in ground.places] == [
+        ("m@1", 1, ()),
+        ("m@2", 2, ()),
+    ]
+    run = ground.opened[1][1]
+    assert isinstance(run, Run)
+    assert run.model_ref == "m@2"
+
+
+@pytest.mark.parametrize("asked", ["m@1", "m"])
+async def test_a_version_that_was_named_or_has_begun_is_not_changed(asked: str) -> None:
+    script: Script = [ModelNotFound("retired")]
+    if asked == "m":
+        script = [chunk(0, 1, prompt=(7,)), ModelNotFound("retired")]
+    ground = Ground([at("w1")], [script])
+    ground.card = SECOND
+    with pytest.raises(ModelNotFound):
+        await read(ground.flight(model_ref=asked))
+    assert ground.card is SECOND
