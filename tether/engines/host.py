@@ -164,8 +164,11 @@ class Host:
 
     def _resident(self) -> int:
         """Of memory, and of a GPU's where a library of ours takes some."""
-        gpu = sys.modules.get("tether.engines.device")
-        return self._memory() + (gpu.reserved_bytes() if gpu else 0)
+        if "torch" not in sys.modules:
+            return self._memory()
+        from tether.engines.device import reserved_bytes
+
+        return self._memory() + reserved_bytes()
 
     def _memory(self) -> int:
         try:
