@@ -19,7 +19,7 @@ from tether.contracts import ModelCard
 from tether.core import repertoire
 from tether.core.warm import Warm
 from tether.core.wish import Close, Load
-from tether.engines import Engine
+from tether.engines import Engine, vllm_home
 from tether.errors import ModelNotFound, ModelUnusable, Overloaded, TetherError, WorkerLost
 from tether.telemetry import logs, metrics
 
@@ -316,8 +316,12 @@ class Pool:
     def _runnable(self, card: ModelCard) -> bool:
         """Is what its engine needs installed? That one of the configuration can't run is said when
         it is loaded."""
+        if card.ref in self._own:
+            return True
+        if card.engine == "vllm":
+            return vllm_home.is_there()
         need = NEEDS.get(card.engine, "")
-        return card.ref in self._own or not need or _installed(need)
+        return not need or _installed(need)
 
 
 @cache

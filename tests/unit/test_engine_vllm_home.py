@@ -34,8 +34,10 @@ def program(path: Path) -> Path:
 
 
 def test_the_environment_beside_ours_is_taken(alone: Path) -> None:
+    assert not vllm_home.is_there()
     beside = program(alone / ".venv-vllm" / "bin" / "python")
     assert vllm_home.python(REF) == str(beside)
+    assert vllm_home.is_there()
 
 
 def test_a_named_one_goes_first(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:

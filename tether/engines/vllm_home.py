@@ -14,6 +14,15 @@ VARIABLE = "TETHER_VLLM_PYTHON"
 FOLDER = ".venv-vllm"  # which scripts/install vllm makes
 
 
+def is_there() -> bool:
+    """Can vLLM be run here?"""
+    try:
+        python("")
+    except ModelUnusable:
+        return False
+    return True
+
+
 def python(ref: str) -> str:
     """The interpreter that runs vLLM for the model `ref`.
 
