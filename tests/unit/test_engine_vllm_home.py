@@ -50,7 +50,8 @@ def test_a_named_one_goes_first(alone: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_ours_is_taken_where_it_has_vllm(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (alone / "packages" / "vllm").mkdir(parents=True)
     (alone / "packages" / "vllm" / "__init__.py").touch()
-    monkeypatch.syspath_prepend(str(alone / "packages"))
+    # not syspath_prepend, which would leave sys.path as the fixture has made it
+    monkeypatch.setattr(sys, "path", [str(alone / "packages"), *sys.path])
     assert vllm_home.python(REF) == sys.executable
 
 
