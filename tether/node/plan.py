@@ -22,7 +22,6 @@ from typing import Final
 
 import msgspec
 
-from actors.depot import Depot, DepotOptions
 from actors.gateway import Gateway, GatewayOptions
 from actors.lenders import Neighbour, Neighbourhood
 from actors.placer import Placer, PlacerOptions
@@ -78,6 +77,8 @@ def tree_of(config: Config, run_dir: Path, *, port: int) -> SupervisorOptions:
         DynamicSupervisor.spec(workers, id="workers"),
     ]
     if has_depot(config):
+        from actors.depot import Depot, DepotOptions  # brings all of tether.artifacts
+
         lent = DepotOptions(cache_dir=str(config.cache_dir), artifacts=artifacts_of(config))
         children.append(Depot.spec(lent))
     if placed := _probed(_placed(config), probe_s * WORKER_PROBE):
