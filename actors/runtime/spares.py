@@ -20,6 +20,7 @@ from typing import Any, Final
 from actors.runtime.spare import WARM
 from tether.telemetry import logs, metrics
 
+FIRST_S: Final = 1.5  # the node starts up first, and has no core to spare
 REFILL_S: Final = 0.5  # after one was used: first comes the actor that it has become
 WARM_UP_S: Final = 60.0  # a spare that isn't warm by then never will be
 _RETRY_S: Final = (1.0, 60.0)  # after spares that ended before they were of use
@@ -67,7 +68,7 @@ class Spares:
         self._failed = 0  # in a row
         self._closed = False
         self._gauge = metrics.bound_used.labels("warm_spares")
-        self._refill()
+        self._later(FIRST_S)
 
     @property
     def ready(self) -> bool:
