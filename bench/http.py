@@ -27,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,6 +54,7 @@ slots = 128
 """
 WORDS = "one two three four five six seven eight"
 DONE = b"data: [DONE]\n\n"
+SPARES_S = 5.0  # a node that is up makes its spares first, which are no part of a request
 TICKS = os.sysconf("SC_CLK_TCK")
 TETHER = (sys.executable, "-m", "tether.cli")
 
@@ -87,7 +89,7 @@ CASES = (
 )
 
 
-class Subject:
+class Subject(ABC):
     """Something that listens on `port`."""
 
     name = ""
@@ -98,9 +100,13 @@ class Subject:
         self.key = "none"
         self.process: subprocess.Popen[bytes] | None = None
 
+    @abstractmethod
+    def start(self) -> None:
+        """Returns when it answers, and has nothing left to do."""
+
+    @abstractmethod
     def pids(self) -> Iterator[int]:
         """All of its processes."""
-        raise NotImplementedError
 
     def cpu_s(self) -> dict[str, float]:
         """Seconds of processor used so far, by process."""
@@ -141,6 +147,7 @@ class Tether(Subject):
             text=True, check=True, timeout=60,
         )  # fmt: skip
         self.key = made.stdout.strip()
+        time.sleep(SPARES_S)
 
     def pids(self) -> Iterator[int]:
         assert self.process is not None

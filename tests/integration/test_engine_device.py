@@ -18,6 +18,8 @@ from tether.engines.batcher import Batcher
 from tether.engines.device import described, device, reserved_bytes
 from tether.engines.model import load
 from tether.engines.row import Row
+from tether.engines.slot_cache import SlotCache, attention
+from tether.errors import ModelUnusable
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +112,13 @@ def test_the_engine_is_exact_on_the_processor_alone(folder: Path, tmp_path: Path
     resume, tag = asyncio.run(opened())
     assert (resume == "exact") == (device().type == "cpu")
     assert described(device()) in tag
+
+
+@pytest.mark.parametrize("more", [{"softcap": 30.0}, {"s_aux": torch.zeros(1)}])
+def test_attention_that_is_more_than_softmax_is_refused_by_name(more: dict[str, object]) -> None:
+    nothing = torch.zeros(1, 1, 1, 1)
+    slots = SlotCache(
+        layers=1, heads=1, head_dim=1, slots=1, context=1, dtype=torch.float32, device="cpu"
+    )
+    with pytest.raises(ModelUnusable, match="softmax"):
+        attention(None, nothing, nothing, nothing, None, tether_slots=slots, **more)

@@ -22,6 +22,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 from tether.engines.prefix import Prefixes
 from tether.engines.span import Span
+from tether.errors import ModelUnusable
 
 BLOCK = 256  # tokens by which slots grow at first
 
@@ -265,7 +266,13 @@ def attention(  # noqa: PLR0917 - the interface of transformers
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """`SlotCache.attend` in the form of transformers' AttentionInterface; the model's forward
-    hands `tether_slots` through."""
+    hands `tether_slots` through.
+
+    Raises:
+        ModelUnusable: the model does more than softmax over its slot.
+    """
     if tether_slots is None or kwargs.get("softcap") or kwargs.get("s_aux") is not None:
-        raise NotImplementedError("this model's attention is more than softmax over its slot")
+        raise ModelUnusable(
+            "this model's attention is more than softmax over its slot; take one with plain attention"
+        )
     return tether_slots.attend(module.layer_idx, query, key, value, scaling), None
