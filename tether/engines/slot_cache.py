@@ -273,6 +273,6 @@ def attention(  # noqa: PLR0917 - the interface of transformers
     """
     if tether_slots is None or kwargs.get("softcap") or kwargs.get("s_aux") is not None:
         raise ModelUnusable(
-            "this model's attention is more than softmax over its slot; take one with plain attention"
+            "this model's attention is more than softmax over its slot; take one whose is plain"
         )
     return tether_slots.attend(module.layer_idx, query, key, value, scaling), None
