@@ -10,18 +10,23 @@ from __future__ import annotations
 import asyncio
 import random
 
+import msgspec
+
 from actors.gateway.ground import Chunks, Ground
 from actors.gateway.orders import attach, place, run
 from supervision.policies import Budget
 from tether.contracts import (
+    Assignment,
     Attach,
     Chunk,
     Completed,
     Contract,
     Infer,
+    JobKey,
+    JobState,
     ModelCard,
     Outcome,
-    Placed,
+    Ownership,
     Run,
     Sampling,
     Settle,
@@ -33,7 +38,6 @@ from tether.core.session import Session
 from tether.errors import (
     AnswerGone,
     Cancelled,
-    Conflict,
     DeadlineExceeded,
     Draining,
     ModelNotFound,
@@ -56,13 +60,13 @@ class Flight(Session):
 
     __slots__ = (
         "_asked_at",
+        "_assignment",
         "_attached",
         "_attempts",
-        "_claim",
+        "_claim_token",
         "_ground",
-        "_lost",
+        "_lost_fencing_token",
         "_moving",
-        "_placed",
         "_stream",
         "_waiters",
         "card",
@@ -71,14 +75,12 @@ class Flight(Session):
         "error",
         "first_at",
         "infer",
-        "job_id",
+        "job",
         "left_at",
         "listeners",
-        "model_ref",
         "outcome",
         "sampling",
         "since",
-        "tenant_id",
     )
 
     def __init__(
@@ -96,11 +98,15 @@ class Flight(Session):
     ) -> None:
         super().__init__((tenant_id, infer.retry_token), infer.fingerprint, infer.explicit_token)
         self.infer = infer
-        self.tenant_id = tenant_id
         self.card = card
-        self.model_ref = card.ref
         self.sampling = sampling
-        self.job_id = job_id()
+        self.job = JobKey(
+            job_id=job_id(),
+            tenant_id=tenant_id,
+            retry_token=infer.retry_token,
+            fingerprint=infer.fingerprint,
+            model_ref=card.ref,
+        )
         self.since = now
         self.deadline = now + deadline_s
         self.charged = 0
@@ -112,11 +118,11 @@ class Flight(Session):
         self.outcome: Outcome | None = None
         self._ground = ground
         self._attempts = Attempts(self.deadline, attempts, budget=budget)
-        self._claim = 0
-        """The last one drawn, or told; see `Reserve`."""
-        self._lost = 0
+        self._claim_token = 0
+        """The last one drawn, or told; see `Ownership`."""
+        self._lost_fencing_token = 0
         self._asked_at = now
-        self._placed: Placed | None = None
+        self._assignment: Assignment | None = None
         self._attached = False
         self._stream: Chunks | None = None
         self._moving = False
@@ -171,25 +177,27 @@ class Flight(Session):
             self.fail(DeadlineExceeded("the request's deadline passed before it found a worker"))
             return
         attempts = self._attempts
-        held, self._claim = self._claim, random.getrandbits(62) + 1
+        held, self._claim_token = self._claim_token, random.getrandbits(62) + 1
+        ownership = Ownership(
+            attempt=attempts.number,
+            claim_token=self._claim_token,
+            held_claim_token=held,
+            lost_fencing_token=self._lost_fencing_token,
+        )
         ask = place(
             self.infer,
-            attempts,
-            job_id=self.job_id,
-            tenant_id=self.tenant_id,
-            model_ref=self.model_ref,
+            self.job,
+            ownership,
+            avoid=attempts.avoid,
             sampling=self.sampling,
             deadline_s=remaining,
-            claim=self._claim,
-            held=held,
-            lost=self._lost,
             slo=self.card.policy.slo,
         )
         try:
             placed = await ground.place(ask, timeout=remaining + PLACE_MARGIN_S)
         except asyncio.CancelledError:
             # The answer may be on its way already; whatever was placed shall be undone. If
-            # another reader places the job again, then under a fence that this can't undo.
+            # another reader places the job again, then under a token that this can't undo.
             ground.released(self.job_id, "", ok=True)
             attempts.number += 1
             raise
@@ -200,49 +208,50 @@ class Flight(Session):
             if not self._another_version(error):
                 self.fail(error)
             return
+        assignment = placed.assignment
         if self.outcome is not None:
-            ground.released(placed.job_id, "", ok=True)
+            ground.released(assignment.job_id, "", ok=True)
             return
-        before, self._placed = self._placed, placed
-        self.job_id = placed.job_id
-        self._claim = placed.claim
-        if placed.known == "running" and before is not None and before.fence == placed.fence:
+        before, self._assignment = self._assignment, assignment
+        if assignment.job_id != self.job_id:
+            self.job = msgspec.structs.replace(self.job, job_id=assignment.job_id)
+        self._claim_token = assignment.claim_token
+        if (
+            assignment.state is JobState.RUNNING
+            and before is not None
+            and before.fencing_token == assignment.fencing_token
+        ):
             # Somebody else was led to the very run that we left, so our claim is old: ask again
             # under the one that we were told.
             if not attempts.outpaced():
                 self.fail(WorkerLost("others take this job again and again; send it anew"))
             return
-        if placed.known not in ("", "running", "completed"):
-            word = f"the job of this idempotency key ended as {placed.known}; use a new key"
-            self.fail(Conflict(word, param="retry_token"))
-            return
-        self._open(placed)
+        self._open(assignment)
 
-    def _open(self, placed: Placed) -> None:
+    def _open(self, assignment: Assignment) -> None:
         """Go to the worker."""
         ground = self._ground
         now = ground.loop.time()
-        self._attached = bool(placed.known)
+        self._attached = assignment.state is not JobState.NEW
         ask: Run | Attach
         if self._attached:
-            ask = attach(self.infer, placed, self.journal)
+            ask = attach(self.infer, assignment, self.journal)
         else:
             ask = run(
                 self.infer,
-                placed,
+                self.job,
+                assignment.fencing_token,
                 self.journal,
-                tenant_id=self.tenant_id,
-                model_ref=self.model_ref,
                 sampling=self.sampling,
                 deadline_s=self.deadline - now,
             )
         self._asked_at = now
         try:
-            self._stream = ground.stream(placed.worker_address, ask)
+            self._stream = ground.stream(assignment.worker_address, ask)
         except TetherError as error:
             self._broke(error)
             return
-        ground.placed(placed.worker_address)
+        ground.placed(assignment.worker_address)
 
     def _take(self, item: Contract) -> None:
         journal = self.journal
@@ -268,16 +277,16 @@ class Flight(Session):
         self._stream = None
         if self.outcome is not None:
             return
-        placed = self._placed
-        assert placed is not None
-        worker = "" if isinstance(error, AnswerGone) else placed.worker_address
+        assignment = self._assignment
+        assert assignment is not None
+        worker = "" if isinstance(error, AnswerGone) else assignment.worker_address
         gone = isinstance(error, AnswerGone)
-        if placed.known == "completed":
-            if not self.infer.again and self._attempts.number == 1:
+        if assignment.state is JobState.COMPLETED:
+            if not self.infer.is_resume and self._attempts.number == 1:
                 self.fail(AnswerGone(GONE))
                 return
             # The client that it was for still waits for its end: it can be said once more.
-            self._lost, gone = placed.fence, True
+            self._lost_fencing_token, gone = assignment.fencing_token, True
         if gone:
             # Its worker never began, or has forgotten it: it can begin anew. Or somebody else has
             # moved it, and the scheduler tells where it runs.
@@ -287,7 +296,7 @@ class Flight(Session):
         if self._another_version(error):
             error, worker = Draining("the version is gone; another one answers"), ""
         if self._attempts.again(error, worker, now, lost=lost or gone):
-            ground.released(placed.job_id, placed.worker_id, ok=ok, neutral=neutral)
+            ground.released(assignment.job_id, assignment.worker_id, ok=ok, neutral=neutral)
             ground.moved(self, error)
             return
         if isinstance(error, PeerLost):
@@ -305,7 +314,7 @@ class Flight(Session):
         card = self._ground.another(self)
         if card is None:
             return False
-        self.card, self.model_ref = card, card.ref
+        self.card, self.job = card, msgspec.structs.replace(self.job, model_ref=card.ref)
         return True
 
     def desert(self) -> None:
@@ -331,13 +340,26 @@ class Flight(Session):
     # ---- for the gateway's books
 
     @property
+    def job_id(self) -> str:
+        return self.job.job_id
+
+    @property
+    def tenant_id(self) -> str:
+        return self.job.tenant_id
+
+    @property
+    def model_ref(self) -> str:
+        """The version that answers."""
+        return self.job.model_ref
+
+    @property
     def worker_id(self) -> str:
         """Where it is or was; empty before it was placed."""
-        return "" if self._placed is None else self._placed.worker_id
+        return "" if self._assignment is None else self._assignment.worker_id
 
     @property
     def worker_address(self) -> str:
-        return "" if self._placed is None else self._placed.worker_address
+        return "" if self._assignment is None else self._assignment.worker_address
 
     @property
     def streaming(self) -> bool:
@@ -352,16 +374,18 @@ class Flight(Session):
 
     def settle(self) -> Settle | None:
         """How the job ends, as far as this gateway knows; None where it reserved nothing."""
-        placed = self._placed
-        if placed is None or placed.known == "completed" or self.outcome is None:
+        assignment = self._assignment
+        if assignment is None or self.outcome is None:
+            return None
+        if assignment.state is JobState.COMPLETED:
             return None
         if isinstance(self.error, Draining):
             return None  # the front door takes it up again, through the gateway that follows
         journal = self.journal
         completed = self.outcome is Outcome.COMPLETED
         return Settle(
-            job_id=placed.job_id,
-            fence=placed.fence,
+            job_id=assignment.job_id,
+            fencing_token=assignment.fencing_token,
             outcome=self.outcome,
             usage=journal.usage
             if completed
