@@ -19,6 +19,7 @@ from actors.gateway.surroundings import Surroundings
 from actors.gateway.tally import Tally
 from actors.gateway.terms import Concurrency, terms
 from actors.runtime import Address, on
+from actors.runtime.cause import Cause
 from supervision import Supervised
 from supervision.policies import Budget
 from tether.contracts import (
@@ -120,7 +121,7 @@ class Gateway(ShowsSessions, Governs, Supervised):
         from_seq = msg.from_seq
         flight.listeners += 1
         flight.left_at = None
-        why = ""
+        why: Cause | None = None
         try:
             while journal.tokens < from_seq and flight.outcome is None:
                 await flight.more()
@@ -138,10 +139,10 @@ class Gateway(ShowsSessions, Governs, Supervised):
                 if type(item) is Completed:
                     return
         except asyncio.CancelledError as cancelled:
-            why = str(cancelled.args[0]) if cancelled.args else "cancelled"
+            why = Cause.of(cancelled)
             raise
         except GeneratorExit:
-            why = "cancelled"
+            why = Cause.CANCELLED
             raise
         finally:
             flight.listeners -= 1
@@ -211,11 +212,11 @@ class Gateway(ShowsSessions, Governs, Supervised):
         self._budget.deposit(now)
         return flight
 
-    def _deserted(self, flight: Flight, why: str) -> None:
+    def _deserted(self, flight: Flight, why: Cause | None) -> None:
         """Nobody listens any more."""
-        if why == "stopping":
+        if why is Cause.STOPPING:
             return  # we go; the worker keeps the run, and another gateway takes it up
-        if why == "peer_lost" and flight.explicit:
+        if why is Cause.PEER_LOST and flight.explicit:
             flight.left_at = self.loop.time()
             try:
                 self.background(self._carry(flight), name="carry")
