@@ -25,7 +25,7 @@ from actors.runtime.address import Address
 from actors.runtime.neighbours import Neighbours
 from actors.runtime.placements import Placements, guardian_of
 from actors.runtime.serving import Serving, handlers_of, on
-from actors.runtime.spawning import SpawnContext, SpawnedProcess, serving_now
+from actors.runtime.spawning import SpawnContext, SpawnedProcess, serving_now, set_up
 from actors.runtime.transport import Transport
 from tether.contracts import (
     ActorFound,
@@ -290,7 +290,32 @@ def _portable(log_definitions: Any) -> Any:
     return log_definitions
 
 
+def start_admin(admin_class: Any, *args: Any) -> None:
+    """Thespian's `startAdmin`, with our Admin."""
+    set_up()
+    multiprocCommon.startAdmin(TetherAdmin, *args)
+
+
+def start_child(*args: Any) -> None:
+    """Thespian's `startChild`, with our manager."""
+    set_up()
+    multiprocCommon.MultiProcManager = TetherManager
+    multiprocCommon.startChild(*args)
+
+
+def start_logger(*args: Any) -> None:
+    """Thespian's logger, which knows no end but a message of its Admin's."""
+    set_up()
+    Transport.ends_at_once = True
+    multiprocCommon.startupASLogger(*args)
+
+
 _context: Final = SpawnContext()
+SpawnedProcess.entries = {
+    multiprocCommon.startAdmin: start_admin,
+    multiprocCommon.startChild: start_child,
+    multiprocCommon.startupASLogger: start_logger,
+}
 
 # Five seconds, as Thespian has it, are too few for a machine that is busy with other things.
 multiprocCommon.MAX_ADMIN_STARTUP_DELAY = timedelta(seconds=ADMIN_START_S)
