@@ -23,8 +23,9 @@ from thespian.system.transport import TransmitIntent, TransmitOnly
 
 from actors.runtime.address import Address
 from actors.runtime.neighbours import Neighbours
+from actors.runtime.placements import Placements, guardian_of
 from actors.runtime.serving import Serving, handlers_of, on
-from actors.runtime.spawning import SpawnContext, SpawnedProcess, serving_now
+from actors.runtime.spawning import SpawnContext, SpawnedProcess, serving_now, set_up
 from actors.runtime.transport import Transport
 from tether.contracts import (
     ActorFound,
@@ -90,6 +91,7 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
             self._watch_owner(options.owner_pid)
         serving_now()
         self._neighbours = Neighbours(self)
+        self._placements = Placements(self.transport.hub, self._nannying)
         Serving(self.transport.hub, handlers_of(self), MAX_QUESTIONS, "the Admin").begin()
         try:
             super().run()
@@ -111,13 +113,21 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
 
     @on(KillPlaced)
     def _kill_placed(self, msg: KillPlaced, sender: Address) -> None:
-        self._neighbours.end(msg.pid, sender)
+        self._placements.end(msg.pid, sender)
+
+    def _not_compatible(self, envelope: Any) -> Any:
+        request = envelope.message
+        if request.forActor is None:  # else it has been sent to another node already
+            request.asked_at = self.myAddress
+        return super()._not_compatible(envelope)
 
     def _pendingActorReady(self, childInstance: int, actualAddress: Any) -> None:
+        guardian = None
+        if childInstance in self._pendingChildren:  # it is a list once the node shuts down
+            guardian = guardian_of(self._pendingChildren[childInstance][0].message)
         super()._pendingActorReady(childInstance, actualAddress)
-        parent = self._nannying.find(actualAddress)
-        if parent is not None and parent.addressDetails.node != self.transport.address.node:
-            self._neighbours.nurse(actualAddress.addressDetails, parent.addressDetails)
+        if guardian is not None:
+            self._placements.nurse(actualAddress.addressDetails, guardian)
 
     def h_ConventionRegister(self, envelope: Any) -> Any:
         outcome = super().h_ConventionRegister(envelope)
@@ -157,7 +167,7 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
 
     def _handleChildExited(self, childAddr: Any) -> Any:
         if isinstance(childAddr.addressDetails, Address):
-            self._neighbours.ended(childAddr.addressDetails)
+            self._placements.ended(childAddr.addressDetails)
         return super()._handleChildExited(childAddr)
 
     def h_ChildActorExited(self, envelope: Any) -> Any:
@@ -280,7 +290,32 @@ def _portable(log_definitions: Any) -> Any:
     return log_definitions
 
 
+def start_admin(admin_class: Any, *args: Any) -> None:
+    """Thespian's `startAdmin`, with our Admin."""
+    set_up()
+    multiprocCommon.startAdmin(TetherAdmin, *args)
+
+
+def start_child(*args: Any) -> None:
+    """Thespian's `startChild`, with our manager."""
+    set_up()
+    multiprocCommon.MultiProcManager = TetherManager
+    multiprocCommon.startChild(*args)
+
+
+def start_logger(*args: Any) -> None:
+    """Thespian's logger, which knows no end but a message of its Admin's."""
+    set_up()
+    Transport.ends_at_once = True
+    multiprocCommon.startupASLogger(*args)
+
+
 _context: Final = SpawnContext()
+SpawnedProcess.entries = {
+    multiprocCommon.startAdmin: start_admin,
+    multiprocCommon.startChild: start_child,
+    multiprocCommon.startupASLogger: start_logger,
+}
 
 # Five seconds, as Thespian has it, are too few for a machine that is busy with other things.
 multiprocCommon.MAX_ADMIN_STARTUP_DELAY = timedelta(seconds=ADMIN_START_S)

@@ -13,8 +13,10 @@ import errno
 import socket
 import ssl
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from actors.runtime.connection import Acceptor
+from actors.runtime.last_words import LastWords
 from actors.runtime.leaving import Leaves
 from actors.runtime.moving import Moves
 from actors.runtime.peer import Peer
@@ -22,18 +24,13 @@ from actors.runtime.routes import Place, Routes
 from actors.runtime.tcp import bound, persist
 from actors.runtime.tls import TlsConnection, explained, reason_of
 from actors.runtime.wire import LEAVE, LEFT, MOVE, MOVED, STAY
-from tether.errors import PeerLost
 from tether.security.identity import (
     CertificateRefused,
     Identity,
     IdentityUnusable,
     Reason,
-    Vouched,
 )
 from tether.telemetry import logs, metrics
-
-if TYPE_CHECKING:
-    from actors.runtime.hub import Hub
 
 MAX_HANDSHAKES: Final = 128  # that others have begun and not ended, in one process
 MAX_CONNECTIONS: Final = 2048  # with processes of other nodes
@@ -54,7 +51,7 @@ _connections_used = metrics.bound_used.labels("node_connections")
 class Border:
     """Listens at once, so that the port is known; accepts and dials from `start` on."""
 
-    hub: Hub
+    hub: Acceptor
 
     def __init__(self, identity: Identity, routes: Routes, listen: Place | None = None) -> None:
         """
@@ -64,10 +61,9 @@ class Border:
         self.identity = identity
         self.routes = routes
         self._socket = bound(listen) if listen is not None else None
-        self.moves = Moves(self)
-        self.leaves = Leaves(self)
-        self._last_words: dict[Peer, asyncio.Future[int]] = {}  # an answer is to come
-        self._departed: dict[Peer, TlsConnection] = {}  # where they were said
+        self._last_words = LastWords()
+        self._moves = Moves(identity, self._last_words, self.newest_from, self.open)
+        self._leaves = Leaves(self._last_words, self.newest_from)
         self._connections: dict[TlsConnection, None] = {}  # oldest first
         self._per_node: Counter[str] = Counter()
         self._handshakes: dict[asyncio.Task[None], None] = {}  # oldest first
@@ -80,7 +76,7 @@ class Border:
         """The port at which others reach this process; 0 if they can't."""
         return int(self._socket.getsockname()[1]) if self._socket is not None else 0
 
-    def start(self, hub: Hub) -> None:
+    def start(self, hub: Acceptor) -> None:
         self.hub = hub
         self._tasks.append(hub.loop.create_task(self._look(), name="look at the identity"))
         if self._socket is not None:
@@ -90,8 +86,8 @@ class Border:
         """Listens no longer. The hub closes the connections."""
         for task in (*self._tasks, *self._handshakes):
             task.cancel()
-        self.moves.close()
-        self.leaves.close()
+        self._moves.close()
+        self._leaves.close()
         if self._socket is not None:
             self._socket.close()
 
@@ -115,8 +111,8 @@ class Border:
         for connection in list(self._connections):
             if not connection.transport.is_closing():
                 self._check(connection)
-                self.moves.look(connection, now)
-                self.leaves.look(connection)
+                self._moves.look(connection, now)
+                self._leaves.look(connection)
 
     async def _load(self) -> None:
         try:
@@ -143,24 +139,27 @@ class Border:
         except CertificateRefused as error:
             connection.end(error)
 
-    def admit(self, connection: TlsConnection, vouched: Vouched) -> None:
+    def admit(self, connection: TlsConnection) -> None:
         """Counts a connection whose certificate is good.
 
         Raises:
             CertificateRefused: its node has too many.
         """
-        if self._per_node[vouched.node] >= MAX_PER_NODE:
+        assert connection.vouched is not None
+        node = connection.vouched.node
+        if self._per_node[node] >= MAX_PER_NODE:
             _refused_connections.inc()
             raise CertificateRefused(
-                Reason.CROWDED, f"node {vouched.node} has {MAX_PER_NODE} connections already"
+                Reason.CROWDED, f"node {node} has {MAX_PER_NODE} connections already"
             )
         self._connections[connection] = None
-        self._per_node[vouched.node] += 1
+        self._per_node[node] += 1
+        self._moves.plan(connection, self.identity.now())
 
     def left(self, connection: TlsConnection) -> None:
         """It is closed; it may never have been admitted."""
         if connection.departed:
-            self._broke_off(connection)
+            self._last_words.broke_off(connection)
         if connection in self._connections:
             del self._connections[connection]
             assert connection.vouched is not None
@@ -176,59 +175,14 @@ class Border:
                 return connection
         return None
 
-    # ---- last words
-
-    async def answer_to(self, last: bytes, connection: TlsConnection) -> int:
-        """Sends `last` as the last frame on `connection`, and nothing more to its peer; returns
-        the kind of the frame that answers. Then the peer must switch or retire.
-
-        Raises:
-            PeerLost: the connection broke, and all who wait for the peer have been told.
-        """
-        peer = connection.peer
-        assert peer is not None
-        answer = self._last_words[peer] = self.hub.loop.create_future()
-        self._departed[peer] = connection
-        try:
-            connection.departed = peer.departing = True
-            peer.depart(last)
-            peer.dialing = asyncio.current_task()  # it is taken care of: nobody else shall dial
-            kind: int = await answer
-        finally:
-            del self._last_words[peer], self._departed[peer]
-            peer.departing = False
-        connection.departed = False
-        return kind
-
-    def reply(self, peer: Peer, answer: bytes) -> None:
-        """Sends `answer` to somebody's last words, with what else goes to the peer. If we have just
-        said last words of our own, then behind those: else both sides would wait."""
-        departed = self._departed.get(peer)
-        if departed is None:
-            peer.send(answer)
-        else:
-            departed.transport.write(answer)
-
     def received(self, peer: Peer, kind: int) -> None:
         """A frame of the kinds from `MOVE` on."""
         if kind == MOVE:
-            self.moves.received(peer)
+            self._moves.received(peer)
         elif kind == LEAVE:
-            self.leaves.received(peer)
+            self._leaves.received(peer)
         elif kind in (MOVED, LEFT, STAY):
-            answer = self._last_words.get(peer)
-            if answer is not None and not answer.done():
-                answer.set_result(kind)
-
-    def _broke_off(self, connection: TlsConnection) -> None:
-        """Before an answer to the last words on it has come: then the peer is lost with it."""
-        peer = connection.peer
-        assert peer is not None
-        if peer.connection is None and not peer.closed:
-            peer.connection, peer.dialing = connection, None
-        answer = self._last_words.get(peer)
-        if answer is not None and not answer.done():
-            answer.set_exception(PeerLost(f"{peer.address} is gone"))
+            self._last_words.answered(peer, kind)
 
     # ---- in
 
@@ -260,7 +214,7 @@ class Border:
 
     async def _shake(self, sock: socket.socket) -> None:
         """The handshake of one who came."""
-        connection = TlsConnection(self, None)
+        connection = TlsConnection(self.hub, self, None)
         there: tuple[str, int] = ("", 0)
         try:
             there = sock.getpeername()
@@ -294,10 +248,6 @@ class Border:
 
     # ---- out
 
-    async def connect(self, peer: Peer) -> None:
-        """See `open`."""
-        await self.open(peer)
-
     async def open(self, peer: Peer) -> TlsConnection:
         """Dials `peer`, in whatever time the caller gives.
 
@@ -310,7 +260,7 @@ class Border:
         if not address.port:
             raise ValueError(f"{address} can't be dialed: it listens for its own node only")
         await self._ready.wait()
-        connection = TlsConnection(self, peer)
+        connection = TlsConnection(self.hub, self, peer)
         try:
             transport, _ = await self.hub.loop.create_connection(
                 lambda: connection,

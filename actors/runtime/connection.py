@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final, Protocol
 
 from actors.runtime.address import Address
-from actors.runtime.peer import MAX_BACKLOG, Peer
+from actors.runtime.peer import MAX_BACKLOG, Dialer, Peer
 from actors.runtime.sockets import credentials
+from actors.runtime.strangers import Strangers
 from actors.runtime.wire import (
     ACK,
     HELLO,
@@ -22,9 +24,6 @@ from actors.runtime.wire import (
 from tether.errors import ProtocolError
 from tether.telemetry import logs, metrics
 
-if TYPE_CHECKING:
-    from actors.runtime.hub import Hub
-
 HIGH_WATER: Final = 1 << 20  # bytes in the socket's buffer above which streams pause
 GREETING_TIMEOUT: Final = 5.0  # seconds from connect to greeting
 
@@ -33,10 +32,28 @@ _refused = metrics.bound_refused.labels("connection_uid")
 _refused_backlog = metrics.bound_refused.labels("peer_backlog")
 
 
+class Acceptor(Dialer, Protocol):
+    """What a connection needs of the process that has made or accepted it."""
+
+    greeting: bytes
+    connections: set[Connection]
+    strangers: Strangers
+    receive: Callable[[Peer, int, int, bytes], None]  # takes kind, number and payload of a frame
+
+    def peer(self, address: Address) -> Peer:
+        """The peer at `address`, which may be new."""
+
+    def admits(self, uid: int) -> bool:
+        """May processes of this user talk to us?"""
+
+    def by_tls(self, address: Address) -> bool:
+        """Is the process at `address` met by TLS alone?"""
+
+
 class Connection(asyncio.Protocol):
     """A socket: checks who is at the other end, then passes frames on to the hub."""
 
-    def __init__(self, hub: Hub, dialed: Peer | None) -> None:
+    def __init__(self, hub: Acceptor, dialed: Peer | None) -> None:
         self.hub = hub
         self.dialed = dialed
         self.peer: Peer | None = None
@@ -78,7 +95,7 @@ class Connection(asyncio.Protocol):
         Raises:
             ProtocolError: who greets as `address` is somebody else.
         """
-        if self.hub.border is not None and address.node != self.hub.address.node:
+        if self.hub.by_tls(address):
             raise ProtocolError(f"{address} is of another node, and those come by TLS")
         if address.pid and self.pid and address.pid != self.pid:
             raise ProtocolError(f"{address} greets from process {self.pid}")

@@ -8,17 +8,16 @@ the answer is awaited go over whatever connection there is then.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
+from actors.runtime.last_words import LastWords
 from actors.runtime.peer import Peer
 from actors.runtime.tcp import silent_s
 from actors.runtime.tls import TlsConnection
 from actors.runtime.wire import LEAVE, LEFT, STAY, frame
 from tether.errors import PeerLost
 from tether.telemetry import metrics
-
-if TYPE_CHECKING:
-    from actors.runtime.border import Border
 
 IDLE_S: Final = 300.0
 ANSWER_S: Final = 5.0
@@ -28,14 +27,19 @@ _LOOKS: Final = 10  # at a connection, in `IDLE_S`
 class Leaves:
     """All that are being left by one process."""
 
-    def __init__(self, border: Border) -> None:
-        self._border = border
+    def __init__(
+        self, last_words: LastWords, newest_from: Callable[[Peer], TlsConnection | None]
+    ) -> None:
+        """`newest_from` is the last of the connections that a peer has dialed."""
+        self._last_words = last_words
+        self._newest_from = newest_from
         self._tasks: dict[Peer, asyncio.Task[None]] = {}
 
     def look(self, connection: TlsConnection) -> None:
         """Asks to leave `connection` if it has been silent for long and is of no use to us. One
         who can't be dialed stays: the other side could not come back."""
-        now = self._border.hub.loop.time()
+        hub = connection.hub
+        now = hub.loop.time()
         if now < connection.leave_at:
             return
         connection.leave_at = now + IDLE_S / _LOOKS
@@ -45,25 +49,25 @@ class Leaves:
             or peer is None
             or peer.connection is not connection
             or not connection.greeted
-            or not self._border.hub.address.port
+            or not hub.address.port
             or silent_s(connection.transport) < IDLE_S
-            or self._border.hub.uses(peer)
+            or hub.uses(peer)
         ):
             return
-        task = self._border.hub.loop.create_task(self._leave(peer, connection))
+        task = hub.loop.create_task(self._leave(peer, connection))
         self._tasks[peer] = task
         task.add_done_callback(lambda _: void(self._tasks.pop(peer, None)))
 
     def received(self, peer: Peer) -> None:
         """`LEAVE` has come."""
-        connection, hub = peer.connection, self._border.hub
+        connection, hub = peer.connection, peer.hub
         if peer in self._tasks:
             # Each has dialed the other, and both have asked. One of them takes it back.
             if str(hub.address) < str(peer.address):
-                self._border.received(peer, STAY)
+                self._last_words.answered(peer, STAY)
                 peer.send(frame(LEFT, 0))
         elif connection is None or hub.uses(peer):
-            self._border.reply(peer, frame(STAY, 0))
+            self._last_words.reply(peer, frame(STAY, 0))
         elif connection.dialed is not None:
             peer.send(frame(LEFT, 0))  # the other one; this one is ours to leave
         else:
@@ -78,7 +82,7 @@ class Leaves:
     async def _leave(self, peer: Peer, connection: TlsConnection) -> None:
         try:
             async with asyncio.timeout(ANSWER_S):
-                answer = await self._border.answer_to(frame(LEAVE, 0), connection)
+                answer = await self._last_words.say(frame(LEAVE, 0), connection)
         except PeerLost:
             return
         except TimeoutError:
@@ -87,10 +91,10 @@ class Leaves:
         if answer == LEFT:
             metrics.tls_left.inc()
             peer.dialing = None
-            other = self._border.newest_from(peer)
+            other = self._newest_from(peer)
             if other is not None:
                 peer.switch(other)
-            elif self._border.hub.uses(peer):
+            elif peer.hub.uses(peer):
                 peer.seek()
             else:
                 peer.retire()

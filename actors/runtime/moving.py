@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable
+from typing import Final
 
+from actors.runtime.last_words import LastWords
 from actors.runtime.peer import Peer
 from actors.runtime.tls import TlsConnection
 from actors.runtime.wire import MOVE, MOVED, frame
 from tether.errors import PeerLost
+from tether.security.identity import Identity
 from tether.telemetry import logs, metrics
-
-if TYPE_CHECKING:
-    from actors.runtime.border import Border
 
 MAX_MOVES: Final = 16  # at once
 MOVE_S: Final = 5.0
@@ -36,8 +36,19 @@ _failed = metrics.tls_moves.labels("failed")
 class Moves:
     """All moves of one process."""
 
-    def __init__(self, border: Border) -> None:
-        self._border = border
+    def __init__(
+        self,
+        identity: Identity,
+        last_words: LastWords,
+        newest_from: Callable[[Peer], TlsConnection | None],
+        dial: Callable[[Peer], Awaitable[TlsConnection]],
+    ) -> None:
+        """`newest_from` is the last of the connections that a peer has dialed; `dial` makes one
+        more to it, and raises OSError and ValueError."""
+        self._identity = identity
+        self._last_words = last_words
+        self._newest_from = newest_from
+        self._dial = dial
         self._tasks: dict[Peer, asyncio.Task[None]] = {}
 
     def plan(self, connection: TlsConnection, now: float) -> None:
@@ -59,17 +70,17 @@ class Moves:
         ):
             return
         connection.move_at = now + (connection.ends_at - now) / 4  # should this one fail
-        if self._border.identity.current.ends_at > connection.ends_at + _WORTH_S:
-            task = self._border.hub.loop.create_task(self._move(peer, connection))
+        if self._identity.current.ends_at > connection.ends_at + _WORTH_S:
+            task = peer.hub.loop.create_task(self._move(peer, connection))
             self._tasks[peer] = task
             task.add_done_callback(lambda _: void(self._tasks.pop(peer, None)))
 
     def received(self, peer: Peer) -> None:
         """`MOVE` has come."""
-        old, new = peer.connection, self._border.newest_from(peer)
+        old, new = peer.connection, self._newest_from(peer)
         if old is None or old.dialed is not None or new is None or new is old:
             # We speak on one that we dialed ourselves, and may be leaving that this very moment.
-            self._border.reply(peer, frame(MOVED, 0))
+            self._last_words.reply(peer, frame(MOVED, 0))
         else:
             peer.depart(frame(MOVED, 0))
             peer.switch(new)
@@ -82,7 +93,7 @@ class Moves:
         new: TlsConnection | None = None
         try:
             async with asyncio.timeout(MOVE_S):
-                new = await self._border.open(peer)
+                new = await self._dial(peer)
                 await new.settled.wait()
                 if not new.greeted:
                     raise PeerLost(f"{peer.address} has refused a new connection")
@@ -102,7 +113,7 @@ class Moves:
 
     async def _go_over(self, peer: Peer, old: TlsConnection, new: TlsConnection) -> None:
         new.transport.pause_reading()
-        await self._border.answer_to(frame(MOVE, 0), old)
+        await self._last_words.say(frame(MOVE, 0), old)
         peer.switch(new)
         new.transport.resume_reading()
         old.transport.close()

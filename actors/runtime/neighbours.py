@@ -1,4 +1,4 @@
-"""The convention of an Admin, looked after: who leads, who is gone, who runs here for others.
+"""The convention of an Admin, looked after: who leads, and who is gone.
 
 Thespian keeps a convention by registrations that are repeated every few minutes, and believes in a
 member until it has missed three. Two things are added. A member whose Admin can't be reached any
@@ -12,22 +12,17 @@ Source: `thespian.system.admin.convention.LocalConventionState`.
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final
 
 from thespian.system.timing import currentTime
 
 from actors.runtime.address import Address
 from tether.contracts import ConventionShown, FindActor
-from tether.errors import BadRequest, Forbidden, TetherError
+from tether.errors import TetherError
 from tether.telemetry import logs
 
 GRACE_S: Final = 1.0  # from a broken connection to the question whether there is a new one
 PROBE_S: Final = 5.0
-ORPHAN_S: Final = 5.0  # for an actor to end that has lost the node which placed it here
 
 log = logs.get(__name__)
 
@@ -41,7 +36,6 @@ class Neighbours:
         self._state = admin._cstate
         self._attended: set[Address] = set()
         self._probes: set[asyncio.Task[None]] = set()
-        self._nursed: dict[Address, Callable[[], None]] = {}
         self._check = self._state.check_convention
         self._state.check_convention = self._checked
 
@@ -63,44 +57,6 @@ class Neighbours:
         self._attended.add(address)
         log.info("a node has joined", member=address.node, convention=self.shown().members)
         self._transport.hub.watch(address, lambda: self._silent(address))
-
-    def end(self, pid: int, sender: Address) -> None:
-        """Kill the actor with this process, which was placed here by `sender`'s node.
-
-        Raises:
-            BadRequest: no actor of this process was placed here.
-            Forbidden: it was placed by another node.
-        """
-        for child, parent in self._admin._nannying.items():
-            if child.addressDetails.pid == pid:
-                if parent.addressDetails.node != sender.node:
-                    raise Forbidden(f"process {pid} was not placed here by node {sender.node}")
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-                return
-        raise BadRequest(f"no actor with process {pid} was placed here by another node")
-
-    def nurse(self, child: Address, parent: Address) -> None:
-        """`child` was placed here by `parent`, an actor of another node. It ends by itself when it
-        loses that; should it not, or was it never told of it, it is killed."""
-
-        def lost() -> None:
-            self._nursed.pop(child, None)
-            self._transport.loop.call_later(ORPHAN_S, self._kill_orphan, child)
-
-        self._nursed[child] = self._transport.hub.watch(parent, lost)
-
-    def ended(self, child: Address) -> None:
-        """Its process is gone. Safe to call for any."""
-        unwatch = self._nursed.pop(child, None)
-        if unwatch is not None:
-            unwatch()
-
-    def _kill_orphan(self, child: Address) -> None:
-        if any(c.addressDetails == child for c, _ in self._admin._nannying.items()):
-            log.warning("killed what another node had placed here, and lost", pid=child.pid)
-            with suppress(ProcessLookupError):
-                os.kill(child.pid, signal.SIGKILL)
 
     # ---- who is gone
 

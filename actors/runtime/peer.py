@@ -11,17 +11,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 from actors.runtime.address import Address
 from actors.runtime.cause import Cause
 from actors.runtime.wire import OLDEST_VERSION, SYSTEM, frame
 from tether.errors import Overloaded, PeerLost, ProtocolError
 from tether.telemetry import logs, metrics
-
-if TYPE_CHECKING:
-    from actors.runtime.connection import Connection
-    from actors.runtime.hub import Hub
 
 MAX_QUEUED: Final = 32 << 20  # bytes on their way to one peer; then asks and tells are refused
 MAX_BACKLOG: Final = 128 << 20  # bytes of answers; a peer that asks and never reads is cut off
@@ -44,6 +40,40 @@ class Served(Protocol):
     """What works for a peer, and ends when the peer doesn't wait any more."""
 
     def cancel(self, msg: Any = None, /) -> object: ...
+
+
+class Link(Protocol):
+    """What a peer needs of a connection that leads to it."""
+
+    transport: asyncio.Transport
+    dialed: Peer | None  # by us, to reach this one
+    pid: int
+    greeted: bool
+
+
+class Dialer(Protocol):
+    """What a peer needs of the process that it is a peer of."""
+
+    loop: asyncio.AbstractEventLoop
+    address: Address
+    max_frame: int
+    closed: bool
+
+    @property
+    def in_flight(self) -> int:
+        """Asks and streams of this process that wait for others."""
+
+    def dial(self, peer: Peer) -> asyncio.Task[None]:
+        """Begins to connect; the peer is told how that goes."""
+
+    def uses(self, peer: Peer) -> bool:
+        """Does anybody here wait for `peer`, work for it, or watch it?"""
+
+    def forget(self, peer: Peer) -> None:
+        """It is gone, or of no use: the next one at its address is another."""
+
+    def peer_lost(self, peer: Peer) -> None:
+        """Tells all who wait for an answer of `peer`."""
 
 
 class Peer:
@@ -73,11 +103,11 @@ class Peer:
         "why_lost",
     )
 
-    def __init__(self, hub: Hub, address: Address) -> None:
+    def __init__(self, hub: Dialer, address: Address) -> None:
         self.hub = hub
         self.address = address
         self.pid = address.pid
-        self.connection: Connection | None = None
+        self.connection: Link | None = None
         self.dialing: asyncio.Task[None] | None = None
         self.departing = False  # last words were said, and their answer hasn't come
         self.closed = False
@@ -185,7 +215,7 @@ class Peer:
                 await asyncio.shield(self.dialing)
         return self.connection is not None
 
-    def attached(self, connection: Connection) -> None:
+    def attached(self, connection: Link) -> None:
         """`connection` now leads to the peer."""
         if self.connection is None and not self.closed and not self.departing:
             self.connection = connection
@@ -203,7 +233,7 @@ class Peer:
         self.connection = None
         self.pause(False)
 
-    def switch(self, connection: Connection) -> None:
+    def switch(self, connection: Link) -> None:
         """Goes on on `connection`."""
         self.connection, self.dialing = connection, None
         self.flush()
@@ -222,7 +252,7 @@ class Peer:
                 self.resumed = None
             self.flush()
 
-    def lost(self, connection: Connection | None) -> None:
+    def lost(self, connection: Link | None) -> None:
         """A connection broke, or none could be made (None). Tells all who wait."""
         if self.closed or (connection is not None and connection is not self.connection):
             return

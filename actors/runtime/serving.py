@@ -16,7 +16,8 @@ from typing import Any, Final, TypeVar
 from actors.runtime.address import Address
 from actors.runtime.cause import Cause
 from actors.runtime.codec import decode, encode
-from actors.runtime.hub import Hub, refuse
+from actors.runtime.exchanges import refuse
+from actors.runtime.hub import Hub
 from actors.runtime.peer import Peer, Served, end
 from actors.runtime.streams import Producer
 from actors.runtime.wire import HEADER, OPEN, OVERHEAD, REPLY, TELL, U32

@@ -2,7 +2,7 @@
 
 multiprocessing's spawn imports the starter's `__main__` and keeps a resource tracker; an
 actor needs neither, and imports only its own class. Thespian's entry points are exchanged for
-ours, which set the process up and then go on with Thespian's.
+those that `SpawnedProcess.entries` has in their place.
 """
 
 # ruff: noqa: N802, N813  (the names are Thespian's and multiprocessing's)
@@ -117,6 +117,7 @@ class SpawnedProcess(contexts.SpawnProcess):
     """
 
     on_start: ClassVar[Callable[[SpawnedProcess], object] | None] = None
+    entries: ClassVar[dict[Any, Callable[..., None]]] = {}  # by those of Thespian's
     spares: ClassVar[Spares | None] = None  # of which actors are made, if this process keeps any
     _popen: _Popen | None
     _waiting: ClassVar[deque[SpawnedProcess]] = deque()
@@ -125,9 +126,8 @@ class SpawnedProcess(contexts.SpawnProcess):
     def __init__(
         self, group: None = None, target: Any = None, name: str | None = None, args: Any = ()
     ) -> None:
-        entry = _ENTRIES.get(target, target)
-        super().__init__(group, entry, name, args)
-        self._takes_turns = entry is start_child
+        super().__init__(group, self.entries.get(target, target), name, args)
+        self._takes_turns = target is thespian_processes.startChild
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:
@@ -245,37 +245,12 @@ def _becoming(process: Any) -> memoryview:
     return _dumped(_NoDescriptors, preparation, process)
 
 
-def _set_up() -> None:
+def set_up() -> None:
+    """Called first in a process that was started, before Thespian's own code runs."""
     # Thespian sleeps in the sender above 4,480 messages a second, which would stop the loop
     # and all that runs on it. Every road here has its own flow control.
     thespian_common.RATE_THROTTLE = 10**9
     logs.configure(pid=os.getpid())
-
-
-def start_admin(admin_class: Any, *args: Any) -> None:
-    """Thespian's `startAdmin`, with our Admin."""
-    from actors.runtime.base import TetherAdmin
-
-    _set_up()
-    thespian_processes.startAdmin(TetherAdmin, *args)
-
-
-def start_child(*args: Any) -> None:
-    """Thespian's `startChild`, with our manager."""
-    from actors.runtime.base import TetherManager
-
-    _set_up()
-    thespian_processes.MultiProcManager = TetherManager
-    thespian_processes.startChild(*args)
-
-
-def start_logger(*args: Any) -> None:
-    """Thespian's logger, which knows no end but a message of its Admin's."""
-    from actors.runtime.transport import Transport
-
-    _set_up()
-    Transport.ends_at_once = True
-    thespian_processes.startupASLogger(*args)
 
 
 def serving_now() -> None:
@@ -287,10 +262,3 @@ def serving_now() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
-
-
-_ENTRIES: Final[dict[Any, Any]] = {
-    thespian_processes.startAdmin: start_admin,
-    thespian_processes.startChild: start_child,
-    thespian_processes.startupASLogger: start_logger,
-}

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from actors.runtime.address import Address
-from actors.runtime.connection import Connection
+from actors.runtime.connection import Acceptor, Connection
 from actors.runtime.peer import Peer
 from tether.errors import ProtocolError
-from tether.security.identity import PROTOCOL, CertificateRefused, Reason, Vouched
+from tether.security.identity import PROTOCOL, CertificateRefused, Identity, Reason, Vouched
 from tether.telemetry import logs, metrics
-
-if TYPE_CHECKING:
-    from actors.runtime.border import Border
 
 log = logs.get(__name__)
 _closed = {reason: metrics.tls_closed.labels(reason.value) for reason in Reason}
@@ -22,6 +19,22 @@ _closed = {reason: metrics.tls_closed.labels(reason.value) for reason in Reason}
 # X509_V_ERR_* of OpenSSL's x509_vfy.h
 _TIMES: Final = frozenset({9, 10})  # not yet valid, has expired
 _REVOKED: Final = 23
+
+
+class Admission(Protocol):
+    """Who decides which nodes may be connected with this process."""
+
+    identity: Identity
+
+    def admit(self, connection: TlsConnection) -> None:
+        """Counts a connection whose certificate is good.
+
+        Raises:
+            CertificateRefused: there are too many.
+        """
+
+    def left(self, connection: TlsConnection) -> None:
+        """It is closed; it may never have been admitted."""
 
 
 class TlsConnection(Connection):
@@ -35,10 +48,10 @@ class TlsConnection(Connection):
     leave_at: float = 0.0  # see `actors.runtime.leaving`
     departed: bool = False  # we have said our last word on it, and wait for an answer
 
-    def __init__(self, border: Border, dialed: Peer | None) -> None:
-        super().__init__(border.hub, dialed)
-        self._border = border
-        self._own_ends_at = border.identity.current.ends_at
+    def __init__(self, hub: Acceptor, admission: Admission, dialed: Peer | None) -> None:
+        super().__init__(hub, dialed)
+        self._admission = admission
+        self._own_ends_at = admission.identity.current.ends_at
         self.settled = asyncio.Event()  # it has been greeted, or broke before
 
     def admits(self) -> bool:
@@ -46,15 +59,14 @@ class TlsConnection(Connection):
             tls = self.transport.get_extra_info("ssl_object")
             if tls.selected_alpn_protocol() != PROTOCOL:
                 raise CertificateRefused(Reason.FOREIGN, f"the peer doesn't speak {PROTOCOL}")
-            vouched = self._border.identity.vouch(tls.getpeercert())
+            vouched = self._admission.identity.vouch(tls.getpeercert())
             self._expects(vouched)
-            self._border.admit(self, vouched)
+            self.vouched = vouched
+            self.ends_at = min(vouched.ends_at, self._own_ends_at)
+            self._admission.admit(self)
         except CertificateRefused as error:
             self.refused = error
             return False
-        self.vouched = vouched
-        self.ends_at = min(vouched.ends_at, self._own_ends_at)
-        self._border.moves.plan(self, self._border.identity.now())
         return True
 
     def _expects(self, vouched: Vouched) -> None:
@@ -93,7 +105,7 @@ class TlsConnection(Connection):
         self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._border.left(self)
+        self._admission.left(self)
         self.settled.set()
         if isinstance(exc, ssl.SSLError):
             # In TLS 1.3 who dials hears only after its handshake that its certificate is refused.

@@ -15,7 +15,8 @@ import pytest_asyncio
 from runtime_actors import RtPing, RtPong, RtUnanswered
 
 from actors.runtime import Address
-from actors.runtime.hub import Hub, refuse
+from actors.runtime.exchanges import refuse
+from actors.runtime.hub import Hub
 from actors.runtime.peer import MAX_QUEUED, Peer
 from actors.runtime.serving import reply
 from actors.runtime.sockets import Listener, fresh_name

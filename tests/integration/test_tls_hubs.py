@@ -21,8 +21,8 @@ from runtime_actors import RtCount, RtNothing, RtPing, RtPong
 from tls_hubs import HOST, Cluster, Stranger, answer, cluster, hello, pings, shows
 
 from actors.runtime import Address, on
-from actors.runtime.border import Border
 from actors.runtime.hub import Hub
+from actors.runtime.last_words import LastWords
 from actors.runtime.serving import Serving, handlers_of
 from actors.runtime.tls import TlsConnection
 from actors.runtime.wire import (
@@ -617,7 +617,7 @@ async def test_a_release_that_does_not_know_how_to_leave_stays(
     monkeypatch.setattr("actors.runtime.leaving.ANSWER_S", 0.2)
     one, two = await blue.hub("n1"), await blue.hub("n2")
     asked = asyncio.Event()
-    two.border.received = lambda *_: asked.set()  # type: ignore[union-attr, method-assign]
+    two.on_link = lambda *_: asked.set()
     assert await pings(one, two)
     (connection,) = one.connections
     await asyncio.wait_for(asked.wait(), PATIENCE_S)
@@ -695,13 +695,13 @@ async def cross(monkeypatch: pytest.MonkeyPatch, one: Hub, two: Hub) -> None:
 
 def meet(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on two sides say their last words in the same turn of the loop."""
-    barrier, own = asyncio.Barrier(2), Border.answer_to
+    barrier, own = asyncio.Barrier(2), LastWords.say
 
     async def together(*args: Any) -> int:
         await barrier.wait()
         return await own(*args)
 
-    monkeypatch.setattr(Border, "answer_to", together)
+    monkeypatch.setattr(LastWords, "say", together)
 
 
 @pytest.mark.parametrize("how", ["one dialed", "both dialed", "both at once"])
@@ -779,7 +779,7 @@ async def test_a_move_that_breaks_off_is_a_lost_peer(
 ) -> None:
     one, two = await blue.hub("n1", lifetime_s=3600), await blue.hub("n2", lifetime_s=3600)
     assert await pings(one, two)
-    two.border.received = lambda *_: None  # type: ignore[union-attr, method-assign]
+    two.on_link = lambda *_: None
     gone = asyncio.Event()
     one.watch(two.address, gone.set)
     renew(blue, 7200)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 from runtime_actors import Echo, OffTheList, Parent, Picky, RtCreate, RtPing, RtRead, RtReport
-from runtime_node import Node, running_node, wait_for
+from runtime_node import Node, alive, running_node, wait_for
 from thespian.actors import (
     ActorSystem,
     InvalidActorSpecification,
@@ -26,6 +26,7 @@ from thespian.actors import (
 from thespian.system.messages.admin import SystemShutdown
 
 from actors.runtime import Address, Endpoint, unpickler
+from actors.runtime.placements import ORPHAN_S
 from tests.patience import NEVER_S, PATIENCE_S
 from tests.ports import free_port
 from tether.errors import PeerLost
@@ -106,22 +107,47 @@ async def test_actors_of_two_nodes_talk(pair: Pair) -> None:
                 await asked
 
 
-async def test_an_actor_is_placed_where_its_needs_are_met(pair: Pair) -> None:
+async def placed(pair: Pair) -> Address:
+    """An actor at n2 that was asked for at n1, from outside."""
+
     def place() -> Address:
         return pair.one.system.createActor(Picky).addressDetails  # type: ignore[no-any-return]
 
-    deadline = time.monotonic() + PATIENCE_S
-    while True:  # n2 may still be joining
-        try:
-            address = await asyncio.to_thread(place)
-            break
-        except NoCompatibleSystemForActor:
-            assert time.monotonic() < deadline
+    async with asyncio.timeout(PATIENCE_S):
+        while True:  # n2 may still be joining
+            with contextlib.suppress(NoCompatibleSystemForActor):
+                return await asyncio.to_thread(place)
             await asyncio.sleep(0.1)
+
+
+async def test_an_actor_is_placed_where_its_needs_are_met(pair: Pair) -> None:
+    address = await placed(pair)
     assert address.node == "n2"
     assert psutil.Process(address.pid).ppid() == pair.two.admin_pid
     async with pair.endpoint(pair.one) as here:
         assert (await here.ask(address, RtPing(number=1))).number == 1
+
+
+async def test_a_placed_actor_outlives_whoever_asked_for_it_from_outside(pair: Pair) -> None:
+    """Thespian asks by a door of its own, which it closes when it has the answer."""
+    address = await placed(pair)
+    async with pair.endpoint(pair.one) as here:
+        gone = asyncio.Event()
+        here.watch(address, gone.set)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(gone.wait(), ORPHAN_S + 2.0)
+        assert (await here.ask(address, RtPing(number=1))).number == 1
+
+
+async def test_a_placed_actor_ends_with_the_node_that_it_was_asked_for_at(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        pair = await asyncio.to_thread(Pair, tmp_path, stack)
+        address = await placed(pair)
+        assert alive(address.pid)
+        os.kill(pair.one.admin_pid, signal.SIGKILL)
+        await asyncio.to_thread(wait_for, lambda: not alive(address.pid))
+        assert alive(pair.two.admin_pid)
+        await asyncio.to_thread(stack.close)
 
 
 async def test_a_class_off_the_list_is_not_started_from_another_node(pair: Pair) -> None:
