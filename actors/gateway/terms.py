@@ -19,6 +19,7 @@ from tether.contracts import (
     TextInput,
 )
 from tether.core.sampling import seeded, validated
+from tether.engines import kinds
 from tether.errors import BadRequest, RateLimited
 
 _CHARACTERS_A_TOKEN = 4  # a guess for the token limit, corrected when the answer is there
@@ -59,10 +60,11 @@ def suits(card: ModelCard, input: Input, can: frozenset[str] | None) -> None:
     Raises:
         BadRequest: what the engine of this model can't do, by name.
     """
+    task = kinds.task(card.engine)
     if isinstance(input, EmbeddingInput):
-        if card.task != "embed":
+        if task != "embed":
             raise _cannot(card, "writes answers and makes no embeddings; take another model")
-    elif card.task == "embed":
+    elif task == "embed":
         raise _cannot(card, "makes embeddings and writes no answers; send it to /v1/embeddings")
     elif can is None:
         return  # no worker has said anything yet; the one that gets it will

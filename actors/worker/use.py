@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from tether.engines import Engine
+from tether.engines.engine import Engine
 
 if TYPE_CHECKING:
     from actors.worker.pool import Pool

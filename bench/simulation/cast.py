@@ -40,7 +40,8 @@ from tether.contracts import (
 from tether.contracts.operating import KeepBreakers
 from tether.core.admission import TenantLimits
 from tether.core.placement import Placement
-from tether.engines.engine import Capabilities, Delta, Job, Snapshot
+from tether.engines.engine import Capabilities, Snapshot
+from tether.engines.generation import Delta, Generation
 from tether.errors import ModelUnusable, Unavailable, WorkerLost
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class TokenEngine:
     def check(self, prompt_tokens: int, sampling: Sampling) -> None:
         pass
 
-    async def run(self, job: Job) -> AsyncGenerator[Delta, None]:
+    async def run(self, job: Generation) -> AsyncGenerator[Delta, None]:
         tokens = answer(bytes(job.prompt_ids).decode())
         at = len(job.emitted_ids)
         if list(job.emitted_ids) != tokens[:at]:

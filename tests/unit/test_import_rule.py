@@ -35,6 +35,7 @@ LAYERS: tuple[tuple[str, int], ...] = (
     ("supervision.policies", 1),
     ("supervision", 3),
     ("tether.stores", 3),
+    ("tether.engines.kinds", 0),  # the table: which engines there are
     ("tether.engines", 3),
     ("tether.artifacts", 3),
     ("tether.security", 1),  # the runtime shows and checks certificates
@@ -46,7 +47,14 @@ LAYERS: tuple[tuple[str, int], ...] = (
     ("tether.errors", 0),
 )
 # Pure modules: they decide, and know neither actors nor sockets nor SQL.
-PURE = ("tether.core", "tether.contracts", "tether.config", "tether.errors", "tether.capability")
+PURE = (
+    "tether.core",
+    "tether.contracts",
+    "tether.config",
+    "tether.errors",
+    "tether.capability",
+    "tether.engines.kinds",
+)
 PURE_SUPERVISION = tuple(prefix for prefix, layer in LAYERS if layer == 1 and "super" in prefix)
 PURE_ARTIFACTS = tuple(
     f"tether.artifacts.{name}"
