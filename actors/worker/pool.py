@@ -142,14 +142,14 @@ class Pool:
                 raise Overloaded(f"this worker is still starting; {ref} comes", retry_after_s=1.0)
             raise ModelNotFound(f"this worker doesn't have {ref}", param="model")
         if warm.ask(ref, now):
-            return Use(self, ref, self._engines[ref])
-        use = Use(self, ref, None)
+            return Use(self._give_back, ref, self._engines[ref])
+        use = Use(self._give_back, ref, None)
         use.ready = self._loop.create_future()
         self._waiting.setdefault(ref, {})[use] = None
         self._go()
         return use
 
-    def give_back(self, use: Use) -> None:
+    def _give_back(self, use: Use) -> None:
         """See `Use.done`."""
         waiting = self._waiting.get(use.ref)
         if waiting is not None and use in waiting:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zlib import crc32
 
 from actors.follower import Follower
@@ -21,6 +21,7 @@ from actors.worker.execution import Execution
 from actors.worker.options import WorkerOptions
 from actors.worker.worker import Worker
 from bench.simulation.process import Body
+from bench.simulation.world import World
 from supervision.policies import BreakerOptions, Breakers
 from tether.contracts import (
     BreakerStates,
@@ -43,9 +44,6 @@ from tether.core.placement import Placement
 from tether.engines.engine import Capabilities, Snapshot
 from tether.engines.generation import Delta, Generation
 from tether.errors import ModelUnusable, Unavailable, WorkerLost
-
-if TYPE_CHECKING:
-    from bench.simulation.world import World
 
 CARDS = tuple(
     ModelCard(name=name, version="1", engine="echo", memory_mib=1) for name in ("sim", "other")
