@@ -21,11 +21,12 @@ from typing import Any
 
 from tether.config import load as load_config
 from tether.contracts import ModelCard, Sampling
-from tether.engines import Job, prepare
 from tether.engines.batcher import Batcher
 from tether.engines.engine import PREFIX_BYTES
+from tether.engines.factory import prepare
+from tether.engines.generation import Generation
 from tether.engines.model import SlotModel
-from tether.engines.row import Row
+from tether.engines.sequence import Sequence
 from tether.errors import TetherError
 
 SUBJECTS = ("the sea", "a fox", "winter", "bread", "the moon", "an old clock", "trains", "honey")
@@ -58,7 +59,7 @@ def prompts() -> list[str]:
 def run_all(
     model: SlotModel,
     table: tuple[bytes, ...],
-    jobs: list[Job],
+    jobs: list[Generation],
     *,
     slots: int,
     seed: int,
@@ -73,7 +74,7 @@ def run(
     batcher: Batcher,
     model: SlotModel,
     table: tuple[bytes, ...],
-    jobs: list[Job],
+    jobs: list[Generation],
     *,
     seed: int,
 ) -> list[list[int]]:
@@ -81,20 +82,20 @@ def run(
     random = Random(seed)
     order = list(range(len(jobs)))
     random.shuffle(order)
-    rows: dict[Row, int] = {}
+    sequences: dict[Sequence, int] = {}
     outputs: list[list[int]] = [list(job.emitted_ids) for job in jobs]
     while order or batcher.busy:
-        for _ in range(random.choice((0, 1, 1, 2, 5)) if rows else 1):
+        for _ in range(random.choice((0, 1, 1, 2, 5)) if sequences else 1):
             if order:
                 at = order.pop()
-                row = Row(jobs[at], table)
-                if row.replay(jobs[at].emitted_ids, model.ends) is None:
-                    rows[row] = at
-                    batcher.add(row)
-        for row, item in batcher.step().said:
+                sequence = Sequence(jobs[at], table)
+                if sequence.replay(jobs[at].emitted_ids, model.ends) is None:
+                    sequences[sequence] = at
+                    batcher.add(sequence)
+        for sequence, item in batcher.step().said:
             if isinstance(item, TetherError):
                 raise item
-            outputs[rows[row]].extend(item.token_ids)
+            outputs[sequences[sequence]].extend(item.token_ids)
     return outputs
 
 
@@ -180,9 +181,9 @@ def main() -> int:
         temperature: float,
         emitted: list[list[int]] | None = None,
         prompts: list[tuple[int, ...]] = encoded,
-    ) -> list[Job]:
+    ) -> list[Generation]:
         return [
-            Job(
+            Generation(
                 prompt_ids=ids,
                 emitted_ids=tuple(emitted[at]) if emitted else (),
                 sampling=Sampling(

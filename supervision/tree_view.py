@@ -5,15 +5,11 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from actors.runtime import Address
+from actors.runtime import Actor, Address
 from tether.contracts import Tree, TreeNode, WatchTree
 from tether.errors import DeadlineExceeded, TetherError
 from tether.telemetry import logs
-
-if TYPE_CHECKING:
-    from supervision.child import Supervised
 
 log = logs.get(__name__)
 
@@ -25,7 +21,7 @@ _CREDIT = 2  # such streams say how it is now: what a slow reader missed is not 
 class TreeView:
     """Subscribes when it is made and stays subscribed; empty until the first tree has come."""
 
-    def __init__(self, actor: Supervised, root: str) -> None:
+    def __init__(self, actor: Actor, root: str) -> None:
         self._actor = actor
         self._root = root
         self._by_path: dict[str, TreeNode] = {}

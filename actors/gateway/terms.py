@@ -20,6 +20,7 @@ from tether.contracts import (
 )
 from tether.contracts.catalog import Task
 from tether.core.sampling import seeded, validated
+from tether.engines import kinds
 from tether.errors import BadRequest, RateLimited
 
 _CHARACTERS_A_TOKEN = 4  # a guess for the token limit, corrected when the answer is there
@@ -60,10 +61,11 @@ def suits(card: ModelCard, input: Input, can: frozenset[str] | None) -> None:
     Raises:
         BadRequest: what the engine of this model can't do, by name.
     """
+    task = kinds.task(card.engine)
     if isinstance(input, EmbeddingInput):
-        if card.task is not Task.EMBED:
+        if task is not Task.EMBED:
             raise _cannot(card, "writes answers and makes no embeddings; take another model")
-    elif card.task is Task.EMBED:
+    elif task is Task.EMBED:
         raise _cannot(card, "makes embeddings and writes no answers; send it to /v1/embeddings")
     elif can is None:
         return  # no worker has said anything yet; the one that gets it will

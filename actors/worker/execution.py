@@ -10,7 +10,7 @@ from actors.worker.use import Use
 from tether.contracts import Chunk, Completed, Outcome, Run, Settle, Usage
 from tether.core.coalescer import Coalescer
 from tether.core.journal import Journal, Reader
-from tether.engines import Job
+from tether.engines.generation import Generation
 from tether.errors import AnswerGone, Cancelled, DeadlineExceeded, Draining, TetherError
 
 
@@ -83,11 +83,11 @@ class Execution:
             and self.journal.base == len(run.emitted_ids)
         )
 
-    def job(self) -> Job:
+    def job(self) -> Generation:
         """What the engine is to compute, now that the prompt's ids are known. A tenant's prompts
         are told from others' by no time that they save."""
         run = self.run
-        return Job(
+        return Generation(
             prompt_ids=self.journal.prompt_ids,
             emitted_ids=run.emitted_ids,
             sampling=run.sampling,

@@ -9,7 +9,6 @@ from contextlib import aclosing
 from pathlib import Path
 
 from actors.worker import files
-from tether import engines
 from tether.artifacts.peers import Peers
 from tether.config import Artifacts
 from tether.contracts import (
@@ -21,7 +20,10 @@ from tether.contracts import (
     Sampling,
     TextInput,
 )
-from tether.engines import Engine, Job
+from tether.engines.engine import Engine
+from tether.engines.factory import prepare
+from tether.engines.generation import Generation
+from tether.engines.hosted import host
 from tether.errors import ModelUnusable
 from tether.telemetry import logs
 
@@ -55,7 +57,7 @@ async def load(
     began = time.monotonic()
     card = await asyncio.to_thread(_prepared, card, cache_dir, artifacts, peers)
     sized(files.estimate(card))
-    engine = engines.host(
+    engine = host(
         card,
         slots=slots,
         queue=queue,
@@ -93,14 +95,14 @@ def _prepared(
         from tether.artifacts.source import localized
 
         card = localized(card, cache_dir, artifacts, peers=peers)
-    engines.prepare(card, cache_dir)
+    prepare(card, cache_dir)
     return card
 
 
 async def _prove(engine: Engine) -> None:
     input: Input = (
         EmbeddingInput(texts=("Hello",))
-        if engine.capabilities.tag.startswith("embedding/")
+        if engine.capabilities.embeds
         else ChatInput(messages=(Message(role="user", content="Hello"),))
         if engine.capabilities.chat
         else TextInput(prompt="Hello")
@@ -109,7 +111,7 @@ async def _prove(engine: Engine) -> None:
     prompt_ids = await engine.prompt(input)
     engine.check(len(prompt_ids), sampling)
     said = 0
-    async with aclosing(engine.run(Job(prompt_ids=prompt_ids, sampling=sampling))) as deltas:
+    async with aclosing(engine.run(Generation(prompt_ids=prompt_ids, sampling=sampling))) as deltas:
         async for delta in deltas:
             said += len(delta.token_ids) + len(delta.text)
     if not said:

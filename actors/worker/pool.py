@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from copy import copy
-from functools import cache
-from importlib.util import find_spec
 from typing import Any, Final
 
 from actors.worker import files
@@ -19,13 +17,13 @@ from tether.contracts import ModelCard
 from tether.core import repertoire
 from tether.core.warm import Warm
 from tether.core.wish import Close, Load
-from tether.engines import Engine, vllm_home
+from tether.engines import factory, kinds
+from tether.engines.engine import Engine
 from tether.errors import ModelNotFound, ModelUnusable, Overloaded, TetherError, WorkerLost
 from tether.telemetry import logs, metrics
 
 log = logs.get(__name__)
 
-NEEDS: Final = {"gguf": "xllamacpp", "transformers": "torch", "embedding": "torch"}
 MEASURE_S: Final = 1.0
 SAID: Final = (
     256  # loadable models of a report, best rank first: nodes announce those of all workers
@@ -144,14 +142,14 @@ class Pool:
                 raise Overloaded(f"this worker is still starting; {ref} comes", retry_after_s=1.0)
             raise ModelNotFound(f"this worker doesn't have {ref}", param="model")
         if warm.ask(ref, now):
-            return Use(self, ref, self._engines[ref])
-        use = Use(self, ref, None)
+            return Use(self._give_back, ref, self._engines[ref])
+        use = Use(self._give_back, ref, None)
         use.ready = self._loop.create_future()
         self._waiting.setdefault(ref, {})[use] = None
         self._go()
         return use
 
-    def give_back(self, use: Use) -> None:
+    def _give_back(self, use: Use) -> None:
         """See `Use.done`."""
         waiting = self._waiting.get(use.ref)
         if waiting is not None and use in waiting:
@@ -318,12 +316,5 @@ class Pool:
         it is loaded."""
         if card.ref in self._own:
             return True
-        if card.engine == "vllm":
-            return vllm_home.is_there()
-        need = NEEDS.get(card.engine, "")
-        return not need or _installed(need)
-
-
-@cache
-def _installed(package: str) -> bool:
-    return find_spec(package) is not None
+        kind = kinds.find(card.engine)
+        return kind is not None and factory.installed(kind)

@@ -15,7 +15,7 @@ from actors.worker.use import Use
 from supervision import Supervised
 from tether.contracts import Run, Usage
 from tether.core.quota import QuotaGuard
-from tether.engines import Engine
+from tether.engines.engine import Engine
 from tether.errors import Overloaded, TetherError, WorkerLost
 from tether.telemetry import logs, metrics
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-from tether.engines import Engine
-
-if TYPE_CHECKING:
-    from actors.worker.pool import Pool
+from tether.engines.engine import Engine
 
 
 class Use:
-    """A run's hold on a model, or its wait for it, until it is `done`."""
+    """A run's hold on a model, or its wait for it, until it is `done`: `give_back` is told so."""
 
-    __slots__ = ("_pool", "engine", "ready", "ref")
+    __slots__ = ("_give_back", "engine", "ready", "ref")
 
-    def __init__(self, pool: Pool | None, ref: str, engine: Engine | None) -> None:
-        self._pool = pool
+    def __init__(
+        self, give_back: Callable[[Use], object] | None, ref: str, engine: Engine | None
+    ) -> None:
+        self._give_back = give_back
         self.ref = ref
         self.engine = engine
         """None while it waits."""
@@ -36,6 +35,6 @@ class Use:
 
     def done(self) -> None:
         """It isn't needed any more. Safe to call twice."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.give_back(self)
+        give_back, self._give_back = self._give_back, None
+        if give_back is not None:
+            give_back(self)

@@ -32,7 +32,7 @@ from tether.contracts import (
     WatchCatalog,
 )
 from tether.contracts.operating import ActorState, Drain, Standing
-from tether.engines import Engine
+from tether.engines.engine import Engine
 from tether.errors import AnswerGone, Draining, TetherError
 from tether.telemetry import logs
 

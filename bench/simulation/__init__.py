@@ -1,5 +1,5 @@
 """A whole Tether in one thread, on a clock that only jumps, under seeded misfortune."""
 
-from bench.simulation.world import Report, run
+from bench.simulation.story import Report, run
 
 __all__ = ["Report", "run"]

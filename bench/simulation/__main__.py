@@ -9,7 +9,7 @@ import time
 
 from bench.simulation.bugs import BUGS
 from bench.simulation.seeds import BOUND, many, quiet, replay
-from bench.simulation.world import run
+from bench.simulation.story import run
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zlib import crc32
 
 from actors.follower import Follower
@@ -21,6 +21,7 @@ from actors.worker.execution import Execution
 from actors.worker.options import WorkerOptions
 from actors.worker.worker import Worker
 from bench.simulation.process import Body
+from bench.simulation.world import World
 from supervision.policies import BreakerOptions, Breakers, Mode
 from tether.contracts import (
     BreakerStates,
@@ -40,11 +41,9 @@ from tether.contracts import (
 from tether.contracts.operating import KeepBreakers
 from tether.core.admission import TenantLimits
 from tether.core.placement import Placement
-from tether.engines.engine import Capabilities, Delta, Job, Snapshot
+from tether.engines.engine import Capabilities, Snapshot
+from tether.engines.generation import Delta, Generation
 from tether.errors import ModelUnusable, Unavailable, WorkerLost
-
-if TYPE_CHECKING:
-    from bench.simulation.world import World
 
 CARDS = tuple(
     ModelCard(name=name, version="1", engine="echo", memory_mib=1) for name in ("sim", "other")
@@ -113,7 +112,7 @@ class TokenEngine:
     def check(self, prompt_tokens: int, sampling: Sampling) -> None:
         pass
 
-    async def run(self, job: Job) -> AsyncGenerator[Delta, None]:
+    async def run(self, job: Generation) -> AsyncGenerator[Delta, None]:
         tokens = answer(bytes(job.prompt_ids).decode())
         at = len(job.emitted_ids)
         if list(job.emitted_ids) != tokens[:at]:

@@ -4,22 +4,42 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from actors.gateway.flight import Flight
-from bench.simulation.nursery import INTENSITY, PERIOD_S
-from bench.simulation.process import Process
+from bench.simulation.ledger import Key, Ledger
+from bench.simulation.network import Peer
 from supervision.actions import Action
 from supervision.policies import State
 from tether.contracts import Chunk, Completed, Finish, Outcome, Run
 from tether.core.placement import Placement
 
-if TYPE_CHECKING:
-    from bench.simulation.ledger import Key
-    from bench.simulation.world import World
+INTENSITY, PERIOD_S = 3, 2.0  # of every supervisor
 
 SWEPT_S = 0.6  # after a lease has run out, while reservation runs
 MEMORY_S = 5.0  # how long a gateway remembers an answer, to settle it for a worker that died
+
+
+class Life(Peer, Protocol):
+    """What the laws know of a process; `Process` is one."""
+
+    generation: int
+    died_at: float
+    actor: Any
+
+
+class Seen(Protocol):
+    """What the laws look at; `World` is one."""
+
+    ledger: Ledger
+    processes: dict[str, Any]
+    outage: bool
+    back_at: float
+
+    @property
+    def now(self) -> float: ...
+
+    def alive(self, kind: str) -> list[Life]: ...
 
 
 class Broken(Exception):
@@ -29,7 +49,7 @@ class Broken(Exception):
 class Laws:
     """Of one world. The first breach is kept, and raised at the end of its turn."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Seen) -> None:
         self._world = world
         self.fault = ""
         self.completed: dict[Key, None] = {}
@@ -38,8 +58,8 @@ class Laws:
         """By worker id, what an operator last said of its breakers and was told to be so."""
         self.saying: Counter[str] = Counter()
         """By worker id, what operators have said and not been answered yet."""
-        self._landed: dict[Key, tuple[float, Process, str]] = {}
-        self._runs: dict[tuple[str, int], tuple[Process, Any]] = {}
+        self._landed: dict[Key, tuple[float, Life, str]] = {}
+        self._runs: dict[tuple[str, int], tuple[Life, Any]] = {}
 
     def broken(self, what: str) -> None:
         """Something that must not happen."""
@@ -80,7 +100,7 @@ class Laws:
 
     # ---- supervision
 
-    def one_generation(self, path: str, before: Process | None) -> None:
+    def one_generation(self, path: str, before: Life | None) -> None:
         """Never two live processes of one child."""
         if before is not None and before.alive:
             self.broken(f"{path} was spawned while generation {before.generation} lives")
@@ -98,7 +118,7 @@ class Laws:
 
     # ---- work
 
-    def dispatched(self, process: Process, begin: Callable[..., Any]) -> Callable[..., Any]:
+    def dispatched(self, process: Life, begin: Callable[..., Any]) -> Callable[..., Any]:
         """No job runs twice under one fencing token."""
 
         def begun(run: Run, engine: Any) -> Any:
@@ -124,7 +144,7 @@ class Laws:
                     if breaker.state is not State.CLOSED:
                         self.broken(f"a new {seat.worker_id} has the breaker of the old one")
 
-    def landed(self, gateway: Process, flight: Flight) -> None:
+    def landed(self, gateway: Life, flight: Flight) -> None:
         """A gateway has the end of an answer."""
         if flight.outcome is Outcome.COMPLETED:
             self._landed[flight.key] = (self._world.now, gateway, flight.worker_address)

@@ -11,17 +11,25 @@ import random
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from actors.runtime import Address
 from actors.runtime.cause import Cause
+from bench.simulation.trace import Trace
 from tether.contracts import Chunk, Contract
 from tether.errors import PeerLost, TetherError
 
-if TYPE_CHECKING:
-    from bench.simulation.process import Process
-    from bench.simulation.trace import Trace
-
 NOTICE_S = 0.02  # until the loss of a connection shows, at most
+
+
+class Peer(Protocol):
+    """What the network knows of a process; `Process` is one. A partition cuts off its `host`."""
+
+    name: str
+    kind: str
+    host: str
+    address: Address
+    alive: bool
 
 
 class Network:
@@ -57,13 +65,13 @@ class Network:
             return dice.uniform(0.05, 0.6)
         return dice.uniform(0.0002, 0.004)
 
-    def lost(self, one: Process, other: Process) -> bool:
+    def lost(self, one: Peer, other: Peer) -> bool:
         """Does a message from one to the other vanish?"""
         if self._parted(one, other):
             return True
         return bool(self.loss) and self.dice.random() < self.loss
 
-    def _parted(self, one: Process, other: Process) -> bool:
+    def _parted(self, one: Peer, other: Peer) -> bool:
         pair = (min(one.host, other.host), max(one.host, other.host))
         return bool(self._cut) and pair in self._cut
 
@@ -77,8 +85,8 @@ class Network:
 
     def send(
         self,
-        source: Process,
-        target: Process,
+        source: Peer,
+        target: Peer,
         what: str,
         deliver: Callable[[], object],
         *,
@@ -98,9 +106,7 @@ class Network:
         for _ in range(times):
             self.loop.call_later(self.delay_s(), self.arrive, source, target, what, deliver)
 
-    def arrive(
-        self, source: Process, target: Process, what: str, deliver: Callable[[], object]
-    ) -> None:
+    def arrive(self, source: Peer, target: Peer, what: str, deliver: Callable[[], object]) -> None:
         self.trace.add(source.name, target.name, what)
         deliver()
 
@@ -133,7 +139,7 @@ class Reading:
 class Pipe:
     """One stream, with both of its ends."""
 
-    def __init__(self, network: Network, reader: Process, writer: Process, opening: Contract):
+    def __init__(self, network: Network, reader: Peer, writer: Peer, opening: Contract):
         self.network = network
         self.reader, self.writer = reader, writer
         self.opening = opening

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from bench.simulation.laws import INTENSITY, PERIOD_S
 from bench.simulation.process import Process
+from bench.simulation.world import World
 from supervision.actions import Action, Emit, Finish, Kill, Spawn, Start, Stop
 from supervision.events import ChildRestarting, TreeChanged
 from supervision.spec import ChildSpec
@@ -14,11 +15,7 @@ from supervision.strategy import Strategy
 from supervision.tree import SupervisionTree
 from tether.errors import TetherError
 
-if TYPE_CHECKING:
-    from bench.simulation.world import World
-
 AGAIN_S = 0.5  # until the root starts a supervisor again that gave up
-INTENSITY, PERIOD_S = 3, 2.0
 
 
 class Nursery:

@@ -6,13 +6,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from actors.runtime import Address
 from actors.runtime.cause import Cause
 from actors.runtime.serving import ASYNC, STREAM, handlers_of
 from bench.simulation.network import NOTICE_S, Pipe, Reading
 from bench.simulation.view import View
+from bench.simulation.world import World
 from tether.contracts import Contract
 from tether.errors import (
     Cancelled,
@@ -22,9 +23,6 @@ from tether.errors import (
     ProtocolError,
     TetherError,
 )
-
-if TYPE_CHECKING:
-    from bench.simulation.world import World
 
 
 class Process:
@@ -245,7 +243,7 @@ class Body:
         self.pid = process.pid
         self.path = process.path
         self.needs: dict[str, Address] = {}
-        self._view = View(process)
+        self._view = View(process.world, process)
         process.embody(self)
 
     @property

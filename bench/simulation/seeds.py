@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from functools import partial
 
-from bench.simulation.world import Report, run
+from bench.simulation.story import Report, run
 
 BOUND = 300  # seeds within which a planted bug must show
 

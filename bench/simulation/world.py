@@ -1,51 +1,28 @@
-"""A world from a seed: a node, its clients, and what befalls them."""
+"""What there is in a world: its dice, its clock, its network, who lives in it, and its laws."""
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
-from actors import settler
-from actors.gateway import flight, gateway
 from actors.runtime import Address
-from actors.scheduler import scheduler
-from actors.worker import loader, runs, worker
-from bench.simulation.bugs import BUGS, Patch
-from bench.simulation.cast import ACTORS, Around, Counted, Keys, engines, placement
-from bench.simulation.client import GATEWAYS, Door
-from bench.simulation.clock import Stalled, VirtualLoop
-from bench.simulation.laws import Broken, Laws
+from bench.simulation.clock import VirtualLoop
+from bench.simulation.laws import Laws, Life
 from bench.simulation.ledger import Ledger
-from bench.simulation.network import Network
-from bench.simulation.nursery import Nursery
-from bench.simulation.process import Process
+from bench.simulation.network import Network, Peer
 from bench.simulation.trace import Trace
-from supervision.policies import Mode
-from supervision.spec import ChildSpec
-
-CALM_AT = 4.5  # no misfortune after that
-END_AT = 12.5  # by then all deadlines and leases are over
-WORKERS = 3
-OUTAGE_S = 1.0  # of the database, at most; leases outlast it
+from supervision.tree import SupervisionTree
 
 
-@dataclass(slots=True)
-class Report:
-    """What came of a seed. `fault` is empty where every law held."""
+class Family(Protocol):
+    """A supervisor with its processes; `Nursery` is one."""
 
-    seed: int
-    fault: str
-    digest: str
-    events: int
-    outcomes: dict[str, int] = field(default_factory=dict)
-    kills: int = 0
-    lines: list[str] = field(default_factory=list)
+    tree: SupervisionTree
+
+    @property
+    def living(self) -> Mapping[str, Any]:
+        """By id: each a `Process`."""
 
 
 class World:
@@ -61,8 +38,9 @@ class World:
         self.ledger = Ledger()
         self.pids = 0
         self.kills = 0
-        self.processes: dict[str, Process] = {}
-        self.viewers: list[tuple[Process, Any]] = []
+        self.processes: dict[str, Any] = {}
+        """By address: each a `Process`."""
+        self.viewers: list[tuple[Peer, Callable[[], object]]] = []
         self.outcomes: dict[str, int] = {}
         self.calm = False
         self.tight = self.dice.random() < 0.4
@@ -71,8 +49,8 @@ class World:
         """Is the database away?"""
         self.back_at = 0.0
         self._told = False
-        self._nurseries: dict[str, Nursery] = {}
-        self._doors: list[Door] = []
+        self.nurseries: dict[str, Family] = {}
+        """Its supervisors, by path."""
 
     @property
     def now(self) -> float:
@@ -82,11 +60,11 @@ class World:
         """Does it happen? Never once it is calm."""
         return not self.calm and self.dice.random() < chance
 
-    def alive(self, kind: str) -> list[Process]:
+    def alive(self, kind: str) -> list[Life]:
         """All living processes of a kind."""
         return [
             process
-            for nursery in self._nurseries.values()
+            for nursery in self.nurseries.values()
             for process in nursery.living.values()
             if process.kind == kind and process.alive
         ]
@@ -94,7 +72,7 @@ class World:
     def running(self, path: str) -> Address | None:
         """The address of the child at `path`, if it is ready."""
         parent, _, id = path.rpartition("/")
-        nursery = self._nurseries.get(parent)
+        nursery = self.nurseries.get(parent)
         if nursery is None:
             return None
         node = nursery.tree.children.node(id, self.now)
@@ -113,175 +91,3 @@ class World:
         self.viewers = [(process, view) for process, view in self.viewers if process.alive]
         for _, view in self.viewers:
             view()
-
-    # ---- what happens
-
-    def build(self) -> None:
-        """A node, two doors, requests, and misfortune."""
-        control = (
-            ChildSpec(id="roster", start="m:C", shutdown=0.5),
-            ChildSpec(id="reservation", start="m:C", shutdown=0.5),
-            ChildSpec(id="scheduler", start="m:C", shutdown=0.5, needs=("roster", "reservation")),
-            *(ChildSpec(id=f"gateway{n}", start="m:C", shutdown=0.5) for n in range(GATEWAYS)),
-        )
-        kinds = {spec.id: spec.id.rstrip("01") for spec in control}
-        workers = tuple(ChildSpec(id=f"w{n}", start="m:C", shutdown=2.0) for n in range(WORKERS))
-        self._nurseries["control"] = Nursery(
-            self, "control", control, kinds, _embody, together=False
-        )
-        self._nurseries["workers"] = Nursery(
-            self, "workers", workers, {s.id: "worker" for s in workers}, _embody, together=True
-        )
-        self._doors = [self._door(0), self._door(1)]
-        dice, loop = self.dice, self.loop
-        for number in range(dice.randint(4, 14)):
-            loop.call_at(dice.uniform(0.3, CALM_AT), self._request, number)
-        for _ in range(dice.choice((0, 1, 1, 2, 3, 6))):
-            loop.call_at(dice.uniform(0.4, CALM_AT), self._kill)
-        for _ in range(dice.choice((0, 0, 0, 1, 2))):
-            loop.call_at(dice.uniform(0.4, CALM_AT - 1.0), self._part)
-        for _ in range(dice.choice((0, 0, 1, 2))):
-            loop.call_at(dice.uniform(0.5, CALM_AT), self._operate)
-        for _ in range(dice.choice((0, 0, 0, 1))):
-            loop.call_at(dice.uniform(0.4, CALM_AT - OUTAGE_S), self._outage)
-        loop.call_at(CALM_AT, self._calm)
-
-    def _door(self, number: int) -> Door:
-        return Door(Process(self, f"door{number}", 1, "door", "door"))
-
-    def _request(self, number: int) -> None:
-        door = self._doors[number % 2]
-        door.process.task(door.request(number, self.dice))
-
-    def _outage(self) -> None:
-        self.outage = True
-        self.trace.add("outage")
-        self.loop.call_later(self.dice.uniform(0.05, OUTAGE_S), self._back)
-
-    def _back(self) -> None:
-        self.outage, self.back_at = False, self.now
-        self.trace.add("back")
-
-    def _operate(self) -> None:
-        worker, mode = f"w{self.dice.randrange(WORKERS)}", self.dice.choice(tuple(Mode))
-        door = self._doors[0]
-        door.process.task(door.operate(worker, mode))
-
-    def _kill(self) -> None:
-        victims = [
-            process
-            for nursery in self._nurseries.values()
-            for process in nursery.living.values()
-            if process.alive
-        ]
-        victims += [door.process for door in self._doors]
-        victim = self.dice.choice(victims)
-        self.kills += 1
-        victim.kill()
-        for number, door in enumerate(self._doors):
-            if door.process is victim:
-                self._doors[number] = self._door(number)
-
-    def _part(self) -> None:
-        one, other = self.dice.sample(["control", "door", "w0", "w1", "w2"], 2)
-        self.network.part(one, other, self.dice.uniform(0.1, 1.0))
-
-    def _calm(self) -> None:
-        self.calm = True
-        self.network.calm()
-
-
-def _embody(process: Process) -> None:
-    ACTORS[process.kind](process)
-
-
-@contextmanager
-def _patched(patches: list[Patch]) -> Iterator[None]:
-    before = [(owner, name, owner.__dict__[name]) for owner, name, _ in patches]
-    dice = random.getstate()
-    collects = gc.isenabled()
-    gc.disable()  # forgetting a stream closes it, so when that happens must not be chance
-    try:
-        for owner, name, value in patches:
-            setattr(owner, name, value)
-        yield
-    finally:
-        for owner, name, value in before:
-            setattr(owner, name, value)
-        random.setstate(dice)
-        if collects:
-            gc.enable()
-
-
-def run(seed: int, bug: str = "", *, whole: bool = False) -> Report:
-    """Live through the world of `seed`, with a bug planted if one is named.
-
-    Raises:
-        KeyError: there is no such bug.
-    """
-    world = World(seed, whole=whole)
-    ids = iter(range(1, 1 << 30))
-    patches: list[Patch] = [
-        (flight, "job_id", lambda: f"00000000-0000-7000-8000-{next(ids):012d}"),
-        (runs, "Execution", Counted),
-        (scheduler, "Placement", placement(world.dice)),
-        (worker, "TICK_S", 0.25),
-        (worker, "time", SimpleNamespace(time_ns=lambda: round(world.now * 1e9))),
-        (loader, "load", engines(world)),
-        (worker, "memory_bytes", lambda: 0),
-        (scheduler, "TICK_S", 0.2),
-        (gateway, "TICK_S", 0.25),
-        (gateway, "START_S", 4.0),
-        (gateway, "Keyring", Keys),
-        (gateway, "Surroundings", Around),
-        (settler, "ASK_S", 0.5),  # a lease outlasts it, as it does in earnest
-        *(BUGS[bug]() if bug else ()),
-    ]
-    Counted.made = 0
-    with _patched(patches):
-        random.seed(seed)
-        fault = _live(world)
-    return Report(
-        seed=seed,
-        fault=fault,
-        digest=world.trace.digest,
-        events=world.trace.events,
-        outcomes=world.outcomes,
-        kills=world.kills,
-        lines=list(world.trace.lines),
-    )
-
-
-def _live(world: World) -> str:
-    loop = world.loop
-    loop.set_exception_handler(lambda _, context: world.laws.broken(str(context)))
-    try:
-        world.build()
-        loop.run_until(END_AT)
-        world.laws.settled()
-    except Broken as broken:
-        return str(broken)
-    except Stalled as stalled:
-        return str(stalled)
-    finally:
-        _bury(world)
-    return ""
-
-
-def _bury(world: World) -> None:
-    """End all that still runs, unseen."""
-    loop = world.loop
-    world.laws.check = lambda: None  # type: ignore[method-assign]
-    loop._after = lambda: None
-    loop.set_exception_handler(lambda *_: None)
-    for process in world.processes.values():
-        process.alive = False
-    for _ in range(3):
-        tasks = asyncio.all_tasks(loop)
-        for task in tasks:
-            task.cancel()
-        loop.call_soon(loop.stop)
-        loop.run_forever()
-    loop._ready.clear()  # type: ignore[attr-defined]
-    loop._scheduled.clear()  # type: ignore[attr-defined]
-    loop.close()

@@ -25,7 +25,11 @@ from tether.artifacts import folder as scanned
 from tether.artifacts.push import Push
 from tether.config import Artifacts
 from tether.contracts import ChatInput, Message, ModelCard, Sampling
-from tether.engines import Engine, Job, create, gguf_adapter, host, lora, prepare
+from tether.engines import gguf_adapter, lora
+from tether.engines.engine import Engine
+from tether.engines.factory import create, prepare
+from tether.engines.generation import Generation
+from tether.engines.hosted import host
 from tether.engines.llama_model import LlamaModel
 from tether.engines.model import SlotModel, load
 from tether.engines.span import Span
@@ -104,18 +108,18 @@ async def opened(engine: Engine) -> AsyncIterator[Engine]:
         await engine.close()
 
 
-async def said(engine: Engine, job: Job) -> tuple[int, ...]:
+async def said(engine: Engine, job: Generation) -> tuple[int, ...]:
     return tuple([token async for delta in engine.run(job) for token in delta.token_ids])
 
 
-async def asked(engine: Engine) -> list[Job]:
+async def asked(engine: Engine) -> list[Generation]:
     prompts = [
         await engine.prompt(ChatInput(messages=(Message(role="user", content=text),)))
         for text in PROMPTS
     ]
     ways = ({"temperature": 0.0}, {"temperature": 0.8, "top_p": 0.95})
     return [
-        Job(prompt_ids=ids, sampling=Sampling(max_tokens=24, seed=7, **way))  # type: ignore[arg-type]
+        Generation(prompt_ids=ids, sampling=Sampling(max_tokens=24, seed=7, **way))  # type: ignore[arg-type]
         for ids in prompts
         for way in ways
     ]
@@ -217,8 +221,8 @@ async def test_answers_are_those_of_peft_s_merge_and_go_on_exactly(
             assert whole[:cut] + await said(hosted, rest) == whole
 
 
-def continued(job: Job, emitted: tuple[int, ...]) -> Job:
-    return Job(prompt_ids=job.prompt_ids, emitted_ids=emitted, sampling=job.sampling)
+def continued(job: Generation, emitted: tuple[int, ...]) -> Generation:
+    return Generation(prompt_ids=job.prompt_ids, emitted_ids=emitted, sampling=job.sampling)
 
 
 async def test_gguf_says_what_transformers_says(made: Made, tmp_path: Path) -> None:

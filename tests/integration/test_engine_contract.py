@@ -25,7 +25,10 @@ from tests import tiny, tiny_gguf
 from tests.patience import PATIENCE_S
 from tether.config import load
 from tether.contracts import ChatInput, Finish, Message, ModelCard, Sampling, TextInput
-from tether.engines import Engine, Job, create, host
+from tether.engines.engine import Engine
+from tether.engines.factory import create
+from tether.engines.generation import Generation
+from tether.engines.hosted import host
 from tether.engines.smollm2 import SOURCE
 from tether.errors import BadRequest, ContextExceeded, Draining, Overloaded
 
@@ -86,23 +89,23 @@ async def engine(
     yield made
     await made.close()
     with pytest.raises(Draining):
-        await said(made, Job(prompt_ids=(65,), sampling=Sampling(max_tokens=1, seed=0)))
+        await said(made, Generation(prompt_ids=(65,), sampling=Sampling(max_tokens=1, seed=0)))
     await made.close()
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def job(of: Engine, text: str = LONG, **sampling: object) -> Job:
+async def job(of: Engine, text: str = LONG, **sampling: object) -> Generation:
     values = {"max_tokens": 40, "temperature": 1.0, "seed": len(text), **sampling}
     messages = (Message(role="user", content=text),)
-    return Job(
+    return Generation(
         prompt_ids=await of.prompt(ChatInput(messages=messages)),
         sampling=Sampling(**values),  # type: ignore[arg-type]
     )
 
 
-async def said(of: Engine, what: Job) -> Said:
+async def said(of: Engine, what: Generation) -> Said:
     answer = Said()
     async for delta in of.run(what):
         assert answer.finish is None
@@ -173,7 +176,7 @@ async def test_it_goes_on_from_where_it_was_broken_off(engine: Engine) -> None:
     for cut in (1, len(whole.ids) // 2, len(whole.ids) - 1):
         rest = await said(
             engine,
-            Job(
+            Generation(
                 prompt_ids=what.prompt_ids,
                 emitted_ids=whole.ids[:cut],
                 sampling=what.sampling,
@@ -229,7 +232,7 @@ async def test_what_can_never_be_answered_is_refused(engine: Engine) -> None:
     with pytest.raises(BadRequest) as caught:
         engine.check(1, Sampling(max_tokens=1, temperature=-1.0))
     assert caught.value.param == "temperature"
-    bad = Job(prompt_ids=(2**40,), sampling=Sampling(seed=0, max_tokens=3))
+    bad = Generation(prompt_ids=(2**40,), sampling=Sampling(seed=0, max_tokens=3))
     with pytest.raises(BadRequest):
         await said(engine, bad)
     assert (await said(engine, await job(engine, max_tokens=1))).ids  # it lives on

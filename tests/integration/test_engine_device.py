@@ -13,11 +13,14 @@ import torch
 from tests import tiny
 from tests.patience import PATIENCE_S
 from tether.contracts import Sampling
-from tether.engines import EngineOptions, Job, create, host_process
+from tether.engines import host_process
 from tether.engines.batcher import Batcher
 from tether.engines.device import described, device, reserved_bytes
+from tether.engines.engine import EngineOptions
+from tether.engines.factory import create
+from tether.engines.generation import Generation
 from tether.engines.model import load
-from tether.engines.row import Row
+from tether.engines.sequence import Sequence
 from tether.engines.slot_cache import SlotCache, attention
 from tether.errors import ModelUnusable
 
@@ -40,9 +43,9 @@ def answers(folder: Path) -> list[list[int]]:
         model = load(folder, tiny.card(folder), slots=3, threads=1)
     batcher = Batcher(model, slots=3, prefill_tokens=8, prefix_bytes=1 << 20)
     table = tuple(b"x" for _ in range(model.vocabulary))
-    rows = [
-        Row(
-            Job(
+    sequences = [
+        Sequence(
+            Generation(
                 prompt_ids=(*range(40, 60), 60 + n, *range(3)),
                 sampling=Sampling(max_tokens=4 + 3 * n, temperature=0.5 * n, seed=n),
             ),
@@ -50,13 +53,13 @@ def answers(folder: Path) -> list[list[int]]:
         )
         for n in range(5)
     ]
-    for row in rows:
-        batcher.add(row)
+    for sequence in sequences:
+        batcher.add(sequence)
         batcher.step()
     while batcher.busy:
-        for row, said in batcher.step().said:
-            assert not isinstance(said, Exception), (row, said)
-    return [row.tokens for row in rows]
+        for sequence, said in batcher.step().said:
+            assert not isinstance(said, Exception), (sequence, said)
+    return [sequence.tokens for sequence in sequences]
 
 
 def test_nothing_is_made_without_saying_where(folder: Path, request: pytest.FixtureRequest) -> None:

@@ -24,7 +24,9 @@ from tether.contracts import (
     TextInput,
     Usage,
 )
-from tether.engines import Engine, Job, host
+from tether.engines.engine import Engine
+from tether.engines.generation import Generation
+from tether.engines.hosted import host
 from tether.errors import BadRequest, ContextExceeded
 from tether.http.caller import Caller
 from tether.http.embeddings import EmbeddingsDialect, EmbeddingsVoice
@@ -56,7 +58,7 @@ def vectors(text: str, count: int) -> NDArray[np.float32]:
 async def embed(engine: Engine, *texts: str) -> NDArray[np.float32]:
     ids = await engine.prompt(EmbeddingInput(texts=texts))
     engine.check(len(ids), SAMPLING)
-    deltas = [delta async for delta in engine.run(Job(prompt_ids=ids, sampling=SAMPLING))]
+    deltas = [delta async for delta in engine.run(Generation(prompt_ids=ids, sampling=SAMPLING))]
     assert [delta.finish for delta in deltas] == [Finish.STOP]
     assert deltas[0].token_ids == ()
     return vectors(deltas[0].text, len(texts))

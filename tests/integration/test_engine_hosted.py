@@ -17,9 +17,11 @@ import pytest_asyncio
 from tests import tiny_gguf
 from tests.patience import PATIENCE_S
 from tether.contracts import ChatInput, Message, ModelCard, Sampling
-from tether.engines import Engine, Job, hosted
-from tether.engines.engine import EngineOptions
+from tether.engines import hosted
+from tether.engines.engine import Engine, EngineOptions
+from tether.engines.generation import Generation
 from tether.engines.hosted import HostedEngine
+from tether.engines.watchdog import Watchdog
 from tether.errors import ModelUnusable, PeerLost
 
 SEVERAL = 3
@@ -38,15 +40,17 @@ async def engine(card: ModelCard, tmp_path: Path) -> AsyncIterator[HostedEngine]
     await made.close()
 
 
-async def job(of: Engine, **sampling: object) -> Job:
+async def job(of: Engine, **sampling: object) -> Generation:
     asked = ChatInput(messages=(Message(role="user", content="tell me of the sea"),))
     values = {"max_tokens": 450, "temperature": 0.0, "seed": 0, **sampling}
-    return Job(prompt_ids=await of.prompt(asked), sampling=Sampling(**values))  # type: ignore[arg-type]
+    return Generation(prompt_ids=await of.prompt(asked), sampling=Sampling(**values))  # type: ignore[arg-type]
 
 
 async def test_all_answers_of_an_engine_that_crashes_break_off(engine: HostedEngine) -> None:
     os.kill(engine.pid, signal.SIGSTOP)  # so that none of them can be over before
-    what = Job(prompt_ids=(5, 6, 7), sampling=Sampling(max_tokens=400, temperature=0.0, seed=0))
+    what = Generation(
+        prompt_ids=(5, 6, 7), sampling=Sampling(max_tokens=400, temperature=0.0, seed=0)
+    )
     runs = [asyncio.create_task(anext(engine.run(what))) for _ in range(SEVERAL)]
     prompt = asyncio.create_task(engine.prompt(ChatInput(messages=(Message("user", "hi"),))))
     await asyncio.sleep(0)
@@ -69,7 +73,7 @@ async def test_an_engine_that_says_nothing_is_ended(
     engine: HostedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hosted, "TICK_S", 0.02)
-    engine._stuck_ticks = 100
+    engine._watchdog = Watchdog(stuck_s=100, probe_s=30)
     pid = engine.pid
     os.kill(pid, signal.SIGSTOP)
     await silence(engine)
@@ -84,8 +88,8 @@ async def test_answers_that_do_not_move_are_seen(
     """Its pulse beats, its steps don't come: such is an endless loop in a kernel."""
     monkeypatch.setattr(engine, "_order", lambda order: None)  # what it is told is lost
     monkeypatch.setattr(hosted, "TICK_S", 0.02)
-    engine._stuck_ticks = 200
-    what = Job(prompt_ids=(5,), sampling=Sampling(max_tokens=4, seed=0))
+    engine._watchdog = Watchdog(stuck_s=200, probe_s=30)
+    what = Generation(prompt_ids=(5,), sampling=Sampling(max_tokens=4, seed=0))
     with pytest.raises(PeerLost, match="don't move"):
         await anext(engine.run(what))
 
@@ -94,7 +98,7 @@ async def test_an_idle_engine_is_probed(
     engine: HostedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hosted, "TICK_S", 0.02)
-    engine._probe_ticks = 2
+    engine._watchdog = Watchdog(stuck_s=60, probe_s=2)
     async with asyncio.timeout(PATIENCE_S):
         while engine.snapshot().output_tokens < SEVERAL:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
@@ -107,6 +111,7 @@ import asyncio, pathlib, msgspec
 from tether.contracts import ModelCard
 from tether.engines.engine import EngineOptions
 from tether.engines.hosted import HostedEngine
+from tether.engines.watchdog import Watchdog
 async def main():
     card = msgspec.json.decode({msgspec_json(card)!r}, type=ModelCard)
     engine = HostedEngine(card, EngineOptions(cache_dir=pathlib.Path({str(tmp_path)!r})))

@@ -11,7 +11,9 @@ from prometheus_client import REGISTRY
 from tests import tiny_gguf
 from tests.patience import PATIENCE_S
 from tether.contracts import ModelCard, Sampling
-from tether.engines import Engine, Job, host
+from tether.engines.engine import Engine
+from tether.engines.generation import Generation
+from tether.engines.hosted import host
 
 PROMPT = tuple(range(2, 52))
 
@@ -23,7 +25,7 @@ def card(tmp_path_factory: pytest.TempPathFactory) -> ModelCard:
 
 async def answer(of: Engine, scope: str) -> tuple[int, ...]:
     sampling = Sampling(max_tokens=5, temperature=0.0, seed=0)
-    job = Job(prompt_ids=PROMPT, sampling=sampling, scope=scope)
+    job = Generation(prompt_ids=PROMPT, sampling=sampling, scope=scope)
     return tuple([token async for delta in of.run(job) for token in delta.token_ids])
 
 

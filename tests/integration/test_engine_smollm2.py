@@ -19,7 +19,10 @@ import pytest
 
 from tether.config import load
 from tether.contracts import ChatInput, Finish, Message, ModelCard, Sampling
-from tether.engines import Engine, Job, create, prepare, smollm2
+from tether.engines import smollm2
+from tether.engines.engine import Engine
+from tether.engines.factory import create, prepare
+from tether.engines.generation import Generation
 from tether.errors import ModelUnusable
 
 CARD = ModelCard(name="smollm2", version="1", engine="transformers", source=smollm2.SOURCE)
@@ -56,7 +59,7 @@ def reference(cache: Path) -> Iterator[list[list[int]]]:
     torch.set_num_threads(before)
 
 
-async def answer(engine: Engine, job: Job) -> tuple[str, list[int], Finish | None]:
+async def answer(engine: Engine, job: Generation) -> tuple[str, list[int], Finish | None]:
     text, ids, finish = "", list(job.emitted_ids), None
     async for delta in engine.run(job):
         text, finish = text + delta.text, delta.finish
@@ -76,8 +79,8 @@ async def test_it_answers_as_generate_does_and_continues_exactly(
             for question in QUESTIONS
         ]
 
-        def job(at: int, temperature: float, emitted: list[int]) -> Job:
-            return Job(
+        def job(at: int, temperature: float, emitted: list[int]) -> Generation:
+            return Generation(
                 prompt_ids=prompts[at],
                 emitted_ids=tuple(emitted),
                 sampling=Sampling(max_tokens=TOKENS, temperature=temperature, top_p=0.9, seed=at),
@@ -117,7 +120,7 @@ def test_a_converted_model_is_taken_as_it_is(cache: Path, reference: list[list[i
 PREPARE = """
 import sys, pathlib
 from tests.integration.test_engine_smollm2 import CARD
-from tether.engines import prepare
+from tether.engines.factory import prepare
 prepare(CARD, pathlib.Path(sys.argv[1]), lambda what, fraction: print(what, flush=True))
 """
 

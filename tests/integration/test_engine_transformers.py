@@ -14,7 +14,9 @@ import pytest_asyncio
 from tests import tiny
 from tests.patience import PATIENCE_S
 from tether.contracts import ChatInput, Finish, Message, ModelCard, Sampling, TextInput
-from tether.engines import Delta, Engine, Job, create
+from tether.engines.engine import Engine
+from tether.engines.factory import create
+from tether.engines.generation import Delta, Generation
 from tether.engines.transformer import TransformersEngine
 from tether.errors import (
     BadRequest,
@@ -44,12 +46,12 @@ def chat(*contents: str) -> ChatInput:
     return ChatInput(messages=tuple(Message(role="user", content=text) for text in contents))
 
 
-async def job(of: Engine, text: str, **sampling: object) -> Job:
+async def job(of: Engine, text: str, **sampling: object) -> Generation:
     asked = {"max_tokens": 30, "temperature": 1.0, "seed": len(text), **sampling}
-    return Job(prompt_ids=await of.prompt(chat(text)), sampling=Sampling(**asked))  # type: ignore[arg-type]
+    return Generation(prompt_ids=await of.prompt(chat(text)), sampling=Sampling(**asked))  # type: ignore[arg-type]
 
 
-async def answer(of: Engine, what: Job) -> tuple[str, list[int], Finish | None]:
+async def answer(of: Engine, what: Generation) -> tuple[str, list[int], Finish | None]:
     text, ids, finish = "", [], None
     async for delta in of.run(what):
         assert finish is None
@@ -167,7 +169,7 @@ async def test_a_slow_reader_gets_all_of_it_in_fewer_pieces(engine: Engine) -> N
 async def test_a_finished_continuation_says_only_that(engine: Engine) -> None:
     what = await job(engine, "done", max_tokens=5)
     _, ids, finish = await answer(engine, what)
-    again = Job(prompt_ids=what.prompt_ids, emitted_ids=tuple(ids), sampling=what.sampling)
+    again = Generation(prompt_ids=what.prompt_ids, emitted_ids=tuple(ids), sampling=what.sampling)
     assert [delta async for delta in engine.run(again)] == [Delta((), "", finish)]
 
 
@@ -181,11 +183,11 @@ async def test_bad_input_is_told_before_the_batch(engine: Engine) -> None:
     with pytest.raises(ContextExceeded, match="512 tokens"):
         engine.check(500, Sampling(max_tokens=13))
     for what in (
-        Job(prompt_ids=(10**6,), sampling=Sampling(seed=0, max_tokens=3)),
-        Job(prompt_ids=(-1,), sampling=Sampling(seed=0, max_tokens=3)),
-        Job(prompt_ids=(), sampling=Sampling(seed=0, max_tokens=3)),
-        Job(prompt_ids=(5,) * 510, sampling=Sampling(seed=0, max_tokens=3)),
-        Job(prompt_ids=(5,), sampling=Sampling(seed=0, max_tokens=3, top_p=0.0)),
+        Generation(prompt_ids=(10**6,), sampling=Sampling(seed=0, max_tokens=3)),
+        Generation(prompt_ids=(-1,), sampling=Sampling(seed=0, max_tokens=3)),
+        Generation(prompt_ids=(), sampling=Sampling(seed=0, max_tokens=3)),
+        Generation(prompt_ids=(5,) * 510, sampling=Sampling(seed=0, max_tokens=3)),
+        Generation(prompt_ids=(5,), sampling=Sampling(seed=0, max_tokens=3, top_p=0.0)),
     ):
         with pytest.raises(BadRequest):
             await answer(engine, what)
@@ -195,7 +197,7 @@ async def test_bad_input_is_told_before_the_batch(engine: Engine) -> None:
 async def test_closing_the_engine_refuses_who_still_runs(folder: Path, tmp_path: Path) -> None:
     engine = create(tiny.card(folder), slots=2, cache_dir=tmp_path)
     with pytest.raises(Draining):
-        await answer(engine, Job(prompt_ids=(5,), sampling=Sampling(seed=0, max_tokens=3)))
+        await answer(engine, Generation(prompt_ids=(5,), sampling=Sampling(seed=0, max_tokens=3)))
     await engine.open()
     run = engine.run(await job(engine, "long", max_tokens=450))
     await anext(run)

@@ -14,7 +14,8 @@ from path_node import Client, running_path, until
 from tests import adapter as adapters
 from tests import tiny_gguf
 from tether.contracts import ChatInput, Message, ModelCard, Readiness, Sampling
-from tether.engines import Job, create
+from tether.engines.factory import create
+from tether.engines.generation import Generation
 from tether.errors import TetherError
 from tether.stores.embedded import Embedded
 
@@ -41,7 +42,7 @@ async def directly(card: ModelCard, cache_dir: Path) -> list[int]:
     engine = create(card, cache_dir=cache_dir)
     await engine.open()
     ids = await engine.prompt(ChatInput(messages=(Message(role="user", content=TEXT),)))
-    job = Job(prompt_ids=ids, sampling=Sampling(max_tokens=TOKENS, temperature=0.0, seed=0))
+    job = Generation(prompt_ids=ids, sampling=Sampling(max_tokens=TOKENS, temperature=0.0, seed=0))
     said = [token async for delta in engine.run(job) for token in delta.token_ids]
     await engine.close()
     return said

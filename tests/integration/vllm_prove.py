@@ -24,8 +24,10 @@ from tests import tiny
 from tests.patience import PATIENCE_S
 from tether.config import load
 from tether.contracts import ChatInput, Message, ModelCard, Sampling
-from tether.engines import Engine, Job, create, vllm_home
-from tether.engines.engine import EngineOptions
+from tether.engines import vllm_home
+from tether.engines.engine import Engine, EngineOptions
+from tether.engines.factory import create
+from tether.engines.generation import Generation
 from tether.engines.hosted import HostedEngine
 from tether.engines.smollm2 import SOURCE
 from tether.errors import Internal, ModelUnusable, PeerLost
@@ -75,17 +77,17 @@ async def running(
         await engine.close()
 
 
-async def job(of: Engine, text: str, **sampling: object) -> Job:
+async def job(of: Engine, text: str, **sampling: object) -> Generation:
     values = {"max_tokens": TOKENS, "temperature": 1.0, "top_p": 0.95, "seed": 7, **sampling}
     asked = ChatInput(messages=(Message(role="user", content=text),))
-    return Job(prompt_ids=await of.prompt(asked), sampling=Sampling(**values))  # type: ignore[arg-type]
+    return Generation(prompt_ids=await of.prompt(asked), sampling=Sampling(**values))  # type: ignore[arg-type]
 
 
-def cut(what: Job, ids: tuple[int, ...]) -> Job:
-    return Job(prompt_ids=what.prompt_ids, emitted_ids=ids, sampling=what.sampling)
+def cut(what: Generation, ids: tuple[int, ...]) -> Generation:
+    return Generation(prompt_ids=what.prompt_ids, emitted_ids=ids, sampling=what.sampling)
 
 
-async def ids_of(of: Engine, what: Job) -> tuple[int, ...]:
+async def ids_of(of: Engine, what: Generation) -> tuple[int, ...]:
     return tuple([i async for delta in of.run(what) for i in delta.token_ids])
 
 
@@ -149,7 +151,7 @@ async def test_prompts_of_one_scope_share_their_beginnings(wide: Path) -> None:
         said = []
         for scope in ("a", "a", "b"):
             what = await job(engine, long, max_tokens=4)
-            scoped = Job(prompt_ids=what.prompt_ids, sampling=what.sampling, scope=scope)
+            scoped = Generation(prompt_ids=what.prompt_ids, sampling=what.sampling, scope=scope)
             said.append(await ids_of(engine, scoped))
         assert said == said[:1] * 3
         async with asyncio.timeout(PATIENCE_S):
@@ -167,14 +169,14 @@ async def test_an_answer_that_is_no_number_fails_alone(wide: Path, tmp_path: Pat
     tensors["model.embed_tokens.weight"][NAN] = float("nan")
     save_file(tensors, path, {"format": "pt"})
     sampling = Sampling(max_tokens=200, temperature=0.0, seed=3)
-    good = Job(prompt_ids=(5, 6, 7), sampling=sampling)
+    good = Generation(prompt_ids=(5, 6, 7), sampling=sampling)
     async with running(card(str(broken))) as engine:
         alone = await ids_of(engine, good)
         assert NAN not in alone
         beside = engine.run(good)
         first = await anext(beside)
         for temperature in (0.0, 1.0):
-            bad = Job(
+            bad = Generation(
                 prompt_ids=(5, NAN),
                 sampling=Sampling(max_tokens=3, temperature=temperature, seed=0),
             )
@@ -273,7 +275,8 @@ def _is_of(process: psutil.Process, pid: int) -> bool:
 BREAKS = """
 import asyncio, pathlib, sys
 from tether.contracts import ModelCard, Sampling
-from tether.engines import Job, create
+from tether.engines.generation import Generation
+from tether.engines.factory import create
 from tether.errors import Unavailable, WorkerLost
 
 def broken():
@@ -283,7 +286,7 @@ async def main():
     card = ModelCard(name="it", version="1", engine="vllm", source=sys.argv[1], context=512)
     engine = create(card, cache_dir=pathlib.Path(sys.argv[2]), slots=2)
     await engine.open()
-    job = Job(prompt_ids=(5, 6), sampling=Sampling(max_tokens=400, temperature=0.0, seed=0))
+    job = Generation(prompt_ids=(5, 6), sampling=Sampling(max_tokens=400, temperature=0.0, seed=0))
     run = engine.run(job)
     await anext(run)
     engine._batcher._engine.engine_core.get_output = broken

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import abc
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM
 from bench.batcher_equal import differing, run_all
 from tests import tiny
 from tether.contracts import Finish, Sampling
-from tether.engines import Delta, Job
 from tether.engines.batcher import Batcher
+from tether.engines.generation import Delta, Generation
 from tether.engines.model import SlotModel, load
-from tether.engines.row import Row
+from tether.engines.sequence import Sequence
 from tether.engines.slot_cache import SlotCache
 from tether.engines.span import Span
 from tether.engines.text import byte_table
@@ -30,7 +30,7 @@ POISON = 77  # a token id that some tests make fatal
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> abc.Iterator[Path]:
     before = torch.get_num_threads()
     yield tiny.make(tmp_path_factory.mktemp("models") / "tiny")
     torch.set_num_threads(before)
@@ -72,14 +72,14 @@ def reference(folder: Path, prompts: list[tuple[int, ...]]) -> list[list[int]]:
 
 
 def jobs(
-    prompts: Sequence[tuple[int, ...]],
+    prompts: abc.Sequence[tuple[int, ...]],
     *,
     temperature: float = 0.0,
-    emitted: Sequence[Sequence[int]] = (),
+    emitted: abc.Sequence[abc.Sequence[int]] = (),
     **sampling: Any,
-) -> list[Job]:
+) -> list[Generation]:
     return [
-        Job(
+        Generation(
             prompt_ids=ids,
             emitted_ids=tuple(emitted[at]) if emitted else (),
             sampling=Sampling(
@@ -103,7 +103,7 @@ def test_greedy_equals_generate(
         model, table, jobs(prompts), slots=slots, seed=slots, prefill_tokens=prefill_tokens
     )
     assert differing(ours, reference) == 0
-    assert len({len(ids) for ids in ours}) > 1  # some ended by themselves, so rows left early
+    assert len({len(ids) for ids in ours}) > 1  # some ended by themselves, so sequences left early
     assert model.cache.memory_bytes == 0  # an idle batch holds nothing
 
 
@@ -129,11 +129,13 @@ def test_the_text_of_a_continuation_goes_on_where_it_broke_off(
     job = jobs(prompts[10:11], temperature=1.2, stop=("xyz", "\ufffd\ufffd\ufffd\ufffd\ufffd"))[0]
 
     def deltas(emitted: tuple[int, ...]) -> list[Delta]:
-        row = Row(Job(prompt_ids=job.prompt_ids, emitted_ids=emitted, sampling=job.sampling), table)
-        if finish := row.replay(emitted, model.ends):
+        sequence = Sequence(
+            Generation(prompt_ids=job.prompt_ids, emitted_ids=emitted, sampling=job.sampling), table
+        )
+        if finish := sequence.replay(emitted, model.ends):
             return [Delta((), "", finish)]
         batcher = Batcher(model, slots=2, prefill_tokens=64)
-        batcher.add(row)
+        batcher.add(sequence)
         said: list[Delta] = []
         while batcher.busy:
             for _, item in batcher.step().said:
@@ -157,9 +159,9 @@ def test_the_token_that_ends_a_turn_is_counted_and_has_no_text(
     reference: list[list[int]],
 ) -> None:
     at = next(i for i, ids in enumerate(reference) if ids[-1] in model.ends and len(ids) > 1)
-    row = Row(jobs(prompts)[at], table)
+    sequence = Sequence(jobs(prompts)[at], table)
     batcher = Batcher(model, slots=1, prefill_tokens=512)
-    batcher.add(row)
+    batcher.add(sequence)
     said = []
     while batcher.busy:
         said += [item for _, item in batcher.step().said]
@@ -176,7 +178,7 @@ def test_a_step_takes_in_no_more_than_its_budget_and_fills_no_more_than_its_slot
 ) -> None:
     batcher = Batcher(model, slots=4, prefill_tokens=50)
     for job in jobs(prompts):
-        batcher.add(Row(job, table))
+        batcher.add(Sequence(job, table))
     before = 0
     while batcher.busy:
         batcher.step()
@@ -193,33 +195,33 @@ def test_a_cancelled_row_leaves_at_the_next_step_and_nobody_notices(
     reference: list[list[int]],
 ) -> None:
     rng = Random(5)
-    rows = [Row(job, table) for job in jobs(prompts)]
+    sequences = [Sequence(job, table) for job in jobs(prompts)]
     batcher = Batcher(model, slots=6, prefill_tokens=48)
-    for row in rows:
-        batcher.add(row)
-    said: dict[Row, list[int]] = {row: [] for row in rows}
-    cancelled: set[Row] = set()
-    dropped: list[Row] = []
-    ended: set[Row] = set()
+    for sequence in sequences:
+        batcher.add(sequence)
+    said: dict[Sequence, list[int]] = {sequence: [] for sequence in sequences}
+    cancelled: set[Sequence] = set()
+    dropped: list[Sequence] = []
+    ended: set[Sequence] = set()
     while batcher.busy:
         step = batcher.step()
         dropped += step.dropped
-        for row, item in step.said:
+        for sequence, item in step.said:
             assert isinstance(item, Delta)
-            assert row not in cancelled  # not a token after the step that followed
-            said[row] += item.token_ids
+            assert sequence not in cancelled  # not a token after the step that followed
+            said[sequence] += item.token_ids
             if item.finish:
-                ended.add(row)
+                ended.add(sequence)
         if rng.random() < 0.3:
-            victim = rng.choice(rows)
+            victim = rng.choice(sequences)
             batcher.cancel(victim)  # waiting, half taken in, running, done, or twice: all are fine
             if victim not in ended:
                 cancelled.add(victim)
     assert len(cancelled) > 5
     assert sorted(map(id, dropped)) == sorted(map(id, cancelled))
-    for at, row in enumerate(rows):
-        if row not in cancelled:
-            assert said[row] == reference[at]
+    for at, sequence in enumerate(sequences):
+        if sequence not in cancelled:
+            assert said[sequence] == reference[at]
 
 
 class Poisoned:
@@ -233,15 +235,15 @@ class Poisoned:
         self.ends = model.ends
 
     def forward(
-        self, ids: Sequence[int], decode: Sequence[Span], prefill: Sequence[Span]
+        self, ids: abc.Sequence[int], decode: abc.Sequence[Span], prefill: abc.Sequence[Span]
     ) -> NDArray[np.float32]:
         if POISON in ids and not self._nan:
             raise RuntimeError("index out of range\nand a second line")
         logits = self._model.forward(ids, decode, prefill)
         at = 0
-        for row, span in enumerate((*decode, *prefill)):
+        for sequence, span in enumerate((*decode, *prefill)):
             if POISON in ids[at : at + span.count]:
-                logits[row] = float("nan")
+                logits[sequence] = float("nan")
                 for store in (self.cache._keys, self.cache._values):
                     store[0][span.slot] = float("nan")
             at += span.count
@@ -263,17 +265,19 @@ def test_a_fault_in_one_row_fails_that_row_only(
     # a slot that held nan is used again; answers that say the poison themselves fail by right
     fine = [at for at in range(len(asked)) if at not in bad and POISON not in reference[at][:-1]]
     batcher = Batcher(Poisoned(model, nan=nan), slots=7, prefill_tokens=64)
-    rows = {Row(job, table): at for at, job in enumerate(asked) if at in bad or at in fine}
-    for row in rows:
-        batcher.add(row)
-    said: dict[int, list[int]] = {at: [] for at in rows.values()}
+    sequences = {
+        Sequence(job, table): at for at, job in enumerate(asked) if at in bad or at in fine
+    }
+    for sequence in sequences:
+        batcher.add(sequence)
+    said: dict[int, list[int]] = {at: [] for at in sequences.values()}
     failed = {}
     while batcher.busy:
-        for row, item in batcher.step().said:
+        for sequence, item in batcher.step().said:
             if isinstance(item, Delta):
-                said[rows[row]] += item.token_ids
+                said[sequences[sequence]] += item.token_ids
             else:
-                failed[rows[row]] = item
+                failed[sequences[sequence]] = item
     assert set(failed) == bad
     assert len(fine) > 20
     for error in failed.values():

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from tether.contracts import ChatInput, Finish, Message, ModelCard, Sampling, TextInput
-from tether.engines import Delta, Engine, Job, create
+from tether.engines.engine import Engine
+from tether.engines.factory import create
+from tether.engines.generation import Delta, Generation
 from tether.errors import BadRequest, ContextExceeded, Draining, Overloaded
 
 
@@ -17,21 +19,23 @@ def engine(*, slots: int = 4, queue: int = 2, context: int = 1000) -> Engine:
     return create(card, slots=slots, queue=queue, cache_dir=Path("unused"))
 
 
-async def job(of: Engine, text: str, emitted: tuple[int, ...] = (), **sampling: object) -> Job:
+async def job(
+    of: Engine, text: str, emitted: tuple[int, ...] = (), **sampling: object
+) -> Generation:
     asked = ChatInput(
         messages=(
             Message(role="system", content="not this"),
             Message(role="user", content=text),
         )
     )
-    return Job(
+    return Generation(
         prompt_ids=await of.prompt(asked),
         emitted_ids=emitted,
         sampling=Sampling(**{"seed": 0, **sampling}),  # type: ignore[arg-type]
     )
 
 
-async def all_of(of: Engine, what: Job) -> list[Delta]:
+async def all_of(of: Engine, what: Generation) -> list[Delta]:
     return [delta async for delta in of.run(what)]
 
 
@@ -154,7 +158,7 @@ async def test_bad_input_is_told() -> None:
         echo.check(15, Sampling(max_tokens=6))
     echo.check(15, Sampling(max_tokens=5))
     with pytest.raises(BadRequest, match="echo engine"):
-        await all_of(echo, Job(prompt_ids=(2**40,), sampling=Sampling(max_tokens=1, seed=0)))
+        await all_of(echo, Generation(prompt_ids=(2**40,), sampling=Sampling(max_tokens=1, seed=0)))
     await echo.close()
     with pytest.raises(Draining):
         await all_of(echo, await job(echo, "x", max_tokens=1))

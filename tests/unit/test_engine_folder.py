@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tether.contracts import ModelCard
-from tether.engines import create, folder, prepare
+from tether.engines import folder
+from tether.engines.factory import create, prepare
 from tether.errors import ModelUnusable
 
 

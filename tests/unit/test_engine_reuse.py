@@ -3,7 +3,7 @@ joins, leaves and lends; nobody borrows from another scope; what is kept stays w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import abc
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from tests import tiny, tiny_gguf
 from tether.contracts import Sampling
-from tether.engines import Job
 from tether.engines.batcher import Batcher
-from tether.engines.engine import Delta, EngineOptions
+from tether.engines.engine import EngineOptions
+from tether.engines.generation import Delta, Generation
 from tether.engines.llama_model import LlamaModel
 from tether.engines.model import SlotModel, load
-from tether.engines.row import Row
+from tether.engines.sequence import Sequence
 from tether.engines.span import Span
 
 TOKENS = 12
@@ -36,14 +36,14 @@ Answers = dict[tuple[Any, ...], tuple[int, ...]]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> abc.Iterator[Path]:
     before = torch.get_num_threads()
     yield tmp_path_factory.mktemp("models")
     torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
-def gguf(folder: Path) -> Iterator[LlamaModel]:
+def gguf(folder: Path) -> abc.Iterator[LlamaModel]:
     model = LlamaModel(
         tiny_gguf.make(folder), slots=SLOTS, context=512, threads=1, batch_tokens=600
     )
@@ -63,29 +63,29 @@ def whole() -> Answers:
     return {}
 
 
-def job(prompt: tuple[int, ...], *, scope: str = "", seed: int = 0, **sampling: Any) -> Job:
+def job(prompt: tuple[int, ...], *, scope: str = "", seed: int = 0, **sampling: Any) -> Generation:
     values = {"max_tokens": TOKENS, "temperature": 0.0, "seed": seed, **sampling}
-    return Job(prompt_ids=prompt, sampling=Sampling(**values), scope=scope)
+    return Generation(prompt_ids=prompt, sampling=Sampling(**values), scope=scope)
 
 
 def table(model: SlotModel | LlamaModel) -> tuple[bytes, ...]:
     return (b"x",) * model.vocabulary
 
 
-def answer(batcher: Batcher, what: Job, model: SlotModel | LlamaModel) -> tuple[int, ...]:
+def answer(batcher: Batcher, what: Generation, model: SlotModel | LlamaModel) -> tuple[int, ...]:
     """Computed to the end, with nobody beside it."""
-    row = Row(what, table(model))
-    batcher.add(row)
+    sequence = Sequence(what, table(model))
+    batcher.add(sequence)
     said: list[int] = []
     while batcher.busy:
         for who, item in batcher.step().said:
             assert isinstance(item, Delta)
-            assert who is row
+            assert who is sequence
             said += item.token_ids
     return tuple(said)
 
 
-def alone(model: SlotModel, what: Job, known: Answers) -> tuple[int, ...]:
+def alone(model: SlotModel, what: Generation, known: Answers) -> tuple[int, ...]:
     """Computed as a whole; nothing that was kept outlives it."""
     key = (what.prompt_ids, what.sampling)
     if key not in known:
@@ -130,30 +130,33 @@ def test_whatever_is_reused_the_tokens_are_the_same(
         for _ in range(18)
     ]
     batcher = Batcher(model, slots=slots, prefill_tokens=prefill_tokens, prefix_bytes=budget)
-    said: dict[Row, list[int]] = {}
-    asked: dict[Row, Job] = {}
-    cancelled: set[Row] = set()
+    said: dict[Sequence, list[int]] = {}
+    asked: dict[Sequence, Generation] = {}
+    cancelled: set[Sequence] = set()
     while jobs or batcher.busy:
         for _ in range(random.choice((0, 0, 1, 4))):
             if jobs:
-                row = Row(what := jobs.pop(), table(model))
-                said[row], asked[row] = [], what
-                batcher.add(row)
+                sequence = Sequence(what := jobs.pop(), table(model))
+                said[sequence], asked[sequence] = [], what
+                batcher.add(sequence)
         if said and random.random() < 0.05:
             batcher.cancel(victim := random.choice(list(said)))
             cancelled.add(victim)
-        for row, item in batcher.step().said:
+        for sequence, item in batcher.step().said:
             assert isinstance(item, Delta)
-            said[row] += item.token_ids
+            said[sequence] += item.token_ids
         assert batcher.reuse.held_bytes <= budget
     reuse = batcher.reuse
     assert batcher.memory_bytes == 0
     assert reuse.hits + reuse.misses <= len(asked)
     assert reuse.tokens >= reuse.hits * model.cache.worth
     event(f"{reuse.tokens // 100} hundred tokens reused")
-    for row, what in asked.items():
+    for sequence, what in asked.items():
         expected = alone(model, what, whole)
-        assert tuple(said[row]) == expected[: len(said[row]) if row in cancelled else None]
+        assert (
+            tuple(said[sequence])
+            == expected[: len(said[sequence]) if sequence in cancelled else None]
+        )
 
 
 def test_only_what_is_new_is_computed(model: SlotModel) -> None:
@@ -167,7 +170,7 @@ def test_only_what_is_new_is_computed(model: SlotModel) -> None:
     answer(batcher, job((*first.prompt_ids, *said, 5, 6)), model)
     assert batcher.reuse.tokens == 2 * len(first.prompt_ids) + len(said) - 2
     # broken off and continued here
-    again = Job(prompt_ids=first.prompt_ids, emitted_ids=said[:4], sampling=first.sampling)
+    again = Generation(prompt_ids=first.prompt_ids, emitted_ids=said[:4], sampling=first.sampling)
     assert answer(batcher, again, model) == said[4:]
     assert (batcher.reuse.hits, batcher.reuse.misses) == (3, 1)
     assert batcher.prompt_tokens == 4 * len(first.prompt_ids) + len(said) + 2 + 4
@@ -175,10 +178,10 @@ def test_only_what_is_new_is_computed(model: SlotModel) -> None:
 
 def test_who_runs_and_who_is_being_taken_in_lend_as_far_as_they_are(model: SlotModel) -> None:
     batcher = Batcher(model, slots=4, prefill_tokens=40, prefix_bytes=PLENTY)
-    batcher.add(Row(job((*SYSTEMS[0], 3)), table(model)))
+    batcher.add(Sequence(job((*SYSTEMS[0], 3)), table(model)))
     batcher.step()
-    batcher.add(Row(job((*SYSTEMS[0], 4)), table(model)))
-    batcher.add(Row(job((*SYSTEMS[0], 5)), table(model)))
+    batcher.add(Sequence(job((*SYSTEMS[0], 4)), table(model)))
+    batcher.add(Sequence(job((*SYSTEMS[0], 5)), table(model)))
     batcher.step()
     assert batcher.reuse.tokens == 0  # nobody could be admitted
     batcher.step()  # the first is through with 11 tokens, the second has 80 of it and takes in 11
@@ -193,29 +196,29 @@ def test_a_prompt_half_taken_in_goes_on_with_what_somebody_else_has_by_now(
     model: SlotModel, whole: Answers
 ) -> None:
     batcher = Batcher(model, slots=4, prefill_tokens=60, prefix_bytes=PLENTY)
-    rows = [Row(job((*SYSTEMS[0], last)), table(model)) for last in (3, 4)]
-    for row in rows:
-        batcher.add(row)
-    said: dict[Row, list[int]] = {row: [] for row in rows}
+    sequences = [Sequence(job((*SYSTEMS[0], last)), table(model)) for last in (3, 4)]
+    for sequence in sequences:
+        batcher.add(sequence)
+    said: dict[Sequence, list[int]] = {sequence: [] for sequence in sequences}
     lent = []
     while batcher.busy:
-        for row, item in batcher.step().said:
+        for sequence, item in batcher.step().said:
             assert isinstance(item, Delta)
-            said[row] += item.token_ids
+            said[sequence] += item.token_ids
         lent.append(batcher.reuse.tokens)
     # 60; 31 and, from 60 on, 29 of the second; which has all but one by then
     assert lent[:3] == [0, 60, 60]
-    for row, last in zip(rows, (3, 4), strict=True):
-        assert tuple(said[row]) == alone(model, job((*SYSTEMS[0], last)), whole)
+    for sequence, last in zip(sequences, (3, 4), strict=True):
+        assert tuple(said[sequence]) == alone(model, job((*SYSTEMS[0], last)), whole)
 
 
 @pytest.mark.parametrize("kind", ["model", "gguf"])
 def test_nobody_borrows_from_another_scope(kind: str, request: pytest.FixtureRequest) -> None:
     model = request.getfixturevalue(kind)
     batcher = Batcher(model, slots=4, prefill_tokens=512, prefix_bytes=PLENTY)
-    batcher.add(Row(job(SYSTEMS[0], scope="ann"), table(model)))
+    batcher.add(Sequence(job(SYSTEMS[0], scope="ann"), table(model)))
     batcher.step()
-    batcher.add(Row(job(SYSTEMS[0], scope="bob"), table(model)))  # while ann's runs
+    batcher.add(Sequence(job(SYSTEMS[0], scope="bob"), table(model)))  # while ann's runs
     while batcher.busy:
         batcher.step()
     answer(batcher, job(SYSTEMS[0], scope="eve"), model)  # and when it is kept
@@ -236,13 +239,13 @@ class Broken:
         self.ends = model.ends
 
     def forward(
-        self, ids: Sequence[int], decode: Sequence[Span], prefill: Sequence[Span]
+        self, ids: abc.Sequence[int], decode: abc.Sequence[Span], prefill: abc.Sequence[Span]
     ) -> NDArray[np.float32]:
         logits = self._model.forward(ids, decode, prefill)
         at = 0
-        for row, span in enumerate((*decode, *prefill)):
+        for sequence, span in enumerate((*decode, *prefill)):
             if self._token in ids[at : at + span.count]:
-                logits[row] = float("nan")
+                logits[sequence] = float("nan")
                 self.cache._keys[0][span.slot] = float("nan")
             at += span.count
         return logits
@@ -259,20 +262,20 @@ def test_nobody_borrows_what_are_no_numbers(
     batcher = Batcher(
         Broken(model, fatal), slots=4, prefill_tokens=prefill_tokens, prefix_bytes=PLENTY
     )
-    said: dict[Row, list[int]] = {}
+    said: dict[Sequence, list[int]] = {}
     failed = []
     for what in (bad, fine[0], bad, fine[1]):
-        batcher.add(row := Row(what, table(model)))
-        said[row] = []
+        batcher.add(sequence := Sequence(what, table(model)))
+        said[sequence] = []
     while batcher.busy:
-        for row, item in batcher.step().said:
+        for sequence, item in batcher.step().said:
             if isinstance(item, Delta):
-                said[row] += item.token_ids
+                said[sequence] += item.token_ids
             else:
-                failed.append(row)
-    rows = list(said)
-    assert failed == [rows[0], rows[2]]
-    assert [tuple(said[rows[n]]) for n in (1, 3)] == expected
+                failed.append(sequence)
+    sequences = list(said)
+    assert failed == [sequences[0], sequences[2]]
+    assert [tuple(said[sequences[n]]) for n in (1, 3)] == expected
 
 
 def test_what_is_kept_has_a_bound_and_the_rest_is_given_back(model: SlotModel) -> None:
@@ -296,9 +299,9 @@ def test_what_is_kept_has_a_bound_and_the_rest_is_given_back(model: SlotModel) -
 
 def test_a_cancelled_answer_gives_its_slot_back_and_its_beginning_is_kept(model: SlotModel) -> None:
     batcher = Batcher(model, slots=2, prefill_tokens=30, prefix_bytes=PLENTY)
-    batcher.add(row := Row(job(SYSTEMS[0]), table(model)))
+    batcher.add(sequence := Sequence(job(SYSTEMS[0]), table(model)))
     batcher.step()
-    batcher.cancel(row)  # half taken in
+    batcher.cancel(sequence)  # half taken in
     while batcher.busy:
         batcher.step()
     assert batcher.memory_bytes == 0
@@ -332,16 +335,16 @@ def test_llama_cpp_goes_on_from_a_copy_as_from_the_original(gguf: LlamaModel) ->
     prompts = [(*system[:cut], last) for system in SYSTEMS for cut in (30, 40) for last in (3, 4)]
     without = [answer(plain, job(prompt), gguf) for prompt in prompts]
     batcher = Batcher(gguf, slots=SLOTS, prefill_tokens=512, prefix_bytes=PLENTY)
-    rows = {Row(job(prompt), table(gguf)): n for n, prompt in enumerate(prompts * 3)}
-    said: list[list[int]] = [[] for _ in rows]
-    left = list(rows)
+    sequences = {Sequence(job(prompt), table(gguf)): n for n, prompt in enumerate(prompts * 3)}
+    said: list[list[int]] = [[] for _ in sequences]
+    left = list(sequences)
     while left or batcher.busy:
-        for row in left[:2]:
-            batcher.add(row)
+        for sequence in left[:2]:
+            batcher.add(sequence)
         del left[:2]
-        for row, item in batcher.step().said:
+        for sequence, item in batcher.step().said:
             assert isinstance(item, Delta)
-            said[rows[row]] += item.token_ids
+            said[sequences[sequence]] += item.token_ids
     # its numbers depend a little on what else is in a pass
     same = sum(tuple(ids) == without[n % len(prompts)] for n, ids in enumerate(said))
     assert same > 0.8 * len(said)
@@ -359,7 +362,7 @@ def test_llama_cpp_keeps_no_more_than_it_may_and_frees_the_rest(
     budget = room * gguf.cache.token_bytes
     batcher = Batcher(gguf, slots=slots, prefill_tokens=50, prefix_bytes=budget)
     waiting = [
-        Row(
+        Sequence(
             job(
                 (*random.choice(SYSTEMS)[: random.choice((9, 17, 40))], random.randrange(2, 5)),
                 scope=random.choice("ab"),
@@ -369,15 +372,15 @@ def test_llama_cpp_keeps_no_more_than_it_may_and_frees_the_rest(
         )
         for _ in range(20)
     ]
-    rows = list(waiting)
+    sequences = list(waiting)
     while waiting or batcher.busy:
         for _ in range(random.randrange(3)):
             if waiting:
                 batcher.add(waiting.pop())
         if random.random() < 0.1:
-            batcher.cancel(random.choice(rows))
+            batcher.cancel(random.choice(sequences))
         for _, item in batcher.step().said:
             assert isinstance(item, Delta)
         assert batcher.reuse.held_bytes <= budget
-    assert all(row.gone for row in rows)
+    assert all(sequence.gone for sequence in sequences)
     assert batcher.memory_bytes == 0

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tether.contracts import ModelCard
-from tether.engines import prepare, vllm_home
+from tether.engines import vllm_home
 from tether.engines.engine import EngineOptions
+from tether.engines.factory import prepare
 from tether.engines.hosted import HostedEngine
 from tether.errors import ModelUnusable
 

@@ -16,7 +16,7 @@ from tether.contracts import (
     Sampling,
     TextInput,
 )
-from tether.engines import Capabilities
+from tether.engines.engine import Capabilities
 from tether.errors import BadRequest, RateLimited
 
 CHAT = ChatInput(messages=(Message(role="user", content="abcdefgh"),))
@@ -74,9 +74,8 @@ def test_engines_say_what_they_can_do() -> None:
     assert Capabilities(resume="exact", tag="x", context=9, chat=True).abilities == (
         "text chat seeds resume:exact"
     )
-    assert Capabilities(resume="exact", tag="embedding/x", context=9, chat=False).abilities == (
-        "embed"
-    )
+    can = Capabilities(resume="exact", tag="x", context=9, chat=False, embeds=True)
+    assert can.abilities == "embed"
 
 
 def test_a_tenant_runs_so_many_requests_on_a_model() -> None:

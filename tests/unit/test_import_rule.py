@@ -35,6 +35,7 @@ LAYERS: tuple[tuple[str, int], ...] = (
     ("supervision.policies", 1),
     ("supervision", 3),
     ("tether.stores", 3),
+    ("tether.engines.kinds", 0),  # the table: which engines there are
     ("tether.engines", 3),
     ("tether.artifacts", 3),
     ("tether.security", 1),  # the runtime shows and checks certificates
@@ -46,13 +47,29 @@ LAYERS: tuple[tuple[str, int], ...] = (
     ("tether.errors", 0),
 )
 # Pure modules: they decide, and know neither actors nor sockets nor SQL.
-PURE = ("tether.core", "tether.contracts", "tether.config", "tether.errors", "tether.capability")
+PURE = (
+    "tether.core",
+    "tether.contracts",
+    "tether.config",
+    "tether.errors",
+    "tether.capability",
+    "tether.engines.kinds",
+)
 PURE_SUPERVISION = tuple(prefix for prefix, layer in LAYERS if layer == 1 and "super" in prefix)
 PURE_ARTIFACTS = tuple(
     f"tether.artifacts.{name}"
     for name in ("bandwidth", "digest", "filename", "layout", "manifest", "signature")
 )
 SHELL_WORDS = frozenset({"thespian", "asyncio", "asyncpg", "socket", "uvicorn", "starlette"})
+# What engines may know of us: their host runs in vLLM's environment, which has no more than that.
+ENGINES_KNOW = (
+    "tether.capability",
+    "tether.contracts",
+    "tether.core",
+    "tether.engines",
+    "tether.errors",
+    "tether.telemetry",
+)
 TORCH_WORDS = frozenset({"torch", "transformers", "vllm"})
 
 
@@ -111,6 +128,12 @@ def faults(module: str, source: str, *, is_package: bool = False) -> Iterator[st
         pure = own in (0, 1) and any(within(module, p) for p in PURE + PURE_SUPERVISION)
         if pure and first in SHELL_WORDS:
             yield f"{where}: this module is pure, and imports {first}"
+        if (
+            within(module, "tether.engines")
+            and first in PACKAGES
+            and not any(within(target, known) for known in ENGINES_KNOW)
+        ):
+            yield f"{where}: an engine knows nothing of {target}"
         if first == "obstore" and not within(module, "tether.artifacts"):
             yield f"{where}: {first} is imported outside tether.artifacts"
         if module in PURE_ARTIFACTS and first in (*SHELL_WORDS, "obstore", "os", "pathlib"):
@@ -155,6 +178,10 @@ def test_every_module_stands_in_a_layer() -> None:
         ("actors.gateway.x", "from tether import http", "upwards"),
         ("actors.worker.x", "import obstore", "tether.artifacts"),
         ("tether.artifacts.manifest", "import asyncio", "pure"),
+        ("tether.engines.x", "from tether.config import Model", "an engine knows nothing"),
+        ("tether.engines.x", "def f():\n    import tether.stores", "an engine knows nothing"),
+        ("tether.engines.kinds", "from tether.engines import factory", "upwards"),
+        ("tether.engines.kinds", "import asyncio", "pure"),
         ("tether.artifacts.pull", "from actors.worker import loader", "upwards"),
     ],
 )

@@ -30,7 +30,7 @@ from tether.contracts import (
     Settle,
     Usage,
 )
-from tether.engines import create
+from tether.engines.factory import create
 from tether.errors import AnswerGone, DeadlineExceeded, Draining, WorkerLost
 
 CARD = ModelCard(name="echo", version="1", engine="echo")

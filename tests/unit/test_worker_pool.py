@@ -17,7 +17,8 @@ from actors.worker.warmth import Rate
 from tests.orders import key
 from tests.patience import until
 from tether.contracts import ChatInput, Message, ModelCard, Run, Sampling
-from tether.engines import Engine, create
+from tether.engines.engine import Engine
+from tether.engines.factory import create
 from tether.errors import (
     DeadlineExceeded,
     ModelNotFound,

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from tether.config import load
+from tether.engines import kinds
 
 _CONFIG = Path("cluster.toml")
 ConfigPath = Annotated[Path, Parameter(name=["--config", "-c"], help="The configuration file.")]
@@ -114,7 +115,8 @@ def register(
     from tether.cli.description import Description
 
     there, of = load(config, node), Description(**asdict(described))
-    if source or of.engine == "echo":
+    kind = kinds.find(of.engine)
+    if source or (kind is not None and not kind.weights):
         return registry.register(there, of.card(version, source))
     return registry.register_pushed(there, version, of)
 

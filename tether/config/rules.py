@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 
 from tether.config.problem import Problem
 from tether.config.sections import EVERY, Config, Model, Worker, matching
+from tether.engines import kinds
+from tether.engines.kinds import EngineKind
 
-TAKE_ADAPTERS: Final = ("gguf", "transformers", "vllm")  # engines
 _MIN_PEER_BANDWIDTH: Final = 1 << 20  # bytes per second
 _SCHEMES: Final = ("file", "s3", "gs", "az")
 _ARTIFACT: Final = re.compile(r"artifact:sha256:[0-9a-f]{64}")
@@ -126,19 +127,12 @@ def _models(models: Sequence[Model | None]) -> Iterator[Problem]:
 
 def model_violations(model: Model, prefix: str) -> Iterator[Problem]:
     """What is wrong with one model by itself; `prefix` stands before the names of its fields."""
-    if model.engine == "echo" and model.source:
-        yield Problem(f"{prefix}source", "the echo engine has no source; remove it")
-    if model.engine != "echo" and not model.source:
-        yield Problem(
-            f"{prefix}source",
-            f"engine {model.engine} needs a folder, package:NAME or artifact:sha256:…; add it",
-        )
-    if model.adapter and model.engine not in TAKE_ADAPTERS:
-        yield Problem(
-            f"{prefix}adapter",
-            f"engine {model.engine} takes no adapter, only {' and '.join(TAKE_ADAPTERS)} do; "
-            "remove it",
-        )
+    kind = kinds.find(model.engine)
+    if kind is None:
+        known = ", ".join(map(repr, kinds.NAMES))
+        yield Problem(f"{prefix}engine", f"{model.engine!r} is not known; it may be {known}")
+    else:
+        yield from _unsuited(model, kind, prefix)
     for field in ("source", "adapter"):
         source = getattr(model, field)
         if source.startswith("artifact:") and not _ARTIFACT.fullmatch(source):
@@ -149,6 +143,22 @@ def model_violations(model: Model, prefix: str) -> Iterator[Problem]:
             yield Problem(f"{prefix}{field}", f"{source!r} is no package: and the name of one")
         elif any(not c.isprintable() for c in source):
             yield Problem(f"{prefix}{field}", f"{source!r} holds what can't be printed")
+
+
+def _unsuited(model: Model, kind: EngineKind, prefix: str) -> Iterator[Problem]:
+    if model.source and not kind.weights:
+        yield Problem(f"{prefix}source", f"the {kind.name} engine has no source; remove it")
+    if not model.source and kind.weights:
+        yield Problem(
+            f"{prefix}source",
+            f"engine {kind.name} needs a folder, package:NAME or artifact:sha256:…; add it",
+        )
+    if model.adapter and not kind.takes_adapters:
+        yield Problem(
+            f"{prefix}adapter",
+            f"engine {kind.name} takes no adapter, only {' and '.join(kinds.TAKE_ADAPTERS)} do; "
+            "remove it",
+        )
 
 
 def _workers(workers: Sequence[Worker | None]) -> Iterator[Problem]:

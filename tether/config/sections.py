@@ -170,7 +170,7 @@ class Model(Section, frozen=True, kw_only=True):
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,126}$")]
     version: Word = "1"
-    engine: Literal["gguf", "transformers", "vllm", "embedding", "echo"]
+    engine: str
     source: str = ""
     context: Annotated[int, Meta(ge=16, le=1 << 24)] = 2048
     dtype: Literal["float32", "bfloat16"] = "float32"

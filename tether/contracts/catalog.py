@@ -85,11 +85,11 @@ class ModelPolicy(Value, frozen=True):
 
 
 class ModelCard(Value, frozen=True):
-    """One version of a model in the catalog. `engine` is gguf, transformers, vllm, embedding or
-    echo; `source` is a folder, a file, a package-backed name or an artifact that the loader
-    understands, and `adapter` the same for a LoRA adapter over it, if not empty; `context` is in
-    tokens. `gpu_class` and `memory_mib` are what it needs of a worker (empty: any; 0: as its files
-    are large). `stage_s` is when it came to its `stage`, in Unix seconds."""
+    """One version of a model in the catalog. `engine` is gguf, transformers … (see
+    `tether.engines.kinds`); `source` is a folder, a file, a package-backed name or an artifact that
+    the loader understands, and `adapter` the same for a LoRA adapter over it, if not empty;
+    `context` is in tokens. `gpu_class` and `memory_mib` are what it needs of a worker (empty: any;
+    0: as its files are large). `stage_s` is when it came to its `stage`, in Unix seconds."""
 
     name: str
     version: str
@@ -114,11 +114,6 @@ class ModelCard(Value, frozen=True):
     def artifacts(self) -> tuple[str, ...]:
         """Those of its sources that are artifacts."""
         return tuple(s for s in (self.source, self.adapter) if s.startswith("artifact:"))
-
-    @property
-    def task(self) -> Task:
-        """What it is for."""
-        return Task.EMBED if self.engine == "embedding" else Task.GENERATE
 
 
 class WatchCatalog(Contract, frozen=True):

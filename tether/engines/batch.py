@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from tether.engines.batcher import Step
 from tether.engines.engine import Reuse
-from tether.engines.row import Row
+from tether.engines.generation import Delta
+from tether.engines.sequence import Sequence
+from tether.errors import TetherError
+
+
+@dataclass(slots=True)
+class BatchStep:
+    """What came out of a step: what each sequence said or how it failed, and those that were
+    cancelled before and hold nothing any more."""
+
+    said: list[tuple[Sequence, Delta | TetherError]] = field(default_factory=list)
+    dropped: list[Sequence] = field(default_factory=list)
 
 
 class Batch(Protocol):
@@ -37,14 +48,14 @@ class Batch(Protocol):
     def reuse(self) -> Reuse:
         """What did not have to be computed."""
 
-    def add(self, row: Row) -> None:
-        """Let `row` join at the next step."""
+    def add(self, sequence: Sequence) -> None:
+        """Let `sequence` join at the next step."""
 
-    def cancel(self, row: Row) -> None:
-        """Let `row` leave at the next step; nothing happens if it is done. Not during a step."""
+    def cancel(self, sequence: Sequence) -> None:
+        """Let `sequence` leave at the next step, if it isn't done. Not during a step."""
 
-    def step(self) -> Step:
-        """Tokens for who runs. Never raises for the fault of a row."""
+    def step(self) -> BatchStep:
+        """Tokens for who runs. Never raises for the fault of a sequence."""
 
 
 @runtime_checkable

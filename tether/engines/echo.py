@@ -12,11 +12,14 @@ import asyncio
 import re
 import struct
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 from tether.contracts import Finish, Input, ModelCard, Sampling, TextInput
 from tether.engines import validate
-from tether.engines.engine import Capabilities, Delta, EngineOptions, Job, Snapshot
+from tether.engines.engine import Capabilities, EngineOptions, Snapshot
+from tether.engines.generation import Delta, Generation
 from tether.engines.text import StopScanner
+from tether.engines.weights import Progress, silent
 from tether.errors import BadRequest, Draining, Overloaded
 from tether.telemetry import metrics
 
@@ -24,6 +27,15 @@ _DELAY = re.compile(r"delay=(\d{1,5})")
 # tokens without a delay are handed over together after this long, so that a measurement
 # counts the network and not the engine's own bookkeeping; each still takes a turn of the loop
 BURST_S = 0.005
+
+
+def prepare(card: ModelCard, cache_dir: Path, progress: Progress = silent) -> None:
+    """See `factory.prepare`: there are no weights."""
+
+
+def create(card: ModelCard, options: EngineOptions) -> EchoEngine:
+    """See `factory.create`."""
+    return EchoEngine(card, options)
 
 
 def encode(text: str) -> tuple[int, ...]:
@@ -97,7 +109,7 @@ class EchoEngine:
         """See `Engine.check`."""
         validate.request(prompt_tokens, sampling, self.capabilities.context)
 
-    async def run(self, job: Job) -> AsyncGenerator[Delta, None]:
+    async def run(self, generation: Generation) -> AsyncGenerator[Delta, None]:
         """See `Engine.run`."""
         if self._closed:
             raise Draining("the engine is closing; try another worker")
@@ -118,22 +130,22 @@ class EchoEngine:
         self._running += 1
         said = 0
         try:
-            async for delta in self._say(job):
+            async for delta in self._say(generation):
                 said += len(delta.token_ids)
                 yield delta
         finally:
             self._running -= 1
             self._free.release()
-            self._prompt_tokens += len(job.prompt_ids)
+            self._prompt_tokens += len(generation.prompt_ids)
             self._output_tokens += said
-            self._prompt_metric.inc(len(job.prompt_ids))
+            self._prompt_metric.inc(len(generation.prompt_ids))
             self._output_metric.inc(said)
 
-    async def _say(self, job: Job) -> AsyncGenerator[Delta, None]:
-        words, delay_s = decode(job.prompt_ids)
-        count, limit = len(words), job.sampling.max_tokens
-        stops = StopScanner(job.sampling.stop) if job.sampling.stop else None
-        at = len(job.emitted_ids)
+    async def _say(self, generation: Generation) -> AsyncGenerator[Delta, None]:
+        words, delay_s = decode(generation.prompt_ids)
+        count, limit = len(words), generation.sampling.max_tokens
+        stops = StopScanner(generation.sampling.stop) if generation.sampling.stop else None
+        at = len(generation.emitted_ids)
         if stops:
             for i in range(at):
                 if stops.push(words[i % count] if i == 0 else " " + words[i % count])[1]:

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tether.contracts import EmbeddingInput, Finish, Input, ModelCard, Sampling
-from tether.engines.engine import Capabilities, Delta, EngineOptions, Job, Snapshot
+from tether.engines import minilm, weights
+from tether.engines.engine import Capabilities, EngineOptions, Snapshot
 from tether.engines.folder import unloadable
-from tether.engines.weights import prepare
+from tether.engines.generation import Delta, Generation
+from tether.engines.weights import Progress, silent
 from tether.errors import BadRequest, ContextExceeded, Draining, ModelUnusable, Overloaded
 from tether.telemetry import metrics
 
@@ -32,12 +34,25 @@ MOST_TEXTS = 256
 AT_ONCE = 16  # texts of one pass, so that a request that was dropped soon stops
 
 
+def prepare(card: ModelCard, cache_dir: Path, progress: Progress = silent) -> Path:
+    """See `factory.prepare`."""
+    weights.require_torch(card)
+    return weights.local(card, minilm.SOURCE, weights.whole) or minilm.find()
+
+
+def create(card: ModelCard, options: EngineOptions) -> EmbeddingEngine:
+    """See `factory.create`."""
+    return EmbeddingEngine(card, options)
+
+
 class EmbeddingEngine:
     """See the module. One thread computes, a few texts at a time; requests take turns."""
 
     def __init__(self, card: ModelCard, options: EngineOptions) -> None:
         self.slots = options.slots
-        self.capabilities = Capabilities(resume="exact", tag="", context=card.context, chat=False)
+        self.capabilities = Capabilities(
+            resume="exact", tag="", context=card.context, chat=False, embeds=True
+        )
         self._card = card
         self._options = options
         self._most = options.slots + options.queue
@@ -61,7 +76,6 @@ class EmbeddingEngine:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         folder = prepare(self._card, self._options.cache_dir)
-        assert folder is not None
         import torch
         import transformers
 
@@ -82,6 +96,7 @@ class EmbeddingEngine:
             tag=f"embedding/{config.hidden_size}/torch-{torch.__version__}",
             context=min(self._card.context, config.max_position_embeddings),
             chat=False,
+            embeds=True,
         )
 
     def _read(self, folder: Path) -> tuple[Any, Any]:
@@ -134,7 +149,7 @@ class EmbeddingEngine:
     def check(self, prompt_tokens: int, sampling: Sampling) -> None:
         """See `Engine.check`. All that matters was seen by `prompt`."""
 
-    async def run(self, job: Job) -> AsyncGenerator[Delta, None]:
+    async def run(self, generation: Generation) -> AsyncGenerator[Delta, None]:
         """See `Engine.run`. One delta, with all vectors and no token."""
         if self._closed or self._net is None:
             raise Draining("the engine is not open; try another worker")
@@ -144,7 +159,7 @@ class EmbeddingEngine:
                 f"{self._most} requests run or wait in the engine; try again shortly",
                 retry_after_s=1.0,
             )
-        texts = self._texts(job.prompt_ids)
+        texts = self._texts(generation.prompt_ids)
         loop = asyncio.get_running_loop()
         vectors = b""
         self._open += 1

@@ -1,4 +1,4 @@
-"""What every engine is to the worker that owns it, and how one is made.
+"""What every engine is to the worker that owns it.
 
 An engine turns prompt ids into a stream of `Delta`s. It is driven from one asyncio loop;
 where it computes is its own affair. A continuation passes the ids emitted so far and is
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from tether.contracts import Finish, Input, ModelCard, Sampling
-from tether.errors import ModelUnusable
+from tether.contracts import Input, Sampling
+from tether.engines.generation import Delta, Generation
 
 PREFIX_BYTES = 256 << 20  # 5,800 tokens of a model of 135 million parameters in float32
 
@@ -25,44 +25,23 @@ class Capabilities:
 
     `resume` is exact when a continuation equals the undisturbed run between engines of equal
     `tag`, prefix when only what was sent is sure to stand. `context` is in tokens, prompt and
-    answer together. `chat` says that there is a chat template.
+    answer together. `chat` says that there is a chat template, `embeds` that it makes vectors of
+    texts and no answers.
     """
 
     resume: Literal["exact", "prefix"]
     tag: str
     context: int
     chat: bool
+    embeds: bool = False
 
     @property
     def abilities(self) -> str:
         """The same in words for whoever chooses a model: embed, or text and chat; how it resumes;
         seeds, when a seed gives the same answer again."""
-        if self.tag.startswith("embedding/"):
+        if self.embeds:
             return "embed"
         return f"text{' chat' if self.chat else ''} seeds resume:{self.resume}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One answer to compute. `sampling.seed` is set; `max_tokens` counts `emitted_ids` too. Only
-    jobs of an equal `scope` use what was computed for one another: who waits less would learn
-    what others have asked."""
-
-    prompt_ids: tuple[int, ...]
-    emitted_ids: tuple[int, ...] = ()
-    sampling: Sampling
-    scope: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """Output tokens and the text they added (empty inside a character or a possible stop
-    string). The token that ends a turn is among the ids and has no text. Only the last delta
-    of an answer has a `finish`."""
-
-    token_ids: tuple[int, ...]
-    text: str
-    finish: Finish | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +137,7 @@ class Engine(Protocol):
             ContextExceeded: prompt and max_tokens do not fit the context.
         """
 
-    def run(self, job: Job) -> AsyncGenerator[Delta, None]:
+    def run(self, generation: Generation) -> AsyncGenerator[Delta, None]:
         """Compute an answer; closing the generator ends the computation.
 
         Raises:
@@ -171,88 +150,3 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Let go of the model; answers that still run are refused as `Draining`. Safe twice."""
-
-
-def create(
-    card: ModelCard,
-    *,
-    slots: int = 32,
-    threads: int = 1,
-    cache_dir: Path,
-    queue: int = 64,
-    prefill_tokens: int = 256,
-    prefix_bytes: int = PREFIX_BYTES,
-) -> Engine:
-    """The engine that `card.engine` names, in this process, not yet open. Big libraries are
-    imported by `open`.
-
-    Raises:
-        ModelUnusable: no engine has this name.
-        ValueError: a bound is out of range.
-    """
-    options = EngineOptions(
-        cache_dir=cache_dir,
-        slots=slots,
-        threads=threads,
-        queue=queue,
-        prefill_tokens=prefill_tokens,
-        prefix_bytes=prefix_bytes,
-    )
-    if card.engine == "echo":
-        from tether.engines.echo import EchoEngine
-
-        return EchoEngine(card, options)
-    if card.engine == "transformers":
-        from tether.engines.transformer import TransformersEngine
-
-        return TransformersEngine(card, options)
-    if card.engine == "embedding":
-        from tether.engines.embedding import EmbeddingEngine
-
-        return EmbeddingEngine(card, options)
-    if card.engine == "gguf":
-        from tether.engines.gguf import GgufEngine
-
-        return GgufEngine(card, options)
-    if card.engine == "vllm":
-        from tether.engines.vllm import VllmEngine
-
-        return VllmEngine(card, options)
-    raise ModelUnusable(
-        f"model {card.ref} asks for the engine {card.engine!r}; "
-        "use gguf, transformers, vllm, embedding or echo"
-    )
-
-
-def host(
-    card: ModelCard,
-    *,
-    slots: int = 32,
-    threads: int = 1,
-    cache_dir: Path,
-    queue: int = 64,
-    prefill_tokens: int = 256,
-    prefix_bytes: int = PREFIX_BYTES,
-    stuck_s: float = 60.0,
-    probe_s: float = 30.0,
-    gpus: str = "all",
-) -> Engine:
-    """As `create`, in a process of its own where the engine computes a model. `stuck_s`,
-    `probe_s` and `gpus`: see `HostedEngine`.
-
-    Raises:
-        ValueError: a bound is out of range.
-    """
-    bounds: dict[str, int] = {
-        "slots": slots,
-        "threads": threads,
-        "queue": queue,
-        "prefill_tokens": prefill_tokens,
-        "prefix_bytes": prefix_bytes,
-    }
-    if card.engine == "echo":
-        return create(card, cache_dir=cache_dir, **bounds)
-    from tether.engines.hosted import HostedEngine
-
-    options = EngineOptions(cache_dir=cache_dir, **bounds)
-    return HostedEngine(card, options, stuck_s=stuck_s, probe_s=probe_s, gpus=gpus)

@@ -8,12 +8,37 @@ run.
 
 from __future__ import annotations
 
-from tether.engines import llama, lora
-from tether.engines.batching import BatchEngine, Loaded
-from tether.engines.chat_template import ChatTemplate
-from tether.engines.engine import Capabilities
-from tether.engines.llama_model import LlamaModel
-from tether.engines.weights import adapter_of, prepare
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tether.contracts import ModelCard
+from tether.engines import gguf_file, llama, smollm2, weights
+from tether.engines.batch_engine import BatchEngine, Loaded
+from tether.engines.engine import Capabilities, EngineOptions
+from tether.engines.weights import Progress, silent
+
+if TYPE_CHECKING:
+    from tether.engines.chat_template import ChatTemplate
+    from tether.engines.llama_model import LlamaModel
+
+
+def prepare(card: ModelCard, cache_dir: Path, progress: Progress = silent) -> Path:
+    """See `factory.prepare`."""
+    _adapter(card)
+    return weights.local(card, smollm2.SOURCE, gguf_file.find) or smollm2.gguf()
+
+
+def create(card: ModelCard, options: EngineOptions) -> GgufEngine:
+    """See `factory.create`."""
+    return GgufEngine(card, options)
+
+
+def _adapter(card: ModelCard) -> Path | None:
+    if not card.adapter:
+        return None
+    from tether.engines import llama_adapter  # with numpy, which a node without models has not
+
+    return llama_adapter.check(Path(card.adapter).expanduser())
 
 
 class GgufEngine(BatchEngine):
@@ -23,16 +48,19 @@ class GgufEngine(BatchEngine):
     _template: ChatTemplate | None = None
 
     def _load(self) -> Loaded:
+        from tether.engines import lora
+        from tether.engines.chat_template import ChatTemplate
+        from tether.engines.llama_model import LlamaModel
+
         options = self._options
         path = prepare(self._card, options.cache_dir)
-        assert path is not None
         model = self._model = LlamaModel(
             path,
             slots=options.slots,
             context=self._card.context,
             threads=options.threads,
             batch_tokens=options.slots + options.prefill_tokens,
-            adapter=adapter_of(self._card),
+            adapter=_adapter(self._card),
         )
         if source := model.chat_template():
             self._template = ChatTemplate(source, model.special())

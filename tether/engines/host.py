@@ -19,7 +19,9 @@ from contextlib import aclosing
 from pathlib import Path
 
 from tether.engines import host_wire as wire
-from tether.engines.engine import Engine, Job, create
+from tether.engines.engine import Engine
+from tether.engines.factory import create
+from tether.engines.generation import Generation
 from tether.errors import Internal, Overloaded, TetherError
 from tether.telemetry import logs
 
@@ -50,7 +52,7 @@ class Host:
         try:
             while True:
                 order = wire.orders.decode(await wire.read(self._reader))
-                if isinstance(order, wire.Open):
+                if isinstance(order, wire.OpenEngine):
                     opening = asyncio.create_task(self._open(order))
                 elif isinstance(order, wire.Tokenize | wire.Compute):
                     self._begin(order)
@@ -66,7 +68,7 @@ class Host:
                 if task is not None:
                     task.cancel()
 
-    async def _open(self, order: wire.Open) -> None:
+    async def _open(self, order: wire.OpenEngine) -> None:
         try:
             engine = create(
                 order.card,
@@ -84,7 +86,7 @@ class Host:
         self._engine = engine
         self._most = order.slots + order.queue + MORE_TASKS
         can = engine.capabilities
-        self._say(wire.Opened(can.resume, can.tag, can.context, can.chat))
+        self._say(wire.Opened(can.resume, can.tag, can.context, can.chat, can.embeds))
 
     def _begin(self, order: wire.Tokenize | wire.Compute) -> None:
         if len(self._tasks) >= self._most:
@@ -105,14 +107,14 @@ class Host:
 
     async def _compute(self, order: wire.Compute) -> None:
         assert self._engine is not None
-        job = Job(
+        generation = Generation(
             prompt_ids=order.prompt_ids,
             emitted_ids=order.emitted_ids,
             sampling=order.sampling,
             scope=order.scope,
         )
         try:
-            async with aclosing(self._engine.run(job)) as deltas:
+            async with aclosing(self._engine.run(generation)) as deltas:
                 async for delta in deltas:
                     self._say(wire.Said(order.id, delta.token_ids, delta.text, delta.finish))
                     await self._writer.drain()

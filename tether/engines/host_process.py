@@ -6,11 +6,10 @@ import asyncio
 import os
 import socket
 import subprocess
-import sys
 from contextlib import suppress
 
 from tether.contracts import ModelCard
-from tether.engines import vllm_home
+from tether.engines.factory import interpreter
 from tether.errors import ModelUnusable
 
 END_S = 1.0
@@ -24,7 +23,7 @@ def start(card: ModelCard, gpus: str = ALL) -> tuple[subprocess.Popen[bytes], so
     Raises:
         ModelUnusable: it can't be started.
     """
-    python = vllm_home.python(card.ref) if card.engine == "vllm" else sys.executable
+    python = interpreter(card)
     ours, theirs = socket.socketpair()
     try:
         process = subprocess.Popen(

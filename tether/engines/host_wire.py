@@ -20,11 +20,11 @@ MOST_BYTES = 64 << 20  # of a frame: a prompt of several million tokens
 _SIZE = 4
 
 
-class Order(msgspec.Struct, frozen=True, tag=True, array_like=True):
+class HostOrder(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Worker → engine's process. `id` names a request."""
 
 
-class Open(Order, frozen=True):
+class OpenEngine(HostOrder, frozen=True):
     """Comes first, and once: load this. `cache_dir` and the rest are `EngineOptions`."""
 
     card: ModelCard
@@ -36,14 +36,14 @@ class Open(Order, frozen=True):
     prefix_bytes: int = 0
 
 
-class Tokenize(Order, frozen=True):
+class Tokenize(HostOrder, frozen=True):
     """Answered by `Tokenized` or `Failed`."""
 
     id: int
     input: Input
 
 
-class Compute(Order, frozen=True):
+class Compute(HostOrder, frozen=True):
     """Answered by `Said`, the last of which has a finish, or `Failed`."""
 
     id: int
@@ -53,13 +53,13 @@ class Compute(Order, frozen=True):
     scope: str = ""
 
 
-class Drop(Order, frozen=True):
+class Drop(HostOrder, frozen=True):
     """Nobody waits for this any more."""
 
     id: int
 
 
-class Quit(Order, frozen=True):
+class Quit(HostOrder, frozen=True):
     """Let go of the model and end."""
 
 
@@ -74,6 +74,7 @@ class Opened(News, frozen=True):
     tag: str
     context: int
     chat: bool
+    embeds: bool = False
 
 
 class Tokenized(News, frozen=True):
@@ -116,7 +117,7 @@ class Pulse(News, frozen=True):
     reuse: Reuse = Reuse()
 
 
-AnyOrder = Open | Tokenize | Compute | Drop | Quit
+AnyOrder = OpenEngine | Tokenize | Compute | Drop | Quit
 AnyNews = Opened | Tokenized | Said | Failed | Pulse
 
 _encoder = msgspec.msgpack.Encoder()

@@ -15,17 +15,20 @@ import itertools
 import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from typing import Literal, cast
+from pathlib import Path
+from typing import Literal, Unpack, cast
 
 import msgspec
 
 from tether.contracts import EmbeddingInput, Input, ModelCard, Sampling
 from tether.engines import host_process, validate
 from tether.engines import host_wire as wire
-from tether.engines.engine import Capabilities, Delta, EngineOptions, Job, Snapshot
+from tether.engines.engine import Capabilities, Engine, EngineOptions, Snapshot
+from tether.engines.factory import Bounds, create, kind_of, prepare
+from tether.engines.generation import Delta, Generation
 from tether.engines.mirror import Mirror
-from tether.engines.stream import Stream
-from tether.engines.weights import prepare
+from tether.engines.stream import DeltaStream
+from tether.engines.watchdog import TICK_S, Watchdog
 from tether.errors import (
     Draining,
     ModelUnusable,
@@ -39,9 +42,30 @@ from tether.telemetry import logs, metrics
 
 log = logs.get(__name__)
 
-TICK_S = 1.0
 QUIT_S = 5.0  # to end by itself, when told
 PROBE: tuple[int, ...] = (1,)  # any token will do: it is only to be computed
+
+
+def host(
+    card: ModelCard,
+    *,
+    cache_dir: Path,
+    stuck_s: float = 60.0,
+    probe_s: float = 30.0,
+    gpus: str = host_process.ALL,
+    **bounds: Unpack[Bounds],
+) -> Engine:
+    """As `factory.create`, in a process of its own where the engine computes a model. `stuck_s`,
+    `probe_s` and `gpus`: see `HostedEngine`.
+
+    Raises:
+        ModelUnusable: see `factory.kind_of`.
+        ValueError: a bound is out of range.
+    """
+    if not kind_of(card).weights:
+        return create(card, cache_dir=cache_dir, **bounds)
+    options = EngineOptions(cache_dir=cache_dir, **bounds)
+    return HostedEngine(card, options, stuck_s=stuck_s, probe_s=probe_s, gpus=gpus)
 
 
 class HostedEngine:
@@ -67,21 +91,17 @@ class HostedEngine:
         self._card = card
         self._gpus = gpus
         self._options = options
-        self._stuck_ticks = max(2, round(stuck_s / TICK_S))
-        self._probe_ticks = max(2, round(probe_s / TICK_S))
+        self._watchdog = Watchdog(stuck_s=stuck_s, probe_s=probe_s)
         self._most = options.slots + options.queue
         self._process: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._opened: asyncio.Future[None] | None = None
         self._ids = itertools.count(1)
-        self._streams: dict[int, Stream] = {}
+        self._streams: dict[int, DeltaStream] = {}
         self._prompts: dict[int, asyncio.Future[tuple[int, ...]]] = {}
         self._pulse = wire.Pulse()
         self._mirror = Mirror(card.ref)
-        self._silent = 0  # ticks; a time would also count what this process was late itself
-        self._idle = 0
-        self._moved = 0
         self._closing = False
         self._fault = ""
         self._refused = metrics.bound_refused.labels("engine_queue")
@@ -97,14 +117,14 @@ class HostedEngine:
         """See `Engine.open`."""
         self._opened = asyncio.get_running_loop().create_future()
         card = self._card
-        if card.engine == "vllm":  # the packages with weights are in our environment
+        if kind_of(card).home:  # the packages with weights are in our environment
             path = await asyncio.to_thread(prepare, card, self._options.cache_dir)
             card = msgspec.structs.replace(card, source=str(path))
         self._process, ours = host_process.start(card, self._gpus)
         reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=1 << 20)
         options = self._options
         self._order(
-            wire.Open(
+            wire.OpenEngine(
                 card,
                 str(options.cache_dir),
                 options.slots,
@@ -163,10 +183,10 @@ class HostedEngine:
 
     def check(self, prompt_tokens: int, sampling: Sampling) -> None:
         """See `Engine.check`."""
-        if self._card.engine != "embedding":  # whose context is that of each text
+        if not self.capabilities.embeds:  # whose context is that of each text
             validate.request(prompt_tokens, sampling, self.capabilities.context)
 
-    async def run(self, job: Job) -> AsyncGenerator[Delta, None]:
+    async def run(self, generation: Generation) -> AsyncGenerator[Delta, None]:
         """See `Engine.run`."""
         self._refuse()
         if len(self._streams) >= self._most:
@@ -176,8 +196,16 @@ class HostedEngine:
                 retry_after_s=1.0,
             )
         id = next(self._ids)
-        stream = self._streams[id] = Stream()
-        self._order(wire.Compute(id, job.prompt_ids, job.emitted_ids, job.sampling, job.scope))
+        stream = self._streams[id] = DeltaStream()
+        self._order(
+            wire.Compute(
+                id,
+                generation.prompt_ids,
+                generation.emitted_ids,
+                generation.sampling,
+                generation.scope,
+            )
+        )
         try:
             while True:
                 delta = await stream.next()
@@ -210,7 +238,7 @@ class HostedEngine:
         if self._closing or self._writer is None:
             raise Draining("the engine is not open; try another worker")
 
-    def _order(self, order: wire.Order) -> None:
+    def _order(self, order: wire.HostOrder) -> None:
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(wire.frame(order))
 
@@ -221,7 +249,7 @@ class HostedEngine:
             while True:
                 for item in wire.news.decode(await wire.read(reader)):
                     self._take(item)
-                self._silent = 0
+                self._watchdog.heard()
         except EOFError:
             process = self._process
             how = await host_process.ending(process) if process else "it was told to"
@@ -232,13 +260,13 @@ class HostedEngine:
     def _take(self, item: wire.AnyNews) -> None:
         match item:
             case wire.Said():
-                self._idle = self._moved = 0
+                self._watchdog.said()
                 if stream := self._streams.get(item.id):
                     stream.put(Delta(item.token_ids, item.text, item.finish))
             case wire.Pulse():
                 before, self._pulse = self._pulse, item
                 if (before.steps, before.prompt_tokens) != (item.steps, item.prompt_tokens):
-                    self._moved = 0
+                    self._watchdog.moved()
                 self._mirror.show(item)
             case wire.Tokenized():
                 if (done := self._prompts.get(item.id)) and not done.done():
@@ -248,7 +276,11 @@ class HostedEngine:
             case wire.Opened():
                 resume = cast(Literal["exact", "prefix"], item.resume)
                 self.capabilities = Capabilities(
-                    resume=resume, tag=item.tag, context=item.context, chat=item.chat
+                    resume=resume,
+                    tag=item.tag,
+                    context=item.context,
+                    chat=item.chat,
+                    embeds=item.embeds,
                 )
                 if self._opened is not None and not self._opened.done():
                     self._opened.set_result(None)
@@ -269,17 +301,11 @@ class HostedEngine:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            self._silent += 1
-            self._idle = 0 if self._streams else self._idle + 1
-            self._moved = self._moved + 1 if self._streams else 0
-            if self._silent >= self._stuck_ticks:
-                self._lose(f"the engine of {self._card.ref} is stuck: it says nothing any more")
-            elif self._moved >= self._stuck_ticks:
-                self._lose(f"the engine of {self._card.ref} is stuck: its answers don't move")
+            if stuck := self._watchdog.tick(busy=bool(self._streams)):
+                self._lose(f"the engine of {self._card.ref} is stuck: {stuck}")
             elif self._pulse.fault:
                 self._lose(self._pulse.fault)
-            elif self._idle >= self._probe_ticks and self._opened and self._opened.done():
-                self._idle = 0
+            elif self._opened and self._opened.done() and self._watchdog.probe():
                 self._tasks.append(asyncio.create_task(self._probe()))
                 self._tasks = [task for task in self._tasks if not task.done()]
             if self._fault:
@@ -290,9 +316,9 @@ class HostedEngine:
         sampling = Sampling(max_tokens=1, temperature=0.0, seed=0)
         with suppress(TetherError):
             ids = PROBE
-            if self._card.engine == "embedding":
+            if self.capabilities.embeds:
                 ids = await self.prompt(EmbeddingInput(texts=("?",)))
-            async with aclosing(self.run(Job(prompt_ids=ids, sampling=sampling))) as deltas:
+            async with aclosing(self.run(Generation(prompt_ids=ids, sampling=sampling))) as deltas:
                 async for _ in deltas:
                     pass
 

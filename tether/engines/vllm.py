@@ -12,19 +12,39 @@ import sys
 import warnings
 from importlib import util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tether.contracts import ModelCard
 from tether.engines import folder as folders
-from tether.engines import lora, vllm_adapter
-from tether.engines.batching import BatchEngine, Loaded
-from tether.engines.engine import Capabilities
+from tether.engines import smollm2, vllm_home, weights
+from tether.engines.batch_engine import BatchEngine, Loaded
+from tether.engines.engine import Capabilities, EngineOptions
 from tether.engines.folder import unloadable
 from tether.engines.tokenizer import Tokenizer, ends
-from tether.engines.weights import adapter_of, prepare
+from tether.engines.weights import Progress, silent
 from tether.errors import ModelUnusable, TetherError
+
+if TYPE_CHECKING:
+    from tether.engines.lora import Adapter
 
 DTYPES = ("float32", "bfloat16")
 MOST_CACHE_BYTES = 4 << 30  # of keys and values, on processors; a GPU's memory is taken as it is
+
+
+def prepare(card: ModelCard, cache_dir: Path, progress: Progress = silent) -> Path:
+    """See `factory.prepare`."""
+    weights.peft_adapter(card)
+    vllm_home.python(card.ref)
+    if card.source.startswith(weights.PACKAGE):
+        weights.require_torch(card)  # in this environment, to convert them
+    return weights.local(card, smollm2.SOURCE, weights.whole) or smollm2.converted(
+        cache_dir, progress
+    )
+
+
+def create(card: ModelCard, options: EngineOptions) -> VllmEngine:
+    """See `factory.create`."""
+    return VllmEngine(card, options)
 
 
 class VllmEngine(BatchEngine):
@@ -45,10 +65,11 @@ class VllmEngine(BatchEngine):
             )
         self._set_environment()
         folder = prepare(card, self._options.cache_dir)
-        assert folder is not None
         config = folders.check(folder)
         context = self._context(config)
-        path = adapter_of(card)
+        path = weights.peft_adapter(card)
+        from tether.engines import lora, vllm_adapter
+
         adapter = lora.read(path) if path is not None else None
         self._tokenizer = Tokenizer(folder)
         from tether.engines.vllm_batch import VllmBatch
@@ -140,10 +161,11 @@ class VllmEngine(BatchEngine):
         except Exception as error:  # whatever config and weights can provoke in the library
             raise unloadable(folder, error) from error
 
-    def _capabilities(self, context: int, adapter: lora.Adapter | None) -> Capabilities:
+    def _capabilities(self, context: int, adapter: Adapter | None) -> Capabilities:
         import torch
         import vllm
 
+        from tether.engines import lora
         from tether.engines.device import described, device
 
         dtype, where = self._card.dtype, device()

@@ -1,4 +1,4 @@
-"""vLLM's scheduler as a batch: rows in, steps of tokens out.
+"""vLLM's scheduler as a batch: sequences in, steps of tokens out.
 
 vLLM's engine core runs in this thread (no process of its own that could outlive us). It is told
 token ids and how many more are wanted; which token is drawn, what text it is and whether the
@@ -16,17 +16,17 @@ from vllm import SamplingParams
 from vllm.inputs.engine import tokens_input
 from vllm.sampling_params import RequestOutputKind
 
-from tether.engines.batcher import Step
+from tether.engines.batch import BatchStep
 from tether.engines.engine import Reuse
-from tether.engines.row import Row
+from tether.engines.sequence import Sequence
 from tether.engines.vllm_sampler import KEY, Draw
 from tether.errors import Internal
 
 
 class _Asked(NamedTuple):
-    """A row in vLLM, and the name that vLLM gave it."""
+    """A sequence in vLLM, and the name that vLLM gave it."""
 
-    row: Row
+    sequence: Sequence
     draw: Draw
     name: str
 
@@ -56,9 +56,9 @@ class VllmBatch:
         self._block_bytes = held // pool.num_gpu_blocks
         self._free = pool.get_num_free_blocks()  # when nobody runs
         self._names = (f"{number}" for number in itertools.count(1))
-        self._new: deque[Row] = deque()
-        self._rows: dict[str, _Asked] = {}
-        self._cancelled: list[Row] = []
+        self._new: deque[Sequence] = deque()
+        self._sequences: dict[str, _Asked] = {}
+        self._cancelled: list[Sequence] = []
 
     def warm(self) -> None:
         """One token: some models load, and have no kernel that computes them.
@@ -79,12 +79,12 @@ class VllmBatch:
     @property
     def queued(self) -> int:
         """Answers that wait for memory or a place."""
-        return len(self._new) + max(0, len(self._rows) - self.running)
+        return len(self._new) + max(0, len(self._sequences) - self.running)
 
     @property
     def busy(self) -> bool:
         """There is something to do."""
-        return bool(self._rows or self._new or self._cancelled)
+        return bool(self._sequences or self._new or self._cancelled)
 
     @property
     def memory_bytes(self) -> int:
@@ -97,64 +97,64 @@ class VllmBatch:
         """See there; what is kept lies in blocks that nobody needs, so it holds no bytes more."""
         return Reuse(tokens=self._lent, hits=self._hits, misses=self._misses)
 
-    def add(self, row: Row) -> None:
+    def add(self, sequence: Sequence) -> None:
         """See `Batch.add`."""
-        self._new.append(row)
+        self._new.append(sequence)
 
-    def cancel(self, row: Row) -> None:
+    def cancel(self, sequence: Sequence) -> None:
         """See `Batch.cancel`."""
-        row.cancelled = True
-        self._cancelled.append(row)
+        sequence.cancelled = True
+        self._cancelled.append(sequence)
 
-    def step(self) -> Step:
+    def step(self) -> BatchStep:
         """See `Batch.step`."""
-        step = Step()
+        step = BatchStep()
         self._drop(step)
         while self._new:
             self._begin(self._new.popleft(), step)
-        if not self._rows:
+        if not self._sequences:
             return step
         self.steps += 1
         over = []
         for output in self._engine.step():
-            row, draw, name = self._rows[output.request_id]
+            sequence, draw, name = self._sequences[output.request_id]
             if draw.wrong:
                 self._cleanse(name)
-                self._fail(row, draw.wrong, step)
+                self._fail(sequence, draw.wrong, step)
             else:
-                if row.fed == 0:
-                    self._take_in(row, output.num_cached_tokens or 0)
-                self._accept(row, output.outputs[0].token_ids, step)
-                if output.finished and not row.done:
-                    self._fail(row, f"vLLM ended it: {output.outputs[0].finish_reason}", step)
-            if row.done:
-                del self._rows[output.request_id]
+                if sequence.fed == 0:
+                    self._take_in(sequence, output.num_cached_tokens or 0)
+                self._accept(sequence, output.outputs[0].token_ids, step)
+                if output.finished and not sequence.done:
+                    self._fail(sequence, f"vLLM ended it: {output.outputs[0].finish_reason}", step)
+            if sequence.done:
+                del self._sequences[output.request_id]
                 if not output.finished:
                     over.append(output.request_id)
         self._abort(over)
         return step
 
-    def _drop(self, step: Step) -> None:
+    def _drop(self, step: BatchStep) -> None:
         cancelled, self._cancelled = self._cancelled, []
         if not cancelled:
             return
-        step.dropped.extend(row for row in cancelled if not row.done)
-        self._new = deque(row for row in self._new if not row.cancelled)
-        names = [name for name, asked in self._rows.items() if asked.row.cancelled]
+        step.dropped.extend(sequence for sequence in cancelled if not sequence.done)
+        self._new = deque(sequence for sequence in self._new if not sequence.cancelled)
+        names = [name for name, asked in self._sequences.items() if asked.sequence.cancelled]
         for name in names:
-            del self._rows[name]
+            del self._sequences[name]
         self._abort(names)
 
     def _abort(self, names: list[str]) -> None:
         if names:
             self._engine.abort_request(names)
 
-    def _begin(self, row: Row, step: Step) -> None:
-        draw = Draw(row.sampling, row.emitted)
+    def _begin(self, sequence: Sequence, step: BatchStep) -> None:
+        draw = Draw(sequence.sampling, sequence.emitted)
         params = SamplingParams(
             temperature=0.0,
-            # The row ends by itself, and one token before vLLM would end it: see `_cleanse`.
-            max_tokens=row.sampling.max_tokens - row.emitted + 1,
+            # The sequence ends by itself, and one token before vLLM would end it: see `_cleanse`.
+            max_tokens=sequence.sampling.max_tokens - sequence.emitted + 1,
             ignore_eos=True,
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
@@ -164,32 +164,32 @@ class VllmBatch:
         try:
             theirs = self._engine.add_request(
                 name,
-                tokens_input(row.tokens[:], cache_salt=row.scope or None),
+                tokens_input(sequence.tokens[:], cache_salt=sequence.scope or None),
                 params,
                 lora_request=self._adapter,
             )
         except Exception as error:
-            self._fail(row, f"{type(error).__name__}: {error}", step)
+            self._fail(sequence, f"{type(error).__name__}: {error}", step)
             return
-        self._rows[name] = _Asked(row, draw, theirs)
+        self._sequences[name] = _Asked(sequence, draw, theirs)
 
-    def _take_in(self, row: Row, lent: int) -> None:
-        row.fed, row.lent = row.given, lent
-        self.prompt_tokens += row.given
+    def _take_in(self, sequence: Sequence, lent: int) -> None:
+        sequence.fed, sequence.lent = sequence.given, lent
+        self.prompt_tokens += sequence.given
         self._lent += lent
         self._hits += lent > 0
         self._misses += lent == 0
 
-    def _accept(self, row: Row, tokens: list[int], step: Step) -> None:
+    def _accept(self, sequence: Sequence, tokens: list[int], step: BatchStep) -> None:
         for token in tokens:
             try:
-                delta = row.accept(token, self.ends)
+                delta = sequence.accept(token, self.ends)
             except Exception as error:
-                self._fail(row, f"{type(error).__name__}: {error}", step)
+                self._fail(sequence, f"{type(error).__name__}: {error}", step)
                 return
             self.output_tokens += 1
-            step.said.append((row, delta))
-            if row.done:
+            step.said.append((sequence, delta))
+            if sequence.done:
                 return
 
     def _cleanse(self, name: str) -> None:
@@ -209,7 +209,9 @@ class VllmBatch:
                 dimension, torch.tensor(sorted(blocks), dtype=torch.long, device=cache.device), 0
             )
 
-    def _fail(self, row: Row, cause: str, step: Step) -> None:
-        row.done = True
+    def _fail(self, sequence: Sequence, cause: str, step: BatchStep) -> None:
+        sequence.done = True
         cause = cause.splitlines()[0][:200]
-        step.said.append((row, Internal(f"the engine could not compute this answer ({cause})")))
+        step.said.append(
+            (sequence, Internal(f"the engine could not compute this answer ({cause})"))
+        )

@@ -2,89 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import util
 from pathlib import Path
 
 from tether.contracts import ModelCard
-from tether.engines import folder, gguf_file, minilm, smollm2, vllm_home
-from tether.engines.smollm2 import Progress
+from tether.engines import folder
 from tether.errors import ModelUnusable
 
-_PACKAGES = {
-    "gguf": smollm2.SOURCE,
-    "transformers": smollm2.SOURCE,
-    "vllm": smollm2.SOURCE,
-    "embedding": minilm.SOURCE,
-}
+Progress = Callable[[str, float], None]
+PACKAGE = "package:"  # how a source that is one begins
 
 
-def prepare(card: ModelCard, cache_dir: Path, progress: Progress | None = None) -> Path | None:
-    """The checked folder or file of `card`'s weights, converted first where needed; None for an
-    engine without weights. Blocks; quick when there is nothing to do.
+def silent(what: str, fraction: float) -> None:
+    """A `Progress` for whoever doesn't want to know."""
 
-    `progress` is told (what, fraction from 0 to 1), at least once per second of waiting.
+
+def local(card: ModelCard, package: str, find: Callable[[Path], Path]) -> Path | None:
+    """What `find` makes of the folder or file that is `card`'s source; None if that is `package`,
+    the only one that its engine knows.
 
     Raises:
-        ModelUnusable: a package or a file is missing, or the conversion failed.
+        ModelUnusable: there is no source, it is another package, or `find` refuses it.
     """
-    engine = card.engine
-    adapter_of(card)
-    if engine not in _PACKAGES:
-        return None
-    if engine == "vllm":
-        vllm_home.python(card.ref)
-    if _needs_torch(card) and util.find_spec("torch") is None:
-        raise ModelUnusable(
-            f"model {card.ref} asks for the engine {engine!r}, which needs torch; "
-            "run scripts/install, or pip install 'tether[torch]'"
-        )
-    package = _PACKAGES[engine]
     if not card.source:
         raise ModelUnusable(f"model {card.ref} has no source; name a folder or {package}")
-    if not card.source.startswith("package:"):
-        path = Path(card.source).expanduser()
-        if engine == "gguf":
-            return gguf_file.find(path)
-        folder.check(path)
-        return path
+    if not card.source.startswith(PACKAGE):
+        return find(Path(card.source).expanduser())
     if card.source != package:
         raise ModelUnusable(
             f"model {card.ref} has the source {card.source!r}; the only package known for the "
-            f"engine {engine!r} is {package}"
+            f"engine {card.engine!r} is {package}"
         )
-    if engine == "embedding":
-        return minilm.find()
-    if engine == "gguf":
-        return smollm2.gguf()
-    return smollm2.converted(cache_dir, progress or (lambda what, fraction: None))
+    return None
 
 
-def _needs_torch(card: ModelCard) -> bool:
-    """In this environment: to run, or, for vllm, to convert a package's weights."""
-    if card.engine == "vllm":
-        return card.source.startswith("package:")
-    return card.engine != "gguf"
-
-
-def adapter_of(card: ModelCard) -> Path | None:
-    """The checked folder or file of `card`'s adapter; None if it has none.
+def whole(path: Path) -> Path:
+    """The folder `path`, checked.
 
     Raises:
-        ModelUnusable: its engine takes none, or the adapter isn't whole, or of another kind.
+        ModelUnusable: see `folder.check`.
+    """
+    folder.check(path)
+    return path
+
+
+def require_torch(card: ModelCard) -> None:
+    """
+    Raises:
+        ModelUnusable: it isn't in this environment.
+    """
+    if util.find_spec("torch") is None:
+        raise ModelUnusable(
+            f"model {card.ref} asks for the engine {card.engine!r}, which needs torch; "
+            "run scripts/install, or pip install 'tether[torch]'"
+        )
+
+
+def peft_adapter(card: ModelCard) -> Path | None:
+    """The checked folder of `card`'s adapter, as PEFT saves one; None if it has none.
+
+    Raises:
+        ModelUnusable: it isn't whole, or of another kind.
     """
     if not card.adapter:
         return None
+    from tether.engines import lora  # with numpy, which a node without models has not
+
     path = Path(card.adapter).expanduser()
-    if card.engine in ("transformers", "vllm"):
-        from tether.engines import lora  # with numpy, which a node without models has not
-
-        lora.check(path)
-        return path
-    if card.engine == "gguf":
-        from tether.engines import llama_adapter
-
-        return llama_adapter.check(path)
-    raise ModelUnusable(
-        f"model {card.ref} has an adapter, and the engine {card.engine!r} takes none; "
-        "use transformers, vllm or gguf, or remove it"
-    )
+    lora.check(path)
+    return path

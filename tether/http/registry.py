@@ -30,6 +30,7 @@ from tether.contracts import (
 )
 from tether.contracts.catalog import Move
 from tether.core.intention import meant
+from tether.engines import kinds
 from tether.errors import BadRequest, ModelNotFound
 from tether.http.body import read_body
 from tether.http.caller import read_credential
@@ -162,7 +163,7 @@ def _entry(card: ModelCard, current: bool) -> dict[str, Any]:
         **_said(card),
         "object": "model_version",
         "ref": card.ref,
-        "task": card.task,
+        "task": kinds.task(card.engine),
         "current": current,
         "policy": _said(card.policy),
     }

@@ -26,7 +26,7 @@ from actors.system import System
 from supervision import Root, stop_tree
 from tether.config import Config
 from tether.contracts import StartChild, Tree, WatchTree
-from tether.engines import prepare
+from tether.engines.factory import prepare
 from tether.errors import PeerLost, TetherError
 from tether.node.capabilities import (
     CONVENTION_PERIODS,

@@ -10,8 +10,8 @@ import pytest
 
 from tests.patience import PATIENCE_S
 from tether.contracts import ModelCard
-from tether.engines import Capabilities, EngineOptions
-from tether.engines.batching import BatchEngine, Loaded
+from tether.engines.batch_engine import BatchEngine, Loaded
+from tether.engines.engine import Capabilities, EngineOptions
 from tether.errors import ModelUnusable
 
 

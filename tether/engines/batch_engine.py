@@ -16,16 +16,16 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tether.contracts import Input, ModelCard, Sampling, TextInput
 from tether.engines import validate
-from tether.engines.batch import Batch, OwnBatch
-from tether.engines.batcher import Batcher, Forward, Step
-from tether.engines.engine import Capabilities, Delta, EngineOptions, Job, Snapshot
+from tether.engines.batch import Batch, BatchStep, OwnBatch
+from tether.engines.engine import Capabilities, EngineOptions, Snapshot
+from tether.engines.generation import Delta, Generation
 from tether.engines.mirror import ReuseShown
-from tether.engines.row import Row
-from tether.engines.stream import Stream
+from tether.engines.sequence import Sequence
+from tether.engines.stream import DeltaStream
 from tether.errors import (
     BadRequest,
     ContextExceeded,
@@ -37,6 +37,9 @@ from tether.errors import (
     WorkerLost,
 )
 from tether.telemetry import logs, metrics
+
+if TYPE_CHECKING:
+    from tether.engines.batcher import Forward
 
 log = logs.get(__name__)
 JOIN_S = 30.0  # more than any step takes
@@ -65,12 +68,12 @@ class BatchEngine(ABC):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._wake = threading.Condition()
-        self._orders: deque[tuple[str, Row]] = deque()
+        self._orders: deque[tuple[str, Sequence]] = deque()
         self._closing = False
         self._fault = ""
         self.durations: list[float] = []
         """Of the latest steps, in seconds, for whoever takes them out."""
-        self._streams: dict[Row, Stream] = {}
+        self._streams: dict[Sequence, DeltaStream] = {}
         self._most = options.slots + options.queue
         self._table: tuple[bytes, ...] = ()
         self._ends: frozenset[int] = frozenset()
@@ -150,15 +153,15 @@ class BatchEngine(ABC):
         """See `Engine.check`."""
         validate.request(prompt_tokens, sampling, self.capabilities.context)
 
-    async def run(self, job: Job) -> AsyncGenerator[Delta, None]:
+    async def run(self, generation: Generation) -> AsyncGenerator[Delta, None]:
         """See `Engine.run`."""
-        self._refuse(job)
-        row = Row(job, self._table)
-        if finish := row.replay(job.emitted_ids, self._ends):
+        self._refuse(generation)
+        sequence = Sequence(generation, self._table)
+        if finish := sequence.replay(generation.emitted_ids, self._ends):
             yield Delta((), "", finish)
             return
-        stream = self._streams[row] = Stream()
-        self._order("add", row)
+        stream = self._streams[sequence] = DeltaStream()
+        self._order("add", sequence)
         try:
             while True:
                 delta = await stream.next()
@@ -167,17 +170,18 @@ class BatchEngine(ABC):
                     return
         finally:
             if not stream.ended:
-                self._order("cancel", row)
+                self._order("cancel", sequence)
 
-    def _refuse(self, job: Job) -> None:
+    def _refuse(self, generation: Generation) -> None:
         if self._fault:
             raise Unavailable(self._fault)
         if self._closing or self._batcher is None:
             raise Draining("the engine is not open; try another worker")
         size = len(self._table)
-        if not all(0 <= token < size for token in (*job.prompt_ids, *job.emitted_ids)):
+        given = (*generation.prompt_ids, *generation.emitted_ids)
+        if not all(0 <= token < size for token in given):
             raise BadRequest(f"a token id is outside the vocabulary of {size}", param="prompt_ids")
-        validate.request(len(job.prompt_ids), job.sampling, self.capabilities.context)
+        validate.request(len(generation.prompt_ids), generation.sampling, self.capabilities.context)
         if len(self._streams) >= self._most:
             self._refused.inc()
             raise Overloaded(
@@ -185,20 +189,20 @@ class BatchEngine(ABC):
                 retry_after_s=1.0,
             )
 
-    def _order(self, what: str, row: Row) -> None:
+    def _order(self, what: str, sequence: Sequence) -> None:
         with self._wake:
-            self._orders.append((what, row))
+            self._orders.append((what, sequence))
             self._wake.notify()
 
-    def _deliver(self, step: Step) -> None:
-        for row, item in step.said:
-            stream = self._streams.get(row)
+    def _deliver(self, step: BatchStep) -> None:
+        for sequence, item in step.said:
+            stream = self._streams.get(sequence)
             if stream is not None:  # it is after `close`
                 stream.put(item)
                 if stream.ended:
-                    del self._streams[row]
-        for row in step.dropped:
-            self._streams.pop(row, None)
+                    del self._streams[sequence]
+        for sequence in step.dropped:
+            self._streams.pop(sequence, None)
 
     def _abandon(self, error: TetherError) -> None:
         for stream in self._streams.values():
@@ -278,6 +282,8 @@ class BatchEngine(ABC):
     def _batch(self, model: Forward | OwnBatch) -> Batch:
         if isinstance(model, OwnBatch):
             return model
+        from tether.engines.batcher import Batcher  # with numpy, which only loaded models need
+
         options = self._options
         return Batcher(
             model,
@@ -290,7 +296,7 @@ class BatchEngine(ABC):
         ref = self._card.ref
         step_seconds = metrics.engine_step_seconds.labels(ref)
         tokens = [metrics.engine_tokens.labels(ref, kind) for kind in ("prompt", "output")]
-        rows = [metrics.engine_rows.labels(ref, state) for state in ("running", "queued")]
+        counts = [metrics.engine_rows.labels(ref, state) for state in ("running", "queued")]
         cache_bytes = metrics.engine_cache_bytes.labels(ref)
         reuse = ReuseShown(ref)
         counted = [0, 0]
@@ -302,11 +308,11 @@ class BatchEngine(ABC):
                     break
                 orders = tuple(self._orders)
                 self._orders.clear()
-            for what, row in orders:
+            for what, sequence in orders:
                 if what == "add":
-                    batcher.add(row)
+                    batcher.add(sequence)
                 else:
-                    batcher.cancel(row)
+                    batcher.cancel(sequence)
             began = time.perf_counter()
             step = batcher.step()
             if step.said:
@@ -319,8 +325,8 @@ class BatchEngine(ABC):
             for at, count in enumerate((batcher.prompt_tokens, batcher.output_tokens)):
                 tokens[at].inc(count - counted[at])
                 counted[at] = count
-            rows[0].set(batcher.running)
-            rows[1].set(batcher.queued)
+            counts[0].set(batcher.running)
+            counts[1].set(batcher.queued)
             cache_bytes.set(batcher.memory_bytes)
             reuse.show(batcher.reuse)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import abc
 
 from tether.contracts import Finish, Sampling
-from tether.engines.engine import Delta, Job
+from tether.engines.generation import Delta, Generation
 from tether.engines.text import TextState
 
 
-class Row:
+class Sequence:
     """All tokens of the answer so far, and how many of them (`fed`) its slot has taken in; `lent`
     of these came from another answer."""
 
@@ -28,13 +28,13 @@ class Row:
         "tokens",
     )
 
-    def __init__(self, job: Job, table: Sequence[bytes]) -> None:
-        self.sampling: Sampling = job.sampling
-        self.scope = job.scope
-        self.tokens: list[int] = [*job.prompt_ids, *job.emitted_ids]
+    def __init__(self, generation: Generation, table: abc.Sequence[bytes]) -> None:
+        self.sampling: Sampling = generation.sampling
+        self.scope = generation.scope
+        self.tokens: list[int] = [*generation.prompt_ids, *generation.emitted_ids]
         self.given = len(self.tokens)
-        self.emitted = len(job.emitted_ids)
-        self.text = TextState(table, job.sampling.stop)
+        self.emitted = len(generation.emitted_ids)
+        self.text = TextState(table, generation.sampling.stop)
         self.fed = 0
         self.lent = 0
         self.slot = -1
@@ -47,7 +47,7 @@ class Row:
         """Its slot is free for others."""
         return self.cancelled or self.done
 
-    def replay(self, emitted: Sequence[int], ends: frozenset[int]) -> Finish | None:
+    def replay(self, emitted: abc.Sequence[int], ends: frozenset[int]) -> Finish | None:
         """Bring the text to where `emitted` left it; how the answer ended if it had."""
         for token in emitted:
             if token in ends or self.text.push(token)[1]:
