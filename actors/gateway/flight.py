@@ -12,7 +12,20 @@ import random
 
 from actors.gateway.ground import Chunks, Ground
 from actors.gateway.orders import attach, place, run
-from supervision.policies import Budget
+from supervision.policies import (
+    COMPLETED,
+    NEVER,
+    Again,
+    Call,
+    Done,
+    Ended,
+    GiveUp,
+    Go,
+    outcome_of,
+)
+from supervision.policies import (
+    Outcome as AttemptOutcome,
+)
 from tether.contracts import (
     Attach,
     Chunk,
@@ -27,7 +40,7 @@ from tether.contracts import (
     Settle,
     Usage,
 )
-from tether.core.attempts import Attempts, verdict
+from tether.core.attempts import verdict
 from tether.core.ids import job_id
 from tether.core.session import Session
 from tether.errors import (
@@ -51,17 +64,23 @@ PLACE_MARGIN_S = 0.5  # the scheduler knows the deadline too, and its error says
 
 
 class Flight(Session):
-    """A session that runs. The worker settles its job if it completes or is cancelled there,
-    the gateway if it fails or ends before a worker has it."""
+    """A session that runs. `call` says whether another attempt follows one that went wrong; an
+    attempt is over when the worker's stream has ended. The worker settles its job if it completes
+    or is cancelled there, the gateway if it fails or ends before a worker has it."""
 
     __slots__ = (
+        "_again_at",
         "_asked_at",
         "_attached",
-        "_attempts",
+        "_avoid",
+        "_call",
         "_claim",
+        "_expired",
+        "_first_within_s",
         "_ground",
         "_lost",
         "_moving",
+        "_number",
         "_placed",
         "_stream",
         "_waiters",
@@ -77,6 +96,7 @@ class Flight(Session):
         "model_ref",
         "outcome",
         "sampling",
+        "silent_until",
         "since",
         "tenant_id",
     )
@@ -90,9 +110,7 @@ class Flight(Session):
         card: ModelCard,
         sampling: Sampling,
         now: float,
-        deadline_s: float,
-        attempts: int,
-        budget: Budget | None = None,
+        call: Call,
     ) -> None:
         super().__init__((tenant_id, infer.retry_token), infer.fingerprint, infer.explicit_token)
         self.infer = infer
@@ -102,7 +120,7 @@ class Flight(Session):
         self.sampling = sampling
         self.job_id = job_id()
         self.since = now
-        self.deadline = now + deadline_s
+        self.deadline = NEVER
         self.charged = 0
         self.listeners = 0
         self.left_at: float | None = None
@@ -111,7 +129,14 @@ class Flight(Session):
         self.error: TetherError | None = None
         self.outcome: Outcome | None = None
         self._ground = ground
-        self._attempts = Attempts(self.deadline, attempts, budget=budget)
+        self._call = call
+        self._number = 1  # of the attempt, as reservation counts them
+        self._avoid: tuple[str, ...] = ()
+        self._again_at = now
+        self._first_within_s = NEVER
+        self.silent_until = NEVER
+        """When to `expire` it, whose worker has been asked and hasn't said anything yet."""
+        self._expired = False
         self._claim = 0
         """The last one drawn, or told; see `Reserve`."""
         self._lost = 0
@@ -121,6 +146,24 @@ class Flight(Session):
         self._stream: Chunks | None = None
         self._moving = False
         self._waiters: list[asyncio.Future[None]] = []
+
+    def admit(self, now: float) -> bool:
+        """An attempt wants to begin; whether it may now. If not, it is to wait.
+
+        Raises:
+            TetherError: what a policy says.
+        """
+        call = self._call
+        verdict = call.admit(now)
+        if type(verdict) is Go:
+            self.deadline = until = call.lasting_until
+            self._first_within_s = verdict.until - now if verdict.until < until else NEVER
+            return True
+        if type(verdict) is Again:
+            self._again_at = verdict.at
+            return False
+        assert type(verdict) is GiveUp
+        raise verdict.error
 
     # ---- reading
 
@@ -150,7 +193,8 @@ class Flight(Session):
     async def _step(self) -> None:
         stream = self._stream
         if stream is None:
-            await self._place()
+            if self._call.running or await self._may_begin():
+                await self._place()
             return
         try:
             item = await stream.__anext__()
@@ -163,6 +207,19 @@ class Flight(Session):
         except TetherError as error:
             self._broke(error)
 
+    async def _may_begin(self) -> bool:
+        now = self._ground.loop.time()
+        if now < self._again_at:
+            await asyncio.sleep(self._again_at - now)
+            now = self._ground.loop.time()
+        if self.outcome is not None:
+            return False
+        try:
+            return self.admit(now)
+        except TetherError as error:
+            self.fail(error)
+            return False
+
     async def _place(self) -> None:
         ground = self._ground
         now = ground.loop.time()
@@ -170,11 +227,11 @@ class Flight(Session):
         if remaining <= 0:
             self.fail(DeadlineExceeded("the request's deadline passed before it found a worker"))
             return
-        attempts = self._attempts
         held, self._claim = self._claim, random.getrandbits(62) + 1
         ask = place(
             self.infer,
-            attempts,
+            attempt=self._number,
+            avoid=self._avoid,
             job_id=self.job_id,
             tenant_id=self.tenant_id,
             model_ref=self.model_ref,
@@ -191,7 +248,7 @@ class Flight(Session):
             # The answer may be on its way already; whatever was placed shall be undone. If
             # another reader places the job again, then under a fence that this can't undo.
             ground.released(self.job_id, "", ok=True)
-            attempts.number += 1
+            self._number += 1
             raise
         except PeerLost:
             self.fail(Draining("the scheduler is gone, and this gateway restarts after it"))
@@ -209,8 +266,12 @@ class Flight(Session):
         if placed.known == "running" and before is not None and before.fence == placed.fence:
             # Somebody else was led to the very run that we left, so our claim is old: ask again
             # under the one that we were told.
-            if not attempts.outpaced():
-                self.fail(WorkerLost("others take this job again and again; send it anew"))
+            outpaced = WorkerLost("others take this job again and again; send it anew")
+            verdict = self._call.settle(
+                AttemptOutcome(Ended.REFUSED, outpaced), now=ground.loop.time()
+            )
+            if not self._goes_on(verdict):
+                self.fail(outpaced)
             return
         if placed.known not in ("", "running", "completed"):
             word = f"the job of this idempotency key ended as {placed.known}; use a new key"
@@ -237,6 +298,7 @@ class Flight(Session):
                 deadline_s=self.deadline - now,
             )
         self._asked_at = now
+        self.silent_until = now + self._first_within_s
         try:
             self._stream = ground.stream(placed.worker_address, ask)
         except TetherError as error:
@@ -251,6 +313,7 @@ class Flight(Session):
         if item.prompt_ids and not journal.prompt_ids:
             journal.prompt_ids = item.prompt_ids
         journal.add(item.token_ids, item.text, item.seq)
+        self.silent_until = NEVER
         if self.first_at is None:
             self.first_at = self._ground.loop.time()
         if isinstance(item, Completed):
@@ -266,6 +329,8 @@ class Flight(Session):
         word."""
         ground = self._ground
         self._stream = None
+        self.silent_until = NEVER
+        expired, self._expired = self._expired, False
         if self.outcome is not None:
             return
         placed = self._placed
@@ -273,7 +338,7 @@ class Flight(Session):
         worker = "" if isinstance(error, AnswerGone) else placed.worker_address
         gone = isinstance(error, AnswerGone)
         if placed.known == "completed":
-            if not self.infer.again and self._attempts.number == 1:
+            if not self.infer.again and self._number == 1:
                 self.fail(AnswerGone(GONE))
                 return
             # The client that it was for still waits for its end: it can be said once more.
@@ -284,15 +349,41 @@ class Flight(Session):
             error = WorkerLost("the worker doesn't hold the answer")
         now = ground.loop.time()
         ok, neutral = (True, True) if gone else self.verdict(error, now)
+        if expired:
+            error = Unavailable("the worker said nothing in the time that an attempt has")
+            ok = neutral = ground.cold(placed.worker_address, self.model_ref)
         if self._another_version(error):
             error, worker = Draining("the version is gone; another one answers"), ""
-        if self._attempts.again(error, worker, now, lost=lost or gone):
+        verdict = self._call.settle(
+            outcome_of(error, now, lost=(lost or gone) and not expired), now
+        )
+        if self._goes_on(verdict, worker):
             ground.released(placed.job_id, placed.worker_id, ok=ok, neutral=neutral)
             ground.moved(self, error)
             return
+        if type(verdict) is GiveUp and isinstance(verdict.error, TetherError):
+            error = verdict.error
         if isinstance(error, PeerLost):
             error = WorkerLost("the worker was lost, and no other could continue the answer")
         self.fail(error)
+
+    def _goes_on(self, verdict: Done | Again | GiveUp, worker: str = "") -> bool:
+        """Is there another attempt? Then the next one isn't at `worker`."""
+        if type(verdict) is not Again:
+            return False
+        self._again_at = verdict.at
+        self._number += 1
+        if worker and worker not in self._avoid:
+            self._avoid = (*self._avoid, worker)
+        return True
+
+    def expire(self) -> None:
+        """Its worker has said nothing for too long. Whoever reads finds the stream ended, and
+        moves on."""
+        self.silent_until = NEVER
+        if self._stream is not None:
+            self._expired = True
+            self._stream.close()
 
     def _another_version(self, error: TetherError) -> bool:
         """The version has gone, taken back or retired, and who has asked for its name alone gets
@@ -322,6 +413,12 @@ class Flight(Session):
 
     def _end(self, outcome: Outcome) -> None:
         self.outcome = outcome
+        self.silent_until = NEVER
+        now = self._ground.loop.time()
+        if outcome is Outcome.COMPLETED:
+            self._call.settle(COMPLETED, now)
+        else:
+            self._call.cancel(now)
         stream = self._stream
         if stream is not None and outcome is not Outcome.COMPLETED:
             stream.close()

@@ -12,6 +12,7 @@ from actors.gateway.closing import Closing
 from actors.gateway.flight import Flight
 from actors.gateway.governing import Governs
 from actors.gateway.keyring import Caller, Keyring
+from actors.gateway.model_policies import ModelPolicies
 from actors.gateway.options import GatewayOptions
 from actors.gateway.releases import SCHEDULER, Releases
 from actors.gateway.shown import Recent, ShowsSessions
@@ -20,7 +21,6 @@ from actors.gateway.tally import Tally
 from actors.gateway.terms import Concurrency, terms
 from actors.runtime import Address, on
 from supervision import Supervised
-from supervision.policies import Budget
 from tether.contracts import (
     Catalog,
     Chunk,
@@ -44,6 +44,7 @@ from tether.errors import (
     Cancelled,
     DeadlineExceeded,
     Draining,
+    Overloaded,
     TetherError,
 )
 from tether.telemetry import logs, metrics
@@ -77,7 +78,7 @@ class Gateway(ShowsSessions, Governs, Supervised):
         self._recent = Recent()
         self._admission = Admission(options.tenants)
         self._concurrency = Concurrency()
-        self._budget = Budget(options.retries)
+        self._policies = ModelPolicies(options.policies)
         self._closing = Closing(self, options.completions, options.remember_s)
         self._releases = Releases(self)
         self._tally = Tally()
@@ -183,6 +184,8 @@ class Gateway(ShowsSessions, Governs, Supervised):
         agreed = terms(msg, card, tenant_id, near.abilities)
         tokens, resumed = agreed.tokens, msg.from_seq > 0
         self._admission.admit(tenant_id, caller.limits, tokens, now, resumed=resumed)
+        passes = self._policies.of(card, now)
+        until = now + min(msg.deadline_s, self._options.max_deadline_s)
         flight = Flight(
             self,
             msg,
@@ -190,9 +193,7 @@ class Gateway(ShowsSessions, Governs, Supervised):
             card=card,
             sampling=agreed.sampling,
             now=now,
-            deadline_s=min(msg.deadline_s, self._options.max_deadline_s),
-            attempts=self._options.attempts,
-            budget=self._budget,
+            call=(passes.counting if resumed else passes.stack).begin(until),
         )
         flight.charged = tokens
         try:
@@ -201,15 +202,22 @@ class Gateway(ShowsSessions, Governs, Supervised):
             self._admission.leave(tenant_id, tokens, now)
             raise
         try:
-            self._sessions.open(flight, agreed.characters)
+            self._make_room(flight, agreed.characters)
+            flight.admit(now)
         except TetherError:
+            self._sessions.drop(flight)
             self._concurrency.leave(tenant_id, card)
             self._admission.leave(tenant_id, tokens, now)
-            self._tally.refused.inc()
             raise
         self._flights.add(flight)
-        self._budget.deposit(now)
         return flight
+
+    def _make_room(self, flight: Flight, characters: int) -> None:
+        try:
+            self._sessions.open(flight, characters)
+        except Overloaded:
+            self._tally.refused.inc()
+            raise
 
     def _deserted(self, flight: Flight, why: str) -> None:
         """Nobody listens any more."""
@@ -337,6 +345,8 @@ class Gateway(ShowsSessions, Governs, Supervised):
                     flight.fail(DeadlineExceeded("no complete answer before the deadline"))
                 elif flight.left_at is not None and now - flight.left_at >= grace:
                     flight.fail(Cancelled("the client did not come back"))
+                elif now > flight.silent_until:
+                    flight.expire()
                 elif silent and flight.worker_address in silent:
                     flight.desert()
             self._sessions.sweep(now)
@@ -344,4 +354,4 @@ class Gateway(ShowsSessions, Governs, Supervised):
             self._recent.publish()
             self._tally.publish()
             self._tally.bounds(self._sessions, len(self._keyring), len(self._admission))
-            self._tally.retries(self._budget)
+            self._tally.retries(*self._policies.retries())

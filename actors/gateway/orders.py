@@ -4,14 +4,14 @@ listen."""
 from __future__ import annotations
 
 from tether.contracts import Attach, Infer, Place, Placed, Run, Sampling, Slo
-from tether.core.attempts import Attempts
 from tether.core.journal import Journal
 
 
 def place(
     infer: Infer,
-    attempts: Attempts,
     *,
+    attempt: int,
+    avoid: tuple[str, ...],
     job_id: str,
     tenant_id: str,
     model_ref: str,
@@ -31,8 +31,8 @@ def place(
         model_ref=model_ref,
         max_tokens=sampling.max_tokens,
         deadline_s=deadline_s,
-        attempt=attempts.number,
-        avoid=attempts.avoid,
+        attempt=attempt,
+        avoid=avoid,
         traceparent=infer.traceparent,
         claim=claim,
         held=held,

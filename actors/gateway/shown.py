@@ -8,9 +8,17 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from actors.gateway.flight import Flight
+from actors.gateway.model_policies import ModelPolicies
 from actors.gateway.surroundings import Surroundings
 from actors.runtime import Address, on
-from tether.contracts.operating import FindRequest, SessionState, SessionStates, ShowSessions
+from tether.contracts.operating import (
+    FindRequest,
+    PolicyStates,
+    SessionState,
+    SessionStates,
+    ShowPolicies,
+    ShowSessions,
+)
 from tether.core.session import Sessions
 from tether.telemetry import metrics
 
@@ -83,6 +91,7 @@ class ShowsSessions:
     _surroundings: Surroundings
     _draining: bool
     _recent: Recent
+    _policies: ModelPolicies
     _operating: Operating
 
     def described(self) -> dict[str, object]:
@@ -117,6 +126,18 @@ class ShowsSessions:
         )
         found = [*self._states(flights), *self._recent.find(name, self.loop.time())]
         return SessionStates(sessions=tuple(found[:MAX_SHOWN]), total=len(found))
+
+    @on(ShowPolicies)
+    def show_policies(self, msg: ShowPolicies, sender: Address) -> PolicyStates:
+        self._operating.allow(sender)
+        asked = msg.model_ref
+        cards = (
+            card
+            for card in self._surroundings.index.catalog.models
+            if asked in ("", card.name, card.ref)
+        )
+        found = tuple(self._policies.states(cards, self.loop.time()))
+        return PolicyStates(policies=found[:MAX_SHOWN], total=len(found))
 
     def _states(self, flights: Iterable[Flight]) -> Iterable[SessionState]:
         now = self.loop.time()

@@ -38,6 +38,7 @@ from tether.contracts import (
     Stage,
     WatchCatalog,
 )
+from tether.contracts.policies import RateTerms
 from tether.core.lifecycle import Shelf
 from tether.errors import (
     ArtifactLost,
@@ -245,6 +246,8 @@ async def test_who_may_ask(office: Office) -> None:
         ({"policy": ModelPolicy(concurrency=-1)}, "policy.concurrency"),
         ({"policy": ModelPolicy(tenants=("A B",))}, "policy.tenants"),
         ({"policy": ModelPolicy(regions=("",))}, "policy.regions"),
+        ({"policy": ModelPolicy(order=("retry", "retry"))}, "policy.order[1]"),
+        ({"policy": ModelPolicy(order=("retry",), rate=RateTerms())}, "policy.rate"),
         ({"engine": "transformers", "source": "artifact:sha256:" + "0" * 64}, "source"),
     ],
 )

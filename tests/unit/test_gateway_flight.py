@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from actors.gateway.flight import Flight
+from actors.gateway.model_policies import ModelPolicies
+from supervision.policies import NEVER
 from tether.contracts import (
     Attach,
     ChatInput,
@@ -19,12 +21,19 @@ from tether.contracts import (
     Infer,
     Message,
     ModelCard,
+    ModelPolicy,
     Outcome,
     Place,
     Placed,
     Run,
     Sampling,
     Usage,
+)
+from tether.contracts.policies import (
+    BulkheadTerms,
+    RequestPolicies,
+    RetryTerms,
+    TimeoutTerms,
 )
 from tether.core.journal import Reader
 from tether.errors import (
@@ -40,6 +49,7 @@ from tether.errors import (
     WorkerLost,
 )
 
+AS_ALL = ModelPolicy()
 Script = Iterable[Contract | TetherError | asyncio.Event]
 
 
@@ -98,7 +108,10 @@ class Ground:
     """The surroundings of one flight: `placements` and `scripts` are used up in order."""
 
     def __init__(
-        self, placements: Iterable[Placed | TetherError | asyncio.Event], scripts: Iterable[Script]
+        self,
+        placements: Iterable[Placed | TetherError | asyncio.Event],
+        scripts: Iterable[Script],
+        policy: ModelPolicy = AS_ALL,
     ) -> None:
         self.placements = iter(placements)
         self.scripts = iter(scripts)
@@ -110,6 +123,8 @@ class Ground:
         self.landings = 0
         self.card: ModelCard | None = None
         self.loop = asyncio.get_running_loop()
+        card = ModelCard(name="m", version="1", engine="echo", policy=policy)
+        self.stack = ModelPolicies(RequestPolicies()).of(card, self.loop.time()).stack
 
     async def place(self, place: Place, timeout: float) -> Placed:
         self.places.append(place)
@@ -167,8 +182,7 @@ class Ground:
             card=ModelCard(name="m", version="1", engine="echo"),
             sampling=Sampling(max_tokens=10, seed=1),
             now=self.loop.time(),
-            deadline_s=60.0,
-            attempts=3,
+            call=self.stack.begin(self.loop.time() + 60.0),
         )
 
 
@@ -468,6 +482,61 @@ async def test_ended_from_outside_while_it_is_placed() -> None:
         await reading
     assert ground.freed == [("", True)], "what was placed in vain is given back"
     assert not ground.opened
+
+
+async def test_a_model_s_own_policy_says_how_often_it_is_tried() -> None:
+    once = ModelPolicy(retry=RetryTerms(attempts=1))
+    ground = Ground([at("w1")], [[PeerLost("gone")]], once)
+    with pytest.raises(WorkerLost, match="no other could continue"):
+        await read(ground.flight())
+    ground = Ground([at("w1")], [[Overloaded("full")]], ModelPolicy(order=("deadline",)))
+    with pytest.raises(Overloaded):
+        await read(ground.flight())
+    assert len(ground.places) == 1
+
+
+async def test_it_waits_between_two_attempts_as_its_policy_says() -> None:
+    slow = ModelPolicy(retry=RetryTerms(pause_s=0.04, max_pause_s=0.04))
+    ground = Ground([at("w1"), at("w2", fence=2)], [[WorkerLost("broke")], [completed(0, 1)]], slow)
+    flight = ground.flight()
+    began = ground.loop.time()
+    first = asyncio.create_task(read(flight))
+    await turns(lambda: bool(ground.freed))
+    second = asyncio.create_task(read(flight))
+    first.cancel()  # who comes after it waits for the rest of the pause
+    assert await second == [1]
+    assert ground.loop.time() - began >= 0.02
+
+
+async def test_a_worker_that_says_nothing_is_left_for_another_one() -> None:
+    never = asyncio.Event()
+    quick = ModelPolicy(order=("deadline", "retry", "timeout"), timeout=TimeoutTerms(attempt_s=5))
+    ground = Ground(
+        [at("w1"), at("w2", fence=2)],
+        [[never], [chunk(0, 1, prompt=(7,)), completed(1, 2)]],
+        quick,
+    )
+    flight = ground.flight()
+    reading = asyncio.create_task(read(flight))
+    await turns(lambda: bool(ground.streams))
+    assert 0 < flight.silent_until - ground.loop.time() <= 5
+    flight.expire()
+    assert await reading == [1, 2]
+    assert flight.silent_until == NEVER
+    assert ground.freed[0] == ("w1", False)
+    assert not ground.neutral[0], "its breaker hears of it"
+    assert ground.places[1].avoid == ("n/w1/0",)
+
+
+async def test_a_policy_outside_of_the_retry_refuses_at_once() -> None:
+    full = ModelPolicy(order=("bulkhead", "deadline", "retry"), bulkhead=BulkheadTerms(at_once=1))
+    ground = Ground([at("w1")], [[completed(0, 1)]], full)
+    first, second = ground.flight(), ground.flight(retry_token="u")
+    assert first.admit(ground.loop.time())
+    with pytest.raises(Overloaded):
+        second.admit(ground.loop.time())
+    assert await read(first) == [1]
+    assert ground.flight(retry_token="v").admit(ground.loop.time()), "its place is free again"
 
 
 SECOND = ModelCard(name="m", version="2", engine="echo")

@@ -10,7 +10,19 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal
 
+import msgspec
+
 from tether.contracts.contract import Contract, Value
+from tether.contracts.policies import (
+    POLICY_NAMES,
+    BulkheadTerms,
+    DeadlineTerms,
+    PolicyOrder,
+    RateTerms,
+    RequestPolicies,
+    RetryTerms,
+    TimeoutTerms,
+)
 
 
 class Stage(StrEnum):
@@ -38,6 +50,9 @@ class ModelPolicy(Value, frozen=True):
     `slo` "interactive" goes before "standard", and that before "batch". `canary_share` (0 to 1) of
     the requests that name no version go to it while it is a canary. `warm` "always": its workers
     load it at once and never let it go for another; "demand": as there is room, and when asked.
+
+    `order` are the policies that a request passes at its gateway, outermost first; what isn't said
+    (empty, None) is as for all models, see `RequestPolicies`.
     """
 
     tenants: tuple[str, ...] = ()
@@ -47,6 +62,21 @@ class ModelPolicy(Value, frozen=True):
     slo: Slo = "standard"
     canary_share: float = 0.1
     warm: Literal["always", "demand"] = "demand"
+    order: PolicyOrder = ()
+    rate: RateTerms | None = None
+    deadline: DeadlineTerms | None = None
+    retry: RetryTerms | None = None
+    bulkhead: BulkheadTerms | None = None
+    timeout: TimeoutTerms | None = None
+
+    def policies(self, of_all: RequestPolicies) -> RequestPolicies:
+        """Those that a request to this version passes."""
+        said: dict[str, object] = {
+            name: terms for name in POLICY_NAMES if (terms := getattr(self, name)) is not None
+        }
+        if self.order:
+            said["order"] = self.order
+        return msgspec.structs.replace(of_all, **said) if said else of_all
 
 
 class ModelCard(Value, frozen=True):
