@@ -29,7 +29,7 @@ from actors.runtime import Address, Endpoint
 from actors.system import System
 from bench.runtime import processor_s
 from supervision import SupervisorOptions, start_tree, stop_tree
-from tether.contracts import Outcome, Reserve, Settle, ShowTree, Usage
+from tether.contracts import JobKey, Outcome, Reserve, Settle, ShowTree, Usage
 from tether.core.ids import job_id
 from tether.stores.embedded import Embedded
 from tether.stores.ledger import Ledger
@@ -53,11 +53,13 @@ async def pairs(reserve: Ask, settle: Ask, in_flight: int, seconds: float) -> in
             job = job_id()
             given = await reserve(
                 Reserve(
-                    job_id=job,
-                    tenant_id="acme",
-                    retry_token=job,
-                    fingerprint=b"0123456789abcdef",
-                    model_ref="echo@1",
+                    job=JobKey(
+                        job_id=job,
+                        tenant_id="acme",
+                        retry_token=job,
+                        fingerprint=b"0123456789abcdef",
+                        model_ref="echo@1",
+                    ),
                     worker_id="w1",
                     worker_address="n1/w1/1",
                     deadline_s=120.0,
@@ -66,7 +68,7 @@ async def pairs(reserve: Ask, settle: Ask, in_flight: int, seconds: float) -> in
             settled = await settle(
                 Settle(
                     job_id=job,
-                    fence=given.fence,
+                    fencing_token=given.assignment.fencing_token,
                     outcome=Outcome.COMPLETED,
                     usage=Usage(prompt_tokens=20, completion_tokens=64),
                     finish="stop",

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import random
 
+import msgspec
+
 from actors.gateway.ground import Chunks, Ground
 from actors.gateway.orders import attach, place, run
 from supervision.policies import (
@@ -27,14 +29,17 @@ from supervision.policies import (
     Outcome as AttemptOutcome,
 )
 from tether.contracts import (
+    Assignment,
     Attach,
     Chunk,
     Completed,
     Contract,
     Infer,
+    JobKey,
+    JobState,
     ModelCard,
     Outcome,
-    Placed,
+    Ownership,
     Run,
     Sampling,
     Settle,
@@ -46,7 +51,6 @@ from tether.core.session import Session
 from tether.errors import (
     AnswerGone,
     Cancelled,
-    Conflict,
     DeadlineExceeded,
     Draining,
     ModelNotFound,
@@ -71,17 +75,17 @@ class Flight(Session):
     __slots__ = (
         "_again_at",
         "_asked_at",
+        "_assignment",
         "_attached",
         "_avoid",
         "_call",
-        "_claim",
+        "_claim_token",
         "_expired",
         "_first_within_s",
         "_ground",
-        "_lost",
+        "_lost_fencing_token",
         "_moving",
         "_number",
-        "_placed",
         "_stream",
         "_waiters",
         "card",
@@ -90,15 +94,13 @@ class Flight(Session):
         "error",
         "first_at",
         "infer",
-        "job_id",
+        "job",
         "left_at",
         "listeners",
-        "model_ref",
         "outcome",
         "sampling",
         "silent_until",
         "since",
-        "tenant_id",
     )
 
     def __init__(
@@ -114,11 +116,15 @@ class Flight(Session):
     ) -> None:
         super().__init__((tenant_id, infer.retry_token), infer.fingerprint, infer.explicit_token)
         self.infer = infer
-        self.tenant_id = tenant_id
         self.card = card
-        self.model_ref = card.ref
         self.sampling = sampling
-        self.job_id = job_id()
+        self.job = JobKey(
+            job_id=job_id(),
+            tenant_id=tenant_id,
+            retry_token=infer.retry_token,
+            fingerprint=infer.fingerprint,
+            model_ref=card.ref,
+        )
         self.since = now
         self.deadline = NEVER
         self.charged = 0
@@ -137,11 +143,11 @@ class Flight(Session):
         self.silent_until = NEVER
         """When to `expire` it, whose worker has been asked and hasn't said anything yet."""
         self._expired = False
-        self._claim = 0
-        """The last one drawn, or told; see `Reserve`."""
-        self._lost = 0
+        self._claim_token = 0
+        """The last one drawn, or told; see `Ownership`."""
+        self._lost_fencing_token = 0
         self._asked_at = now
-        self._placed: Placed | None = None
+        self._assignment: Assignment | None = None
         self._attached = False
         self._stream: Chunks | None = None
         self._moving = False
@@ -227,26 +233,27 @@ class Flight(Session):
         if remaining <= 0:
             self.fail(DeadlineExceeded("the request's deadline passed before it found a worker"))
             return
-        held, self._claim = self._claim, random.getrandbits(62) + 1
+        held, self._claim_token = self._claim_token, random.getrandbits(62) + 1
+        ownership = Ownership(
+            attempt=self._number,
+            claim_token=self._claim_token,
+            held_claim_token=held,
+            lost_fencing_token=self._lost_fencing_token,
+        )
         ask = place(
             self.infer,
-            attempt=self._number,
+            self.job,
+            ownership,
             avoid=self._avoid,
-            job_id=self.job_id,
-            tenant_id=self.tenant_id,
-            model_ref=self.model_ref,
             sampling=self.sampling,
             deadline_s=remaining,
-            claim=self._claim,
-            held=held,
-            lost=self._lost,
             slo=self.card.policy.slo,
         )
         try:
             placed = await ground.place(ask, timeout=remaining + PLACE_MARGIN_S)
         except asyncio.CancelledError:
             # The answer may be on its way already; whatever was placed shall be undone. If
-            # another reader places the job again, then under a fence that this can't undo.
+            # another reader places the job again, then under a token that this can't undo.
             ground.released(self.job_id, "", ok=True)
             self._number += 1
             raise
@@ -257,13 +264,19 @@ class Flight(Session):
             if not self._another_version(error):
                 self.fail(error)
             return
+        assignment = placed.assignment
         if self.outcome is not None:
-            ground.released(placed.job_id, "", ok=True)
+            ground.released(assignment.job_id, "", ok=True)
             return
-        before, self._placed = self._placed, placed
-        self.job_id = placed.job_id
-        self._claim = placed.claim
-        if placed.known == "running" and before is not None and before.fence == placed.fence:
+        before, self._assignment = self._assignment, assignment
+        if assignment.job_id != self.job_id:
+            self.job = msgspec.structs.replace(self.job, job_id=assignment.job_id)
+        self._claim_token = assignment.claim_token
+        if (
+            assignment.state is JobState.RUNNING
+            and before is not None
+            and before.fencing_token == assignment.fencing_token
+        ):
             # Somebody else was led to the very run that we left, so our claim is old: ask again
             # under the one that we were told.
             outpaced = WorkerLost("others take this job again and again; send it anew")
@@ -273,38 +286,33 @@ class Flight(Session):
             if not self._goes_on(verdict):
                 self.fail(outpaced)
             return
-        if placed.known not in ("", "running", "completed"):
-            word = f"the job of this idempotency key ended as {placed.known}; use a new key"
-            self.fail(Conflict(word, param="retry_token"))
-            return
-        self._open(placed)
+        self._open(assignment)
 
-    def _open(self, placed: Placed) -> None:
+    def _open(self, assignment: Assignment) -> None:
         """Go to the worker."""
         ground = self._ground
         now = ground.loop.time()
-        self._attached = bool(placed.known)
+        self._attached = assignment.state is not JobState.NEW
         ask: Run | Attach
         if self._attached:
-            ask = attach(self.infer, placed, self.journal)
+            ask = attach(self.infer, assignment, self.journal)
         else:
             ask = run(
                 self.infer,
-                placed,
+                self.job,
+                assignment.fencing_token,
                 self.journal,
-                tenant_id=self.tenant_id,
-                model_ref=self.model_ref,
                 sampling=self.sampling,
                 deadline_s=self.deadline - now,
             )
         self._asked_at = now
         self.silent_until = now + self._first_within_s
         try:
-            self._stream = ground.stream(placed.worker_address, ask)
+            self._stream = ground.stream(assignment.worker_address, ask)
         except TetherError as error:
             self._broke(error)
             return
-        ground.placed(placed.worker_address)
+        ground.placed(assignment.worker_address)
 
     def _take(self, item: Contract) -> None:
         journal = self.journal
@@ -333,16 +341,16 @@ class Flight(Session):
         expired, self._expired = self._expired, False
         if self.outcome is not None:
             return
-        placed = self._placed
-        assert placed is not None
-        worker = "" if isinstance(error, AnswerGone) else placed.worker_address
+        assignment = self._assignment
+        assert assignment is not None
+        worker = "" if isinstance(error, AnswerGone) else assignment.worker_address
         gone = isinstance(error, AnswerGone)
-        if placed.known == "completed":
-            if not self.infer.again and self._number == 1:
+        if assignment.state is JobState.COMPLETED:
+            if not self.infer.is_resume and self._number == 1:
                 self.fail(AnswerGone(GONE))
                 return
             # The client that it was for still waits for its end: it can be said once more.
-            self._lost, gone = placed.fence, True
+            self._lost_fencing_token, gone = assignment.fencing_token, True
         if gone:
             # Its worker never began, or has forgotten it: it can begin anew. Or somebody else has
             # moved it, and the scheduler tells where it runs.
@@ -351,14 +359,14 @@ class Flight(Session):
         ok, neutral = (True, True) if gone else self.verdict(error, now)
         if expired:
             error = Unavailable("the worker said nothing in the time that an attempt has")
-            ok = neutral = ground.cold(placed.worker_address, self.model_ref)
+            ok = neutral = ground.cold(assignment.worker_address, self.model_ref)
         if self._another_version(error):
             error, worker = Draining("the version is gone; another one answers"), ""
         verdict = self._call.settle(
             outcome_of(error, now, lost=(lost or gone) and not expired), now
         )
         if self._goes_on(verdict, worker):
-            ground.released(placed.job_id, placed.worker_id, ok=ok, neutral=neutral)
+            ground.released(assignment.job_id, assignment.worker_id, ok=ok, neutral=neutral)
             ground.moved(self, error)
             return
         if type(verdict) is GiveUp and isinstance(verdict.error, TetherError):
@@ -396,7 +404,7 @@ class Flight(Session):
         card = self._ground.another(self)
         if card is None:
             return False
-        self.card, self.model_ref = card, card.ref
+        self.card, self.job = card, msgspec.structs.replace(self.job, model_ref=card.ref)
         return True
 
     def desert(self) -> None:
@@ -428,13 +436,26 @@ class Flight(Session):
     # ---- for the gateway's books
 
     @property
+    def job_id(self) -> str:
+        return self.job.job_id
+
+    @property
+    def tenant_id(self) -> str:
+        return self.job.tenant_id
+
+    @property
+    def model_ref(self) -> str:
+        """The version that answers."""
+        return self.job.model_ref
+
+    @property
     def worker_id(self) -> str:
         """Where it is or was; empty before it was placed."""
-        return "" if self._placed is None else self._placed.worker_id
+        return "" if self._assignment is None else self._assignment.worker_id
 
     @property
     def worker_address(self) -> str:
-        return "" if self._placed is None else self._placed.worker_address
+        return "" if self._assignment is None else self._assignment.worker_address
 
     @property
     def streaming(self) -> bool:
@@ -449,16 +470,18 @@ class Flight(Session):
 
     def settle(self) -> Settle | None:
         """How the job ends, as far as this gateway knows; None where it reserved nothing."""
-        placed = self._placed
-        if placed is None or placed.known == "completed" or self.outcome is None:
+        assignment = self._assignment
+        if assignment is None or self.outcome is None:
+            return None
+        if assignment.state is JobState.COMPLETED:
             return None
         if isinstance(self.error, Draining):
             return None  # the front door takes it up again, through the gateway that follows
         journal = self.journal
         completed = self.outcome is Outcome.COMPLETED
         return Settle(
-            job_id=placed.job_id,
-            fence=placed.fence,
+            job_id=assignment.job_id,
+            fencing_token=assignment.fencing_token,
             outcome=self.outcome,
             usage=journal.usage
             if completed

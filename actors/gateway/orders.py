@@ -3,73 +3,72 @@ listen."""
 
 from __future__ import annotations
 
-from tether.contracts import Attach, Infer, Place, Placed, Run, Sampling, Slo
+from tether.contracts import (
+    Assignment,
+    Attach,
+    Infer,
+    JobKey,
+    JobState,
+    Ownership,
+    Place,
+    Run,
+    Sampling,
+    Slo,
+)
 from tether.core.journal import Journal
 
 
 def place(
     infer: Infer,
+    job: JobKey,
+    ownership: Ownership,
     *,
-    attempt: int,
     avoid: tuple[str, ...],
-    job_id: str,
-    tenant_id: str,
-    model_ref: str,
     sampling: Sampling,
     deadline_s: float,
-    claim: int,
-    held: int,
-    lost: int,
     slo: Slo,
 ) -> Place:
-    """A worker for the next attempt."""
+    """A worker for the next attempt. Until this gateway has asked for the job once, there may be
+    one that another gateway has begun."""
+    returns = infer.is_resume or infer.explicit_token or infer.from_seq > 0
     return Place(
-        job_id=job_id,
-        tenant_id=tenant_id,
-        retry_token=infer.retry_token,
-        fingerprint=infer.fingerprint,
-        model_ref=model_ref,
+        job=job,
         max_tokens=sampling.max_tokens,
         deadline_s=deadline_s,
-        attempt=attempt,
+        ownership=ownership,
         avoid=avoid,
         traceparent=infer.traceparent,
-        claim=claim,
-        held=held,
-        lost=lost,
+        is_resume=returns and not ownership.held_claim_token,
         slo=slo,
-        again=not held and (infer.again or infer.explicit_token or infer.from_seq > 0),
     )
 
 
-def attach(infer: Infer, placed: Placed, journal: Journal) -> Attach:
+def attach(infer: Infer, assignment: Assignment, journal: Journal) -> Attach:
     """To a job that runs there, or did; from the first token that `journal` lacks."""
+    runs = assignment.state is JobState.RUNNING
     return Attach(
-        job_id=placed.job_id,
+        job_id=assignment.job_id,
         from_seq=journal.tokens,
         stream=infer.stream,
         split_at=infer.from_seq,
-        # only a run under this fence can be settled; an answer that is settled is one anyway
-        fence=placed.fence if placed.known == "running" else 0,
+        # only a run under this token can be settled; an answer that is settled is one anyway
+        fencing_token=assignment.fencing_token if runs else 0,
     )
 
 
 def run(
     infer: Infer,
-    placed: Placed,
+    job: JobKey,
+    fencing_token: int,
     journal: Journal,
     *,
-    tenant_id: str,
-    model_ref: str,
     sampling: Sampling,
     deadline_s: float,
 ) -> Run:
     """From the beginning, or from what `journal` holds on."""
     return Run(
-        job_id=placed.job_id,
-        tenant_id=tenant_id,
-        fence=placed.fence,
-        model_ref=model_ref,
+        job=job,
+        fencing_token=fencing_token,
         input=infer.input,
         sampling=sampling,
         deadline_s=deadline_s,

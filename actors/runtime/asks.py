@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from actors.runtime.wire import CANCEL, frame
 from tether.contracts import Contract
-from tether.errors import DeadlineExceeded, Overloaded, PeerLost, TetherError
+from tether.errors import DeadlineExceeded, Overloaded, TetherError
 from tether.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Asks:
     def lost(self, peer: Peer) -> None:
         """`peer` is gone, and what it hasn't answered fails."""
         for number in [n for n, entry in self._asks.items() if entry[1] is peer]:
-            self.failed(number, PeerLost(f"{peer.address} is gone"))
+            self.failed(number, peer.gone())
 
     def close(self) -> None:
         if self._timer is not None:

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Final
 from actors.runtime.address import Address
 from actors.runtime.peer import MAX_BACKLOG, Peer
 from actors.runtime.sockets import credentials
-from actors.runtime.wire import ACK, HELLO, SYSTEM, Framer, frame, read_greeting, spoken
+from actors.runtime.wire import (
+    ACK,
+    HELLO,
+    SYSTEM,
+    Framer,
+    Greeting,
+    OtherVersion,
+    frame,
+    read_greeting,
+    spoken,
+)
 from tether.errors import ProtocolError
 from tether.telemetry import logs, metrics
 
@@ -84,6 +94,9 @@ class Connection(asyncio.Protocol):
                 if not frames:
                     return
                 self._greeted(*frames.pop(0))
+        except OtherVersion:
+            self.transport.abort()  # `_spoken` has said why
+            return
         except ProtocolError as error:
             log.warning(
                 "closed a connection",
@@ -112,7 +125,6 @@ class Connection(asyncio.Protocol):
         if kind != HELLO:
             raise ProtocolError("the first frame of a connection must be a greeting")
         greeting = read_greeting(payload)
-        version = spoken(greeting)
         try:
             address = Address.parse(greeting.address)
         except ValueError as error:
@@ -122,6 +134,7 @@ class Connection(asyncio.Protocol):
         self.vouches(address)
         if self.dialed is not None and address != self.dialed.address:
             raise ProtocolError(f"{address} answers at the place of {self.dialed.address}")
+        version = self._spoken(greeting)
         assert self._timer is not None
         self._timer.cancel()
         self._timer = None
@@ -132,6 +145,24 @@ class Connection(asyncio.Protocol):
         self.peer.max_frame = greeting.max_frame
         self.peer.incarnation = greeting.incarnation
         self.peer.version = version
+
+    def _spoken(self, greeting: Greeting) -> int:
+        """
+        Raises:
+            OtherVersion: we don't understand each other. The log says it once a node, however often
+                it comes back; whoever waits for the peer is told by their error.
+        """
+        try:
+            version = spoken(greeting, self.hub.address.node)
+        except OtherVersion as error:
+            metrics.wire_refused.labels(greeting.node).inc()
+            if self.hub.strangers.new(greeting.node, greeting.version):
+                log.error("refused a peer of another release", reason=error.message)
+            if self.peer is not None:
+                self.peer.why_lost = error.message
+            raise
+        self.hub.strangers.forget(greeting.node)
+        return version
 
     def pause_writing(self) -> None:
         if self.peer is not None and self.peer.connection is self:

@@ -22,6 +22,7 @@ from actors.runtime.codec import decode, decode_error, encode, encode_error
 from actors.runtime.connection import Connection
 from actors.runtime.peer import Delivered, Peer, end
 from actors.runtime.sockets import BACKLOG, Listener, connected, socket_path
+from actors.runtime.strangers import Strangers
 from actors.runtime.streams import Inbox, Producer, Stream
 from actors.runtime.wire import (
     ACK,
@@ -98,6 +99,7 @@ class Hub:
         self.max_frame = max_frame
         self.border = border
         self.closed = False
+        self.strangers = Strangers()
         self.connections: set[Connection] = set()
         self.on_request: Callable[[Peer, int, int, bytes], object] = self._nobody_serves
         self.on_cancel: Callable[[Peer, int], object] = lambda _peer, _number: None
@@ -349,7 +351,7 @@ class Hub:
         """Tells all who wait for `peer`."""
         self._asks.lost(peer)
         for stream in [s for s in self._streams.values() if s.peer is peer]:
-            stream.ended(PeerLost(f"{peer.address} is gone"))
+            stream.ended(peer.gone())
 
     def _nobody_serves(self, peer: Peer, kind: int, number: int, _payload: bytes) -> None:
         if kind != TELL:

@@ -69,6 +69,7 @@ class Peer:
         "unacked_bytes",
         "version",
         "watchers",
+        "why_lost",
     )
 
     def __init__(self, hub: Hub, address: Address) -> None:
@@ -79,6 +80,7 @@ class Peer:
         self.dialing: asyncio.Task[None] | None = None
         self.departing = False  # last words were said, and their answer hasn't come
         self.closed = False
+        self.why_lost = ""  # where more is known than that it is gone
         self.out: list[bytes] = []
         self.queued = 0  # bytes in `out`
         self.scheduled = False
@@ -114,7 +116,7 @@ class Peer:
             ProtocolError: `size` bytes are more than it accepts in one frame.
         """
         if self.closed:
-            raise PeerLost(f"{self.address} is gone")
+            raise self.gone()
         if self.queued > MAX_QUEUED:
             _refused_bytes.inc()
             raise Overloaded(f"{self.address} reads too slowly: {self.queued} bytes wait for it")
@@ -127,7 +129,7 @@ class Peer:
     def send_system(self, number: int, payload: bytes, done: Delivered) -> None:
         """Sends a system message and keeps it until the peer has said that it arrived."""
         if self.closed:
-            done(PeerLost(f"{self.address} is gone"))
+            done(self.gone())
         elif len(self.unacked) >= MAX_UNACKED or self.unacked_bytes > MAX_UNACKED_BYTES:
             _refused_system.inc()
             done(Overloaded(f"{len(self.unacked)} messages wait for {self.address}"))
@@ -247,11 +249,15 @@ class Peer:
         elif not again:
             self.abandon()
 
+    def gone(self) -> PeerLost:
+        """What those are told who wait for it, or would send something."""
+        return PeerLost(self.why_lost or f"{self.address} is gone")
+
     def abandon(self) -> None:
         """Gives up on the system messages that haven't arrived."""
         self.unacked_bytes = 0
         while self.unacked:
-            self.unacked.popleft()[2](PeerLost(f"{self.address} is gone"))
+            self.unacked.popleft()[2](self.gone())
 
     @property
     def pending(self) -> bool:

@@ -16,8 +16,8 @@ import msgspec
 
 from tether.errors import ProtocolError
 
-PROTOCOL_VERSION: Final = 1
-OLDEST_VERSION: Final = 1  # that is still spoken: the one of the release before
+PROTOCOL_VERSION: Final = 2  # goes up with whatever an older process would read wrongly
+OLDEST_VERSION: Final = 2  # that is still spoken; 1 had a job's fields in every message, one by one
 MAX_FRAME: Final = 16 << 20  # bytes of one frame, unless the node declares another maximum
 MAX_GREETING: Final = 1024  # before it is known who speaks, nobody gets more memory than this
 
@@ -90,21 +90,36 @@ def read_greeting(payload: bytes) -> Greeting:
         raise ProtocolError(f"the first frame of a connection is no greeting: {error}") from error
 
 
-def spoken(greeting: Greeting) -> int:
-    """The newest version of the protocol that both sides speak. What is sent before the greeting
-    of the other side has come must be of version `OLDEST_VERSION`.
+class OtherVersion(ProtocolError):
+    """Who greets speaks no version of the wire that this process does."""
+
+
+def spoken(greeting: Greeting, here: str) -> int:
+    """The newest version of the wire that both sides speak; `here` is our node. What is sent before
+    the greeting of the other side has come must be of version `OLDEST_VERSION`.
 
     Raises:
-        ProtocolError: there is none.
+        OtherVersion: there is none.
     """
     version = min(greeting.version, PROTOCOL_VERSION)
     oldest = greeting.oldest or greeting.version
-    if version < max(oldest, OLDEST_VERSION):
-        raise ProtocolError(
-            f"{greeting.address} speaks versions {oldest} to {greeting.version} of the protocol, "
-            f"and this process speaks {OLDEST_VERSION} to {PROTOCOL_VERSION}: run adjacent releases"
+    if version >= max(oldest, OLDEST_VERSION):
+        return version
+    theirs = _versions(oldest, greeting.version)
+    ours = _versions(OLDEST_VERSION, PROTOCOL_VERSION)
+    if greeting.node == here:
+        raise OtherVersion(
+            f"{greeting.address} of this node speaks {theirs} of the wire, this process {ours}; "
+            "use the release that started the node, or restart it with this one"
         )
-    return version
+    behind = "it" if greeting.version < OLDEST_VERSION else "this node"
+    raise OtherVersion(
+        f"node {greeting.node} speaks {theirs} of the wire, this node {ours}; upgrade {behind}"
+    )
+
+
+def _versions(oldest: int, newest: int) -> str:
+    return f"version {newest}" if oldest >= newest else f"versions {oldest} to {newest}"
 
 
 class Framer:

@@ -19,6 +19,7 @@ from tether.contracts import (
     BreakerStates,
     Finished,
     Fleet,
+    JobState,
     Outcome,
     Place,
     Placed,
@@ -102,36 +103,39 @@ class Scheduler(Supervised):
         """
         now = self.loop.time()
         placement = self._placement
+        job_id, model_ref = msg.job.job_id, msg.job.model_ref
+        first = msg.ownership.attempt == 1
         seat = None
-        if not self._room.waits_for(msg.model_ref):
-            seat = placement.choose(msg.model_ref, msg.avoid, now)
+        if not self._room.waits_for(model_ref):
+            seat = placement.choose(model_ref, msg.avoid, now)
         if seat is not None:
-            placement.take(seat, msg.job_id, now, now + msg.deadline_s, msg.model_ref)
+            placement.take(seat, job_id, now, now + msg.deadline_s, model_ref)
         else:
-            if msg.again:
+            if msg.is_resume:
                 found = await self._reserve(_reserve(msg, "", ""))
-                if found.known:
-                    return _placed(found)
-            if msg.attempt == 1:
-                self._refuse_shut(msg.model_ref, now)
+                if found.assignment.state is not JobState.FREE:
+                    return Placed(assignment=found.assignment)
+            if first:
+                self._refuse_shut(model_ref, now)
             seat = await self._wait(msg, now)
         reserve = _reserve(msg, seat.worker_id, seat.address)
         try:
             reserved = await self._reserve(reserve)
         except BaseException as error:
-            self._release(seat.worker_id, msg.job_id)
-            if isinstance(error, asyncio.CancelledError) and msg.attempt == 1:
+            self._release(seat.worker_id, job_id)
+            if isinstance(error, asyncio.CancelledError) and first:
                 # Nobody wants it any more, and whether it was reserved isn't known.
                 self.background(self._undo(reserve), name="undo")
             # Otherwise the front door asks again, perhaps by another gateway, and adopts the job:
             # it must not be cancelled under its hands. If it doesn't, the lease runs out.
             raise
-        if reserved.known or reserved.worker_address != seat.address:
+        given = reserved.assignment
+        if given.state is not JobState.NEW or given.worker_address != seat.address:
             # An older reservation stands: this seat isn't needed.
-            self._release(seat.worker_id, msg.job_id)
+            self._release(seat.worker_id, job_id)
         else:
-            placement.confirm(seat, msg.job_id, reserved.fence, sender)
-        return _placed(reserved)
+            placement.confirm(seat, job_id, given.fencing_token, sender)
+        return Placed(assignment=given)
 
     @on(Finished)
     def finished(self, msg: Finished, sender: Address) -> None:
@@ -141,10 +145,10 @@ class Scheduler(Supervised):
         if not msg.worker_id:
             found = self._placement.find(msg.job_id, sender)
             if found is not None:
-                seat, fence = found
+                seat, fencing_token = found
                 self._release(seat.worker_id, msg.job_id)
-                if fence:
-                    self.background(self._cancel(msg.job_id, fence), name="cancel")
+                if fencing_token:
+                    self.background(self._cancel(msg.job_id, fencing_token), name="cancel")
             return
         if msg.neutral:
             ended = Ended.CANCELLED if msg.ok else Ended.REFUSED
@@ -189,15 +193,16 @@ class Scheduler(Supervised):
 
     async def _wait(self, msg: Place, now: float) -> Seat:
         call: asyncio.Future[Seat] = self.loop.create_future()
+        job = msg.job
         waiter = Waiter(
-            job_id=msg.job_id,
-            tenant_id=msg.tenant_id,
-            model_ref=msg.model_ref,
+            job_id=job.job_id,
+            tenant_id=job.tenant_id,
+            model_ref=job.model_ref,
             avoid=msg.avoid,
             since=now,
             deadline=now + msg.deadline_s,
             call=call,
-            key=f"{msg.job_id} {msg.claim}",
+            key=f"{job.job_id} {msg.ownership.claim_token}",
             slo=msg.slo,
         )
         try:
@@ -205,18 +210,18 @@ class Scheduler(Supervised):
         except QueueFull:
             self._refused.inc()
             raise Overloaded(
-                f"all workers of {msg.model_ref} are busy and {len(self._room)} requests wait; "
+                f"all workers of {job.model_ref} are busy and {len(self._room)} requests wait; "
                 "try again",
                 retry_after_s=1.0,
             ) from None
         except ValueError:
-            raise Conflict(f"job {msg.job_id} waits for a worker already") from None
+            raise Conflict(f"job {job.job_id} waits for a worker already") from None
         try:
             seat = await call
         except BaseException:
             self._room.remove(waiter.key)
             if call.done() and not call.cancelled() and call.exception() is None:
-                self._release(call.result().worker_id, msg.job_id)  # granted as it left
+                self._release(call.result().worker_id, job.job_id)  # granted as it left
             raise
         metrics.queue_wait_seconds.observe(self.loop.time() - now)
         return seat
@@ -275,48 +280,36 @@ class Scheduler(Supervised):
     # ---- undoing
 
     async def _undo(self, reserve: Reserve) -> None:
-        """A first Reserve is idempotent: asked again it says under which fence the job is, if it
-        is still this attempt's, and that is settled. A later one would take the job from whoever
-        runs it. Given up silently when reservation is away; then the lease runs out."""
+        """A first Reserve is idempotent: asked again it says under which fencing token the job is,
+        if it is still this attempt's, and that is settled. A later one would take the job from
+        whoever runs it. Given up silently when reservation is away; then the lease runs out."""
         try:
             address = await self.tree.wait(RESERVATION, RESERVE_S)
             reserved = await self.ask(address, reserve, timeout=RESERVE_S)
         except TetherError:
             return
-        if not reserved.known:
-            await self._cancel(reserved.job_id, reserved.fence)
+        given = reserved.assignment
+        if given.state is JobState.NEW:
+            await self._cancel(given.job_id, given.fencing_token)
 
-    async def _cancel(self, job_id: str, fence: int) -> None:
+    async def _cancel(self, job_id: str, fencing_token: int) -> None:
         await self._settler.settle(
-            Settle(job_id=job_id, fence=fence, outcome=Outcome.CANCELLED, usage=Usage())
+            Settle(
+                job_id=job_id,
+                fencing_token=fencing_token,
+                outcome=Outcome.CANCELLED,
+                usage=Usage(),
+            )
         )
 
 
 def _reserve(msg: Place, worker_id: str, worker_address: str) -> Reserve:
     return Reserve(
-        job_id=msg.job_id,
-        tenant_id=msg.tenant_id,
-        retry_token=msg.retry_token,
-        fingerprint=msg.fingerprint,
-        model_ref=msg.model_ref,
+        job=msg.job,
         worker_id=worker_id,
         worker_address=worker_address,
         deadline_s=msg.deadline_s,
-        attempt=msg.attempt,
-        claim=msg.claim,
-        held=msg.held,
-        lost=msg.lost,
-    )
-
-
-def _placed(reserved: Reserved) -> Placed:
-    return Placed(
-        job_id=reserved.job_id,
-        worker_id=reserved.worker_id,
-        worker_address=reserved.worker_address,
-        fence=reserved.fence,
-        known=reserved.known,
-        claim=reserved.claim,
+        ownership=msg.ownership,
     )
 
 

@@ -19,7 +19,7 @@ class Ending(Enum):
 
     CANCELLED = auto()  # its client left, or its gateway did not come back
     LATE = auto()  # its deadline passed
-    SUPERSEDED = auto()  # it runs elsewhere, or here under a later fence
+    SUPERSEDED = auto()  # it runs elsewhere, or here under a later fencing token
     STOPPING = auto()  # the worker goes; another one continues
 
 
@@ -77,7 +77,7 @@ class Execution:
     def same(self, run: Run) -> bool:
         """Is `run` the order that this run follows?"""
         return (
-            self.run.fence == run.fence
+            self.run.fencing_token == run.fencing_token
             and self.error is None
             and self.ending is None
             and self.journal.base == len(run.emitted_ids)
@@ -91,7 +91,7 @@ class Execution:
             prompt_ids=self.journal.prompt_ids,
             emitted_ids=run.emitted_ids,
             sampling=run.sampling,
-            scope=run.tenant_id,
+            scope=run.job.tenant_id,
         )
 
     def news(self, now: float) -> bool:
@@ -128,7 +128,7 @@ class Execution:
         match self.ending:
             case Ending.LATE if self.cold:
                 return DeadlineExceeded(
-                    f"{self.run.model_ref} was not loaded here by the request's deadline"
+                    f"{self.run.job.model_ref} was not loaded here by the request's deadline"
                 )
             case Ending.LATE:
                 return DeadlineExceeded("the answer was not complete by its deadline")
@@ -147,8 +147,8 @@ class Execution:
         usage = Usage(prompt_tokens=len(journal.prompt_ids), completion_tokens=journal.tokens)
         if journal.finish is not None:
             return Settle(
-                job_id=run.job_id,
-                fence=run.fence,
+                job_id=run.job.job_id,
+                fencing_token=run.fencing_token,
                 outcome=Outcome.COMPLETED,
                 usage=journal.usage,
                 finish=journal.finish,
@@ -156,12 +156,15 @@ class Execution:
             )
         if self.ending is Ending.CANCELLED:
             return Settle(
-                job_id=run.job_id, fence=run.fence, outcome=Outcome.CANCELLED, usage=usage
+                job_id=run.job.job_id,
+                fencing_token=run.fencing_token,
+                outcome=Outcome.CANCELLED,
+                usage=usage,
             )
         if self.ending is Ending.LATE:
             return Settle(
-                job_id=run.job_id,
-                fence=run.fence,
+                job_id=run.job.job_id,
+                fencing_token=run.fencing_token,
                 outcome=Outcome.FAILED,
                 usage=usage,
                 error_code=DeadlineExceeded.code,

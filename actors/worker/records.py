@@ -31,35 +31,35 @@ class Records:
     def finished(self) -> int:
         return len(self._finished)
 
-    def find(self, job_id: str, fence: int = 0) -> Execution | None:
-        """The run of this job, if it is held; with a `fence`, only one under that: what another
-        one says could not be settled any more."""
+    def find(self, job_id: str, fencing_token: int = 0) -> Execution | None:
+        """The run of this job, if it is held; with a `fencing_token`, only one under that: what
+        another one says could not be settled any more."""
         held = self._running.get(job_id) or self._finished.get(job_id)
-        return held if held is None or fence in (0, held.run.fence) else None
+        return held if held is None or fencing_token in (0, held.run.fencing_token) else None
 
-    def check_fence(self, job_id: str, fence: int) -> Execution | None:
-        """What is held of a job that is to run under `fence`.
+    def check_token(self, job_id: str, fencing_token: int) -> Execution | None:
+        """What is held of a job that is to run under `fencing_token`.
 
         Raises:
             AnswerGone: it was given away again since.
         """
         held = self.find(job_id)
-        if held is not None and fence < held.run.fence:
+        if held is not None and fencing_token < held.run.fencing_token:
             raise AnswerGone(
-                f"job {job_id} was given to this worker under fence {held.run.fence}; "
-                f"{fence} is stale"
+                f"job {job_id} was given to this worker under fencing token "
+                f"{held.run.fencing_token}; {fencing_token} is stale"
             )
         return held
 
     def add(self, execution: Execution) -> None:
         """A run begins; it takes the place of an older one of its job."""
-        job_id = execution.run.job_id
+        job_id = execution.run.job.job_id
         self._forget(job_id)
         self._running[job_id] = execution
 
     def over(self, execution: Execution, *, keep: bool) -> None:
         """A run has ended. A fault isn't kept: nobody can read from it."""
-        job_id = execution.run.job_id
+        job_id = execution.run.job.job_id
         if self._running.get(job_id) is not execution:
             return
         del self._running[job_id]

@@ -59,9 +59,9 @@ class Runs:
         """How many run or wait, by the node that has sent them. Looks at all."""
         return tuple(sorted(Counter(run.placed_by for run in self._records.running).items()))
 
-    def find(self, job_id: str, fence: int = 0) -> Execution | None:
-        """The run of this job, if it is held; with a `fence`, only one under that."""
-        return self._records.find(job_id, fence)
+    def find(self, job_id: str, fencing_token: int = 0) -> Execution | None:
+        """The run of this job, if it is held; with a `fencing_token`, only one under it."""
+        return self._records.find(job_id, fencing_token)
 
     def held(self, run: Run) -> Execution | None:
         """The run that follows just this order already.
@@ -69,7 +69,7 @@ class Runs:
         Raises:
             AnswerGone: the job was given away again since; the order is stale.
         """
-        held = self._records.check_fence(run.job_id, run.fence)
+        held = self._records.check_token(run.job.job_id, run.fencing_token)
         return held if held is not None and held.same(run) else None
 
     def begin(self, run: Run, use: Use) -> Execution:
@@ -87,7 +87,7 @@ class Runs:
         except Overloaded:
             self._refused_slots.inc()
             raise
-        older = self._records.find(run.job_id)
+        older = self._records.find(run.job.job_id)
         if older is not None:
             older.break_off(Ending.SUPERSEDED)
         self._records.add(execution)
@@ -190,7 +190,7 @@ class Runs:
                                 prompt_tokens=len(journal.prompt_ids),
                                 completion_tokens=journal.tokens,
                             ),
-                            run.model_ref,
+                            run.job.model_ref,
                         )
                     elif execution.news(loop.time()):
                         self.read_later(execution)
@@ -206,7 +206,7 @@ class Runs:
         except TetherError as error:
             execution.error = error
         except Exception:
-            log.exception("an engine failed", job_id=run.job_id, model=run.model_ref)
+            log.exception("an engine failed", job_id=run.job.job_id, model=run.job.model_ref)
             execution.error = WorkerLost("the engine failed; another worker may continue")
         finally:
             self._over(execution)

@@ -108,7 +108,8 @@ class Worker(Supervised):
             ModelNotFound, BadRequest, ContextExceeded: the request is at fault.
             Overloaded, Draining: nothing began; try another worker. So too if its model was to be
                 loaded for it, and couldn't.
-            AnswerGone: the fence is stale, or the run isn't held, or not from that token on.
+            AnswerGone: the fencing token is stale, or the run isn't held, or not from that `seq`
+                on.
             WorkerLost: the engine failed.
             DeadlineExceeded: it wasn't complete in time.
         """
@@ -147,7 +148,7 @@ class Worker(Supervised):
             return held  # the same order once more
         if self._draining:
             raise Draining("this worker takes no new runs; try another one")
-        use = self._pool.use(msg.model_ref)
+        use = self._pool.use(msg.job.model_ref)
         try:
             execution = self._runs.begin(msg, use)
         except BaseException:
@@ -157,7 +158,7 @@ class Worker(Supervised):
         return execution
 
     def _attach(self, msg: Attach) -> Execution:
-        execution = self._runs.find(msg.job_id, msg.fence)
+        execution = self._runs.find(msg.job_id, msg.fencing_token)
         if execution is None:
             raise AnswerGone("this worker doesn't hold the answer (any more)")
         return execution

@@ -10,11 +10,12 @@ from bench.simulation.ledger import Job, Ledger
 from supervision.children import Children
 from supervision.member import Member
 from supervision.policies import Breaker
-from tether.contracts import Reserve, Settle
+from tether.contracts import JobState, Reserve, Settle
 from tether.core.journal import Journal
 from tether.core.quota import QuotaGuard
 from tether.core.warm import Warm
 from tether.core.wish import Model, Phase
+from tether.stores.verdict import Verdict
 
 Patch = tuple[Any, str, Any]
 
@@ -32,10 +33,10 @@ def lost_release() -> list[Patch]:
 
 
 def double_settle() -> list[Patch]:
-    """A settle looks at the fence, and not at whether the job is closed already."""
+    """A settle looks at the fencing token, and not at whether the job is closed already."""
 
     def open_for(self: Ledger, m: Settle, job: Job) -> bool:
-        return job.fence == m.fence
+        return job.fencing_token == m.fencing_token
 
     return [(Ledger, "open_for", open_for)]
 
@@ -71,29 +72,29 @@ def reordered_chunk() -> list[Patch]:
 
 
 def duplicate_dispatch() -> list[Patch]:
-    """What runs already is given to a second worker, under the fence of the first."""
+    """What runs already is given to a second worker, under the fencing token of the first."""
     contest = Ledger.contest
 
-    def careless(self: Ledger, m: Reserve, held: Job) -> str:
+    def careless(self: Ledger, m: Reserve, held: Job) -> Verdict:
         verdict = contest(self, m, held)
-        if verdict not in ("running", "led") or not m.worker_id:
+        if verdict.state is not JobState.RUNNING or not m.worker_id:
             return verdict
         self.leases.pop(held.id, None)
-        return "give"
+        return Verdict.GIVE
 
     def same(self: Ledger, job: Job) -> int:
-        return job.fence
+        return job.fencing_token
 
-    return [(Ledger, "contest", careless), (Ledger, "next_fence", same)]
+    return [(Ledger, "contest", careless), (Ledger, "next_token", same)]
 
 
 def given_twice() -> list[Patch]:
     """A retry token that was answered is given away again."""
     contest = Ledger.contest
 
-    def generous(self: Ledger, m: Reserve, held: Job) -> str:
+    def generous(self: Ledger, m: Reserve, held: Job) -> Verdict:
         verdict = contest(self, m, held)
-        return "give" if verdict == "completed" else verdict
+        return Verdict.GIVE if verdict is Verdict.COMPLETED else verdict
 
     return [(Ledger, "contest", generous)]
 

@@ -21,7 +21,7 @@ from actors.worker.execution import Execution
 from actors.worker.options import WorkerOptions
 from actors.worker.worker import Worker
 from bench.simulation.process import Body
-from supervision.policies import BreakerOptions, Breakers
+from supervision.policies import BreakerOptions, Breakers, Mode
 from tether.contracts import (
     BreakerStates,
     Catalog,
@@ -256,7 +256,11 @@ class SimReservation(Body):
         await self._round(patience_s)
         reserved = self.process.world.ledger.reserve(msg, self.loop.time())
         self.process.world.trace.add(
-            "reserved", msg.job_id[-6:], msg.attempt, reserved.fence, reserved.known
+            "reserved",
+            msg.job.job_id[-6:],
+            msg.ownership.attempt,
+            reserved.assignment.fencing_token,
+            reserved.assignment.state,
         )
         await self._round(patience_s)
         return reserved
@@ -268,14 +272,16 @@ class SimReservation(Body):
         for state in msg.breakers:
             kept[state.worker_id, state.model_ref] = state
         await self._round()
-        return BreakerStates(breakers=tuple(s for s in kept.values() if s.mode != "automatic"))
+        return BreakerStates(breakers=tuple(s for s in kept.values() if s.mode != Mode.AUTOMATIC))
 
     @on(Settle)
     async def settle(self, msg: Settle, sender: Address) -> Settled:
         await self._round()
         first = self.process.world.ledger.settle(msg)
         self.process.world.laws.billed_once()
-        self.process.world.trace.add("settled", msg.job_id[-6:], msg.fence, msg.outcome, first)
+        self.process.world.trace.add(
+            "settled", msg.job_id[-6:], msg.fencing_token, msg.outcome, first
+        )
         await self._round()
         return Settled(job_id=msg.job_id, first=first)
 

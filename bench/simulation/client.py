@@ -95,7 +95,7 @@ class Door(Body):
         until = world.now + ask.deadline_s
         tokens: list[int] = []
         text = ""
-        again = False
+        is_resume = False
         path = f"control/gateway{(crc32(ask.credential.encode()) + elsewhere) % GATEWAYS}"
         while world.now < until:
             address = world.running(path)
@@ -108,10 +108,10 @@ class Door(Body):
                     **{name: getattr(ask, name) for name in ask.__struct_fields__},
                     "from_seq": len(tokens),
                     "deadline_s": remaining_s,
-                    "again": again,
+                    "is_resume": is_resume,
                 }
             )
-            again = True
+            is_resume = True
             stream = self.stream(address, opening)
             try:
                 async for item in stream:

@@ -99,16 +99,18 @@ class Laws:
     # ---- work
 
     def dispatched(self, process: Process, begin: Callable[..., Any]) -> Callable[..., Any]:
-        """No job runs twice under one fence."""
+        """No job runs twice under one fencing token."""
 
         def begun(run: Run, engine: Any) -> Any:
             execution = begin(run, engine)
-            job = self._world.ledger.jobs.get(run.job_id)
+            job = self._world.ledger.jobs.get(run.job.job_id)
             if job is not None:
-                key = (job.retry_token, run.fence)
+                key = (job.retry_token, run.fencing_token)
                 other, older = self._runs.get(key, (process, None))
                 if older is not None and other.alive and older.running and older.ending is None:
-                    self.broken(f"{job.retry_token} runs twice under fence {run.fence}")
+                    self.broken(
+                        f"{job.retry_token} runs twice under fencing token {run.fencing_token}"
+                    )
                 self._runs[key] = (process, execution)
             return execution
 
@@ -166,7 +168,7 @@ class Laws:
             Broken: something is left.
         """
         world = self._world
-        running = [job.id[-6:] for job in world.ledger.jobs.values() if job.state == "running"]
+        running = [job.id[-6:] for job in world.ledger.jobs.values() if job.outcome is None]
         if running or world.ledger.leases:
             self.broken(f"jobs {running} still run, {len(world.ledger.leases)} leases are held")
         for kind in ("roster", "reservation", "scheduler", "gateway", "worker"):
@@ -203,7 +205,7 @@ class Laws:
 
     def _billed(self, key: Key) -> None:
         bill = self._world.ledger.bills.get(key)
-        if bill is not None and bill.times == 1 and bill.outcome == "completed":
+        if bill is not None and bill.times == 1 and bill.outcome is Outcome.COMPLETED:
             return
         at, gateway, address = self._landed[key]
         worker = self._world.processes[address]

@@ -1,4 +1,4 @@
-"""The semantics of tether/stores/queries.sql in memory: jobs, leases, fences, retry tokens.
+"""The semantics of tether/stores/queries.sql in memory: jobs, leases, fencing tokens, retry tokens.
 
 Each method is one statement; its conditions stand in the order of the SQL.
 """
@@ -7,8 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tether.contracts import BreakerState, Outcome, Reserve, Reserved, Settle, Usage
+from tether.contracts import (
+    Assignment,
+    BreakerState,
+    JobState,
+    Outcome,
+    Reserve,
+    Reserved,
+    Settle,
+    Usage,
+)
 from tether.errors import Conflict
+from tether.stores.verdict import Verdict
 
 GRACE_S = 2.0  # of a lease, beyond its request's deadline; more than a settle takes to be said
 
@@ -22,10 +32,10 @@ class Job:
     worker_id: str
     worker_address: str
     attempt: int
-    claim: int
-    fence: int = 1
-    state: str = "running"
-    outcome: str | None = None
+    claim_token: int
+    fencing_token: int = 1
+    outcome: Outcome | None = None
+    """None while it runs."""
     usage: Usage = field(default_factory=Usage)
     paid: bool = False
     """Its answer was completed, and lost before its client had it: once more is no second bill."""
@@ -33,7 +43,7 @@ class Job:
 
 @dataclass(slots=True)
 class Lease:
-    fence: int
+    fencing_token: int
     expires_at: float
 
 
@@ -43,7 +53,7 @@ class Bill:
     was billed."""
 
     usage: Usage
-    outcome: str
+    outcome: Outcome
     times: int = 0
 
 
@@ -66,74 +76,76 @@ class Ledger:
         Raises:
             Conflict: the token belongs to another body.
         """
-        key = (m.tenant_id, m.retry_token)
+        key = (m.job.tenant_id, m.job.retry_token)
         held = self.by_token.get(key)
         if held is None and not m.worker_id:
-            return Reserved(job_id=m.job_id, worker_id="", worker_address="", fence=0)
-        if held is None and m.job_id not in self.jobs:
+            return self._free(m)
+        if held is None and m.job.job_id not in self.jobs:
             held = Job(
-                m.job_id, *key, m.fingerprint, m.worker_id, m.worker_address, m.attempt, m.claim
+                m.job.job_id,
+                *key,
+                m.job.fingerprint,
+                m.worker_id,
+                m.worker_address,
+                m.ownership.attempt,
+                m.ownership.claim_token,
             )
             self.jobs[held.id] = self.by_token[key] = held
             self._lease(held, m, now)
-            return self._given(m, held)
+            return self._stands(held, JobState.NEW)
         assert held is not None, "two tokens drew one job id"
         verdict = self.contest(m, held)
-        if verdict == "conflict":
+        if verdict is Verdict.CONFLICT:
             raise Conflict("this Idempotency-Key was used for another request")
-        if verdict == "give":
-            held.paid = held.paid or (held.outcome == "completed" and m.lost == held.fence)
+        if verdict is Verdict.FREE:
+            return self._free(m)
+        if verdict is Verdict.GIVE:
+            lost = m.ownership.lost_fencing_token == held.fencing_token
+            held.paid = held.paid or (held.outcome is Outcome.COMPLETED and lost)
             del self.jobs[held.id]
-            held.id, held.state, held.outcome = m.job_id, "running", None
-            held.attempt, held.claim = m.attempt, m.claim
-            held.fence, held.usage = self.next_fence(held), Usage()
+            held.id, held.outcome = m.job.job_id, None
+            held.attempt, held.claim_token = m.ownership.attempt, m.ownership.claim_token
+            held.fencing_token, held.usage = self.next_token(held), Usage()
             held.worker_id, held.worker_address = m.worker_id, m.worker_address
             self.jobs[held.id] = held
             self._lease(held, m, now)
-            return self._given(m, held)
-        if verdict == "free":
-            return Reserved(job_id=m.job_id, worker_id="", worker_address="", fence=0)
-        if verdict == "led":
-            held.claim, verdict = m.claim, "running"
-        return Reserved(
-            job_id=held.id,
-            worker_id=held.worker_id,
-            worker_address=held.worker_address,
-            fence=held.fence,
-            known="" if verdict == "ours" else verdict,
-            claim=held.claim,
-        )
+        if verdict is Verdict.LED:
+            held.claim_token = m.ownership.claim_token
+        return self._stands(held, verdict.state)
 
-    def contest(self, m: Reserve, held: Job) -> str:
-        """The verdict of `contest`, word for word."""
-        if held.fingerprint != m.fingerprint:
-            return "conflict"
-        if held.outcome == "completed" and (m.lost != held.fence or not m.worker_id):
-            return "completed"
-        if not m.worker_id and (held.state == "settled" or held.id == m.job_id):
-            return "free"
-        if held.state == "settled":
-            return "give"
-        if m.claim == 0:
-            if held.id != m.job_id or m.attempt < held.attempt:
-                return "running"
-            return "give" if m.attempt > held.attempt else "ours"
-        if held.claim == m.claim and held.id == m.job_id:
-            return "ours"
-        if held.id == m.job_id:
-            return "give" if held.claim == m.held and m.held != 0 else "running"
-        return "led" if m.held == 0 else "running"
+    def contest(self, m: Reserve, held: Job) -> Verdict:
+        """The verdict of `contest`, condition for condition."""
+        own, same = m.ownership, held.id == m.job.job_id
+        lost = own.lost_fencing_token == held.fencing_token
+        if held.fingerprint != m.job.fingerprint:
+            return Verdict.CONFLICT
+        if held.outcome is Outcome.COMPLETED and not (lost and m.worker_id):
+            return Verdict.COMPLETED
+        if not m.worker_id and (held.outcome is not None or same):
+            return Verdict.FREE
+        if held.outcome is not None:
+            return Verdict.GIVE
+        if own.claim_token == 0:
+            if not same or own.attempt < held.attempt:
+                return Verdict.RUNNING
+            return Verdict.GIVE if own.attempt > held.attempt else Verdict.OURS
+        if held.claim_token == own.claim_token and same:
+            return Verdict.OURS
+        if same:
+            holds = own.held_claim_token != 0 and held.claim_token == own.held_claim_token
+            return Verdict.GIVE if holds else Verdict.RUNNING
+        return Verdict.LED if own.held_claim_token == 0 else Verdict.RUNNING
 
-    def next_fence(self, job: Job) -> int:
-        """Of a job that is given away anew."""
-        return job.fence + 1
+    def next_token(self, job: Job) -> int:
+        """The fencing token of a job that is given away anew."""
+        return job.fencing_token + 1
 
     def settle(self, m: Settle) -> bool:
         """`settle_and_reserve` for a settle; whether it was the one that closed the job."""
         job = self.jobs.get(m.job_id)
         if job is None or not self.open_for(m, job):
             return False
-        job.state, job.outcome, job.usage = "settled", m.outcome.value, m.usage
+        job.outcome, job.usage = m.outcome, m.usage
         self.leases.pop(job.id, None)
         if m.outcome in (Outcome.COMPLETED, Outcome.CANCELLED):
             key = (job.tenant_id, job.retry_token)
@@ -142,38 +154,54 @@ class Ledger:
             if m.outcome is Outcome.COMPLETED:
                 times = 1 if job.paid else times + 1
             if bill is None or m.usage.completion_tokens >= bill.usage.completion_tokens:
-                self.bills[key] = Bill(m.usage, m.outcome.value, times)
+                self.bills[key] = Bill(m.usage, m.outcome, times)
         return True
 
     def open_for(self, m: Settle, job: Job) -> bool:
         """The condition of `closed`."""
-        if job.fence == m.fence and job.state == "running":
+        if job.fencing_token == m.fencing_token and job.outcome is None:
             return True
         complete = m.delivered and m.outcome is Outcome.COMPLETED
-        return complete and m.fence <= job.fence and job.outcome != "completed"
+        answered = job.outcome is Outcome.COMPLETED
+        return complete and m.fencing_token <= job.fencing_token and not answered
 
     def sweep(self, now: float) -> int:
         """Expire what nobody settled; how many."""
         expired = 0
         for job_id, lease in list(self.leases.items()):
             job = self.jobs.get(job_id)
-            if lease.expires_at > now or job is None or job.fence != lease.fence:
+            if lease.expires_at > now or job is None or job.fencing_token != lease.fencing_token:
                 continue
-            if job.state == "running":
-                job.state, job.outcome = "settled", "expired"
+            if job.outcome is None:
+                job.outcome = Outcome.EXPIRED
                 del self.leases[job_id]
                 expired += 1
         return expired
 
     def _lease(self, job: Job, m: Reserve, now: float) -> None:
-        self.leases[job.id] = Lease(job.fence, now + m.deadline_s + GRACE_S)
+        self.leases[job.id] = Lease(job.fencing_token, now + m.deadline_s + GRACE_S)
 
     @staticmethod
-    def _given(m: Reserve, job: Job) -> Reserved:
+    def _free(m: Reserve) -> Reserved:
         return Reserved(
-            job_id=job.id,
-            worker_id=m.worker_id,
-            worker_address=m.worker_address,
-            fence=job.fence,
-            claim=job.claim,
+            assignment=Assignment(
+                job_id=m.job.job_id,
+                worker_id="",
+                worker_address="",
+                fencing_token=0,
+                state=JobState.FREE,
+            )
+        )
+
+    @staticmethod
+    def _stands(job: Job, state: JobState) -> Reserved:
+        return Reserved(
+            assignment=Assignment(
+                job_id=job.id,
+                worker_id=job.worker_id,
+                worker_address=job.worker_address,
+                fencing_token=job.fencing_token,
+                state=state,
+                claim_token=job.claim_token,
+            )
         )

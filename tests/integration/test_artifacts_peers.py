@@ -21,7 +21,7 @@ from lending_nodes import Lending, lending, refused
 from actors.lenders import Lenders
 from actors.runtime import Address, Endpoint
 from actors.worker import Worker, WorkerOptions
-from tests import tiny_gguf
+from tests import orders, tiny_gguf
 from tests.artifact_shop import MIB, Shop, files, flip
 from tests.patience import PATIENCE_S, until
 from tether.artifacts import digest, folder, manifest
@@ -108,10 +108,8 @@ async def test_a_worker_loads_from_a_peer_when_all_replicas_are_away(
     )
     await cluster.grow("n2", Worker.spec(options, shutdown=1.0))  # nobody settles for it
     order = Run(
-        job_id="j1",
-        tenant_id="t",
-        fence=1,
-        model_ref=card.ref,
+        job=orders.key(model_ref=card.ref),
+        fencing_token=1,
         input=ChatInput(messages=(Message(role="user", content="the fox"),)),
         sampling=Sampling(max_tokens=4, seed=1),
         deadline_s=PATIENCE_S,

@@ -14,8 +14,9 @@ import pytest
 import pytest_asyncio
 
 from bench.simulation.ledger import Ledger as Simulated
+from tests.orders import changed, reserve
 from tests.patience import PATIENCE_S
-from tether.contracts import Outcome, Reserve, Reserved, Settle, Usage
+from tether.contracts import Assignment, JobState, Outcome, Reserve, Settle, Usage
 from tether.core.ids import job_id
 from tether.errors import Conflict
 from tether.stores.ledger import Ledger, LedgerOptions
@@ -26,7 +27,7 @@ USAGE = Usage(prompt_tokens=3, completion_tokens=5)
 class Asked(Protocol):
     """What both ledgers are for."""
 
-    async def reserve(self, msg: Reserve) -> Reserved: ...
+    async def reserve(self, msg: Reserve) -> Assignment: ...
     async def settle(self, msg: Settle) -> bool: ...
     async def leases(self) -> int: ...
     async def bills(self) -> list[tuple[int, int]]: ...
@@ -36,8 +37,8 @@ class InPostgres:
     def __init__(self, ledger: Ledger, connection: asyncpg.Connection) -> None:
         self._ledger, self._connection = ledger, connection
 
-    async def reserve(self, msg: Reserve) -> Reserved:
-        return await self._ledger.reserve(msg)
+    async def reserve(self, msg: Reserve) -> Assignment:
+        return (await self._ledger.reserve(msg)).assignment
 
     async def settle(self, msg: Settle) -> bool:
         return (await self._ledger.settle(msg)).first
@@ -54,8 +55,8 @@ class InMemory:
     def __init__(self) -> None:
         self._ledger = Simulated()
 
-    async def reserve(self, msg: Reserve) -> Reserved:
-        return self._ledger.reserve(msg, 0.0)
+    async def reserve(self, msg: Reserve) -> Assignment:
+        return self._ledger.reserve(msg, 0.0).assignment
 
     async def settle(self, msg: Settle) -> bool:
         return self._ledger.settle(msg)
@@ -97,56 +98,58 @@ class Asker:
         """The next ask, of which it isn't known yet whether it arrives."""
         self.attempt += 1
         held, self.held = self.held, next(self._claims)
-        ask = Reserve(
+        ask = reserve(
+            self.token,
             job_id=self.job_id,
-            tenant_id="acme",
-            retry_token=self.token,
-            fingerprint=b"body",
-            model_ref="m@1",
             worker_id=worker,
             worker_address=f"n1/{worker}/1",
-            deadline_s=60.0,
             attempt=self.attempt,
-            claim=self.held,
-            held=held,
+            claim_token=self.held,
+            held_claim_token=held,
         )
-        return msgspec.structs.replace(ask, **changes)
+        return changed(ask, **changes)
 
-    def told(self, reserved: Reserved) -> Reserved:
-        self.job_id, self.held = reserved.job_id, reserved.claim
-        return reserved
+    def told(self, given: Assignment) -> Assignment:
+        self.job_id, self.held = given.job_id, given.claim_token
+        return given
 
 
-def settle(reserved: Reserved, outcome: Outcome = Outcome.COMPLETED) -> Settle:
-    return Settle(job_id=reserved.job_id, fence=reserved.fence, outcome=outcome, usage=USAGE)
+def settle(given: Assignment, outcome: Outcome = Outcome.COMPLETED) -> Settle:
+    return Settle(
+        job_id=given.job_id, fencing_token=given.fencing_token, outcome=outcome, usage=USAGE
+    )
 
 
 async def test_an_ask_that_comes_twice_is_answered_alike(ledger: Asked) -> None:
     one, other = Asker(), Asker()
     first = one.asks("w1")
     given = one.told(await ledger.reserve(first))
-    assert (given.fence, given.known, given.claim) == (1, "", first.claim)
+    assert (given.fencing_token, given.state, given.claim_token) == (
+        1,
+        JobState.NEW,
+        first.ownership.claim_token,
+    )
     assert await ledger.reserve(first) == given
     ask = other.asks("w2")
     led = other.told(await ledger.reserve(ask))
-    assert (led.job_id, led.worker_id, led.fence) == (given.job_id, "w1", 1)
-    assert (led.known, led.claim) == ("running", ask.claim)
+    assert (led.job_id, led.worker_id, led.fencing_token) == (given.job_id, "w1", 1)
+    assert (led.state, led.claim_token) == (JobState.RUNNING, ask.ownership.claim_token)
     assert await ledger.reserve(ask) == led
     move = other.asks("w2")
     moved = await ledger.reserve(move)
-    assert (moved.worker_id, moved.fence, moved.known) == ("w2", 2, "")
+    assert (moved.worker_id, moved.fencing_token, moved.state) == ("w2", 2, JobState.NEW)
     assert await ledger.reserve(move) == moved
     assert await ledger.leases() == 1
 
 
 async def test_who_holds_the_claim_moves_the_job_as_often_as_need_be(ledger: Asked) -> None:
     asker = Asker()
-    fences = []
+    tokens = []
     for worker in ("w1", "w2", "w3", "w1"):
         reserved = asker.told(await ledger.reserve(asker.asks(worker)))
-        assert (reserved.worker_id, reserved.known) == (worker, "")
-        fences.append(reserved.fence)
-    assert fences == [1, 2, 3, 4]
+        assert (reserved.worker_id, reserved.state) == (worker, JobState.NEW)
+        tokens.append(reserved.fencing_token)
+    assert tokens == [1, 2, 3, 4]
 
 
 async def test_a_late_move_of_the_dead_takes_nothing_from_those_led_to_the_run(
@@ -158,9 +161,9 @@ async def test_a_late_move_of_the_dead_takes_nothing_from_those_led_to_the_run(
     given = dead.told(await ledger.reserve(dead.asks("w1")))
     late = dead.asks("w2")
     led = alive.told(await ledger.reserve(alive.asks("w3")))
-    assert (led.worker_id, led.fence, led.known) == ("w1", 1, "running")
+    assert (led.worker_id, led.fencing_token, led.state) == ("w1", 1, JobState.RUNNING)
     refused = await ledger.reserve(late)
-    assert (refused.worker_id, refused.fence, refused.known) == ("w1", 1, "running")
+    assert (refused.worker_id, refused.fencing_token, refused.state) == ("w1", 1, JobState.RUNNING)
     assert await ledger.settle(settle(given))
     assert await ledger.bills() == [(3, 5)]
 
@@ -174,9 +177,13 @@ async def test_a_late_move_of_the_dead_takes_nothing_from_a_later_run(ledger: As
         late = dead.asks(worker, attempt=attempt)
         alive.told(await ledger.reserve(alive.asks("w3")))
         moved = alive.told(await ledger.reserve(alive.asks("w2")))
-        assert (moved.worker_id, moved.fence, moved.known) == ("w2", 2, "")
+        assert (moved.worker_id, moved.fencing_token, moved.state) == ("w2", 2, JobState.NEW)
         refused = await ledger.reserve(late)
-        assert (refused.fence, refused.known, refused.claim) == (2, "running", moved.claim)
+        assert (refused.fencing_token, refused.state, refused.claim_token) == (
+            2,
+            JobState.RUNNING,
+            moved.claim_token,
+        )
         assert await ledger.settle(settle(moved))
     assert await ledger.bills() == [(3, 5)] * 3
 
@@ -189,23 +196,23 @@ async def test_two_who_live_lose_their_worker_and_one_of_them_moves_the_job(
     one.told(await ledger.reserve(one.asks("w1")))
     other.told(await ledger.reserve(other.asks("w2")))
     back = one.told(await ledger.reserve(one.asks("w2")))
-    assert (back.fence, back.known, back.claim) == (1, "running", other.held)
+    assert (back.fencing_token, back.state, back.claim_token) == (1, JobState.RUNNING, other.held)
     moved = one.told(await ledger.reserve(one.asks("w2")))
-    assert (moved.fence, moved.known) == (2, "")
+    assert (moved.fencing_token, moved.state) == (2, JobState.NEW)
     led = other.told(await ledger.reserve(other.asks("w3")))
-    assert (led.worker_id, led.fence, led.known) == ("w2", 2, "running")
+    assert (led.worker_id, led.fencing_token, led.state) == ("w2", 2, JobState.RUNNING)
 
 
 async def test_an_ask_whose_answer_nobody_waited_for_is_moved_on_from(ledger: Asked) -> None:
-    """A reader left while its flight was placed. Another goes on, under another fence: what
+    """A reader left while its flight was placed. Another goes on, under another token: what
     undoes the first ask must not end the second."""
     asker = Asker()
     abandoned = asker.asks("w1")
     first = await ledger.reserve(abandoned)
     second = asker.told(await ledger.reserve(asker.asks("w1")))
-    assert (second.fence, second.known) == (2, "")
+    assert (second.fencing_token, second.state) == (2, JobState.NEW)
     again = await ledger.reserve(abandoned)
-    assert (again.fence, again.known) == (2, "running")
+    assert (again.fencing_token, again.state) == (2, JobState.RUNNING)
     assert not await ledger.settle(settle(first, Outcome.CANCELLED))
     assert await ledger.settle(settle(second))
 
@@ -216,9 +223,9 @@ async def test_who_was_led_and_never_heard_of_it_is_led_again(ledger: Asked) -> 
     given = first.told(await ledger.reserve(first.asks("w1")))
     await ledger.reserve(second.asks("w2"))
     led = second.told(await ledger.reserve(second.asks("w2")))
-    assert (led.job_id, led.fence, led.known) == (given.job_id, 1, "running")
+    assert (led.job_id, led.fencing_token, led.state) == (given.job_id, 1, JobState.RUNNING)
     moved = await ledger.reserve(second.asks("w2"))
-    assert (moved.job_id, moved.fence, moved.known) == (given.job_id, 2, "")
+    assert (moved.job_id, moved.fencing_token, moved.state) == (given.job_id, 2, JobState.NEW)
     assert await ledger.leases() == 1
 
 
@@ -227,9 +234,9 @@ async def test_an_ask_that_never_arrived_is_no_hindrance(ledger: Asked) -> None:
     asker.told(await ledger.reserve(asker.asks("w1")))
     asker.asks("w2")  # lost on the way
     known = asker.told(await ledger.reserve(asker.asks("w2")))
-    assert (known.worker_id, known.fence, known.known) == ("w1", 1, "running")
+    assert (known.worker_id, known.fencing_token, known.state) == ("w1", 1, JobState.RUNNING)
     moved = await ledger.reserve(asker.asks("w2"))
-    assert (moved.worker_id, moved.fence, moved.known) == ("w2", 2, "")
+    assert (moved.worker_id, moved.fencing_token, moved.state) == ("w2", 2, JobState.NEW)
 
 
 async def test_one_that_comes_too_late_is_led_and_told(ledger: Asked) -> None:
@@ -238,11 +245,11 @@ async def test_one_that_comes_too_late_is_led_and_told(ledger: Asked) -> None:
     dead, alive = Asker(), Asker()
     late = dead.asks("w2")
     given = alive.told(await ledger.reserve(alive.asks("w1")))
-    assert (await ledger.reserve(late)).known == "running"
+    assert (await ledger.reserve(late)).state is JobState.RUNNING
     back = alive.told(await ledger.reserve(alive.asks("w3")))
-    assert (back.fence, back.known) == (given.fence, "running")
+    assert (back.fencing_token, back.state) == (given.fencing_token, JobState.RUNNING)
     moved = alive.told(await ledger.reserve(alive.asks("w3")))
-    assert (moved.worker_id, moved.fence, moved.known) == ("w3", 2, "")
+    assert (moved.worker_id, moved.fencing_token, moved.state) == ("w3", 2, JobState.NEW)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.CANCELLED])
@@ -252,9 +259,9 @@ async def test_what_ended_badly_is_given_to_whoever_asks(ledger: Asked, outcome:
     assert await ledger.settle(settle(given, outcome))
     again = other.asks("w2")
     anew = other.told(await ledger.reserve(again))
-    assert (anew.job_id, anew.fence, anew.known) == (again.job_id, 2, "")
+    assert (anew.job_id, anew.fencing_token, anew.state) == (again.job.job_id, 2, JobState.NEW)
     assert await ledger.reserve(again) == anew
-    assert (await ledger.reserve(asker.asks("w1"))).known == "running"
+    assert (await ledger.reserve(asker.asks("w1"))).state is JobState.RUNNING
     assert await ledger.settle(settle(anew))
     assert await ledger.bills() == [(3, 5)]
 
@@ -265,7 +272,7 @@ async def test_what_was_read_to_its_end_is_billed_whoever_has_the_job_now(ledger
     given = one.told(await ledger.reserve(one.asks("w1")))
     other.told(await ledger.reserve(other.asks("w2")))
     moved = other.told(await ledger.reserve(other.asks("w2")))
-    assert (moved.fence, moved.known) == (2, "")
+    assert (moved.fencing_token, moved.state) == (2, JobState.NEW)
     assert not await ledger.settle(settle(given))
     delivered = msgspec.structs.replace(settle(given), delivered=True)
     assert await ledger.settle(delivered)
@@ -273,7 +280,7 @@ async def test_what_was_read_to_its_end_is_billed_whoever_has_the_job_now(ledger
     assert not await ledger.settle(msgspec.structs.replace(settle(moved), delivered=True))
     assert await ledger.bills() == [(3, 5)]
     assert await ledger.leases() == 0
-    assert (await ledger.reserve(other.asks("w3"))).known == "completed"
+    assert (await ledger.reserve(other.asks("w3"))).state is JobState.COMPLETED
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.CANCELLED])
@@ -287,11 +294,11 @@ async def test_what_was_read_to_its_end_is_billed_though_somebody_gave_up(
     broken_off = msgspec.structs.replace(settle(given, outcome), delivered=True)
     assert not await ledger.settle(broken_off), "only a complete answer can be delivered"
     assert not await ledger.settle(settle(given))
-    future = msgspec.structs.replace(settle(given), delivered=True, fence=9)
+    future = msgspec.structs.replace(settle(given), delivered=True, fencing_token=9)
     assert not await ledger.settle(future)
     assert await ledger.settle(msgspec.structs.replace(settle(given), delivered=True))
     assert await ledger.bills() == [(3, 5)]
-    assert (await ledger.reserve(Asker().asks("w3"))).known == "completed"
+    assert (await ledger.reserve(Asker().asks("w3"))).state is JobState.COMPLETED
 
 
 async def test_a_completed_job_is_given_to_nobody(ledger: Asked) -> None:
@@ -301,7 +308,11 @@ async def test_a_completed_job_is_given_to_nobody(ledger: Asked) -> None:
     assert not await ledger.settle(settle(given))
     for ask in (asker.asks("w2"), other.asks("w3")):
         known = await ledger.reserve(ask)
-        assert (known.job_id, known.worker_id, known.known) == (given.job_id, "w1", "completed")
+        assert (known.job_id, known.worker_id, known.state) == (
+            given.job_id,
+            "w1",
+            JobState.COMPLETED,
+        )
     assert await ledger.leases() == 0
 
 
@@ -313,16 +324,21 @@ async def test_a_completed_answer_that_is_lost_is_given_anew_and_billed_once(
     given = first.told(await ledger.reserve(first.asks("w1")))
     assert await ledger.settle(settle(given))
     known = second.told(await ledger.reserve(second.asks("w2")))
-    assert (known.fence, known.known) == (1, "completed")
-    other = await ledger.reserve(second.asks("w2", lost=7))
-    assert other.known == "completed", "another answer than the one that was lost"
-    assert (await ledger.reserve(third.asks("", lost=1))).known == "completed"
-    ask = second.asks("w2", lost=known.fence)
+    assert (known.fencing_token, known.state) == (1, JobState.COMPLETED)
+    other = await ledger.reserve(second.asks("w2", lost_fencing_token=7))
+    assert other.state is JobState.COMPLETED, "another answer than the one that was lost"
+    assert (await ledger.reserve(third.asks("", lost_fencing_token=1))).state is JobState.COMPLETED
+    ask = second.asks("w2", lost_fencing_token=known.fencing_token)
     anew = second.told(await ledger.reserve(ask))
-    assert (anew.job_id, anew.worker_id, anew.fence, anew.known) == (given.job_id, "w2", 2, "")
+    assert (anew.job_id, anew.worker_id, anew.fencing_token, anew.state) == (
+        given.job_id,
+        "w2",
+        2,
+        JobState.NEW,
+    )
     assert await ledger.reserve(ask) == anew
-    late = await ledger.reserve(third.asks("w3", lost=1))
-    assert (late.fence, late.known) == (2, "running")
+    late = await ledger.reserve(third.asks("w3", lost_fencing_token=1))
+    assert (late.fencing_token, late.state) == (2, JobState.RUNNING)
     assert not await ledger.settle(settle(given))
     part = Usage(prompt_tokens=3, completion_tokens=1)
     broken_off = msgspec.structs.replace(settle(anew, Outcome.CANCELLED), usage=part)
@@ -331,7 +347,9 @@ async def test_a_completed_answer_that_is_lost_is_given_anew_and_billed_once(
     anew = second.told(await ledger.reserve(second.asks("w2")))
     assert await ledger.settle(settle(anew))
     assert await ledger.bills() == [(3, 5)]
-    assert (await ledger.reserve(third.asks("w3", lost=1))).known == "completed"
+    assert (
+        await ledger.reserve(third.asks("w3", lost_fencing_token=1))
+    ).state is JobState.COMPLETED
     assert await ledger.leases() == 0
 
 
@@ -341,24 +359,26 @@ async def test_another_body_is_a_conflict_whatever_it_claims(ledger: Asked, held
     given = asker.told(await ledger.reserve(asker.asks("w1")))
     with pytest.raises(Conflict):
         await ledger.reserve(
-            asker.asks("w2", fingerprint=b"other", held=given.claim if held else 0)
+            asker.asks(
+                "w2", fingerprint=b"other", held_claim_token=given.claim_token if held else 0
+            )
         )
 
 
-async def test_a_gateway_of_the_last_release_goes_by_attempts(ledger: Asked) -> None:
+async def test_an_ask_without_a_claim_goes_by_attempts(ledger: Asked) -> None:
     asker = Asker()
-    first = asker.asks("w1", claim=0, held=0)
-    second = asker.asks("w2", claim=0, held=0)
+    first = asker.asks("w1", claim_token=0, held_claim_token=0)
+    second = asker.asks("w2", claim_token=0, held_claim_token=0)
     given = await ledger.reserve(first)
     assert await ledger.reserve(first) == given
     moved = await ledger.reserve(second)
-    assert (moved.worker_id, moved.fence, moved.known) == ("w2", 2, "")
+    assert (moved.worker_id, moved.fencing_token, moved.state) == ("w2", 2, JobState.NEW)
     assert await ledger.reserve(second) == moved
-    assert (await ledger.reserve(first)).known == "running"
+    assert (await ledger.reserve(first)).state is JobState.RUNNING
     newer = Asker()
     led = newer.told(await ledger.reserve(newer.asks("w3")))
-    assert (led.fence, led.known) == (2, "running")
-    assert (await ledger.reserve(newer.asks("w3"))).fence == 3
+    assert (led.fencing_token, led.state) == (2, JobState.RUNNING)
+    assert (await ledger.reserve(newer.asks("w3"))).fencing_token == 3
 
 
 async def test_who_names_no_worker_reserves_nothing(ledger: Asked) -> None:
@@ -366,20 +386,27 @@ async def test_who_names_no_worker_reserves_nothing(ledger: Asked) -> None:
     first, second, third = Asker(), Asker(), Asker()
     look = second.asks("", worker_address="")
     free = await ledger.reserve(look)
-    assert (free.job_id, free.fence, free.known) == (look.job_id, 0, "")
+    assert (free.job_id, free.fencing_token, free.state) == (look.job.job_id, 0, JobState.FREE)
     assert await ledger.leases() == 0
     given = first.told(await ledger.reserve(first.asks("w1")))
     led = second.told(await ledger.reserve(look))
-    assert (led.job_id, led.worker_id, led.fence, led.known) == (given.job_id, "w1", 1, "running")
+    assert (led.job_id, led.worker_id, led.fencing_token, led.state) == (
+        given.job_id,
+        "w1",
+        1,
+        JobState.RUNNING,
+    )
     moved = second.told(await ledger.reserve(second.asks("w2")))
-    assert (moved.worker_id, moved.fence) == ("w2", 2)
-    assert (await ledger.reserve(first.asks("", worker_address=""))).fence == 0, "its own job"
+    assert (moved.worker_id, moved.fencing_token) == ("w2", 2)
+    assert (await ledger.reserve(first.asks("", worker_address=""))).fencing_token == 0, (
+        "its own job"
+    )
     assert await ledger.settle(settle(moved, Outcome.CANCELLED))
-    assert (await ledger.reserve(third.asks("", worker_address=""))).fence == 0
+    assert (await ledger.reserve(third.asks("", worker_address=""))).fencing_token == 0
     assert await ledger.leases() == 0
     anew = third.told(await ledger.reserve(third.asks("w3")))
     assert await ledger.settle(settle(anew))
-    assert (await ledger.reserve(Asker().asks("", worker_address=""))).known == "completed"
+    assert (await ledger.reserve(Asker().asks("", worker_address=""))).state is JobState.COMPLETED
 
 
 async def test_those_who_look_and_those_who_reserve_share_a_round(ledger: Asked) -> None:
@@ -388,5 +415,8 @@ async def test_those_who_look_and_those_who_reserve_share_a_round(ledger: Asked)
         one.told(await ledger.reserve(one.asks("w1")))
     asks = [other.asks("" if n % 2 else "w2") for n, (_, other) in enumerate(pairs)]
     answers = await asyncio.gather(*map(ledger.reserve, asks))
-    assert [answer.known for answer in answers] == ["running"] * 3 + [""] * 3
-    assert [answer.fence for answer in answers] == [1, 1, 1, 0, 1, 0]
+    assert [answer.state for answer in answers] == [
+        *[JobState.RUNNING] * 3,
+        *(JobState.FREE, JobState.NEW, JobState.FREE),
+    ]
+    assert [answer.fencing_token for answer in answers] == [1, 1, 1, 0, 1, 0]

@@ -9,7 +9,8 @@ import asyncpg
 import msgspec
 import pytest
 
-from tether.contracts import Outcome, Reserve, Settle, Usage
+from tests import orders
+from tether.contracts import JobState, Outcome, Reserve, Settle, Usage
 from tether.core.ids import job_id
 from tether.stores.jobs import Desk
 from tether.stores.ledger import Ledger, LedgerOptions
@@ -24,26 +25,18 @@ OPTIONS = LedgerOptions(
 
 
 def reserve(token: str, days_ago: float) -> Reserve:
-    return Reserve(
-        job_id=job_id(clock=lambda: time.time_ns() - int(days_ago * DAY_S * 1e9)),
-        tenant_id="acme",
-        retry_token=token,
-        fingerprint=b"body",
-        model_ref="m@1",
-        worker_id="w1",
-        worker_address="n1/w1/1",
-        deadline_s=60.0,
-    )
+    made = job_id(clock=lambda: time.time_ns() - int(days_ago * DAY_S * 1e9))
+    return orders.reserve(token, job_id=made)
 
 
 async def settled(
     ledger: Ledger, connection: asyncpg.Connection, token: str, days_ago: float
 ) -> str:
     """A job that was asked for and answered so long ago."""
-    given = await ledger.reserve(reserve(token, days_ago))
+    given = (await ledger.reserve(reserve(token, days_ago))).assignment
     usage = Usage(prompt_tokens=1, completion_tokens=1)
     await ledger.settle(
-        Settle(job_id=given.job_id, fence=1, outcome=Outcome.COMPLETED, usage=usage)
+        Settle(job_id=given.job_id, fencing_token=1, outcome=Outcome.COMPLETED, usage=usage)
     )
     for table, column, key in (("jobs", "settled_at", "id"), ("ledger", "at", "job_id")):
         await connection.execute(
@@ -85,8 +78,8 @@ async def test_old_settled_jobs_go_and_what_was_billed_stays(
         assert await tokens(connection) == {"young", "runs since long", "asked long ago"}
         assert await pruned(dsn, OPTIONS) == {"jobs": 0}
         assert await connection.fetchval("SELECT count(*) FROM ledger") == 25
-        anew = await ledger.reserve(reserve("old3", 0.0))
-        assert (anew.fence, anew.known) == (1, ""), "its retry token is forgotten"
+        anew = (await ledger.reserve(reserve("old3", 0.0))).assignment
+        assert (anew.fencing_token, anew.state) == (1, JobState.NEW), "its retry token is forgotten"
 
 
 async def test_the_ledger_goes_only_where_it_is_said(

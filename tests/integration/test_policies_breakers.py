@@ -10,17 +10,19 @@ import pytest
 import pytest_asyncio
 from path_node import Client, PathNode, echoed, running_path, until
 
+from tests.orders import key
 from tests.patience import PATIENCE_S
 from tether.contracts import (
+    Assignment,
     BreakerState,
     BreakerStates,
     Finished,
+    JobState,
     Place,
     Placed,
     SetBreaker,
     ShowBreakers,
 )
-from tether.core.ids import job_id
 from tether.errors import BadRequest, Unavailable
 from tether.stores.embedded import Embedded
 
@@ -65,21 +67,17 @@ async def setting(client: Client, worker: str, mode: str) -> BreakerState:
     return state
 
 
-async def placed(client: Client, token: str, *, again: bool = False) -> Placed:
+async def placed(client: Client, token: str, *, is_resume: bool = False) -> Assignment:
     scheduler = (await client.line(SCHEDULER)).address
     place = Place(
-        job_id=job_id(),
-        tenant_id="acme",
-        retry_token=token,
-        fingerprint=b"",
-        model_ref="echo@1",
+        job=key(retry_token=token, model_ref="echo@1"),
         max_tokens=1,
         deadline_s=PATIENCE_S,
-        again=again,
+        is_resume=is_resume,
     )
     answer = await client.endpoint.ask(scheduler, place)
     assert isinstance(answer, Placed)
-    return answer
+    return answer.assignment
 
 
 async def fails(client: Client, times: int, *, neutral: bool = False) -> None:
@@ -132,10 +130,11 @@ async def test_who_comes_back_is_led_to_his_job_past_all_breakers(client: Client
     runs = await placed(client, token)
     for worker in ("w1", "w2"):
         await setting(client, worker, "forced_open")
-    led = await placed(client, token, again=True)
-    assert (led.job_id, led.worker_id, led.known) == (runs.job_id, runs.worker_id, "running")
+    led = await placed(client, token, is_resume=True)
+    assert (led.job_id, led.worker_id) == (runs.job_id, runs.worker_id)
+    assert led.state is JobState.RUNNING
     with pytest.raises(Unavailable, match="left alone"):
-        await placed(client, secrets.token_hex(8), again=True)
+        await placed(client, secrets.token_hex(8), is_resume=True)
 
 
 async def test_ten_failures_open_it_and_refusals_do_not(client: Client) -> None:

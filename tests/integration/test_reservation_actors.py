@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import pytest_asyncio
 
@@ -21,11 +20,13 @@ from actors.reservation import Reservation, ReservationOptions
 from actors.runtime import Address, Endpoint
 from actors.system import System
 from supervision import SupervisorOptions, start_tree, stop_tree
+from tests.orders import reserve
 from tests.patience import PATIENCE_S, PatientEndpoint
 from tether.contracts import (
+    Assignment,
+    JobState,
     Outcome,
     Reserve,
-    Reserved,
     Settle,
     Settled,
     ShowTree,
@@ -33,7 +34,6 @@ from tether.contracts import (
     Usage,
     WatchTree,
 )
-from tether.core.ids import job_id
 from tether.errors import BadRequest, Conflict, TetherError, Unavailable
 from tether.stores import jobs
 from tether.stores.database import connect
@@ -134,31 +134,23 @@ async def stores(run_dir: Path) -> AsyncIterator[Stores]:
         shutil.rmtree(folder)
 
 
-def reserve(token: str, **changes: Any) -> Reserve:
-    fresh = Reserve(
-        job_id=job_id(),
-        tenant_id="acme",
-        retry_token=token,
-        fingerprint=b"body",
-        model_ref="m@1",
-        worker_id="w1",
-        worker_address="n1/w1/1",
-        deadline_s=60.0,
-    )
-    return msgspec.structs.replace(fresh, **changes)
-
-
-def settle(job: str, fence: int = 1) -> Settle:
-    return Settle(job_id=job, fence=fence, outcome=Outcome.COMPLETED, usage=Usage())
+def settle(job: str, token: int = 1) -> Settle:
+    return Settle(job_id=job, fencing_token=token, outcome=Outcome.COMPLETED, usage=Usage())
 
 
 async def test_contracts_are_answered_and_errors_cross_the_wire(stores: Stores) -> None:
     asked = reserve("one")
     given = await stores.ask(asked)
-    assert given == Reserved(job_id=asked.job_id, worker_id="w1", worker_address="n1/w1/1", fence=1)
-    assert (await stores.ask(reserve("one"))).known == "running"
-    assert await stores.ask(settle(asked.job_id)) == Settled(job_id=asked.job_id, first=True)
-    assert await stores.ask(settle(asked.job_id)) == Settled(job_id=asked.job_id, first=False)
+    assert given.assignment == Assignment(
+        job_id=asked.job.job_id, worker_id="w1", worker_address="n1/w1/1", fencing_token=1
+    )
+    assert (await stores.ask(reserve("one"))).assignment.state is JobState.RUNNING
+    assert await stores.ask(settle(asked.job.job_id)) == Settled(
+        job_id=asked.job.job_id, first=True
+    )
+    assert await stores.ask(settle(asked.job.job_id)) == Settled(
+        job_id=asked.job.job_id, first=False
+    )
     with pytest.raises(Conflict, match="used for another request"):
         await stores.ask(reserve("one", fingerprint=b"other"))
     with pytest.raises(BadRequest, match="is no job id"):
@@ -176,9 +168,10 @@ async def test_each_is_killed_under_load_and_every_job_is_settled_once(stores: S
             asked = reserve(f"{name}-{count}")
             count += 1
             given = await stores.ask(asked)
-            assert given.known == ""
-            await stores.ask(settle(given.job_id, given.fence))
-            settled.append(given.job_id)
+            assigned = given.assignment
+            assert assigned.state is JobState.NEW
+            await stores.ask(settle(assigned.job_id, assigned.fencing_token))
+            settled.append(assigned.job_id)
 
     clients = [asyncio.create_task(client(n)) for n in range(16)]
     try:

@@ -1,5 +1,5 @@
-"""The ledger on a real server: once per retry token, once per fence, whatever is repeated, swept,
-raced or killed."""
+"""The ledger on a real server: once per retry token, once per fencing token, whatever is
+repeated, swept, raced or killed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from tests.orders import changed, reserve
 from tests.patience import NEVER_S, PATIENCE_S
-from tether.contracts import Outcome, Reserve, Reserved, Settle, Usage
+from tether.contracts import Assignment, JobState, Outcome, Reserved, Settle, Usage
 from tether.core.ids import job_id
 from tether.errors import BadRequest, Conflict, Draining, Overloaded, TetherError, Unavailable
 from tether.stores import jobs
@@ -35,22 +36,8 @@ PATIENT = LedgerOptions(
 USAGE = Usage(prompt_tokens=3, completion_tokens=5)
 
 
-def reserve(token: str = "t", **changes: Any) -> Reserve:
-    fresh = Reserve(
-        job_id=job_id(),
-        tenant_id="acme",
-        retry_token=token,
-        fingerprint=b"body",
-        model_ref="m@1",
-        worker_id="w1",
-        worker_address="n1/w1/1",
-        deadline_s=60.0,
-    )
-    return msgspec.structs.replace(fresh, **changes)
-
-
-def settle(job: str, fence: int = 1, outcome: Outcome = Outcome.COMPLETED) -> Settle:
-    return Settle(job_id=job, fence=fence, outcome=outcome, usage=USAGE, finish="stop")
+def settle(job: str, token: int = 1, outcome: Outcome = Outcome.COMPLETED) -> Settle:
+    return Settle(job_id=job, fencing_token=token, outcome=outcome, usage=USAGE, finish="stop")
 
 
 @pytest_asyncio.fixture
@@ -101,16 +88,18 @@ async def test_a_job_is_reserved_and_settled_in_full(
 ) -> None:
     asked = reserve()
     given = await ledger.reserve(asked)
-    assert given == Reserved(job_id=asked.job_id, worker_id="w1", worker_address="n1/w1/1", fence=1)
+    assert given.assignment == Assignment(
+        job_id=asked.job.job_id, worker_id="w1", worker_address="n1/w1/1", fencing_token=1
+    )
     lease = await connection.fetchrow("SELECT *, expires_at - now() AS left FROM leases")
-    assert (str(lease["job_id"]), lease["worker_id"], lease["fence"]) == (asked.job_id, "w1", 1)
+    assert (str(lease["job_id"]), lease["worker_id"], lease["fence"]) == (asked.job.job_id, "w1", 1)
     # The deadline and the grace, 60 s each.
     assert 90 < lease["left"].total_seconds() <= 120
-    assert (await ledger.settle(settle(asked.job_id))).first
-    assert not (await ledger.settle(settle(asked.job_id))).first
-    assert await ledger_rows(connection) == [(asked.job_id, 3, 5)]
+    assert (await ledger.settle(settle(asked.job.job_id))).first
+    assert not (await ledger.settle(settle(asked.job.job_id))).first
+    assert await ledger_rows(connection) == [(asked.job.job_id, 3, 5)]
     assert await jobs.still_open(connection) == jobs.Open(running=0, leases=0, overdue=0)
-    job = await jobs.show(connection, asked.job_id)
+    job = await jobs.show(connection, asked.job.job_id)
     assert job is not None
     assert (job.state, job.outcome, job.finish) == ("settled", "completed", "stop")
     assert (job.prompt_tokens, job.completion_tokens, job.attempt) == (3, 5, 1)
@@ -125,24 +114,26 @@ async def test_the_same_reserve_again_finds_its_own_job(ledger: Ledger) -> None:
     asked = reserve()
     given = await ledger.reserve(asked)
     assert await ledger.reserve(asked) == given
-    elsewhere = msgspec.structs.replace(asked, worker_id="w2", worker_address="n1/w2/1")
+    elsewhere = changed(asked, worker_id="w2", worker_address="n1/w2/1")
     assert await ledger.reserve(elsewhere) == given
 
 
 async def test_another_job_with_the_token_of_a_running_one_is_led_to_it(ledger: Ledger) -> None:
     given = await ledger.reserve(reserve())
     known = await ledger.reserve(reserve(worker_id="w2"))
-    assert known == msgspec.structs.replace(given, known="running")
-    assert (await ledger.reserve(reserve(tenant_id="other"))).known == ""
+    led = msgspec.structs.replace(given.assignment, state=JobState.RUNNING)
+    assert known == Reserved(assignment=led)
+    other = await ledger.reserve(reserve(tenant_id="other"))
+    assert other.assignment.state is JobState.NEW
 
 
 async def test_a_completed_job_is_never_run_again(ledger: Ledger) -> None:
     asked = reserve()
     await ledger.reserve(asked)
-    await ledger.settle(settle(asked.job_id))
-    for again in (reserve(), asked, msgspec.structs.replace(asked, attempt=2)):
-        known = await ledger.reserve(again)
-        assert (known.job_id, known.known) == (asked.job_id, "completed")
+    await ledger.settle(settle(asked.job.job_id))
+    for again in (reserve(), asked, changed(asked, attempt=2)):
+        known = (await ledger.reserve(again)).assignment
+        assert (known.job_id, known.state) == (asked.job.job_id, JobState.COMPLETED)
         assert known.worker_address == "n1/w1/1"
 
 
@@ -152,7 +143,7 @@ async def test_the_token_of_another_body_is_a_conflict(ledger: Ledger) -> None:
     other = reserve(fingerprint=b"other body")
     with pytest.raises(Conflict, match="Idempotency-Key was used for another request"):
         await ledger.reserve(other)
-    await ledger.settle(settle(asked.job_id, outcome=Outcome.FAILED))
+    await ledger.settle(settle(asked.job.job_id, outcome=Outcome.FAILED))
     with pytest.raises(Conflict):
         await ledger.reserve(other)
 
@@ -165,15 +156,16 @@ async def test_what_ended_badly_may_be_run_again(
 ) -> None:
     first = reserve()
     await ledger.reserve(first)
-    assert (await ledger.settle(settle(first.job_id, outcome=outcome))).first
+    assert (await ledger.settle(settle(first.job.job_id, outcome=outcome))).first
     assert len(await ledger_rows(connection)) == billed
     second = reserve(worker_id="w2")
-    given = await ledger.reserve(second)
-    assert (given.job_id, given.known, given.fence) == (second.job_id, "", 2)
-    assert not (await ledger.settle(settle(first.job_id))).first
-    assert (await ledger.settle(settle(second.job_id, fence=2))).first
+    given = (await ledger.reserve(second)).assignment
+    assert given.job_id == second.job.job_id
+    assert (given.state, given.fencing_token) == (JobState.NEW, 2)
+    assert not (await ledger.settle(settle(first.job.job_id))).first
+    assert (await ledger.settle(settle(second.job.job_id, token=2))).first
     # One retry token is one row of the ledger, and its last usage counts.
-    assert await ledger_rows(connection) == [(second.job_id, 3, 5)]
+    assert await ledger_rows(connection) == [(second.job.job_id, 3, 5)]
     assert await connection.fetchval("SELECT count(*) FROM jobs") == 1
 
 
@@ -182,16 +174,19 @@ async def test_an_attempt_moves_the_lease_and_fences_the_worker_off(
 ) -> None:
     asked = reserve()
     await ledger.reserve(asked)
-    second = msgspec.structs.replace(asked, attempt=2, worker_id="w2", worker_address="n2/w2/1")
+    second = changed(asked, attempt=2, worker_id="w2", worker_address="n2/w2/1")
     moved = await ledger.reserve(second)
-    assert (moved.worker_address, moved.fence, moved.known) == ("n2/w2/1", 2, "")
+    there = moved.assignment
+    assert (there.worker_address, there.fencing_token) == ("n2/w2/1", 2)
+    assert there.state is JobState.NEW
     assert await ledger.reserve(second) == moved  # its answer was lost
-    late = await ledger.reserve(asked)  # a message of the first attempt, late
-    assert (late.worker_id, late.known) == ("w2", "running")
-    assert not (await ledger.settle(settle(asked.job_id, fence=1))).first
+    # a message of the first attempt, late
+    late = (await ledger.reserve(asked)).assignment
+    assert (late.worker_id, late.state) == ("w2", JobState.RUNNING)
+    assert not (await ledger.settle(settle(asked.job.job_id, token=1))).first
     assert await ledger_rows(connection) == []
-    assert (await ledger.settle(settle(asked.job_id, fence=2))).first
-    assert await ledger_rows(connection) == [(asked.job_id, 3, 5)]
+    assert (await ledger.settle(settle(asked.job.job_id, token=2))).first
+    assert await ledger_rows(connection) == [(asked.job.job_id, 3, 5)]
 
 
 async def test_a_cancelled_job_taken_up_again_is_billed_once_in_full(
@@ -200,14 +195,14 @@ async def test_a_cancelled_job_taken_up_again_is_billed_once_in_full(
     """Its worker lost sight of the gateway and settled; the gateway goes on elsewhere."""
     asked = reserve()
     await ledger.reserve(asked)
-    await ledger.settle(settle(asked.job_id, outcome=Outcome.CANCELLED))
-    again = await ledger.reserve(msgspec.structs.replace(asked, attempt=2, worker_id="w2"))
-    assert again.fence == 2
+    await ledger.settle(settle(asked.job.job_id, outcome=Outcome.CANCELLED))
+    again = await ledger.reserve(changed(asked, attempt=2, worker_id="w2"))
+    assert again.assignment.fencing_token == 2
     whole = msgspec.structs.replace(
-        settle(asked.job_id, fence=2), usage=Usage(prompt_tokens=3, completion_tokens=50)
+        settle(asked.job.job_id, token=2), usage=Usage(prompt_tokens=3, completion_tokens=50)
     )
     assert (await ledger.settle(whole)).first
-    assert await ledger_rows(connection) == [(asked.job_id, 3, 50)]
+    assert await ledger_rows(connection) == [(asked.job.job_id, 3, 50)]
 
 
 async def test_a_retry_that_meets_the_settle_of_its_cancelled_job_is_billed_once(
@@ -220,16 +215,17 @@ async def test_a_retry_that_meets_the_settle_of_its_cancelled_job_is_billed_once
     async with settler.transaction():
         columns = [[], [], [], [], [], [], [], [], [], []]
         await settler.fetchrow(
-            sql("settle_and_reserve"), *columns, [first.job_id], [1], ["cancelled"], [3], [5],
+            sql("settle_and_reserve"), *columns, [first.job.job_id], [1], ["cancelled"], [3], [5],
             [""], [""], [False],
         )  # fmt: skip
         again = asyncio.ensure_future(ledger.reserve(second))
         await until(lambda: connection.fetchval(BLOCKED), 1)
     await settler.close()
-    given = await again
-    assert (given.job_id, given.known, given.fence) == (second.job_id, "", 2)
-    assert (await ledger.settle(settle(second.job_id, fence=2))).first
-    assert await ledger_rows(connection) == [(second.job_id, 3, 5)]
+    given = (await again).assignment
+    assert given.job_id == second.job.job_id
+    assert (given.state, given.fencing_token) == (JobState.NEW, 2)
+    assert (await ledger.settle(settle(second.job.job_id, token=2))).first
+    assert await ledger_rows(connection) == [(second.job.job_id, 3, 5)]
 
 
 async def test_equal_tokens_at_once_make_one_job(
@@ -242,8 +238,9 @@ async def test_equal_tokens_at_once_make_one_job(
             answers = await asyncio.gather(
                 *((second if i % 2 else ledger).reserve(m) for i, m in enumerate(asked))
             )
-            assert len({a.job_id for a in answers}) == 1
-            assert sorted(a.known for a in answers) == [""] + ["running"] * 11
+            assert len({a.assignment.job_id for a in answers}) == 1
+            states = sorted(a.assignment.state for a in answers)
+            assert states == [JobState.NEW] + [JobState.RUNNING] * 11
     assert await connection.fetchval("SELECT count(*) FROM leases") == 20
 
 
@@ -255,7 +252,7 @@ async def test_equal_settles_at_once_count_once(
             asked = reserve(f"t{n}")
             await ledger.reserve(asked)
             answers = await asyncio.gather(
-                *((second if i % 2 else ledger).settle(settle(asked.job_id)) for i in range(12))
+                *((second if i % 2 else ledger).settle(settle(asked.job.job_id)) for i in range(12))
             )
             assert sum(a.first for a in answers) == 1
     assert len(await ledger_rows(connection)) == 20
@@ -273,9 +270,11 @@ async def test_moves_settles_and_sweeps_of_one_job_at_once_agree(
             await one.reserve(asked)
             work: list[Any] = []
             for attempt in range(2, 5):
-                again = msgspec.structs.replace(asked, attempt=attempt, worker_id=f"w{attempt}")
+                again = changed(asked, attempt=attempt, worker_id=f"w{attempt}")
                 work.append(rng.choice((one, two)).reserve(again))
-                work.append(rng.choice((one, two)).settle(settle(asked.job_id, fence=attempt - 1)))
+                work.append(
+                    rng.choice((one, two)).settle(settle(asked.job.job_id, token=attempt - 1))
+                )
             for result in await asyncio.gather(*work, return_exceptions=True):
                 assert not isinstance(result, BaseException) or isinstance(result, Unavailable)
         await until(lambda: running(connection), 0)
@@ -298,7 +297,7 @@ async def test_a_lease_that_runs_out_is_swept_and_its_late_settle_changes_nothin
         rows = await connection.fetch("SELECT DISTINCT outcome, state FROM jobs WHERE outcome > ''")
         assert [tuple(row) for row in rows] == [("expired", "settled")]
         with contextlib.suppress(Unavailable):  # a slow machine may say so after 10 ms
-            assert not (await ledger.settle(settle(short[0].job_id))).first
+            assert not (await ledger.settle(settle(short[0].job.job_id))).first
         assert await ledger_rows(connection) == []
 
 
@@ -332,14 +331,14 @@ async def test_a_job_id_taken_by_another_token_is_a_conflict(ledger: Ledger) -> 
     first = reserve("one")
     await ledger.reserve(first)
     with pytest.raises(Conflict, match="use new ones"):
-        await ledger.reserve(reserve("two", job_id=first.job_id))
+        await ledger.reserve(reserve("two", job_id=first.job.job_id))
 
 
 async def test_malformed_messages_are_refused_at_once(ledger: Ledger) -> None:
     with pytest.raises(BadRequest, match="is no job id"):
         ledger.reserve(reserve(job_id="17"))
-    with pytest.raises(BadRequest, match="tokens and fence"):
-        ledger.settle(settle(job_id(), fence=-1))
+    with pytest.raises(BadRequest, match="usage and fencing token"):
+        ledger.settle(settle(job_id(), token=-1))
     assert not (await ledger.settle(settle(job_id()))).first  # unknown: nothing to close
 
 
@@ -388,7 +387,7 @@ async def test_closing_answers_what_waits_and_refuses_the_rest(
     ledger = await Ledger(dsn, PATIENT).open()
     futures = [asyncio.ensure_future(ledger.reserve(reserve(f"t{n}"))) for n in range(500)]
     await ledger.close()
-    assert all(f.result().fence == 1 for f in futures)
+    assert all(f.result().assignment.fencing_token == 1 for f in futures)
     with pytest.raises(Draining):
         ledger.reserve(reserve("late"))
     await ledger.close()
@@ -413,8 +412,8 @@ async def test_lost_connections_are_made_anew(
             f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {OTHERS}"
         )
         asked = reserve(f"t{n}")
-        assert (await ledger.reserve(asked)).known == ""
-        assert (await ledger.settle(settle(asked.job_id))).first
+        assert (await ledger.reserve(asked)).assignment.state is JobState.NEW
+        assert (await ledger.settle(settle(asked.job.job_id))).first
     assert len(await ledger_rows(connection)) == 5
 
 
@@ -432,12 +431,12 @@ async def test_postgres_killed_under_load_loses_no_settle_and_bills_nothing_twic
             asked = reserve(f"{name}-{count}")
             count += 1
             given = await ledger.reserve(asked)
-            assert given.known == ""
-            assert given.fence == 1
-            done = await ledger.settle(settle(asked.job_id))
+            assert given.assignment.state is JobState.NEW
+            assert given.assignment.fencing_token == 1
+            done = await ledger.settle(settle(asked.job.job_id))
             # Not the first: the commit took effect, its answer was lost, and it was sent again.
             again += not done.first
-            settled.append(asked.job_id)
+            settled.append(asked.job.job_id)
             if len(settled) >= goal:
                 progress.set()
 
@@ -489,7 +488,7 @@ async def test_without_postgres_callers_hear_of_it_when_their_patience_ends() ->
             begin = loop.time()
             refused = await asyncio.gather(
                 ledger.reserve(reserve("a")),
-                ledger.settle(settle(asked.job_id)),
+                ledger.settle(settle(asked.job.job_id)),
                 return_exceptions=True,
             )
             assert all(isinstance(r, Unavailable) for r in refused)
@@ -498,7 +497,7 @@ async def test_without_postgres_callers_hear_of_it_when_their_patience_ends() ->
             with pytest.raises(Unavailable, match="can't be reached"):
                 await Ledger(dsn).open()
             await server.start()
-            await insist(lambda: ledger.settle(settle(asked.job_id)))
+            await insist(lambda: ledger.settle(settle(asked.job.job_id)))
             connection = await connect(dsn)
             assert len(await ledger_rows(connection)) == 1
             await connection.close()

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import structlog
 import uvloop
 from cryptography import x509
 from runtime_actors import RtCount, RtNothing, RtPing, RtPong
@@ -24,7 +25,17 @@ from actors.runtime.border import Border
 from actors.runtime.hub import Hub
 from actors.runtime.serving import Serving, handlers_of
 from actors.runtime.tls import TlsConnection
-from actors.runtime.wire import ASK, HEADER, HELLO, frame
+from actors.runtime.wire import (
+    ASK,
+    HEADER,
+    HELLO,
+    PROTOCOL_VERSION,
+    Framer,
+    Greeting,
+    frame,
+    greet,
+    read_greeting,
+)
 from tests.patience import NEVER_S, PATIENCE_S, until
 from tether.errors import PeerLost
 from tether.security.authority import Authority
@@ -215,12 +226,70 @@ async def test_a_release_that_speaks_more_is_understood(blue: Cluster) -> None:
     one = await blue.hub("n1")
     blue.authority.issue("n2")
     tls = shows(blue.authority, "n2")
-    newer = await Stranger.to(one, tls, hello(version=2, oldest=1), frame(ASK, 1, b"x"))
+    newer = await Stranger.to(
+        one, tls, hello(version=PROTOCOL_VERSION + 1, oldest=PROTOCOL_VERSION), frame(ASK, 1, b"x")
+    )
     got = await newer.frames(2)
     assert [kind for kind, _, _ in got] == [HELLO, 5]
     newer.writer.close()
-    far = await Stranger.to(one, tls, hello(version=3, oldest=2), frame(ASK, 1, b"x"))
-    await far.closed()
+    far = hello(version=PROTOCOL_VERSION + 2, oldest=PROTOCOL_VERSION + 1)
+    stranger = await Stranger.to(one, tls, far, frame(ASK, 1, b"x"))
+    await stranger.closed()
+
+
+def wire_refused(node: str) -> float:
+    return float(metrics.wire_refused.labels(node)._value.get())
+
+
+OLD = "node n2 speaks version 1 of the wire, this node version 2; upgrade it"
+
+
+async def test_a_node_of_the_release_before_is_refused_and_logged_once(blue: Cluster) -> None:
+    """It dials, and sends what it has to say behind its greeting: none of that is read."""
+    one = await blue.hub("n1")
+    asked: list[int] = []
+    one.on_request = lambda _peer, _kind, number, _payload: asked.append(number)
+    blue.authority.issue("n2")
+    tls = shows(blue.authority, "n2")
+    before = wire_refused("n2")
+    with structlog.testing.capture_logs() as lines:
+        for oldest in (1, 0, 1):  # an early one says no oldest
+            old = await Stranger.to(one, tls, hello(version=1, oldest=oldest), frame(ASK, 1, b"x"))
+            await old.closed()
+            kind, _, greeting = Framer().feed(old.seen)[0]
+            assert kind == HELLO
+            assert read_greeting(greeting).oldest == 2, "by which it refuses us"
+        await until(lambda: not one.connections)
+    assert [line for line in lines if line["log_level"] == "error"] == [
+        {
+            "event": "refused a peer of another release",
+            "reason": OLD,
+            "log_level": "error",
+            "module": "actors.runtime.connection",
+        }
+    ]
+    assert not asked
+    assert wire_refused("n2") == before + 3
+
+
+async def test_who_asks_a_node_of_the_release_before_is_told(blue: Cluster) -> None:
+    one, two = await blue.hub("n1"), await blue.hub("n2")
+    now = two.greeting
+    two.greeting = greet(Greeting(1, "n2", str(two.address), 1 << 20, 1, 1))
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(3):
+            with pytest.raises(PeerLost, match=OLD):
+                await pings(one, two)
+            with pytest.raises(PeerLost, match=OLD):
+                [item async for item in one.stream(two.address, RtCount(items=1), credit=1)]
+            outcomes: list[object] = []
+            one.system(two.address, b"one", outcomes.append)
+            await until(lambda outcomes=outcomes: outcomes)  # type: ignore[misc]
+            assert OLD in str(outcomes[0])
+    assert [line["reason"] for line in lines if line["log_level"] == "error"] == [OLD]
+    two.greeting = now
+    assert await pings(one, two), "it was upgraded"
+    assert len(one.strangers) == 0
 
 
 # ---- bad certificates

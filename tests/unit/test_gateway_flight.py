@@ -12,6 +12,7 @@ from actors.gateway.flight import Flight
 from actors.gateway.model_policies import ModelPolicies
 from supervision.policies import NEVER
 from tether.contracts import (
+    Assignment,
     Attach,
     ChatInput,
     Chunk,
@@ -19,6 +20,7 @@ from tether.contracts import (
     Contract,
     Finish,
     Infer,
+    JobState,
     Message,
     ModelCard,
     ModelPolicy,
@@ -186,14 +188,22 @@ class Ground:
         )
 
 
-def at(worker: str, fence: int = 1, known: str = "", job_id: str = "job", claim: int = 0) -> Placed:
+def at(
+    worker: str,
+    token: int = 1,
+    state: JobState = JobState.NEW,
+    job_id: str = "job",
+    claim: int = 0,
+) -> Placed:
     return Placed(
-        job_id=job_id,
-        worker_id=worker,
-        worker_address=f"n/{worker}/0",
-        fence=fence,
-        known=known,
-        claim=claim,
+        assignment=Assignment(
+            job_id=job_id,
+            worker_id=worker,
+            worker_address=f"n/{worker}/0",
+            fencing_token=token,
+            state=state,
+            claim_token=claim,
+        )
     )
 
 
@@ -230,12 +240,16 @@ async def test_an_undisturbed_flight() -> None:
     assert ground.landings == 1
     settle = flight.settle()
     assert settle is not None
-    assert (settle.outcome, settle.fence, settle.usage.completion_tokens) == ("completed", 1, 3)
+    assert (settle.outcome, settle.fencing_token, settle.usage.completion_tokens) == (
+        "completed",
+        1,
+        3,
+    )
 
 
 async def test_a_lost_worker_is_continued_with_prompt_and_emitted_ids() -> None:
     ground = Ground(
-        [at("w1"), at("w2", fence=2)],
+        [at("w1"), at("w2", token=2)],
         [
             [chunk(0, 1, prompt=(7, 8)), chunk(1, 2, 3), PeerLost("gone")],
             [chunk(1, 2, 3), chunk(3, 4), completed(4)],  # the overlap is dropped
@@ -243,20 +257,20 @@ async def test_a_lost_worker_is_continued_with_prompt_and_emitted_ids() -> None:
     )
     flight = ground.flight()
     assert await read(flight) == [1, 2, 3, 4]
-    assert (ground.places[1].attempt, ground.places[1].avoid) == (2, ("n/w1/0",))
+    assert (ground.places[1].ownership.attempt, ground.places[1].avoid) == (2, ("n/w1/0",))
     run = ground.opened[1][1]
     assert isinstance(run, Run)
-    assert (run.prompt_ids, run.emitted_ids, run.fence) == ((7, 8), (1, 2, 3), 2)
+    assert (run.prompt_ids, run.emitted_ids, run.fencing_token) == ((7, 8), (1, 2, 3), 2)
     assert ground.freed == [("w1", False)]
 
 
 async def test_a_refusal_goes_elsewhere_and_costs_no_attempt() -> None:
     ground = Ground(
-        [at(f"w{n}", fence=n) for n in range(1, 6)],
+        [at(f"w{n}", token=n) for n in range(1, 6)],
         [[Overloaded("full")]] * 4 + [[completed(0, 1)]],
     )
     assert await read(ground.flight()) == [1]
-    assert [place.attempt for place in ground.places] == [1, 2, 3, 4, 5]
+    assert [place.ownership.attempt for place in ground.places] == [1, 2, 3, 4, 5]
     assert len(ground.places[4].avoid) == 4
     assert ground.neutral == [True] * 4, "a full worker is no broken one"
 
@@ -271,7 +285,7 @@ async def test_three_losses_are_the_end_and_the_client_sees_an_error() -> None:
         await read(flight)
     settle = flight.settle()
     assert settle is not None
-    assert (settle.outcome, settle.fence, settle.error_code) == ("failed", 3, "worker_lost")
+    assert (settle.outcome, settle.fencing_token, settle.error_code) == ("failed", 3, "worker_lost")
     assert ground.landings == 1
 
 
@@ -292,45 +306,45 @@ async def test_a_stream_that_just_ends_is_not_complete() -> None:
 
 async def test_a_job_that_runs_already_is_attached_to() -> None:
     ground = Ground(
-        [at("w1", fence=4, known="running", job_id="older")],
+        [at("w1", token=4, state=JobState.RUNNING, job_id="older")],
         [[chunk(0, 1, prompt=(7,)), chunk(1, 2), completed(2, 3)]],
     )
     flight = ground.flight(from_seq=2)
     assert await read(flight, 2) == [3]
     assert ground.opened == [
-        ("n/w1/0", Attach(job_id="older", from_seq=0, stream=True, split_at=2, fence=4))
+        ("n/w1/0", Attach(job_id="older", from_seq=0, stream=True, split_at=2, fencing_token=4))
     ]
     settle = flight.settle()
     assert settle is not None
-    assert (settle.job_id, settle.fence) == ("older", 4)
+    assert (settle.job_id, settle.fencing_token) == ("older", 4)
 
 
 async def test_a_job_that_its_worker_never_began_is_begun_anew() -> None:
     ground = Ground(
-        [at("w1", known="running", job_id="older"), at("w1", fence=2, job_id="older")],
+        [at("w1", state=JobState.RUNNING, job_id="older"), at("w1", token=2, job_id="older")],
         [[AnswerGone("not here")], [completed(0, 1)]],
     )
     assert await read(ground.flight()) == [1]
-    assert (ground.places[1].job_id, ground.places[1].attempt) == ("older", 2)
+    assert (ground.places[1].job.job_id, ground.places[1].ownership.attempt) == ("older", 2)
     assert ground.places[1].avoid == (), "the worker did nothing wrong"
     assert isinstance(ground.opened[1][1], Run)
 
 
 async def test_each_ask_draws_a_claim_and_names_the_one_it_was_told() -> None:
     ground = Ground(
-        [at("w1", known="running", job_id="older", claim=7), at("w2", fence=2, claim=8)],
+        [at("w1", state=JobState.RUNNING, job_id="older", claim=7), at("w2", token=2, claim=8)],
         [[PeerLost("gone")], [completed(0, 1)]],
     )
     assert await read(ground.flight()) == [1]
     first, second = ground.places
-    assert (first.held, second.held) == (0, 7)
-    assert 0 < first.claim != second.claim > 0
+    assert (first.ownership.held_claim_token, second.ownership.held_claim_token) == (0, 7)
+    assert 0 < first.ownership.claim_token != second.ownership.claim_token > 0
 
 
 async def test_a_claim_drawn_in_vain_is_held_by_the_next_ask() -> None:
     """Whether the first one took effect isn't known; if so, the job is to move from there."""
     go = asyncio.Event()
-    ground = Ground([go, at("w1"), at("w1", fence=2)], [[completed(0, 1)]])
+    ground = Ground([go, at("w1"), at("w1", token=2)], [[completed(0, 1)]])
     flight = ground.flight()
     first = asyncio.create_task(read(flight))
     await turns(lambda: len(ground.places) == 1)
@@ -338,37 +352,37 @@ async def test_a_claim_drawn_in_vain_is_held_by_the_next_ask() -> None:
     with pytest.raises(asyncio.CancelledError):
         await first
     assert await read(flight) == [1]
-    assert ground.places[1].held == ground.places[0].claim
+    assert ground.places[1].ownership.held_claim_token == ground.places[0].ownership.claim_token
 
 
 async def test_who_is_led_back_to_the_run_it_left_asks_under_the_claim_it_is_told() -> None:
     """Somebody else was led there since; he has it too, and it is lost to both."""
     ground = Ground(
-        [at("w1", claim=7), at("w1", known="running", claim=9), at("w2", fence=2, claim=10)],
+        [at("w1", claim=7), at("w1", state=JobState.RUNNING, claim=9), at("w2", token=2, claim=10)],
         [[chunk(0, 1, prompt=(7,)), PeerLost("gone")], [completed(1, 2)]],
     )
     assert await read(ground.flight()) == [1, 2]
-    assert [place.held for place in ground.places] == [0, 7, 9]
+    assert [place.ownership.held_claim_token for place in ground.places] == [0, 7, 9]
     assert [type(contract) for _, contract in ground.opened] == [Run, Run]
 
 
 async def test_a_run_that_somebody_else_moved_is_followed() -> None:
     """The worker follows a later order, of another gateway that has the same request."""
     ground = Ground(
-        [at("w1", claim=7), at("w1", fence=2, known="running", claim=9)],
+        [at("w1", claim=7), at("w1", token=2, state=JobState.RUNNING, claim=9)],
         [[chunk(0, 1, prompt=(7,)), AnswerGone("moved")], [chunk(1, 2), completed(2, 3)]],
     )
     flight = ground.flight()
     assert await read(flight) == [1, 2, 3]
-    assert ground.opened[1][1] == Attach(job_id="job", from_seq=1, stream=True, fence=2)
+    assert ground.opened[1][1] == Attach(job_id="job", from_seq=1, stream=True, fencing_token=2)
     assert ground.neutral == [True], "the worker did nothing wrong"
     settle = flight.settle()
     assert settle is not None
-    assert (settle.fence, settle.delivered) == (2, True)
+    assert (settle.fencing_token, settle.delivered) == (2, True)
 
 
 async def test_who_is_outpaced_for_ever_gives_up() -> None:
-    known = [at("w1", known="running", claim=n) for n in range(2, 30)]
+    known = [at("w1", state=JobState.RUNNING, claim=n) for n in range(2, 30)]
     ground = Ground([at("w1", claim=1), *known], [[PeerLost("gone")]])
     with pytest.raises(WorkerLost, match="others take this job"):
         await read(ground.flight())
@@ -377,7 +391,7 @@ async def test_who_is_outpaced_for_ever_gives_up() -> None:
 
 @pytest.mark.parametrize("error", [AnswerGone("forgotten"), PeerLost("dead")])
 async def test_an_answer_that_nobody_holds_is_gone(error: TetherError) -> None:
-    ground = Ground([at("w1", known="completed")], [[error]])
+    ground = Ground([at("w1", state=JobState.COMPLETED)], [[error]])
     flight = ground.flight()
     with pytest.raises(AnswerGone):
         await read(flight)
@@ -391,26 +405,29 @@ async def test_a_lost_answer_is_said_once_more_to_the_client_that_waits_for_it(
 ) -> None:
     """Its gateway and its worker died, after it was settled and before it had all arrived."""
     ground = Ground(
-        [at("w1", fence=3, known="completed", job_id="older"), at("w2", fence=4, job_id="older")],
+        [
+            at("w1", token=3, state=JobState.COMPLETED, job_id="older"),
+            at("w2", token=4, job_id="older"),
+        ],
         [[error], [chunk(0, 1, prompt=(7,)), chunk(1, 2), completed(2, 3)]],
     )
-    flight = ground.flight(from_seq=1, again=True)
+    flight = ground.flight(from_seq=1, is_resume=True)
     assert await read(flight, 1) == [2, 3]
-    assert [place.lost for place in ground.places] == [0, 3]
-    assert ground.places[1].job_id == "older"
+    assert [place.ownership.lost_fencing_token for place in ground.places] == [0, 3]
+    assert ground.places[1].job.job_id == "older"
     assert isinstance(ground.opened[1][1], Run)
     settle = flight.settle()
     assert settle is not None
-    assert (settle.job_id, settle.fence, settle.outcome) == ("older", 4, "completed")
+    assert (settle.job_id, settle.fencing_token, settle.outcome) == ("older", 4, "completed")
 
 
 async def test_a_worker_that_settled_and_died_before_its_last_chunk_came() -> None:
     ground = Ground(
-        [at("w1"), at("w1", known="completed"), at("w2", fence=2)],
+        [at("w1"), at("w1", state=JobState.COMPLETED), at("w2", token=2)],
         [[chunk(0, 1, prompt=(7,)), PeerLost("x")], [PeerLost("dead")], [completed(1, 2)]],
     )
     assert await read(ground.flight()) == [1, 2]
-    assert [place.lost for place in ground.places] == [0, 0, 1]
+    assert [place.ownership.lost_fencing_token for place in ground.places] == [0, 0, 1]
 
 
 async def test_no_worker_is_said_as_it_is() -> None:
@@ -439,7 +456,7 @@ async def test_another_reader_moves_on_what_the_first_one_left() -> None:
 
 async def test_a_reader_that_leaves_while_it_is_placed_undoes_that() -> None:
     go = asyncio.Event()
-    ground = Ground([go, at("w1", fence=2)], [[completed(0, 1)]])
+    ground = Ground([go, at("w1", token=2)], [[completed(0, 1)]])
     flight = ground.flight()
     first = asyncio.create_task(read(flight))
     second = asyncio.create_task(read(flight))
@@ -449,7 +466,9 @@ async def test_a_reader_that_leaves_while_it_is_placed_undoes_that() -> None:
         await first
     assert await second == [1]
     assert ground.freed == [("", True)]
-    assert [place.attempt for place in ground.places] == [1, 2], "under a fence of its own"
+    assert [place.ownership.attempt for place in ground.places] == [1, 2], (
+        "under a token of its own"
+    )
 
 
 @pytest.mark.parametrize("fail", [Cancelled("left"), DeadlineExceeded("late")])
@@ -497,7 +516,7 @@ async def test_a_model_s_own_policy_says_how_often_it_is_tried() -> None:
 
 async def test_it_waits_between_two_attempts_as_its_policy_says() -> None:
     slow = ModelPolicy(retry=RetryTerms(pause_s=0.04, max_pause_s=0.04))
-    ground = Ground([at("w1"), at("w2", fence=2)], [[WorkerLost("broke")], [completed(0, 1)]], slow)
+    ground = Ground([at("w1"), at("w2", token=2)], [[WorkerLost("broke")], [completed(0, 1)]], slow)
     flight = ground.flight()
     began = ground.loop.time()
     first = asyncio.create_task(read(flight))
@@ -512,7 +531,7 @@ async def test_a_worker_that_says_nothing_is_left_for_another_one() -> None:
     never = asyncio.Event()
     quick = ModelPolicy(order=("deadline", "retry", "timeout"), timeout=TimeoutTerms(attempt_s=5))
     ground = Ground(
-        [at("w1"), at("w2", fence=2)],
+        [at("w1"), at("w2", token=2)],
         [[never], [chunk(0, 1, prompt=(7,)), completed(1, 2)]],
         quick,
     )
@@ -547,21 +566,21 @@ async def test_a_version_that_goes_while_it_waits_is_followed_by_another() -> No
     ground.card = SECOND
     flight = ground.flight()
     assert await read(flight) == [1]
-    assert [place.model_ref for place in ground.places] == ["m@1", "m@2"]
+    assert [place.job.model_ref for place in ground.places] == ["m@1", "m@2"]
     assert flight.card is SECOND
 
 
 async def test_a_version_that_goes_in_the_worker_s_queue_is_followed_by_another() -> None:
-    ground = Ground([at("w1"), at("w1", fence=2)], [[ModelNotFound("retired")], [completed(0, 1)]])
+    ground = Ground([at("w1"), at("w1", token=2)], [[ModelNotFound("retired")], [completed(0, 1)]])
     ground.card = SECOND
     assert await read(ground.flight()) == [1]
-    assert [(p.model_ref, p.attempt, p.avoid) for p in ground.places] == [
+    assert [(p.job.model_ref, p.ownership.attempt, p.avoid) for p in ground.places] == [
         ("m@1", 1, ()),
         ("m@2", 2, ()),
     ]
     run = ground.opened[1][1]
     assert isinstance(run, Run)
-    assert run.model_ref == "m@2"
+    assert run.job.model_ref == "m@2"
 
 
 @pytest.mark.parametrize("asked", ["m@1", "m"])

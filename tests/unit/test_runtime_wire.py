@@ -7,15 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.runtime.strangers import MAX_STRANGERS, Strangers
 from actors.runtime.wire import (
     ASK,
     HEADER,
     HELLO,
     MAX_GREETING,
+    OLDEST_VERSION,
     PROTOCOL_VERSION,
     REPLY,
     Framer,
     Greeting,
+    OtherVersion,
     frame,
     greet,
     read_greeting,
@@ -105,14 +108,71 @@ def test_adjacent_releases_speak_the_newest_version_that_both_know(
 ):
     monkeypatch.setattr("actors.runtime.wire.PROTOCOL_VERSION", ours[0])
     monkeypatch.setattr("actors.runtime.wire.OLDEST_VERSION", ours[1])
-    assert spoken(Greeting(theirs[0], "n1", "n1/12-ab/0", 4096, 77, theirs[1])) == both
+    assert spoken(Greeting(theirs[0], "n1", "n1/12-ab/0", 4096, 77, theirs[1]), "n1") == both
 
 
-@pytest.mark.parametrize("other", [(PROTOCOL_VERSION + 1, 0), (PROTOCOL_VERSION + 2,) * 2, (0, 0)])
-def test_a_version_too_far_away_is_refused_and_both_are_named(other: tuple[int, int]):
-    greeting = Greeting(other[0], "n1", "n1/12-ab/0", 4096, 77, other[1])
-    with pytest.raises(ProtocolError, match=f"{other[0]}.*{PROTOCOL_VERSION}"):
-        spoken(greeting)
+@pytest.mark.parametrize(
+    ("ours", "theirs", "here", "said"),
+    [
+        (
+            (2, 2),
+            (1, 1),
+            "n1",
+            "^node n2 speaks version 1 of the wire, this node version 2; upgrade it$",
+        ),
+        (
+            (2, 2),
+            (1, 0),
+            "n1",
+            "node n2 speaks version 1 of the wire, this node version 2; upgrade it",
+        ),
+        (
+            (4, 3),
+            (2, 1),
+            "n1",
+            "speaks versions 1 to 2 of the wire, this node versions 3 to 4; upgrade it",
+        ),
+        (
+            (2, 2),
+            (4, 3),
+            "n1",
+            "versions 3 to 4 of the wire, this node version 2; upgrade this node",
+        ),
+        ((2, 2), (3, 0), "n1", "version 3 of the wire, this node version 2; upgrade this node"),
+        ((2, 2), (1, 1), "n2", "n2/12-ab/0 of this node .* use the release that started the node"),
+    ],
+)
+def test_a_version_too_far_away_is_refused_and_both_are_named(
+    ours: tuple[int, int],
+    theirs: tuple[int, int],
+    here: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("actors.runtime.wire.PROTOCOL_VERSION", ours[0])
+    monkeypatch.setattr("actors.runtime.wire.OLDEST_VERSION", ours[1])
+    greeting = Greeting(theirs[0], "n2", "n2/12-ab/0", 4096, 77, theirs[1])
+    with pytest.raises(OtherVersion, match=said):
+        spoken(greeting, here)
+
+
+def test_a_job_cannot_be_read_by_the_release_before_and_the_version_says_so():
+    """Version 1 had a job's fields one by one; contracts that change so raise both numbers."""
+    assert (PROTOCOL_VERSION, OLDEST_VERSION) == (2, 2)
+
+
+def test_a_node_of_another_release_is_new_once():
+    strangers = Strangers()
+    assert strangers.new("n2", 1)
+    assert not strangers.new("n2", 1)
+    assert strangers.new("n2", 3), "it was upgraded too far"
+    assert strangers.new("n3", 1)
+    strangers.forget("n2")
+    strangers.forget("n2")
+    assert strangers.new("n2", 1), "it went back"
+    for n in range(2 * MAX_STRANGERS):
+        strangers.new(f"m{n}", 1)
+    assert len(strangers) == MAX_STRANGERS
 
 
 def test_greetings_of_releases_before_and_after_are_read():

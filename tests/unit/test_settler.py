@@ -13,7 +13,7 @@ from supervision.policies import RetryOptions
 from tether.contracts import Outcome, Settle, Settled, Usage
 from tether.errors import BadRequest, DeadlineExceeded, Internal, PeerLost, Unavailable
 
-SETTLE = Settle(job_id="j", fence=1, outcome=Outcome.COMPLETED, usage=Usage())
+SETTLE = Settle(job_id="j", fencing_token=1, outcome=Outcome.COMPLETED, usage=Usage())
 
 
 class Actor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from tests.orders import changed, reserve
 from tether.contracts import Outcome, Reserve, Settle, Usage
 from tether.core.ids import job_id
 from tether.errors import BadRequest, Unauthenticated
@@ -88,34 +89,25 @@ def test_options_say_what_is_wrong() -> None:
         LedgerOptions(lease_grace_s=1.0)
 
 
-RESERVE = Reserve(
-    job_id=job_id(),
-    tenant_id="acme",
-    retry_token="t",
-    fingerprint=b"f",
-    model_ref="m@1",
-    worker_id="w",
-    worker_address="n/w/1",
-    deadline_s=10.0,
-)
-SETTLE = Settle(job_id=job_id(), fence=1, outcome=Outcome.COMPLETED, usage=Usage())
+RESERVE = reserve()
+SETTLE = Settle(job_id=job_id(), fencing_token=1, outcome=Outcome.COMPLETED, usage=Usage())
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        msgspec.structs.replace(RESERVE, job_id="17"),
-        msgspec.structs.replace(RESERVE, job_id=""),
-        msgspec.structs.replace(RESERVE, deadline_s=0.0),
-        msgspec.structs.replace(RESERVE, deadline_s=float("nan")),
-        msgspec.structs.replace(RESERVE, attempt=0),
-        msgspec.structs.replace(RESERVE, claim=-1),
-        msgspec.structs.replace(RESERVE, held=2**63),
-        msgspec.structs.replace(RESERVE, lost=-1),
-        msgspec.structs.replace(RESERVE, retry_token="x" * 513),
-        msgspec.structs.replace(RESERVE, retry_token="a\0b"),
+        changed(RESERVE, job_id="17"),
+        changed(RESERVE, job_id=""),
+        changed(RESERVE, deadline_s=0.0),
+        changed(RESERVE, deadline_s=float("nan")),
+        changed(RESERVE, attempt=0),
+        changed(RESERVE, claim_token=-1),
+        changed(RESERVE, held_claim_token=2**63),
+        changed(RESERVE, lost_fencing_token=-1),
+        changed(RESERVE, retry_token="x" * 513),
+        changed(RESERVE, retry_token="a\0b"),
         msgspec.structs.replace(SETTLE, job_id="x" * 36),
-        msgspec.structs.replace(SETTLE, fence=2**63),
+        msgspec.structs.replace(SETTLE, fencing_token=2**63),
         msgspec.structs.replace(SETTLE, usage=Usage(prompt_tokens=-1)),
         msgspec.structs.replace(SETTLE, usage=Usage(completion_tokens=2**31)),
     ],
@@ -126,5 +118,5 @@ def test_what_would_fail_a_whole_round_is_refused_before_it(wrong: Reserve | Set
 
 
 def test_what_is_well_formed_passes() -> None:
-    assert str(check(RESERVE)) == RESERVE.job_id
+    assert str(check(RESERVE)) == RESERVE.job.job_id
     assert str(check(SETTLE)) == SETTLE.job_id

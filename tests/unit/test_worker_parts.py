@@ -15,6 +15,7 @@ from actors.worker.health import HealthReporter, digest_of
 from actors.worker.options import WorkerOptions
 from actors.worker.records import Records
 from actors.worker.use import Use
+from tests.orders import key
 from tether.contracts import (
     ChatInput,
     Chunk,
@@ -35,15 +36,16 @@ from tether.errors import AnswerGone, DeadlineExceeded, Draining, WorkerLost
 CARD = ModelCard(name="echo", version="1", engine="echo")
 
 
-def execution(job_id: str = "job", fence: int = 1, **changes: Any) -> Execution:
+def execution(
+    job_id: str = "job", token: int = 1, tenant_id: str = "acme", **changes: Any
+) -> Execution:
     values: dict[str, Any] = {
-        "tenant_id": "acme",
-        "model_ref": "echo@1",
         "input": ChatInput(messages=(Message(role="user", content="hi"),)),
         "sampling": Sampling(seed=1),
         "deadline_s": 60.0,
     }
-    run = Run(job_id=job_id, fence=fence, **(values | changes))
+    job = key(job_id=job_id, tenant_id=tenant_id, model_ref="echo@1")
+    run = Run(job=job, fencing_token=token, **(values | changes))
     use = Use(None, CARD.ref, create(CARD, cache_dir=Path()))
     return Execution(run, use, (7, 8), 0.0)
 
@@ -129,7 +131,7 @@ async def test_a_reader_hears_of_a_fault_after_what_was_said() -> None:
     ],
 )
 def test_who_settles_a_run_that_was_broken_off(ending: Ending, outcome: Outcome | None) -> None:
-    made = execution(fence=3, emitted_ids=(1, 2))
+    made = execution(token=3, emitted_ids=(1, 2))
     made.journal.add((3,), "c")
     made.break_off(ending)
     settle = made.settle()
@@ -137,7 +139,7 @@ def test_who_settles_a_run_that_was_broken_off(ending: Ending, outcome: Outcome 
         assert settle is None, "another one goes on with it"
     else:
         assert settle is not None
-        assert (settle.outcome, settle.fence) == (outcome, 3)
+        assert (settle.outcome, settle.fencing_token) == (outcome, 3)
         assert settle.usage == Usage(prompt_tokens=2, completion_tokens=3)
     if ending is Ending.SUPERSEDED:
         assert isinstance(made.explain(), AnswerGone), "its readers ask where it runs now"
@@ -173,14 +175,14 @@ def test_a_fault_is_the_gateways_to_settle_and_an_answer_ours() -> None:
 
 def test_the_same_order_twice_is_one_run_and_a_stale_one_is_refused() -> None:
     records = Records(10, 1000, 30.0)
-    made = execution(fence=2)
+    made = execution(token=2)
     records.add(made)
     assert made.same(made.run)
     assert not made.same(msgspec.structs.replace(made.run, emitted_ids=(1,)))
-    assert records.check_fence("job", 2) is made
-    assert records.check_fence("other", 1) is None
+    assert records.check_token("job", 2) is made
+    assert records.check_token("other", 1) is None
     with pytest.raises(AnswerGone, match="1 is stale"):
-        records.check_fence("job", 1)
+        records.check_token("job", 1)
     assert records.find("job") is made
     assert records.find("job", 2) is made
     assert records.find("job", 3) is None, "its answer could not be settled"
@@ -213,7 +215,7 @@ def test_records_are_bounded_by_number_tokens_and_time() -> None:
 
 def test_a_faulty_run_is_not_kept_and_a_superseded_one_displaces_nothing() -> None:
     records = Records(10, 1000, 30.0)
-    old, new = execution(fence=1), execution(fence=2)
+    old, new = execution(token=1), execution(token=2)
     records.add(old)
     records.add(new)
     records.over(old, keep=True)
@@ -262,7 +264,7 @@ def test_when_a_report_is_due() -> None:
 
 def test_answers_to_settle_for_a_worker_that_is_gone() -> None:
     def settle(job_id: str) -> Settle:
-        return Settle(job_id=job_id, fence=1, outcome=Outcome.COMPLETED, usage=Usage())
+        return Settle(job_id=job_id, fencing_token=1, outcome=Outcome.COMPLETED, usage=Usage())
 
     completions = Completions(bound=3, keep_s=5.0)
     for number, worker in enumerate(("w1", "w2", "w1", "w2")):

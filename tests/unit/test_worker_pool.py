@@ -14,6 +14,7 @@ from actors.worker.options import WorkerOptions
 from actors.worker.pool import Pool
 from actors.worker.runs import Runs
 from actors.worker.warmth import Rate
+from tests.orders import key
 from tests.patience import until
 from tether.contracts import ChatInput, Message, ModelCard, Run, Sampling
 from tether.engines import Engine, create
@@ -193,11 +194,11 @@ async def test_stopping_breaks_loads_off_and_closes_all() -> None:
 
 def run(job_id: str, card: ModelCard, **changes: Any) -> Run:
     values: dict[str, Any] = {
-        "tenant_id": "acme", "fence": 1, "deadline_s": 60.0,
+        "fencing_token": 1, "deadline_s": 60.0,
         "input": ChatInput(messages=(Message(role="user", content="hi"),)),
         "sampling": Sampling(seed=1, max_tokens=1),
     }  # fmt: skip
-    return Run(job_id=job_id, model_ref=card.ref, **(values | changes))
+    return Run(job=key(job_id=job_id, model_ref=card.ref), **(values | changes))
 
 
 async def test_runs_for_a_cold_model_hold_no_slot_and_count_in_the_bound() -> None:

@@ -3,8 +3,9 @@
 A *contract* is a frozen msgspec Struct that travels as one MessagePack array, its first
 item the name of its class. Release N+1 may append fields that have a default, and nothing
 else: msgspec ignores items that it doesn't know and fills in those that are missing, so
-two adjacent releases talk. All contracts form one tagged union; the runtime's codec
-builds its decoder from `known()`.
+two adjacent releases talk. A change of another kind raises the versions of the wire
+(`actors.runtime.wire`), so that an older peer is refused before it reads anything. All
+contracts form one tagged union; the runtime's codec builds its decoder from `known()`.
 """
 
 from __future__ import annotations

@@ -41,6 +41,15 @@ class Outcome(StrEnum):
     EXPIRED = "expired"  # its lease ran out and nobody settled it; not billed
 
 
+class JobState(StrEnum):
+    """What a retry token stands for, as whoever asks for it is told."""
+
+    FREE = "free"  # no job to be led to; nothing was reserved, for the ask named no worker
+    NEW = "new"  # the asker's own job, reserved by this very ask: `Run` it
+    RUNNING = "running"  # it runs already, and not for this ask: `Attach` to it
+    COMPLETED = "completed"  # answered in full; its worker may hold the answer still: `Attach`
+
+
 class Message(Value, frozen=True):
     """One turn of a conversation. `role` is system, user, assistant or tool."""
 
@@ -88,14 +97,68 @@ class Usage(Value, frozen=True):
     completion_tokens: int = 0
 
 
+class JobKey(Value, frozen=True):
+    """What names a job, the same from the gateway to the worker.
+
+    `job_id` is the one that its gateway drew for it, or of the older job that its retry token led
+    to; (`tenant_id`, `retry_token`) is one job, whatever its id. `fingerprint` is the digest of the
+    request's body, `model_ref` the `name@version` that answers.
+    """
+
+    job_id: str
+    tenant_id: str
+    retry_token: str
+    fingerprint: bytes
+    model_ref: str
+
+
+class Ownership(Value, frozen=True):
+    """What whoever asks for a job may do with it: all that decides whether it is moved.
+
+    `attempt` counts from 1. `claim_token` is a number that whoever asks draws anew for each ask,
+    and the job keeps that of the last one who was given it or led to it. `held_claim_token` is the
+    last claim that the asker has drawn for this job, or was told; 0 if there is none. A running job
+    moves to another worker, under a new fencing token, only for who holds its claim: an ask that
+    comes late, from somebody who is gone, can't take it from those who read it. Without a claim (0)
+    a higher `attempt` of the same job moves it.
+
+    `lost_fencing_token` is that of an answer that was completed, and is lost with all who held it
+    before its client had read all of it: such a job is given anew. It has its one bill already. 0:
+    none was lost.
+    """
+
+    attempt: int = 1
+    claim_token: int = 0
+    held_claim_token: int = 0
+    lost_fencing_token: int = 0
+
+
+class Assignment(Value, frozen=True):
+    """Which worker a job is with, and by which tokens: what reservation says of it, passed on to
+    the gateway as it is.
+
+    `fencing_token` grows each time that the job is given away; a `Settle` under an older one
+    changes nothing, and 0 is none (`state` free). `claim_token` is that of the job now: the
+    asker's, or one that it may hold from here on. Unless `state` is new, `job_id` may be that of
+    an older job of the same retry token.
+    """
+
+    job_id: str
+    worker_id: str
+    worker_address: str
+    fencing_token: int
+    state: JobState = JobState.NEW
+    claim_token: int = 0
+
+
 class Infer(Contract, frozen=True):
     """Front door → gateway, opens a stream of `Chunk`s closed by `Completed`.
 
     `model_ref` is `name` or `name@version`. `retry_token` is the client's Idempotency-Key or
     one made up for this request; `explicit_token` tells which. `fingerprint` is a digest of
-    the body: the same token with another body is refused. `again` is set, and `from_seq` perhaps
-    not 0, when the front door takes up a stream whose gateway was lost. With `stream` false all
-    of the answer comes in one `Completed`.
+    the body: the same token with another body is refused. `is_resume` is set, and `from_seq`
+    perhaps not 0, when the front door takes up a stream whose gateway was lost. With `stream`
+    false all of the answer comes in one `Completed`.
     """
 
     correlation_id: str
@@ -110,7 +173,7 @@ class Infer(Contract, frozen=True):
     stream: bool = True
     from_seq: int = 0
     traceparent: str = ""
-    again: bool = False
+    is_resume: bool = False
 
 
 class Chunk(Contract, frozen=True):
@@ -137,82 +200,47 @@ class Completed(Contract, frozen=True):
 
 
 class Place(Contract, frozen=True):
-    """Gateway → scheduler: find a worker and reserve it. Carries no prompt. `attempt` counts
-    from 1; `avoid` names workers that this request has already failed on. `claim`, `held` and
-    `lost` as in `Reserve`. `again`: the retry token may stand for a job already, which needs no
-    free worker to be found. `slo` is that of the model's policy."""
+    """Gateway → scheduler: find a worker and reserve it. Carries no prompt. `avoid` names the
+    workers (by address) that this request has already failed on. `is_resume`: the retry token may
+    stand for a job already, which needs no free worker to be found. `slo` is that of the model's
+    policy."""
 
-    job_id: str
-    tenant_id: str
-    retry_token: str
-    fingerprint: bytes
-    model_ref: str
+    job: JobKey
     max_tokens: int
     deadline_s: float
-    attempt: int = 1
+    ownership: Ownership = Ownership()
     avoid: tuple[str, ...] = ()
     traceparent: str = ""
-    claim: int = 0
-    held: int = 0
-    again: bool = False
-    lost: int = 0
+    is_resume: bool = False
     slo: Slo = "standard"
-
-
-class Placed(Contract, frozen=True):
-    """The worker to `Run` on. If `known` is set the token belongs to an older job, `job_id` is
-    that job: `Attach` to its worker while `known` is "running"; any other word is its
-    outcome. `claim` as in `Reserved`."""
-
-    job_id: str
-    worker_id: str
-    worker_address: str
-    fence: int
-    known: str = ""
-    claim: int = 0
 
 
 class Reserve(Contract, frozen=True):
     """Scheduler → reservation: persist job and lease in one transaction, before dispatch.
-    Idempotent on (tenant_id, retry_token).
-
-    `claim` is a number that whoever asks draws anew for each ask, and the job keeps that of the
-    last one who was given it or led to it. `held` is the last claim that the asker has drawn for
-    this job, or was told; 0 if there is none. A running job moves to another worker, under a new
-    fence, only for who holds its claim: an ask that comes late, from somebody who is gone, can't
-    take it from those who read it. Without a claim (0) a higher `attempt` of the same job moves
-    it.
+    Idempotent on (tenant_id, retry_token) of `job`. `ownership` decides what becomes of a job that
+    there is already.
 
     Without a worker it only asks what the retry token stands for, and reserves nothing: where
-    there is no job to be led to, the answer's `fence` is 0.
+    there is no job to be led to, it is told that the token is free."""
 
-    `lost` is the fence of an answer that was completed, and is lost with all who held it before
-    its client had read all of it: such a job is given anew. It has its one bill already."""
-
-    job_id: str
-    tenant_id: str
-    retry_token: str
-    fingerprint: bytes
-    model_ref: str
+    job: JobKey
     worker_id: str
     worker_address: str
     deadline_s: float
-    attempt: int = 1
-    claim: int = 0
-    held: int = 0
-    lost: int = 0
+    ownership: Ownership = Ownership()
 
 
 class Reserved(Contract, frozen=True):
-    """`fence` grows with every attempt; a `Settle` under an older one changes nothing. `claim` is
-    that of the job now: the asker's, or one that it may hold from here on."""
+    """Where the job of a `Reserve` is now, and whose it is."""
 
-    job_id: str
-    worker_id: str
-    worker_address: str
-    fence: int
-    known: str = ""
-    claim: int = 0
+    assignment: Assignment
+
+
+class Placed(Contract, frozen=True):
+    """The worker to `Run` on if the job is new, else the one to `Attach` to. As reservation has
+    said it."""
+
+    assignment: Assignment
 
 
 class Run(Contract, frozen=True):
@@ -224,10 +252,8 @@ class Run(Contract, frozen=True):
     reader further down goes on exactly there.
     """
 
-    job_id: str
-    tenant_id: str
-    fence: int
-    model_ref: str
+    job: JobKey
+    fencing_token: int
     input: Input
     sampling: Sampling
     deadline_s: float
@@ -240,14 +266,14 @@ class Run(Contract, frozen=True):
 
 class Attach(Contract, frozen=True):
     """Gateway → worker: join the run of a job at `from_seq`; a stream as for `Run`. Raises
-    `AnswerGone` when the worker doesn't hold it (any more). With a `fence` it must be the run
-    under that one: what an older one says can't be settled any more."""
+    `AnswerGone` when the worker doesn't hold it (any more). With a `fencing_token` it must be the
+    run under that one: what an older one says can't be settled any more."""
 
     job_id: str
     from_seq: int = 0
     stream: bool = True
     split_at: int = 0
-    fence: int = 0
+    fencing_token: int = 0
 
 
 class Finished(Contract, frozen=True):
@@ -264,14 +290,14 @@ class Finished(Contract, frozen=True):
 
 class Settle(Contract, frozen=True):
     """Worker (or, when it died after the answer, gateway) → reservation: close job, usage,
-    ledger and lease in one transaction. Idempotent; only the current `fence` counts.
+    ledger and lease in one transaction. Idempotent; only the current `fencing_token` counts.
 
     `delivered`: the answer is complete, and a reader has taken it to its end. That counts under an
-    older fence, and after another end of the job, unless it was completed before: what was
+    older fencing token, and after another end of the job, unless it was completed before: what was
     answered is billed, whatever somebody else has made of the job meanwhile."""
 
     job_id: str
-    fence: int
+    fencing_token: int
     outcome: Outcome
     usage: Usage
     finish: str = ""
@@ -280,7 +306,7 @@ class Settle(Contract, frozen=True):
 
 
 class Settled(Contract, frozen=True):
-    """`first` is false when the job was settled before, or the fence was stale."""
+    """`first` is false when the job was settled before, or the fencing token was stale."""
 
     job_id: str
     first: bool

@@ -36,15 +36,15 @@ SETTLED_IN_S = 6.0  # a job older than a report's interval must show up in the r
 
 
 class Job:
-    """A job on a seat. `fence` is 0, and `owner` None, before it is reserved for that gateway;
-    `breaker` was entered with `ticket`."""
+    """A job on a seat. `fencing_token` is 0, and `owner` None, before it is reserved for that
+    gateway; `breaker` was entered with `ticket`."""
 
-    __slots__ = ("at", "breaker", "deadline", "fence", "owner", "ticket")
+    __slots__ = ("at", "breaker", "deadline", "fencing_token", "owner", "ticket")
 
     def __init__(self, at: float, deadline: float, breaker: Breaker | None, ticket: int) -> None:
         self.at = at
         self.deadline = deadline
-        self.fence = 0
+        self.fencing_token = 0
         self.owner: object = None
         self.breaker = breaker
         self.ticket = ticket
@@ -287,19 +287,19 @@ class Placement:
         ticket = 0 if breaker is None else breaker.enter(now)
         seat.jobs[job_id] = Job(now, deadline, breaker, ticket)
 
-    def confirm(self, seat: Seat, job_id: str, fence: int, owner: object) -> None:
-        """The job is reserved there for `owner`, under this fence."""
+    def confirm(self, seat: Seat, job_id: str, fencing_token: int, owner: object) -> None:
+        """The job is reserved there for `owner`, under this fencing token."""
         job = seat.jobs.get(job_id)
         if job is not None:
-            job.fence, job.owner = fence, owner
+            job.fencing_token, job.owner = fencing_token, owner
 
     def find(self, job_id: str, owner: object) -> tuple[Seat, int] | None:
-        """Where the job of `owner` is, and its fence; looks everywhere, so not for the common
-        case. A gateway that has taken the job over since is another owner."""
+        """Where the job of `owner` is, and its fencing token; looks everywhere, so not for the
+        common case. A gateway that has taken the job over since is another owner."""
         for seat in self._seats.values():
             job = seat.jobs.get(job_id)
             if job is not None and job.owner in (None, owner):
-                return seat, job.fence
+                return seat, job.fencing_token
         return None
 
     def release(

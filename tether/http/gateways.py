@@ -111,7 +111,7 @@ class Gateways:
             if address is None:
                 address = await self._find(path, lost, min(self._wait_s, remaining_s()))
                 infer = msgspec.structs.replace(
-                    infer, from_seq=seq, deadline_s=remaining_s(), again=lost is not None
+                    infer, from_seq=seq, deadline_s=remaining_s(), is_resume=lost is not None
                 )
             items: Items | None = None
             batch: list[Chunk | Completed] = []

@@ -10,11 +10,12 @@ import asyncpg
 import msgspec
 from asyncpg.pgproto.pgproto import UUID
 
-from tether.contracts import Outcome, Reserve, Reserved, Settle, Settled
+from tether.contracts import Assignment, JobState, Outcome, Reserve, Reserved, Settle, Settled
 from tether.errors import BadRequest, Conflict, TetherError
 from tether.stores.database import connect
 from tether.stores.keys import Connection
 from tether.stores.queries import sql
+from tether.stores.verdict import Verdict
 
 # The tables of jobs and leases churn, so their statistics are always wrong; every access is by
 # key, and a plan by index is right at any size.
@@ -29,8 +30,6 @@ _PLANNER = {
 _INT4 = 2**31 - 1
 _INT8 = 2**63 - 1
 _TOKEN = 512  # characters of a retry token; an entry of the index has at most 2,704 bytes
-
-_KNOWN = {"running": "running", "led": "running", "completed": Outcome.COMPLETED.value}
 
 #: What a request in a round came to; None means that it must be asked once more.
 Answer = Reserved | Settled | TetherError | None
@@ -93,25 +92,29 @@ def check(msg: Reserve | Settle) -> Any:
     Raises:
         BadRequest: a field can't be stored.
     """
-    if type(msg) is Settle:
+    if isinstance(msg, Settle):
         usage = msg.usage
         if not (
             0 <= usage.prompt_tokens <= _INT4
             and 0 <= usage.completion_tokens <= _INT4
-            and 0 <= msg.fence <= _INT8
+            and 0 <= msg.fencing_token <= _INT8
         ):
-            raise BadRequest("a settle's tokens and fence must be numbers from 0 that fit a row")
-    elif type(msg) is Reserve:
-        if not (1 <= msg.attempt <= _INT4 and 0 < msg.deadline_s < 1e7):
-            raise BadRequest("a reserve needs an attempt from 1 and a deadline above 0 s")
-        if not all(0 <= number <= _INT8 for number in (msg.claim, msg.held, msg.lost)):
-            raise BadRequest("a reserve's claims and fence must be numbers from 0 that fit a row")
-        if len(msg.retry_token) > _TOKEN or "\0" in msg.retry_token:
             raise BadRequest(
-                f"an Idempotency-Key has at most {_TOKEN} characters, and no NUL",
-                param="Idempotency-Key",
+                "a settle's usage and fencing token must be numbers from 0 that fit a row"
             )
-    return check_uuid(msg.job_id)
+        return check_uuid(msg.job_id)
+    job, own = msg.job, msg.ownership
+    tokens = own.claim_token, own.held_claim_token, own.lost_fencing_token
+    if not (1 <= own.attempt <= _INT4 and 0 < msg.deadline_s < 1e7):
+        raise BadRequest("a reserve needs an attempt from 1 and a deadline above 0 s")
+    if not all(0 <= token <= _INT8 for token in tokens):
+        raise BadRequest("a reserve's tokens must be numbers from 0 that fit a row")
+    if len(job.retry_token) > _TOKEN or "\0" in job.retry_token:
+        raise BadRequest(
+            f"an Idempotency-Key has at most {_TOKEN} characters, and no NUL",
+            param="Idempotency-Key",
+        )
+    return check_uuid(job.job_id)
 
 
 class Desk:
@@ -174,9 +177,9 @@ class Desk:
         opening = [entry for entry in reserves if entry[1].worker_id]
         row = await self._round.fetchrow(
             *self._reserve_columns(opening),
-            [m.claim for _, m in opening],
+            [m.ownership.claim_token for _, m in opening],
             [job for job, _ in settles],
-            [m.fence for _, m in settles],
+            [m.fencing_token for _, m in settles],
             [m.outcome for _, m in settles],
             [m.usage.prompt_tokens for _, m in settles],
             [m.usage.completion_tokens for _, m in settles],
@@ -191,7 +194,7 @@ class Desk:
             Settled(job_id=m.job_id, first=n in first) for n, (_, m) in enumerate(settles, 1)
         ]
         given = {id(opening[n - 1][1]) for n in opened or ()}
-        answers: list[Answer] = [_opened(m) if id(m) in given else None for _, m in reserves]
+        answers: list[Answer] = [_given(m, 1) if id(m) in given else None for _, m in reserves]
         if len(given) < len(reserves):
             taken = [n for n, answer in enumerate(answers) if answer is None]
             answered = await self._contested([reserves[n] for n in taken])
@@ -202,29 +205,29 @@ class Desk:
     async def _contested(self, reserves: list[tuple[Any, Reserve]]) -> list[Answer]:
         rows = await self._contest.fetch(
             *self._reserve_columns(reserves),
-            [m.claim for _, m in reserves],
-            [m.held for _, m in reserves],
-            [m.lost for _, m in reserves],
+            [m.ownership.claim_token for _, m in reserves],
+            [m.ownership.held_claim_token for _, m in reserves],
+            [m.ownership.lost_fencing_token for _, m in reserves],
             timeout=self._timeout,
         )
         answers: list[Answer] = [None if m.worker_id else _free(m) for _, m in reserves]
         for row in rows:
             m = reserves[row["n"] - 1][1]
-            answers[row["n"] - 1] = _verdict(m, row)
+            answers[row["n"] - 1] = _answer(m, row)
         return answers
 
     def _reserve_columns(self, reserves: Sequence[tuple[Any, Reserve]]) -> tuple[list[Any], ...]:
         grace = self._grace
         return (
             [job for job, _ in reserves],
-            [m.tenant_id for _, m in reserves],
-            [m.retry_token for _, m in reserves],
-            [m.fingerprint for _, m in reserves],
-            [m.model_ref for _, m in reserves],
+            [m.job.tenant_id for _, m in reserves],
+            [m.job.retry_token for _, m in reserves],
+            [m.job.fingerprint for _, m in reserves],
+            [m.job.model_ref for _, m in reserves],
             [m.worker_id for _, m in reserves],
             [m.worker_address for _, m in reserves],
             [m.deadline_s + grace for _, m in reserves],
-            [m.attempt for _, m in reserves],
+            [m.ownership.attempt for _, m in reserves],
         )
 
     async def sweep(self, most: int) -> int:
@@ -239,46 +242,54 @@ class Desk:
         return int(await self.connection.fetchval(statement, *arguments, timeout=self._timeout))
 
 
-def _opened(m: Reserve) -> Reserved:
+def _given(m: Reserve, fencing_token: int) -> Reserved:
+    """The job is its asker's, at the worker that was asked for."""
     return Reserved(
-        job_id=m.job_id,
-        worker_id=m.worker_id,
-        worker_address=m.worker_address,
-        fence=1,
-        claim=m.claim,
+        assignment=Assignment(
+            job_id=m.job.job_id,
+            worker_id=m.worker_id,
+            worker_address=m.worker_address,
+            fencing_token=fencing_token,
+            claim_token=m.ownership.claim_token,
+        )
     )
 
 
 def _free(m: Reserve) -> Reserved:
-    return Reserved(job_id=m.job_id, worker_id="", worker_address="", fence=0)
+    return Reserved(
+        assignment=Assignment(
+            job_id=m.job.job_id,
+            worker_id="",
+            worker_address="",
+            fencing_token=0,
+            state=JobState.FREE,
+        )
+    )
 
 
-def _verdict(m: Reserve, row: Any) -> Answer:
+def _answer(m: Reserve, row: Any) -> Answer:
     """What the row of `contest` means to who asked."""
-    verdict = row["verdict"]
-    if verdict == "free":
+    verdict = Verdict(row["verdict"])
+    if verdict is Verdict.FREE:
         return _free(m)
-    if verdict == "conflict":
+    if verdict is Verdict.CONFLICT:
         return Conflict(
             "this Idempotency-Key was used for another request; use a new key, or send the same "
             "body",
             param="Idempotency-Key",
         )
-    if verdict == "give":
-        if row["given_fence"] is None:
-            return None  # somebody else was faster; ask how it stands now
-        return Reserved(
-            job_id=m.job_id,
-            worker_id=m.worker_id,
-            worker_address=m.worker_address,
-            fence=row["given_fence"],
-            claim=m.claim,
-        )
+    if verdict is Verdict.GIVE:
+        given = row["given_fence"]
+        # Without one somebody else was faster; ask how it stands now.
+        return None if given is None else _given(m, given)
+    led = verdict is Verdict.LED
     return Reserved(
-        job_id=str(row["held_id"]),
-        worker_id=row["held_worker"],
-        worker_address=row["held_address"],
-        fence=row["held_fence"],
-        known=_KNOWN.get(verdict, ""),
-        claim=m.claim if verdict == "led" else row["held_claim"],
+        assignment=Assignment(
+            job_id=str(row["held_id"]),
+            worker_id=row["held_worker"],
+            worker_address=row["held_address"],
+            fencing_token=row["held_fence"],
+            state=verdict.state,
+            claim_token=m.ownership.claim_token if led else row["held_claim"],
+        )
     )

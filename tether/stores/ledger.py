@@ -20,7 +20,7 @@ import asyncpg
 
 from supervision.policies import Retry, Stack
 from supervision.policies.async_driver import Attempt, run
-from tether.contracts import Reserve, Reserved, Settle, Settled
+from tether.contracts import JobState, Reserve, Reserved, Settle, Settled
 from tether.core.rounds import Rounds
 from tether.errors import Conflict, Draining, Internal, Overloaded, TetherError, Unavailable
 from tether.stores.database import AWAY, LOST, answers, connect, migrate
@@ -34,6 +34,7 @@ __all__ = ["Ledger", "LedgerOptions"]
 log = logs.get(__name__)
 
 _LANES = 2
+_LED = frozenset({JobState.RUNNING, JobState.COMPLETED})  # to another ask's job
 _CONTESTS = 8  # how often somebody else may be faster before a reserve gives up
 
 
@@ -149,10 +150,10 @@ class Ledger:
                 same reserve finds it.
         """
         patience = min(msg.deadline_s, self._options.reserve_patience_s)
-        return self._offer((msg.tenant_id, msg.retry_token), msg, patience)
+        return self._offer((msg.job.tenant_id, msg.job.retry_token), msg, patience)
 
     def settle(self, msg: Settle) -> Awaitable[Settled]:
-        """Close the job for good if `fence` is its latest: usage, ledger and lease with it.
+        """Close the job for good if `fencing_token` is its latest: usage, ledger and lease with it.
 
         Raises:
             BadRequest, Overloaded, Draining, Unavailable: as for `reserve`.
@@ -307,7 +308,7 @@ def _answer(request: _Request, answer: Answer) -> bool:
     if isinstance(answer, TetherError):
         _fail(request, answer)
         return True
-    if isinstance(answer, Reserved) and answer.known:
+    if isinstance(answer, Reserved) and answer.assignment.state in _LED:
         metrics.reservation_known.inc()
     if not request.future.done():
         request.future.set_result(answer)

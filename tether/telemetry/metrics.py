@@ -213,6 +213,11 @@ spare_starts = Counter(
 
 # ---- between nodes: certificates and connections
 
+wire_refused = Counter(
+    "tether_wire_refused_total",
+    "Connections that were closed because that node speaks another version of the wire",
+    ["node"],
+)
 tls_handshakes = Counter(
     "tether_tls_handshakes_total",
     "Handshakes with other nodes, by who began them (in, out) and what came of them",
