@@ -15,7 +15,7 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
     `limits` are those of a tenant whose row has none. `grace_s` is how long a session with an
     explicit token runs on without a listener after its front door was lost. `policies` are what
     a request passes unless its model's policy says otherwise.
-    `completions` answers per gateway are remembered for `remember_s`, to settle them if their
+    `unsettled` answers per gateway are remembered for `remember_s`, to settle them if their
     worker dies before it did.
 
     Raises:
@@ -33,12 +33,12 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
     key_s: float = 60.0
     unknown_key_s: float = 5.0
     tenants: int = 10_000
-    completions: int = 32_768
+    unsettled: int = 32_768
     remember_s: float = 5.0
     max_deadline_s: float = 3600.0
 
     def __post_init__(self) -> None:
-        for name in ("keys", "tenants", "completions"):
+        for name in ("keys", "tenants", "unsettled"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} of a gateway must be at least 1")
         for name in ("grace_s", "key_s", "unknown_key_s", "remember_s", "max_deadline_s"):

@@ -8,7 +8,7 @@ from tether.core.session import Sessions
 from tether.telemetry import metrics
 
 
-class Tally:
+class GatewayMetrics:
     """Requests by outcome, tokens, time to the first token, and how full the bounds are."""
 
     def __init__(self) -> None:
