@@ -22,6 +22,7 @@ from actors.gateway.session_settlement import settled_by, usage_of
 from actors.gateway.settlement import Settlement
 from actors.gateway.slot_releases import SCHEDULER, SlotReleases
 from actors.runtime import Address, on
+from actors.runtime.cause import Cause
 from supervision import Supervised
 from tether.contracts import (
     Catalog,
@@ -137,7 +138,7 @@ class Gateway(Supervised):
         journal, reading = session.journal, session.reading
         from_seq = msg.from_seq
         reading.enter()
-        why = ""
+        why: Cause | None = None
         try:
             while journal.tokens < from_seq and session.outcome is None:
                 await reading.more()
@@ -155,10 +156,10 @@ class Gateway(Supervised):
                 if type(item) is Completed:
                     return
         except asyncio.CancelledError as cancelled:
-            why = str(cancelled.args[0]) if cancelled.args else "cancelled"
+            why = Cause.of(cancelled)
             raise
         except GeneratorExit:
-            why = "cancelled"
+            why = Cause.CANCELLED
             raise
         finally:
             left = reading.leave(why, explicit=session.explicit, now=self.loop.time())

@@ -17,6 +17,7 @@ from tether.contracts import (
     Sampling,
     TextInput,
 )
+from tether.contracts.catalog import Task
 from tether.core.sampling import seeded, validated
 from tether.errors import BadRequest
 
@@ -59,9 +60,9 @@ def suits(card: ModelCard, input: Input, can: frozenset[str] | None) -> None:
         BadRequest: what the engine of this model can't do, by name.
     """
     if isinstance(input, EmbeddingInput):
-        if card.task != "embed":
+        if card.task is not Task.EMBED:
             raise _cannot(card, "writes answers and makes no embeddings; take another model")
-    elif card.task == "embed":
+    elif card.task is Task.EMBED:
         raise _cannot(card, "makes embeddings and writes no answers; send it to /v1/embeddings")
     elif can is None:
         return  # no worker has said anything yet; the one that gets it will

@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 
+from actors.runtime.cause import Cause
+
 
 class Deserted(Enum):
     """What becomes of a session whose last listener has left."""
@@ -60,16 +62,16 @@ class SessionReading:
         self.listeners += 1
         self.left_at = None
 
-    def leave(self, why: str, *, explicit: bool, now: float) -> Deserted | None:
-        """A listener has left; None where others are there still. `why` is what its task was
-        cancelled for: stopping, peer_lost, or anything else; an `explicit` token lets a client
+    def leave(self, why: Cause | None, *, explicit: bool, now: float) -> Deserted | None:
+        """A listener has left; None where others are there still. `why` its task was
+        cancelled, if it was; an `explicit` token lets a client
         find its answer again."""
         self.listeners -= 1
         if self.listeners:
             return None
-        if why == "stopping":
+        if why is Cause.STOPPING:
             return Deserted.STAYS
-        if why == "peer_lost" and explicit:
+        if why is Cause.PEER_LOST and explicit:
             self.left_at = now
             return Deserted.WAITS
         return Deserted.ENDS

@@ -10,6 +10,7 @@ from typing import Final
 from actors.roster.options import RosterOptions
 from actors.runtime import Address
 from supervision import Supervised
+from supervision.policies import Mode, State
 from tether.contracts import (
     BreakerSeen,
     BreakerStates,
@@ -68,8 +69,8 @@ class Condition:
         found: BreakerStates = await self._actor.ask(scheduler, ShowBreakers(), ASK_S)
         seen = []
         for breaker in found.breakers:
-            state = breaker.state if breaker.mode == "automatic" else breaker.mode
-            if state != "closed":
+            state = breaker.state if breaker.mode == Mode.AUTOMATIC else breaker.mode
+            if state != State.CLOSED:
                 seen.append(
                     BreakerSeen(
                         worker_id=breaker.worker_id, model_ref=breaker.model_ref, state=state

@@ -19,6 +19,7 @@ from thespian.actors import ActorExitRequest, ChildActorExited
 
 from actors.runtime.address import Address
 from actors.runtime.base import REFUSED, TetherManager, class_name
+from actors.runtime.cause import Cause
 from actors.runtime.hub import Hub
 from actors.runtime.operating import Operating
 from actors.runtime.options import DEFAULT_PORT, NodeOptions
@@ -332,7 +333,7 @@ class Actor(ThespianActor):
             async with asyncio.timeout(self.stop_timeout_s):
                 await self._serving.stop()
                 for task in list(self._background):
-                    task.cancel("stopping")
+                    task.cancel(Cause.STOPPING)
                 if self._background:
                     await asyncio.wait(self._background)
         except TimeoutError:

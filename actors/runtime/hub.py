@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from actors.runtime.address import ADMIN, Address
 from actors.runtime.asks import Asks
+from actors.runtime.cause import Cause
 from actors.runtime.codec import decode, decode_error, encode, encode_error
 from actors.runtime.connection import Connection
 from actors.runtime.peer import Delivered, Peer, end
@@ -320,7 +321,7 @@ class Hub:
             elif kind == CANCEL:
                 served = peer.serving.get(number)
                 if served is not None:
-                    end(served, "cancelled")
+                    end(served, Cause.CANCELLED)
                 else:
                     self.on_cancel(peer, number)
             elif kind == END:

@@ -15,6 +15,7 @@ from tether.contracts.operating import (
     Figure,
     Inspect,
     Inspected,
+    Link,
     LogLevel,
     PeerState,
     Resume,
@@ -158,11 +159,11 @@ def _counted(names: Iterable[str]) -> tuple[tuple[str, int], ...]:
 
 def _shown(peer: Peer) -> PeerState:
     if peer.connection is not None:
-        state = "connected"
+        state = Link.CONNECTED
     elif peer.dialing is not None:
-        state = "dialing"
+        state = Link.DIALING
     else:
-        state = "gone" if peer.closed else "waiting"
+        state = Link.GONE if peer.closed else Link.WAITING
     return PeerState(
         address=str(peer.address),
         pid=peer.pid,

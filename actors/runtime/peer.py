@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from actors.runtime.address import Address
+from actors.runtime.cause import Cause
 from actors.runtime.wire import OLDEST_VERSION, SYSTEM, frame
 from tether.errors import Overloaded, PeerLost, ProtocolError
 from tether.telemetry import logs, metrics
@@ -243,7 +244,7 @@ class Peer:
             except Exception:
                 log.exception("a watcher failed", peer=str(self.address))
         for served in list(self.serving.values()):
-            end(served, "peer_lost")
+            end(served, Cause.PEER_LOST)
         if self.hub.closed:
             self.unacked.clear()  # they may well have arrived, and nobody asks any more
         elif not again:
@@ -267,7 +268,7 @@ class Peer:
         )
 
 
-def end(served: Served, why: str) -> None:
+def end(served: Served, why: Cause) -> None:
     """Cancels with CancelledError(why), once: a second time would hit whatever the first one
     made it clean up."""
     if not isinstance(served, asyncio.Task) or not served.cancelling():

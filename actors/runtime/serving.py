@@ -14,12 +14,14 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any, Final, TypeVar
 
 from actors.runtime.address import Address
+from actors.runtime.cause import Cause
 from actors.runtime.codec import decode, encode
 from actors.runtime.hub import Hub, refuse
 from actors.runtime.peer import Peer, Served, end
 from actors.runtime.streams import Producer
 from actors.runtime.wire import HEADER, OPEN, OVERHEAD, REPLY, TELL, U32
 from tether.contracts import Contract
+from tether.contracts.operating import ActorState
 from tether.errors import (
     Cancelled,
     Draining,
@@ -100,14 +102,14 @@ class Serving:
         self._tasks: dict[asyncio.Task[Any], Served] = {}
         self._held: deque[tuple[Peer, int, int, bytes]] = deque()
         self._held_bytes = 0
-        self.state = "starting"
+        self.state = ActorState.STARTING
         self._since = self._loop.time()
         hub.on_request = self._hold
         hub.on_cancel = self._unhold
 
     def begin(self) -> None:
         """The actor has started, or is to go on: serves what was held back, and all that comes."""
-        self._becomes("running")
+        self._becomes(ActorState.RUNNING)
         self._hub.on_request = self._take
         while self._held:
             held = self._held.popleft()
@@ -133,18 +135,18 @@ class Serving:
     def suspend(self) -> None:
         """Holds back what comes, but for what operators and supervisors say; safe to call twice.
         Nothing happens to an actor that starts or stops."""
-        if self.state == "running":
-            self._becomes("suspended")
+        if self.state is ActorState.RUNNING:
+            self._becomes(ActorState.SUSPENDED)
             self._hub.on_request = self._sift
 
     def resume(self) -> None:
         """Undoes `suspend`; safe to call twice."""
-        if self.state == "suspended":
+        if self.state is ActorState.SUSPENDED:
             self.begin()
 
     def refuse_all(self, error: TetherError) -> None:
         """Answers all that is held back, and all that comes, with `error`."""
-        self._becomes("stopping")
+        self._becomes(ActorState.STOPPING)
 
         def refusal(peer: Peer, kind: int, number: int, _payload: bytes) -> None:
             if kind != TELL:
@@ -159,7 +161,7 @@ class Serving:
         """Refuses what comes, cancels what runs, and waits for it."""
         self.refuse_all(Draining(f"{self._who} is stopping"))
         for served in list(self._tasks.values()):
-            end(served, "stopping")
+            end(served, Cause.STOPPING)
         if self._tasks:
             await asyncio.wait(list(self._tasks))
 
@@ -192,7 +194,7 @@ class Serving:
                 waits = getattr(task.get_coro(), "cr_await", None)
                 yield getattr(waits, "__name__", "starting")
 
-    def _becomes(self, state: str) -> None:
+    def _becomes(self, state: ActorState) -> None:
         self.state, self._since = state, self._loop.time()
 
     def _hold(self, peer: Peer, kind: int, number: int, payload: bytes) -> None:
@@ -202,7 +204,8 @@ class Serving:
         else:
             _refused.inc()
             if kind != TELL:
-                why = "is still starting" if self.state == "starting" else f"is {self.state}"
+                starts = self.state is ActorState.STARTING
+                why = "is still starting" if starts else f"is {self.state}"
                 refuse(peer, number, Overloaded(f"{self._who} {why}, and its mailbox is full"))
 
     def _sift(self, peer: Peer, kind: int, number: int, payload: bytes) -> None:
@@ -306,7 +309,7 @@ class Serving:
             refuse(peer, number, error)
         except asyncio.CancelledError as error:
             why: TetherError = Cancelled("the request was cancelled")
-            if error.args and error.args[0] == "stopping":
+            if Cause.of(error) is Cause.STOPPING:
                 why = Draining(f"{self._who} is stopping")
             refuse(peer, number, why)  # who has left ignores it
             raise

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
+from actors.runtime.cause import Cause
 from actors.runtime.codec import encode, encode_error
 from actors.runtime.wire import CANCEL, CREDIT, END, ERROR, ITEM, OVERHEAD, U32, frame
 from tether.contracts import Contract
@@ -129,7 +130,7 @@ class Producer:
         self._credit = credit
         self._granted: asyncio.Future[None] | None = None
         self._task: asyncio.Task[Any] | None = None
-        self._cancelled: Any = None
+        self._cancelled: Cause | None = None
 
     def run(self, items: AsyncGenerator[Contract, None]) -> asyncio.Task[None]:
         self.name = getattr(items, "__name__", "")
@@ -145,7 +146,7 @@ class Producer:
     def cancel(self, msg: Any = None, /) -> object:
         """Throws CancelledError(msg) into the generator, once."""
         if self._cancelled is None and self._task is not None:
-            self._cancelled = msg or "cancelled"
+            self._cancelled = msg if isinstance(msg, Cause) else Cause.CANCELLED
             self._task.cancel(msg)
         return None
 
@@ -186,7 +187,7 @@ class Producer:
             await items.aclose()
 
     def _why(self) -> TetherError:
-        if self._cancelled == "stopping":
+        if self._cancelled is Cause.STOPPING:
             return Draining(f"{self.peer.hub.address} is stopping")
         return Cancelled("the stream was cancelled")
 

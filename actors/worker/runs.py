@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from contextlib import aclosing, suppress
 
+from actors.runtime.cause import Cause
 from actors.settler import Settler
 from actors.worker.execution import Ending, Execution
 from actors.worker.options import WorkerOptions
@@ -118,11 +119,11 @@ class Runs:
         elif not guard.admit(execution):
             execution.slot = self._loop.create_future()
 
-    def deserted(self, execution: Execution, why: str) -> None:
+    def deserted(self, execution: Execution, why: Cause) -> None:
         """A run has no reader left: its client left (cancelled), or its gateway died."""
-        if why == "cancelled":
+        if why is Cause.CANCELLED:
             execution.break_off(Ending.CANCELLED)
-        elif why == "peer_lost":
+        elif why is Cause.PEER_LOST:
             execution.left_at = self._loop.time()
 
     async def stop(self, deadline_s: float) -> None:

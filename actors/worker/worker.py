@@ -13,6 +13,7 @@ import msgspec
 from actors.follower import Follower
 from actors.lenders import Lenders
 from actors.runtime import Address, on
+from actors.runtime.cause import Cause
 from actors.worker import loader
 from actors.worker.execution import End, Execution
 from actors.worker.health import HealthReporter, memory_bytes
@@ -30,7 +31,7 @@ from tether.contracts import (
     Run,
     WatchCatalog,
 )
-from tether.contracts.operating import Drain, Standing
+from tether.contracts.operating import ActorState, Drain, Standing
 from tether.engines import Engine
 from tether.errors import AnswerGone, Draining, TetherError
 from tether.telemetry import logs
@@ -84,7 +85,7 @@ class Worker(Supervised):
         self._draining = msg.on or self._child_stopping is not None
         self._health.touch()
         self._report(self.loop.time())
-        return Standing(state="draining" if self._draining else "running")
+        return Standing(state=ActorState.DRAINING if self._draining else ActorState.RUNNING)
 
     def described(self) -> dict[str, object]:
         return {
@@ -123,7 +124,7 @@ class Worker(Supervised):
             window_s=options.window_s,
             characters=options.chunk_characters,
         )
-        why = ""
+        why: Cause | None = None
         try:
             while True:
                 item = await end.item(self.loop, self._runs.read_later)
@@ -132,14 +133,14 @@ class Worker(Supervised):
                     execution.done_reading = True
                     return
         except asyncio.CancelledError as cancelled:
-            why = str(cancelled.args[0]) if cancelled.args else "cancelled"
+            why = Cause.of(cancelled)
             raise
         except GeneratorExit:
-            why = "cancelled"
+            why = Cause.CANCELLED
             raise
         finally:
             end.leave()
-            if why and not execution.ends and execution.running:
+            if why is not None and not execution.ends and execution.running:
                 self._runs.deserted(execution, why)
 
     def _run(self, msg: Run, sender: Address) -> Execution:

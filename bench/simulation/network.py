@@ -10,8 +10,10 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from actors.runtime.cause import Cause
 from tether.contracts import Chunk, Contract
 from tether.errors import PeerLost, TetherError
 
@@ -172,9 +174,10 @@ class Pipe:
         self._wake()
         if not self.over:
             self.over = True
-            self.network.send(self.reader, self.writer, "close", lambda: self._stop("cancelled"))
+            stop = partial(self._stop, Cause.CANCELLED)
+            self.network.send(self.reader, self.writer, "close", stop)
             # a connection's close isn't lost for good
-            self.network.loop.call_later(1.0, self._stop, "cancelled")
+            self.network.loop.call_later(1.0, stop)
 
     def broke(self) -> None:
         """The connection is gone; both ends notice, each in its own time."""
@@ -183,7 +186,7 @@ class Pipe:
         self.over = True
         loop, dice = self.network.loop, self.network.dice
         loop.call_later(dice.uniform(0, NOTICE_S), self._finish, PeerLost("the peer is gone"))
-        loop.call_later(dice.uniform(0, NOTICE_S), self._stop, "peer_lost")
+        loop.call_later(dice.uniform(0, NOTICE_S), self._stop, Cause.PEER_LOST)
 
     def write(self, item: Any) -> None:
         """The writer says something."""

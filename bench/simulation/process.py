@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from actors.runtime import Address
+from actors.runtime.cause import Cause
 from actors.runtime.serving import ASYNC, STREAM, handlers_of
 from bench.simulation.network import NOTICE_S, Pipe, Reading
 from bench.simulation.view import View
@@ -103,7 +104,7 @@ class Process:
             await asyncio.wait_for(self.actor.stop(deadline_s), max(deadline_s, 0.01))
         for pipe in list(self._pipes):
             if pipe.writer is self and pipe.task is not None:
-                pipe.task.cancel("stopping")
+                pipe.task.cancel(Cause.STOPPING)
                 pipe.end(Draining("it is stopping"))
         await asyncio.sleep(0.01)
         self.kill()
@@ -335,4 +336,4 @@ class Body:
 def _cancel(served: list[asyncio.Task[Any] | None]) -> None:
     for task in served:
         if task is not None and not task.done():
-            task.cancel("cancelled")
+            task.cancel(Cause.CANCELLED)

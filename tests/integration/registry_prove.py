@@ -22,6 +22,7 @@ from tether.contracts import (
     ShowModels,
     Stage,
 )
+from tether.contracts.catalog import Move
 from tether.core.catalog import current
 from tether.errors import (
     DeadlineExceeded,
@@ -75,7 +76,9 @@ async def operate(client: Client, seed: int, made: Counter[str], moved: asyncio.
             order = RegisterModel(card=card, by=by, revision=seen.revision)
         else:
             to = dice.choice(("canary", "stable")) if verb == "promote" else ""
-            order = MoveModel(ref=ref, verb=verb, to=to, force=True, by=by, revision=seen.revision)  # type: ignore[arg-type]
+            order = MoveModel(
+                ref=ref, verb=Move(verb), to=to, force=True, by=by, revision=seen.revision
+            )
         try:
             shown = await ask(client, order)
         except ModelConflict:

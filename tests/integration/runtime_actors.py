@@ -114,7 +114,7 @@ class Echo(Actor):
                 await asyncio.sleep(msg.delay_s)
         except asyncio.CancelledError as error:
             await asyncio.sleep(0.05)  # cleaning up isn't cancelled a second time
-            self.notes.append(f"ping {error.args}")
+            self.notes.append("ping " + " ".join(error.args))
             raise
         return RtPong(number=msg.number, payload=msg.payload)
 

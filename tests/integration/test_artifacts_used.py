@@ -15,6 +15,7 @@ from tests.patience import PATIENCE_S
 from tether.cli import app, used
 from tether.config import load
 from tether.contracts import ModelCard, MoveModel
+from tether.contracts.catalog import Move
 from tether.core.lifecycle import Shelf
 from tether.stores import models
 from tether.stores.database import Database
@@ -42,7 +43,7 @@ class Registry:
     def retire(self, ref: str, at: float) -> None:
         async def work(connection: Any) -> None:
             shelf = Shelf(await models.listed(connection))
-            move = MoveModel(ref=ref, verb="retire")
+            move = MoveModel(ref=ref, verb=Move.RETIRE)
             await models.write(connection, shelf.move(move, "tester", at))
 
         self.run(work)

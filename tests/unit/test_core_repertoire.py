@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from tether.contracts import ModelCard, ModelPolicy, Stage
+from tether.contracts.catalog import Slo, Warming
 from tether.core.repertoire import at_home, identity, suits, wishes
 from tether.core.wish import Rank
 
@@ -49,7 +50,7 @@ def test_ranks_and_pins() -> None:
     cards = [
         card("1", stage_s=1.0),
         card("2", stage_s=3.0, memory_mib=5),
-        card("3", stage_s=2.0, policy=ModelPolicy(warm="always")),
+        card("3", stage_s=2.0, policy=ModelPolicy(warm=Warming.ALWAYS)),
         card("4", stage=Stage.CANARY),
     ]
     made = wishes(cards, pinned=("m@1",), size=lambda _: 7)
@@ -61,7 +62,7 @@ def test_ranks_and_pins() -> None:
 def test_what_is_loaded_anew_when_it_changes() -> None:
     before = card()
     for same in (
-        {"policy": ModelPolicy(slo="batch")},
+        {"policy": ModelPolicy(slo=Slo.BATCH)},
         {"stage": Stage.CANARY, "stage_s": 4.0},
         {"created_s": 4, "memory_mib": 9, "gpu_class": "x"},
     ):

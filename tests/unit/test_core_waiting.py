@@ -18,7 +18,7 @@ def waiter(
     since: float = 0.0,
     deadline: float = 60.0,
     key: str = "",
-    slo: Slo = "standard",
+    slo: Slo = Slo.STANDARD,
 ) -> Waiter[None]:
     return Waiter(
         job_id=job_id,
@@ -156,18 +156,18 @@ def in_turn(room: WaitingRoom[None], *free: str) -> list[str]:
 
 def test_of_several_models_the_better_class_goes_first() -> None:
     room: WaitingRoom[None] = WaitingRoom(10, 15.0)
-    room.push(waiter("b", model="b", slo="batch"))
+    room.push(waiter("b", model="b", slo=Slo.BATCH))
     room.push(waiter("s", model="s", since=1.0))
-    room.push(waiter("i", model="i", since=2.0, slo="interactive"))
+    room.push(waiter("i", model="i", since=2.0, slo=Slo.INTERACTIVE))
     assert in_turn(room, "w1") == ["i"]
     assert in_turn(room, "w1", "w2") == ["s", "b"]
 
 
 def test_who_has_waited_long_enough_goes_before_a_better_class() -> None:
     room: WaitingRoom[None] = WaitingRoom(10, 15.0)
-    room.push(waiter("b", model="b", slo="batch"))
+    room.push(waiter("b", model="b", slo=Slo.BATCH))
     for number, since in enumerate((2 * AGE_S - 1, 2 * AGE_S + 1)):
-        room.push(waiter(f"i{number}", model="i", since=since, slo="interactive"))
+        room.push(waiter(f"i{number}", model="i", since=since, slo=Slo.INTERACTIVE))
     room.push(waiter("s0", model="s", since=AGE_S - 2))
     room.push(waiter("s1", model="s", since=AGE_S + 2))
     assert in_turn(room, *"12345") == ["s0", "i0", "b", "i1", "s1"]
@@ -175,9 +175,9 @@ def test_who_has_waited_long_enough_goes_before_a_better_class() -> None:
 
 def test_a_seat_that_suits_one_model_only_is_not_kept_from_it() -> None:
     room: WaitingRoom[None] = WaitingRoom(10, 15.0)
-    room.push(waiter("i", model="i", slo="interactive"))
-    room.push(waiter("again", model="b", slo="batch", avoid=("w1",)))
-    room.push(waiter("b", model="b", slo="batch"))
+    room.push(waiter("i", model="i", slo=Slo.INTERACTIVE))
+    room.push(waiter("again", model="b", slo=Slo.BATCH, avoid=("w1",)))
+    room.push(waiter("b", model="b", slo=Slo.BATCH))
     choose = seats("w1")
     served = room.serve_all(lambda model, avoid: choose(avoid) if model == "b" else None)
     assert [w.job_id for w, _ in served] == ["b"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 
 import pytest
 from thespian.actors import ActorAddress
 
 from actors.runtime import Address, on
+from actors.runtime.cause import Cause
 from actors.runtime.options import NodeOptions
 from actors.runtime.serving import ASYNC, STREAM, SYNC, handlers_of
 from actors.runtime.sockets import socket_path
@@ -163,3 +165,14 @@ def test_two_methods_for_one_contract_are_refused():
         handlers_of(Double())
     with pytest.raises(TypeError):
         on()
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_a_cancellation_says_its_cause(cause: Cause):
+    assert Cause.of(asyncio.CancelledError(cause)) is cause
+    assert Cause.of(asyncio.CancelledError(str(cause))) is cause
+
+
+@pytest.mark.parametrize("said", [(), ("stalled",), (7,), ([],)])
+def test_a_cancellation_that_says_nothing_of_it_comes_from_within(said: tuple[object, ...]):
+    assert Cause.of(asyncio.CancelledError(*said)) is Cause.CANCELLED

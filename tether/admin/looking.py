@@ -13,7 +13,7 @@ from tether.admin.node import Node
 from tether.admin.refused import Refused
 from tether.admin.shown import Shown, age, aligned, fields, plain, size, table
 from tether.contracts import Tree, TreeNode
-from tether.contracts.operating import Inspect, Inspected, ShowStats, Stats
+from tether.contracts.operating import ActorState, Inspect, Inspected, ShowStats, Stats
 from tether.errors import TetherError
 
 SAMPLE_S: Final = 0.5  # over which the first frame of `top` measures
@@ -58,7 +58,7 @@ def _state(child: TreeNode, seen: Inspected | None) -> str:
         return child.state
     if seen is None:
         return "silent"  # its process is there, and says nothing
-    if seen.state == "running" and dict(seen.notes).get("draining") == "True":
+    if seen.state is ActorState.RUNNING and dict(seen.notes).get("draining") == "True":
         return "draining"
     return seen.state
 

@@ -32,6 +32,7 @@ from tether.contracts import (
     ShowModels,
     Stage,
 )
+from tether.contracts.catalog import Move
 from tether.core.intention import meant
 from tether.core.version import DESCRIBED
 from tether.telemetry.audit import Who
@@ -97,19 +98,19 @@ def promote(config: Config, ref: str, to: str) -> int:
     shown = shown_by(config, ref)
     if not to:
         _only(shown, ref)
-    move = meant(shown, ref, "promote", to=to, by=_by())
+    move = meant(shown, ref, Move.PROMOTE, to=to, by=_by())
     return _moved(config, move, [ref, "--to", move.to])
 
 
 def rollback(config: Config, ref: str) -> int:
     """Take back the canary of a name, or else its current version, or the version that is named."""
-    move = meant(shown_by(config, ref), ref, "rollback", by=_by())
+    move = meant(shown_by(config, ref), ref, Move.ROLLBACK, by=_by())
     return _moved(config, move, [move.ref])
 
 
 def retire(config: Config, ref: str, *, force: bool) -> int:
     """Offer a version no more."""
-    move = meant(shown_by(config, ref), ref, "retire", force=force, by=_by())
+    move = meant(shown_by(config, ref), ref, Move.RETIRE, force=force, by=_by())
     return _moved(config, move, [ref, *(["--force"] if force else [])])
 
 

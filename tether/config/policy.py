@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta
 
 from tether.config.section import Section, Tenant, Word
+from tether.contracts.catalog import Slo, Warming
 from tether.contracts.policies import (
     BulkheadTerms,
     DeadlineTerms,
@@ -32,9 +33,9 @@ class Policy(Section, frozen=True, kw_only=True):
     regions: Annotated[tuple[Word, ...], Meta(max_length=64)] = ()
     max_tokens: _Tokens = 0
     concurrency: _Count = 0
-    slo: Literal["interactive", "standard", "batch"] = "standard"
+    slo: Slo = Slo.STANDARD
     canary_share: Annotated[float, Meta(ge=0, le=1)] = 0.1
-    warm: Literal["always", "demand"] = "demand"
+    warm: Warming = Warming.DEMAND
     order: PolicyOrder = ()
     rate: RateTerms | None = None
     deadline: DeadlineTerms | None = None

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from tether.config.policy import Policy
 from tether.config.problem import Problem
-from tether.contracts.policies import POLICY_NAMES, PolicyName, RequestPolicies
+from tether.contracts.policies import PolicyName, RequestPolicies
 
 
 def policy_violations(
@@ -17,7 +17,9 @@ def policy_violations(
     what it leaves out isn't judged."""
     for number, name in enumerate(said.order):
         if name in said.order[:number]:
-            yield Problem(f"{prefix}order[{number}]", f"{name!r} stands there twice; remove one")
+            yield Problem(
+                f"{prefix}order[{number}]", f"{str(name)!r} stands there twice; remove one"
+            )
     retry = said.retry
     if retry is not None and retry.pause_s > retry.max_pause_s:
         yield Problem(
@@ -27,10 +29,10 @@ def policy_violations(
     if isinstance(said, RequestPolicies):
         return  # what its own order leaves out, a model's may hold
     passed = said.order or order
-    for name in POLICY_NAMES:
+    for name in PolicyName:
         if passed and name not in passed and getattr(said, name) is not None:
             yield Problem(
                 f"{prefix}{name}",
-                f"requests to this model don't pass {name!r}; add it to order "
+                f"requests to this model don't pass {str(name)!r}; add it to order "
                 f"({', '.join(passed)} now), or remove this",
             )

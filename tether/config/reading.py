@@ -8,6 +8,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -176,8 +177,13 @@ def _unknown(kind: Any, raw: object, path: str) -> Iterator[Problem]:
     if typing.get_origin(kind) is tuple and isinstance(raw, list):
         for number, entry in enumerate(raw):
             yield from _unknown(typing.get_args(kind)[0], entry, f"{path}[{number}]")
-    elif typing.get_origin(kind) is typing.Literal and raw not in typing.get_args(kind):
+        return
+    known = ""
+    if typing.get_origin(kind) is typing.Literal and raw not in typing.get_args(kind):
         known = ", ".join(map(repr, typing.get_args(kind)))
+    elif isinstance(kind, type) and issubclass(kind, StrEnum) and raw not in list(kind):
+        known = ", ".join(repr(str(word)) for word in kind)
+    if known:
         yield Problem(path, f"{_shown(raw)} is not known; it may be {known}")
 
 

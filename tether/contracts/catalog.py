@@ -8,15 +8,14 @@ back makes the one before current again, whose workers are still warm.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
 
 import msgspec
 
 from tether.contracts.contract import Contract, Value
 from tether.contracts.policies import (
-    POLICY_NAMES,
     BulkheadTerms,
     DeadlineTerms,
+    PolicyName,
     PolicyOrder,
     RateTerms,
     RequestPolicies,
@@ -39,7 +38,44 @@ class Stage(StrEnum):
         return self in {Stage.CANARY, Stage.STABLE}
 
 
-Slo = Literal["interactive", "standard", "batch"]
+class Slo(StrEnum):
+    """Whose request goes first where slots are short."""
+
+    INTERACTIVE = "interactive"  # somebody looks on: before all others
+    STANDARD = "standard"  # before batches
+    BATCH = "batch"  # nobody waits for it
+
+
+class Warming(StrEnum):
+    """When workers load a version."""
+
+    ALWAYS = "always"  # at once, and it is never let go for another
+    DEMAND = "demand"  # as there is room, and when it is asked for
+
+
+class Task(StrEnum):
+    """What a model is for."""
+
+    GENERATE = "generate"  # it writes answers
+    EMBED = "embed"  # it makes vectors of texts
+
+
+class Move(StrEnum):
+    """What an operator does with a version; see `MoveModel`."""
+
+    PROMOTE = "promote"  # to the next stage
+    ROLLBACK = "rollback"  # the canary, or else the current version, is registered again
+    RETIRE = "retire"  # it may not be asked for any more
+
+
+class Change(StrEnum):
+    """What was done with a version, in its history."""
+
+    REGISTERED = "registered"  # it came into the catalog, or came back
+    CHANGED = "changed"  # it is described otherwise, or its policy is another
+    PROMOTED = "promoted"  # it is a canary, or stable
+    ROLLED_BACK = "rolled_back"  # it was taken back
+    RETIRED = "retired"  # for good
 
 
 class ModelPolicy(Value, frozen=True):
@@ -47,9 +83,8 @@ class ModelPolicy(Value, frozen=True):
 
     `tenants` and `regions` of whom nobody is named are all of them. `max_tokens` bounds one answer,
     `concurrency` the requests of one tenant at one gateway; 0 is no limit. Where slots are short,
-    `slo` "interactive" goes before "standard", and that before "batch". `canary_share` (0 to 1) of
-    the requests that name no version go to it while it is a canary. `warm` "always": its workers
-    load it at once and never let it go for another; "demand": as there is room, and when asked.
+    `slo` says who goes first. `canary_share` (0 to 1) of the requests that name no version go to it
+    while it is a canary.
 
     `order` are the policies that a request passes at its gateway, outermost first; what isn't said
     (empty, None) is as for all models, see `RequestPolicies`.
@@ -59,9 +94,9 @@ class ModelPolicy(Value, frozen=True):
     regions: tuple[str, ...] = ()
     max_tokens: int = 0
     concurrency: int = 0
-    slo: Slo = "standard"
+    slo: Slo = Slo.STANDARD
     canary_share: float = 0.1
-    warm: Literal["always", "demand"] = "demand"
+    warm: Warming = Warming.DEMAND
     order: PolicyOrder = ()
     rate: RateTerms | None = None
     deadline: DeadlineTerms | None = None
@@ -72,7 +107,7 @@ class ModelPolicy(Value, frozen=True):
     def policies(self, of_all: RequestPolicies) -> RequestPolicies:
         """Those that a request to this version passes."""
         said: dict[str, object] = {
-            name: terms for name in POLICY_NAMES if (terms := getattr(self, name)) is not None
+            name: terms for name in PolicyName if (terms := getattr(self, name)) is not None
         }
         if self.order:
             said["order"] = self.order
@@ -111,9 +146,9 @@ class ModelCard(Value, frozen=True):
         return tuple(s for s in (self.source, self.adapter) if s.startswith("artifact:"))
 
     @property
-    def task(self) -> Literal["generate", "embed"]:
+    def task(self) -> Task:
         """What it is for."""
-        return "embed" if self.engine == "embedding" else "generate"
+        return Task.EMBED if self.engine == "embedding" else Task.GENERATE
 
 
 class WatchCatalog(Contract, frozen=True):
@@ -134,12 +169,11 @@ class ListModels(Contract, frozen=True):
 
 
 class ModelChange(Value, frozen=True):
-    """One line of a version's history, which is never deleted. `what` is registered, changed,
-    promoted, rolled_back or retired; `before` and `after` are stages; `at_s` is Unix time, `by`
-    who has asked for it."""
+    """One line of a version's history, which is never deleted. `before` and `after` are stages, the
+    first one empty for a version that is new; `at_s` is Unix time, `by` who has asked for it."""
 
     ref: str
-    what: str
+    what: Change
     before: str
     after: str
     at_s: float
@@ -173,7 +207,7 @@ class MoveModel(Contract, frozen=True):
     """
 
     ref: str
-    verb: Literal["promote", "rollback", "retire"]
+    verb: Move
     to: str = ""
     force: bool = False
     by: str = ""

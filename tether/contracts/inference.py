@@ -212,7 +212,7 @@ class Place(Contract, frozen=True):
     avoid: tuple[str, ...] = ()
     traceparent: str = ""
     is_resume: bool = False
-    slo: Slo = "standard"
+    slo: Slo = Slo.STANDARD
 
 
 class Reserve(Contract, frozen=True):

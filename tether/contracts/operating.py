@@ -57,33 +57,51 @@ class KeepBreakers(Contract, frozen=True):
 # ---- every actor answers these, to processes of its own node and to operators only
 
 
+class ActorState(StrEnum):
+    """What an actor does with requests."""
+
+    STARTING = "starting"  # they wait until it has started
+    RUNNING = "running"  # it takes them
+    SUSPENDED = "suspended"  # they wait: an operator wants it so
+    STOPPING = "stopping"  # it refuses them, and ends
+    DRAINING = "draining"  # it turns new ones away, and what runs finishes
+
+
+class Link(StrEnum):
+    """What there is between an actor and a process that it talks to."""
+
+    CONNECTED = "connected"  # a connection
+    DIALING = "dialing"  # one is being made
+    WAITING = "waiting"  # none, until there is something to say
+    GONE = "gone"  # none any more: the process has ended, or can't be reached
+
+
 class Inspect(Contract, frozen=True):
     """→ any actor: how it stands, as `Inspected`."""
 
 
 class PeerState(Value, frozen=True):
-    """A process that an actor talks to. `state` is connected, dialing, waiting (for room, or to be
-    dialed) or gone; `queued` are bytes on their way to it; `serving` counts its requests that this
-    actor works on."""
+    """A process that an actor talks to. `queued` are bytes on their way to it; `serving` counts its
+    requests that this actor works on."""
 
     address: str
     pid: int
-    state: str
+    state: Link
     queued: int = 0
     serving: int = 0
 
 
 class Inspected(Contract, frozen=True):
-    """One actor. `state` is starting, running, suspended or stopping, for `since_s` where that is
-    known; `actor` is its class. `answers` are the contracts that it takes. `handlers` counts what
-    it works on by the method that does, at most `max_handlers` in all; `held` requests wait in
-    its mailbox. `asks` and `streams` count what it waits for itself. `notes` are a kind's own
-    figures. `cpu_s` and `memory_bytes` (resident) are of its process."""
+    """One actor, in `state` for `since_s` where that is known; `actor` is its class. `answers` are
+    the contracts that it takes. `handlers` counts what it works on by the method that does, at most
+    `max_handlers` in all; `held` requests wait in its mailbox. `asks` and `streams` count what it
+    waits for itself. `notes` are a kind's own figures. `cpu_s` and `memory_bytes` (resident) are of
+    its process."""
 
     actor: str
     address: str
     pid: int
-    state: str
+    state: ActorState
     path: str = ""
     since_s: float = 0.0
     log_level: str = ""
@@ -144,9 +162,9 @@ class Resume(Contract, frozen=True):
 
 
 class Standing(Contract, frozen=True):
-    """What an actor does with requests now: running, suspended, starting, stopping, draining."""
+    """What an actor does with requests now."""
 
-    state: str
+    state: ActorState
 
 
 class Drain(Contract, frozen=True):

@@ -6,17 +6,28 @@ These stand in TOML and JSON as well as in contracts, so they are objects there 
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-PolicyName = Literal["rate", "deadline", "retry", "bulkhead", "timeout"]
-POLICY_NAMES: Final[tuple[PolicyName, ...]] = ("rate", "deadline", "retry", "bulkhead", "timeout")
-PolicyOrder = Annotated[tuple[PolicyName, ...], Meta(max_length=len(POLICY_NAMES))]
 _Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 _Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 _Pause = Annotated[float, Meta(ge=0, le=3600)]
+
+
+class PolicyName(StrEnum):
+    """Also the field that holds its options."""
+
+    RATE = "rate"
+    DEADLINE = "deadline"
+    RETRY = "retry"
+    BULKHEAD = "bulkhead"
+    TIMEOUT = "timeout"
+
+
+PolicyOrder = Annotated[tuple[PolicyName, ...], Meta(max_length=len(PolicyName))]
 
 
 class RateTerms(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +79,7 @@ class RequestPolicies(msgspec.Struct, frozen=True, kw_only=True):
     """`[policies]`: which a request passes, outermost first, and their options. A model may say
     otherwise in its policy; see `ModelPolicy`."""
 
-    order: PolicyOrder = ("deadline", "retry")
+    order: PolicyOrder = (PolicyName.DEADLINE, PolicyName.RETRY)
     rate: RateTerms = RateTerms()
     deadline: DeadlineTerms = DeadlineTerms()
     retry: RetryTerms = RetryTerms()

@@ -3,15 +3,14 @@ move that leaves nothing open may be asked again, after a lost answer: it is mad
 
 from __future__ import annotations
 
-from typing import Literal
-
 from tether.contracts import ModelsShown, MoveModel, Stage
+from tether.contracts.catalog import Move
 
 
 def meant(
     shown: ModelsShown,
     ref: str,
-    verb: Literal["promote", "rollback", "retire"],
+    verb: Move,
     *,
     to: str = "",
     force: bool = False,
@@ -20,11 +19,11 @@ def meant(
     """Promoted is to the next stage, where `to` doesn't say it; rolled back, by a bare name, is its
     canary, or else its current version. `shown` is of `ref`, or of its name; what it lacks is left
     as it is, for the registry says what is wrong."""
-    if verb == "promote" and not to:
+    if verb is Move.PROMOTE and not to:
         card = next((card for card in shown.models if card.ref == ref), None)
         if card is not None:
             to = Stage.CANARY if card.stage is Stage.REGISTERED else Stage.STABLE
-    if verb == "rollback" and "@" not in ref:
+    if verb is Move.ROLLBACK and "@" not in ref:
         canaries = [card.ref for card in shown.models if card.stage is Stage.CANARY]
         chosen = [r for r in (*canaries, *shown.current) if r not in shown.unlisted]
         ref = chosen[0] if chosen else ref

@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from tether.contracts import ModelCard, ModelChange, MoveModel, Stage
+from tether.contracts.catalog import Change, Move
 from tether.core.catalog import current
 from tether.core.version import Origin, Step, Version, described, differences
 from tether.errors import BadRequest, ModelConflict, ModelNotFound, Overloaded
@@ -22,10 +23,10 @@ MAX_LIVE: Final = 2000  # versions that aren't retired: they are told to every g
 MAX_LIVE_BYTES: Final = 4 << 20  # which a frame has to hold
 STEP_S: Final = 0.001  # between two moments that must differ; PostgreSQL keeps microseconds
 _DONE: Final = {  # what brought a version to a stage
-    Stage.REGISTERED: "rolled_back",
-    Stage.CANARY: "promoted",
-    Stage.STABLE: "promoted",
-    Stage.RETIRED: "retired",
+    Stage.REGISTERED: Change.ROLLED_BACK,
+    Stage.CANARY: Change.PROMOTED,
+    Stage.STABLE: Change.PROMOTED,
+    Stage.RETIRED: Change.RETIRED,
 }
 CONFIGURATION: Final = "the configuration"  # who has done it, in the history
 _replace = msgspec.structs.replace
@@ -45,7 +46,7 @@ class Shelf:
 
     def is_listed(self, version: Version) -> bool:
         """Is it of an operator, or of the present configuration?"""
-        return version.origin == "operator" or version.card.ref in self._listed
+        return version.origin is Origin.OPERATOR or version.card.ref in self._listed
 
     @property
     def cards(self) -> tuple[ModelCard, ...]:
@@ -82,16 +83,15 @@ class Shelf:
                 fresh = _replace(
                     card, stage=Stage.STABLE, stage_s=at, created_s=card.created_s or int(now)
                 )
-                steps.append(
-                    Step.of(Version(fresh, "config"), "registered", "", at, by=CONFIGURATION)
-                )
+                brought = Version(fresh, Origin.CONFIG)
+                steps.append(Step.of(brought, Change.REGISTERED, "", at, by=CONFIGURATION))
                 continue
             differs = differences(known.card, card)
-            if differs or known.origin != "config":
-                same = Version(described(known.card, card), "config")
+            if differs or known.origin is not Origin.CONFIG:
+                same = Version(described(known.card, card), Origin.CONFIG)
                 note = differs or "listed in the configuration"
                 stage = same.card.stage
-                steps.append(Step.of(same, "changed", stage, now, by=CONFIGURATION, note=note))
+                steps.append(Step.of(same, Change.CHANGED, stage, now, by=CONFIGURATION, note=note))
         return steps
 
     def register(
@@ -122,7 +122,7 @@ class Shelf:
         if known is None:
             at = self._moment(now)
             fresh = _replace(card, stage=Stage.REGISTERED, stage_s=at, created_s=int(now))
-            return [Step.of(Version(fresh, "operator"), "registered", "", at, by=by)]
+            return [Step.of(Version(fresh, Origin.OPERATOR), Change.REGISTERED, "", at, by=by)]
         if differs := differences(known.card, _replace(card, policy=known.card.policy)):
             raise ModelConflict(
                 f"{card.ref} is registered already, and is another one ({differs}); a version is "
@@ -135,13 +135,13 @@ class Shelf:
             )
         stage = known.card.stage
         if stage is Stage.RETIRED or not self.is_listed(known):
-            origin: Origin = "config" if card.ref in self._listed else "operator"
+            origin = Origin.CONFIG if card.ref in self._listed else Origin.OPERATOR
             at = self._moment(now)
             again = _replace(described(known.card, card), stage=Stage.REGISTERED, stage_s=at)
-            return [Step.of(Version(again, origin), "registered", stage, at, by=by)]
+            return [Step.of(Version(again, origin), Change.REGISTERED, stage, at, by=by)]
         if differs := differences(known.card, card):
             same = Version(described(known.card, card), known.origin)
-            return [Step.of(same, "changed", stage, now, by=by, note=differs)]
+            return [Step.of(same, Change.CHANGED, stage, now, by=by, note=differs)]
         return []
 
     # ---- moving
@@ -158,11 +158,11 @@ class Shelf:
             ModelConflict: its stage doesn't allow it, or the name was changed since.
         """
         match msg.verb:
-            case "promote":
+            case Move.PROMOTE:
                 steps = self._promoted(self._found(msg.ref), msg.to, by, now)
-            case "rollback":
+            case Move.ROLLBACK:
                 steps = self._rolled_back(msg.ref, by, now)
-            case "retire":
+            case Move.RETIRE:
                 found = self._found(msg.ref, unlisted=True)
                 steps = self._retired(found, by, now, force=msg.force)
             case _:

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from tether.contracts import ModelCard, ModelPolicy, Stage
+from tether.contracts.catalog import Warming
 from tether.core.catalog import current
 from tether.core.wish import Rank, Wish
 
@@ -73,7 +74,7 @@ def wishes(
             else Rank.CURRENT
             if now.get(card.name) is card
             else Rank.OTHER,
-            pinned=card.policy.warm == "always" or any(matches(pin, card) for pin in pins),
+            pinned=card.policy.warm is Warming.ALWAYS or any(matches(pin, card) for pin in pins),
         )
         for card in kept
     )

@@ -3,12 +3,14 @@ stand in it. Pure."""
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple
+from enum import StrEnum
+from typing import Final, NamedTuple
 
 import msgspec
 
 from tether.config import ConfigInvalid, model
 from tether.contracts import ModelCard, ModelChange
+from tether.contracts.catalog import Change
 from tether.errors import BadRequest
 
 #: What a version is, beside its name. What else a card says was given to it here.
@@ -18,7 +20,12 @@ DESCRIBED: Final = (
 _MAX_NOTE: Final = 500
 _MAX_BY: Final = 200
 
-Origin = Literal["config", "operator"]
+
+class Origin(StrEnum):
+    """Who has brought a version into the catalog."""
+
+    CONFIG = "config"  # the configuration: it is offered while that lists it
+    OPERATOR = "operator"  # somebody has registered it
 
 
 class Version(NamedTuple):
@@ -37,7 +44,7 @@ class Step(NamedTuple):
 
     @classmethod
     def of(
-        cls, version: Version, what: str, before: str, at: float, *, by: str, note: str = ""
+        cls, version: Version, what: Change, before: str, at: float, *, by: str, note: str = ""
     ) -> Step:
         """`version` is as it is afterwards; `at` is Unix time."""
         line = ModelChange(

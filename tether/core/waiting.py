@@ -21,7 +21,7 @@ F = TypeVar("F")
 
 SECOND_CHANCE_S = 0.25
 AGE_S: Final = 10.0
-_CLASSES: Final[dict[Slo, int]] = {"interactive": 0, "standard": 1, "batch": 2}
+_CLASSES: Final[dict[Slo, int]] = {Slo.INTERACTIVE: 0, Slo.STANDARD: 1, Slo.BATCH: 2}
 
 
 class Waiter(Generic[F]):
@@ -52,7 +52,7 @@ class Waiter(Generic[F]):
         deadline: float,
         call: F,
         key: str = "",
-        slo: Slo = "standard",
+        slo: Slo = Slo.STANDARD,
     ) -> None:
         self.job_id = job_id
         self.key = key or job_id
@@ -62,7 +62,7 @@ class Waiter(Generic[F]):
         self.since = since
         self.deadline = deadline
         self.call = call
-        self.slo: Slo = slo
+        self.slo = slo
 
 
 class Gone(Enum):

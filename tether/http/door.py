@@ -10,7 +10,7 @@ import msgspec
 
 from actors.runtime import Address, on
 from supervision import ChildSpec, Supervised
-from tether.contracts.operating import Drain, Standing
+from tether.contracts.operating import ActorState, Drain, Standing
 from tether.http.admission import Admission
 from tether.http.app import application
 from tether.http.gateways import Gateways
@@ -78,7 +78,8 @@ class FrontDoor(Supervised):
         """An operator says so: running answers finish, and new requests get 503."""
         self._operating.allow(sender)
         self._admission.draining = msg.on or self._told_to_stop
-        return Standing(state="draining" if self._admission.draining else "running")
+        draining = self._admission.draining
+        return Standing(state=ActorState.DRAINING if draining else ActorState.RUNNING)
 
     def described(self) -> dict[str, object]:
         return {

@@ -30,6 +30,7 @@ from tether.contracts import (
     ShowModels,
     Stage,
 )
+from tether.contracts.catalog import Move
 from tether.core.intention import meant
 from tether.errors import BadRequest, ModelNotFound
 from tether.http.body import read_body
@@ -96,7 +97,7 @@ class Registry:
         root = "/v1/registry/models"
         moves = [
             Route(f"{root}/{{ref:path}}/{verb}", getattr(self, verb), methods=["POST"])
-            for verb in ("promote", "rollback", "retire")
+            for verb in Move
         ]
         return [
             Route(root, self.index, methods=["GET"]),
@@ -125,17 +126,15 @@ class Registry:
         return _answer(await self._govern(request, RegisterModel(card=card)), 201)
 
     async def promote(self, request: Request) -> Response:
-        return await self._move(request, "promote")
+        return await self._move(request, Move.PROMOTE)
 
     async def rollback(self, request: Request) -> Response:
-        return await self._move(request, "rollback")
+        return await self._move(request, Move.ROLLBACK)
 
     async def retire(self, request: Request) -> Response:
-        return await self._move(request, "retire")
+        return await self._move(request, Move.RETIRE)
 
-    async def _move(
-        self, request: Request, verb: Literal["promote", "rollback", "retire"]
-    ) -> Response:
+    async def _move(self, request: Request, verb: Move) -> Response:
         ref = request.path_params["ref"]
         body = await self._body(request)
         said = decode(_moves, body) if body.strip() else _Move()

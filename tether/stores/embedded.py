@@ -34,6 +34,7 @@ import asyncpg
 from tether.errors import TetherError
 from tether.stores import postmaster
 from tether.stores.database import connect
+from tether.stores.postmaster import Status
 from tether.stores.serveruser import EmbeddedError, ServerUser, choose
 
 USER = DATABASE = "tether"
@@ -175,7 +176,7 @@ class Embedded:
         deadline = time.monotonic() + START_S
         found = postmaster.read(self.cluster)
         if found is not None and (
-            found.socket_dir not in ("", str(self.socket_dir)) or found.status == "stopping"
+            found.socket_dir not in ("", str(self.socket_dir)) or found.status is Status.STOPPING
         ):
             postmaster.end(found.pid, self.cluster, START_S)
             found = None
@@ -349,7 +350,7 @@ class Embedded:
                 raise EmbeddedError(f"PostgreSQL ended while it started: {last} (see {self.log})")
             if time.monotonic() >= deadline:
                 raise EmbeddedError(
-                    f"PostgreSQL (pid {found.pid}) is {found.status or 'starting'} since "
+                    f"PostgreSQL (pid {found.pid}) is {found.status or Status.STARTING} since "
                     f"{START_S:.0f} s; see {self.log}"
                 )
             time.sleep(0.005)

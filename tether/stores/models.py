@@ -11,7 +11,8 @@ import msgspec
 
 from tether.config import Policy
 from tether.contracts import ModelCard, ModelChange, ModelPolicy, Stage
-from tether.core.version import Step, Version
+from tether.contracts.catalog import Change
+from tether.core.version import Origin, Step, Version
 from tether.stores.keys import Connection
 from tether.stores.queries import sql
 from tether.telemetry import logs
@@ -73,7 +74,7 @@ async def changes(
     """The newest changes of a name, of a version, or of all (""), after the revision `since`;
     oldest first."""
     rows = await connection.fetch(sql("show_model_changes"), ref, most, since)
-    return tuple(ModelChange(**dict(row)) for row in reversed(rows))
+    return tuple(ModelChange(**{**row, "what": Change(row["what"])}) for row in reversed(rows))
 
 
 async def revision(connection: Connection) -> int:
@@ -133,5 +134,5 @@ def _versions(rows: Iterable[_Row]) -> tuple[Version, ...]:
             policy=ModelPolicy(**msgspec.structs.asdict(policy)),
             stage=Stage(row["stage"]),
         )
-        found.append(Version(card, row["origin"]))
+        found.append(Version(card, Origin(row["origin"])))
     return tuple(found)

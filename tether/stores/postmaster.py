@@ -12,22 +12,32 @@ import select
 import signal
 import time
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
+
+
+class Status(StrEnum):
+    """The words of `pidfile.h`."""
+
+    STARTING = "starting"  # it starts, or recovers
+    STOPPING = "stopping"  # it was told to end
+    READY = "ready"  # it takes connections
+    STANDBY = "standby"  # it recovers, and takes none
 
 
 @dataclass(frozen=True)
 class Postmaster:
     """What `postmaster.pid` says of a server that really runs. `ready` is false while it starts,
-    recovers or stops; then `status` says which."""
+    recovers or stops; then `status` says which, and None that it hasn't said so yet."""
 
     pid: int
     socket_dir: str
-    status: str
+    status: Status | None
 
     @property
     def ready(self) -> bool:
         """Whether it takes connections."""
-        return self.status == "ready"
+        return self.status is Status.READY
 
 
 def read(cluster: Path) -> Postmaster | None:
@@ -41,7 +51,9 @@ def read(cluster: Path) -> Postmaster | None:
     if pid <= 1 or not works_in(pid, cluster):
         return None
     lines += [""] * (8 - len(lines))
-    return Postmaster(pid=pid, socket_dir=lines[4], status=lines[7].strip())
+    word = lines[7].strip()
+    status = Status(word) if word in set(Status) else None
+    return Postmaster(pid=pid, socket_dir=lines[4], status=status)
 
 
 def works_in(pid: int, cluster: Path) -> bool:
