@@ -143,8 +143,7 @@ class Actor(ThespianActor):
         return task
 
     def serve(self, part: object) -> None:
-        """Has `part`, whose methods are marked with `on` as an actor's are, answer for this actor.
-        To be said while the actor starts: contracts wait for that.
+        """Has `part`, whose methods are marked with `on`, answer too. For `started`.
 
         Raises:
             TypeError: one of its contracts is answered already.
