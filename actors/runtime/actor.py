@@ -142,6 +142,14 @@ class Actor(ThespianActor):
         task.add_done_callback(self._background_done)
         return task
 
+    def serve(self, part: object) -> None:
+        """Has `part`, whose methods are marked with `on`, answer too. For `started`.
+
+        Raises:
+            TypeError: one of its contracts is answered already.
+        """
+        self._serving.add(part)
+
     def watch(self, address: Address | str, callback: Callable[[], object]) -> Callable[[], None]:
         """Calls `callback` once when the process at `address` is gone; the result takes the
         wish back."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any
 from zlib import crc32
 
 from actors.follower import Follower
-from actors.gateway.flight import Flight
+from actors.gateway.fleet_view import FleetView
 from actors.gateway.gateway import Gateway
 from actors.gateway.keyring import Caller
 from actors.gateway.options import GatewayOptions
-from actors.gateway.surroundings import Surroundings
+from actors.gateway.request_session import RequestSession
 from actors.roster import Roster, RosterOptions
 from actors.runtime import Address, on
 from actors.scheduler.scheduler import Scheduler, SchedulerOptions
@@ -54,19 +54,6 @@ SWEEP_S = 0.25  # of reservation
 RESERVE_PATIENCE_S, SETTLE_PATIENCE_S = 0.4, 1.5
 LOOK_S = 0.02
 SLOTS, QUEUE = 2, 2
-
-
-class Ordered(dict[Any, None]):
-    """A set that is iterated in the order of adding: sets of objects follow their addresses."""
-
-    def add(self, item: Any) -> None:
-        self[item] = None
-
-    def discard(self, item: Any) -> None:
-        self.pop(item, None)
-
-    def __iter__(self) -> Iterator[Any]:
-        return super().__iter__()
 
 
 class Counted(Execution):
@@ -216,7 +203,7 @@ class Keys:
         return 0
 
 
-class Around(Surroundings):
+class Around(FleetView):
     """Knows the catalog from the beginning."""
 
     def follow(self) -> Follower:
@@ -231,11 +218,10 @@ class Around(Surroundings):
 class SimGateway(Body, Gateway):  # type: ignore[misc]
     async def begin(self) -> None:
         await self.start(GatewayOptions(dsn="postgresql://", grace_s=1.0))
-        self._flights: Any = Ordered()
 
-    def landed(self, flight: Flight) -> None:
-        super().landed(flight)
-        self.process.world.laws.landed(self.process, flight)
+    def ended(self, session: RequestSession) -> None:
+        super().ended(session)
+        self.process.world.laws.ended(self.process, session)
 
 
 class SimReservation(Body):

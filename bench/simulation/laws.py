@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from actors.gateway.flight import Flight
+from actors.gateway.request_session import RequestSession
 from bench.simulation.ledger import Key, Ledger
 from bench.simulation.network import Peer
 from supervision.actions import Action
@@ -58,7 +58,7 @@ class Laws:
         """By worker id, what an operator last said of its breakers and was told to be so."""
         self.saying: Counter[str] = Counter()
         """By worker id, what operators have said and not been answered yet."""
-        self._landed: dict[Key, tuple[float, Life, str]] = {}
+        self._ended: dict[Key, tuple[float, Life, str]] = {}
         self._runs: dict[tuple[str, int], tuple[Life, Any]] = {}
 
     def broken(self, what: str) -> None:
@@ -144,10 +144,10 @@ class Laws:
                     if breaker.state is not State.CLOSED:
                         self.broken(f"a new {seat.worker_id} has the breaker of the old one")
 
-    def landed(self, gateway: Life, flight: Flight) -> None:
+    def ended(self, gateway: Life, session: RequestSession) -> None:
         """A gateway has the end of an answer."""
-        if flight.outcome is Outcome.COMPLETED:
-            self._landed[flight.key] = (self._world.now, gateway, flight.worker_address)
+        if session.outcome is Outcome.COMPLETED:
+            self._ended[session.key] = (self._world.now, gateway, session.worker_address)
 
     def billed_once(self) -> None:
         """A settle was told."""
@@ -207,8 +207,8 @@ class Laws:
             self._said(process.actor._placement)
         for process in world.alive("gateway"):
             actor = process.actor
-            meters = actor._admission._tenants.values()
-            if actor._flights or actor._sessions.running or any(m.running for m in meters):
+            meters = actor._admission.tenants._tenants.values()
+            if actor._running or actor._sessions.running or any(m.running for m in meters):
                 self.broken(f"{process.name} still has sessions that run")
         for key in self.completed:
             self._billed(key)
@@ -227,7 +227,7 @@ class Laws:
         bill = self._world.ledger.bills.get(key)
         if bill is not None and bill.times == 1 and bill.outcome is Outcome.COMPLETED:
             return
-        at, gateway, address = self._landed[key]
+        at, gateway, address = self._ended[key]
         worker = self._world.processes[address]
         # Both who know of it died before either could tell: that is more than any single kill.
         if worker.died_at - at < MEMORY_S and gateway.died_at - at < MEMORY_S:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 from actors import settler
-from actors.gateway import flight, gateway
+from actors.gateway import gateway, request_session
 from actors.scheduler import scheduler
 from actors.worker import loader, runs, worker
 from bench.simulation.bugs import BUGS, Patch
@@ -165,7 +165,7 @@ def run(seed: int, bug: str = "", *, whole: bool = False) -> Report:
     world = World(seed, whole=whole)
     ids = iter(range(1, 1 << 30))
     patches: list[Patch] = [
-        (flight, "job_id", lambda: f"00000000-0000-7000-8000-{next(ids):012d}"),
+        (request_session, "job_id", lambda: f"00000000-0000-7000-8000-{next(ids):012d}"),
         (runs, "Execution", Counted),
         (scheduler, "Placement", placement(world.dice)),
         (worker, "TICK_S", 0.25),
@@ -176,7 +176,7 @@ def run(seed: int, bug: str = "", *, whole: bool = False) -> Report:
         (gateway, "TICK_S", 0.25),
         (gateway, "START_S", 4.0),
         (gateway, "Keyring", Keys),
-        (gateway, "Surroundings", Around),
+        (gateway, "FleetView", Around),
         (settler, "ASK_S", 0.5),  # a lease outlasts it, as it does in earnest
         *(BUGS[bug]() if bug else ()),
     ]

@@ -14,7 +14,6 @@ from supervision.policies.breaker import Breaker, BreakerOptions
 from supervision.policies.budget import Budget, BudgetOptions
 from supervision.policies.bulkhead import Bulkhead, BulkheadOptions
 from supervision.policies.deadline import Deadline, DeadlineOptions
-from supervision.policies.hedge import Hedge, HedgeOptions
 from supervision.policies.outcome import CANCELLED, Ended, Outcome, outcome_of
 from supervision.policies.policy import (
     DONE,
@@ -40,37 +39,19 @@ class StackOptions(msgspec.Struct, frozen=True, kw_only=True):
     deadline: DeadlineOptions | None = DeadlineOptions()
     retry: RetryOptions | None = RetryOptions()
     budget: BudgetOptions | None = BudgetOptions()
-    hedge: HedgeOptions | None = None
     breaker: BreakerOptions | None = BreakerOptions()
     bulkhead: BulkheadOptions | None = BulkheadOptions()
     timeout: TimeoutOptions | None = TimeoutOptions()
 
 
 class Stack:
-    """An ordered list of policies, outermost first; shared by all calls to one target.
+    """An ordered list of policies, outermost first; shared by all calls to one target."""
 
-    Raises:
-        ValueError: there are two hedges, or a retry inside of one, which would multiply.
-    """
-
-    __slots__ = ("_begin", "hedge", "inner", "outer", "policies")
+    __slots__ = ("_begin", "policies")
 
     def __init__(self, *policies: Policy) -> None:
         self.policies = policies
         self._begin = tuple(policy.begin for policy in policies)
-        self.hedge: Hedge | None = None
-        self.outer = self
-        """The policies outside of the hedge; all of them when there is none."""
-        self.inner = self
-        """Those inside of it."""
-        hedges = [at for at, policy in enumerate(policies) if isinstance(policy, Hedge)]
-        if hedges:
-            at = hedges[0]
-            if len(hedges) > 1 or any(isinstance(policy, Retry) for policy in policies[at:]):
-                raise ValueError("a stack has one hedge at most, and retries outside of it only")
-            self.hedge = cast(Hedge, policies[at])
-            self.outer = Stack(*policies[:at])
-            self.inner = Stack(*policies[at + 1 :])
 
     @classmethod
     def of(
@@ -81,7 +62,7 @@ class Stack:
         now: float,
         breaker: Breaker | None = None,
     ) -> Stack:
-        """The default order: rate, deadline, retry, hedge, breaker, bulkhead, timeout.
+        """The default order: rate, deadline, retry, breaker, bulkhead, timeout.
 
         Args:
             random: a number from 0 (inclusive) to 1 (exclusive).
@@ -95,8 +76,6 @@ class Stack:
             policies.append(Deadline(options.deadline))
         if options.retry is not None:
             policies.append(Retry(options.retry, random, budget))
-        if options.hedge is not None:
-            policies.append(Hedge(options.hedge, budget))
         if breaker is not None:
             policies.append(breaker)
         elif options.breaker is not None:
@@ -106,6 +85,16 @@ class Stack:
         if options.timeout is not None:
             policies.append(Timeout(options.timeout))
         return cls(*policies)
+
+    def counting(self) -> Stack:
+        """The same for calls that were let in before, by another who is gone: what bounds how many
+        may begin counts them, and refuses none."""
+        return Stack(
+            *(
+                policy.counting() if isinstance(policy, Rate | Bulkhead) else policy
+                for policy in self.policies
+            )
+        )
 
     def begin(self, until: float = NEVER) -> Call:
         """A call that its caller waits for until `until`."""

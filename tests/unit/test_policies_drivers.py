@@ -17,8 +17,6 @@ from supervision.policies import (
     BulkheadOptions,
     Deadline,
     DeadlineOptions,
-    Hedge,
-    HedgeOptions,
     Retry,
     RetryOptions,
     Stack,
@@ -43,15 +41,12 @@ RETRY = RetryOptions(attempts=3, initial_s=0.001, max_s=0.002)
 class Parts:
     """A stack whose parts a test looks into."""
 
-    def __init__(
-        self, *, total_s: float = 20.0, attempt_s: float = 10.0, hedge: HedgeOptions | None = None
-    ) -> None:
+    def __init__(self, *, total_s: float = 20.0, attempt_s: float = 10.0) -> None:
         self.breaker = Breaker()
         self.bulkhead = Bulkhead(BulkheadOptions(at_once=4))
         self.stack = Stack(
             Deadline(DeadlineOptions(total_s=total_s)),
             Retry(RETRY, Random(1).random, None),
-            *([Hedge(hedge, None)] if hedge else []),
             self.breaker,
             self.bulkhead,
             Timeout(TimeoutOptions(attempt_s=attempt_s)),
@@ -196,73 +191,6 @@ async def test_nothing_is_retried_after_the_first_chunk() -> None:
     with pytest.raises(WorkerLost):
         await run(parts.stack, operation)
     assert attempts == 1
-
-
-# ---- hedging
-
-
-async def test_a_slow_call_gets_a_spare_and_the_loser_is_broken_off() -> None:
-    parts = Parts(hedge=HedgeOptions(delay_s=0.005))
-    lost = asyncio.Event()
-
-    async def operation(attempt: Attempt) -> int:
-        if attempt.number == 1:
-            try:
-                await asyncio.Event().wait()
-            finally:
-                lost.set()
-        assert parts.bulkhead.inside == 2, "each is an attempt of its own"
-        return attempt.number
-
-    assert await run(parts.stack, operation) == 2
-    assert lost.is_set()
-    assert parts.bulkhead.inside == 0
-    assert parts.counts() == (1, 0)
-
-
-async def test_no_spare_once_the_first_chunk_is_there() -> None:
-    parts, attempts = Parts(hedge=HedgeOptions(delay_s=0.005)), 0
-
-    async def operation(attempt: Attempt) -> str:
-        nonlocal attempts
-        attempts += 1
-        attempt.began()
-        await asyncio.sleep(0.03)
-        return "slow"
-
-    assert await run(parts.stack, operation) == "slow"
-    assert attempts == 1
-
-
-async def test_a_spare_may_save_a_call_whose_first_attempt_fails_late() -> None:
-    parts = Parts(hedge=HedgeOptions(delay_s=0.005))
-    spare_began = asyncio.Event()
-    first_failed = asyncio.Event()
-
-    async def operation(attempt: Attempt) -> str:
-        if attempt.number == 1:
-            await spare_began.wait()
-            first_failed.set()
-            raise WorkerLost("late")
-        spare_began.set()
-        await first_failed.wait()
-        return "spare"
-
-    assert await run(parts.stack, operation) == "spare"
-
-
-async def test_when_both_fail_the_retry_goes_on() -> None:
-    parts, attempts = Parts(hedge=HedgeOptions(delay_s=0.005)), 0
-
-    async def operation(attempt: Attempt) -> int:
-        nonlocal attempts
-        attempts += 1
-        if attempts < 3:
-            await asyncio.sleep(0.02)
-            raise WorkerLost("lost")
-        return attempts
-
-    assert await run(parts.stack, operation) == 3
 
 
 # ---- streams

@@ -24,8 +24,6 @@ from supervision.policies import (
     Ended,
     GiveUp,
     Go,
-    Hedge,
-    HedgeOptions,
     Outcome,
     Rate,
     RateOptions,
@@ -72,10 +70,6 @@ def default(**options: object) -> Stack:
 
 def test_the_default_order() -> None:
     assert names(default()) == ORDER
-    hedged = default(hedge=HedgeOptions())
-    assert names(hedged) == [*ORDER[:3], "Hedge", *ORDER[3:]]
-    assert names(hedged.outer) == ORDER[:3]
-    assert names(hedged.inner) == ORDER[3:]
     assert names(default(rate=None, breaker=None)) == ["Deadline", "Retry", "Bulkhead", "Timeout"]
     shared = Breaker()
     assert (
@@ -83,12 +77,19 @@ def test_the_default_order() -> None:
     )
 
 
-def test_a_retry_inside_a_hedge_is_refused() -> None:
-    retry = Retry(RetryOptions(), Random(1).random, None)
-    with pytest.raises(ValueError, match="hedge"):
-        Stack(Hedge(HedgeOptions(), None), retry)
-    with pytest.raises(ValueError, match="hedge"):
-        Stack(Hedge(HedgeOptions(), None), Hedge(HedgeOptions(), None))
+def test_who_was_let_in_before_is_counted_and_never_refused() -> None:
+    stack = Stack(Rate(RateOptions(per_s=1, burst=1), 0.0), Bulkhead(BulkheadOptions(at_once=1)))
+    resumed = [stack.counting().begin() for _ in range(3)]
+    assert [type(call.admit(0.0)) for call in resumed] == [Go] * 3
+    refused = stack.begin().admit(0.0)
+    assert isinstance(refused, GiveUp)
+    assert isinstance(refused.error, RateLimited)
+    refused = stack.begin().admit(9.0)
+    assert isinstance(refused, GiveUp)
+    assert isinstance(refused.error, Overloaded), "three are inside"
+    for call in resumed:
+        call.settle(COMPLETED, 9.0)
+    assert type(stack.begin().admit(12.0)) is Go
 
 
 class Spy:

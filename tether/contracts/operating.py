@@ -211,6 +211,32 @@ class FindRequest(Contract, frozen=True):
     request_id: str
 
 
+class ShowPolicies(Contract, frozen=True):
+    """→ gateway: the `PolicyStates` of a version, of all versions of a name, or of all models
+    ("")."""
+
+    model_ref: str = ""
+
+
+class PolicyState(Value, frozen=True):
+    """One policy that the requests to a model pass, at one gateway: its name, its options, whether
+    the model's own policy says these (`own`) or `[policies]` does, and how it stands, in words."""
+
+    model_ref: str
+    name: str
+    options: tuple[tuple[str, float], ...] = ()
+    own: bool = False
+    state: str = ""
+
+
+class PolicyStates(Contract, frozen=True):
+    """By model, and in the order in which a request passes them; at most as many as were asked
+    for, of `total`."""
+
+    policies: tuple[PolicyState, ...]
+    total: int
+
+
 class Verb(StrEnum):
     """What an operator may have a supervisor do with a child."""
 

@@ -212,6 +212,7 @@ def _control(config: Config, dsn: str) -> Iterator[ChildSpec]:
             tokens=config.gateway.journal_tokens,
             characters=config.gateway.journal_characters,
         ),
+        policies=config.policies,
         max_deadline_s=config.http.max_deadline_s,
     )
     yield PartitionSupervisor.spec(

@@ -211,12 +211,6 @@ WHERE j.id IN (
 )
 ORDER BY j.created_at DESC LIMIT 20;
 
--- name: count_open
--- How many jobs run, how many leases there are, and how many of those have run out.
-SELECT (SELECT count(*) FROM jobs WHERE state = 'running') AS running,
-    (SELECT count(*) FROM leases) AS leases,
-    (SELECT count(*) FROM leases WHERE expires_at <= now()) AS overdue;
-
 -- name: usage_of_tenant
 -- What a tenant is billed for since a time: jobs, prompt tokens, completion tokens.
 SELECT count(*) AS jobs, coalesce(sum(prompt_tokens), 0) AS prompt_tokens,
