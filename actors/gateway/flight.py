@@ -37,6 +37,7 @@ from tether.errors import (
     DeadlineExceeded,
     Draining,
     ModelNotFound,
+    NoAnswer,
     PeerLost,
     TetherError,
     Unavailable,
@@ -47,6 +48,7 @@ GONE = (
     "this request was answered, and the worker that kept the answer is gone; send it with a new "
     "idempotency key"
 )
+EARLY_S = 0.5  # before the deadline: no clock is that far off in one request
 PLACE_MARGIN_S = 0.5  # the scheduler knows the deadline too, and its error says more than ours
 
 
@@ -196,8 +198,13 @@ class Flight(Session):
         except PeerLost:
             self.fail(Draining("the scheduler is gone, and this gateway restarts after it"))
             return
+        except NoAnswer as error:
+            self._unplaced(error)
+            return
         except TetherError as error:
-            if not self._another_version(error):
+            if self._early(error):
+                self._unplaced(error)
+            elif not self._another_version(error):
                 self.fail(error)
             return
         if self.outcome is not None:
@@ -217,6 +224,15 @@ class Flight(Session):
             self.fail(Conflict(word, param="retry_token"))
             return
         self._open(placed)
+
+    def _unplaced(self, error: TetherError) -> None:
+        """Somebody hangs. If it was reserved all the same, our next claim finds that; and who hangs
+        for long is restarted, so there is sense in asking until the deadline."""
+        now = self._ground.loop.time()
+        if now >= self.deadline:
+            self.fail(DeadlineExceeded(f"no worker before the deadline: {error.message}"))
+        elif not self._attempts.unanswered(now):
+            self.fail(NoAnswer(error.message, retry_after_s=1.0))
 
     def _open(self, placed: Placed) -> None:
         """Go to the worker."""
@@ -271,7 +287,7 @@ class Flight(Session):
         placed = self._placed
         assert placed is not None
         worker = "" if isinstance(error, AnswerGone) else placed.worker_address
-        gone = isinstance(error, AnswerGone)
+        gone = isinstance(error, AnswerGone) or self._early(error)
         if placed.known == "completed":
             if not self.infer.again and self._attempts.number == 1:
                 self.fail(AnswerGone(GONE))
@@ -293,6 +309,17 @@ class Flight(Session):
         if isinstance(error, PeerLost):
             error = WorkerLost("the worker was lost, and no other could continue the answer")
         self.fail(error)
+
+    def _early(self, error: TetherError) -> bool:
+        """It ended at a deadline that isn't ours: somebody asked for the same before us, and had
+        less time. Its job is over, and can begin anew."""
+        left_s = self.deadline - self._ground.loop.time()
+        return isinstance(error, DeadlineExceeded) and left_s > EARLY_S
+
+    def prolong(self, deadline: float) -> None:
+        """Somebody has joined it who waits until then."""
+        if deadline > self.deadline:
+            self.deadline = self._attempts.deadline = deadline
 
     def _another_version(self, error: TetherError) -> bool:
         """The version has gone, taken back or retired, and who has asked for its name alone gets

@@ -115,7 +115,7 @@ class Gateway(ShowsSessions, Governs, Supervised):
         caller = self._keyring.known(msg.credential, now)
         if caller is None:
             caller = await self._keyring.find(msg.credential, self.loop)
-        flight = self._join(msg, caller) or self._take_off(msg, caller, now)
+        flight = self._join(msg, caller, now) or self._take_off(msg, caller, now)
         journal = flight.journal
         from_seq = msg.from_seq
         flight.listeners += 1
@@ -162,9 +162,12 @@ class Gateway(ShowsSessions, Governs, Supervised):
         """Which models of the catalog some living worker has answered for."""
         return Ready(models=() if self._draining else self._surroundings.ready)
 
-    def _join(self, msg: Infer, caller: Caller) -> Flight | None:
+    def _join(self, msg: Infer, caller: Caller, now: float) -> Flight | None:
         session = self._sessions.find((caller.tenant_id, msg.retry_token), msg.fingerprint)
-        return session if isinstance(session, Flight) else None
+        if not isinstance(session, Flight):
+            return None
+        session.prolong(now + min(msg.deadline_s, self._options.max_deadline_s))
+        return session
 
     def _take_off(self, msg: Infer, caller: Caller, now: float) -> Flight:
         """A new flight, counted and entered everywhere, or an error and nothing of it."""

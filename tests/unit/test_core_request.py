@@ -137,6 +137,15 @@ def test_nothing_is_tried_after_the_deadline() -> None:
     assert not Attempts(deadline=1.0).again(PeerLost("gone"), "w", 1.0)
 
 
+def test_who_does_not_answer_is_asked_again_until_the_deadline_and_within_a_bound() -> None:
+    attempts = Attempts(deadline=10.0, refusals=2)
+    assert attempts.unanswered(1.0)
+    assert (attempts.number, attempts.failed, attempts.avoid) == (2, 0, ())
+    assert not attempts.unanswered(10.0)
+    assert attempts.unanswered(9.9)
+    assert not attempts.unanswered(9.9)
+
+
 def test_the_budget_is_charged_for_failures_and_not_for_a_resumption() -> None:
     budget = Budget(BudgetOptions(ratio=0.2, floor=1))
     hundred = [Attempts(deadline=100.0, budget=budget) for _ in range(100)]

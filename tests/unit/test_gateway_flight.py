@@ -33,6 +33,7 @@ from tether.errors import (
     ContextExceeded,
     DeadlineExceeded,
     ModelNotFound,
+    NoAnswer,
     Overloaded,
     PeerLost,
     TetherError,
@@ -505,3 +506,69 @@ async def test_a_version_that_was_named_or_has_begun_is_not_changed(asked: str) 
     with pytest.raises(ModelNotFound):
         await read(ground.flight(model_ref=asked))
     assert ground.card is SECOND
+
+
+async def test_a_reservation_that_hangs_is_asked_again_under_the_claim_of_before() -> None:
+    ground = Ground([NoAnswer("hangs"), NoAnswer("hangs"), at("w1", 3)], [[completed(0, 1)]])
+    ground.card = SECOND
+    flight = ground.flight()
+    assert await read(flight) == [1]
+    first, second, third = ground.places
+    assert 0 != first.claim == second.held != second.claim == third.held
+    assert (first.held, first.attempt, third.attempt) == (0, 1, 3)
+    assert flight.card is not SECOND, "that somebody hangs says nothing of the version"
+
+
+async def test_one_that_hangs_for_ever_is_given_up_as_such_and_not_as_a_deadline() -> None:
+    ground = Ground([NoAnswer("it did not answer")] * 20, [])
+    with pytest.raises(NoAnswer, match="did not answer") as caught:
+        await read(ground.flight())
+    assert len(ground.places) == 9
+    assert caught.value.retryable
+    assert caught.value.status == 503
+
+
+async def test_one_that_hangs_beyond_the_deadline() -> None:
+    hold = asyncio.Event()
+    ground = Ground([hold, NoAnswer("hangs")], [])
+    flight = ground.flight()
+    reading = asyncio.create_task(read(flight))
+    await turns(lambda: bool(ground.places))
+    flight.deadline = ground.loop.time()
+    hold.set()
+    with pytest.raises(DeadlineExceeded, match="before the deadline: hangs"):
+        await reading
+    assert len(ground.places) == 1
+
+
+@pytest.mark.parametrize("known", ["", "running"])
+async def test_a_run_that_ends_at_the_deadline_of_another_is_continued(known: str) -> None:
+    """Who came first with this retry token had less time than we have."""
+    ground = Ground(
+        [at("w1", known=known, claim=7), DeadlineExceeded("in the queue"), at("w1", 2)],
+        [[chunk(0, 1, prompt=(7,)), DeadlineExceeded("late")], [completed(1, 2)]],
+    )
+    flight = ground.flight()
+    assert await read(flight) == [1, 2]
+    run = ground.opened[1][1]
+    assert isinstance(run, Run)
+    assert (run.emitted_ids, run.fence) == ((1,), 2)
+    assert ground.freed == [("w1", True)], "its worker did nothing wrong"
+
+
+async def test_a_run_that_ends_at_our_own_deadline_is_at_its_end() -> None:
+    ground = Ground([at("w1")], [[DeadlineExceeded("late")]])
+    flight = ground.flight()
+    flight.deadline = ground.loop.time() + 0.1
+    with pytest.raises(DeadlineExceeded, match="late"):
+        await read(flight)
+    assert len(ground.places) == 1
+
+
+async def test_who_joins_with_more_time_has_it() -> None:
+    flight = Ground([], []).flight()
+    before = flight.deadline
+    flight.prolong(before - 1.0)
+    assert flight.deadline == before
+    flight.prolong(before + 5.0)
+    assert flight.deadline == before + 5.0

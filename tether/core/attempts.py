@@ -81,6 +81,11 @@ class Attempts:
             self.avoid = (*self.avoid, worker)
         return True
 
+    def unanswered(self, now: float) -> bool:
+        """Nobody said within our patience where it shall run: ask again? It may have been reserved
+        all the same, which whoever asks again under the claim of before finds."""
+        return now < self.deadline and self.outpaced()
+
     def outpaced(self) -> bool:
         """Another asker was faster, and nothing began: try again? It counts as a refusal."""
         self.refused += 1
