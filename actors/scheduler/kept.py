@@ -58,9 +58,11 @@ class Kept:
         )
         try:
             await self._write()
-        except TetherError as error:
+        except BaseException as error:  # also that nobody waits for it any more: it is set
             if self._writer is None or self._writer.done():
                 self._writer = self._actor.background(self._write_later(), name="breakers")
+            if not isinstance(error, TetherError):
+                raise
             raise Unavailable(
                 f"the breaker is set, and not written down yet ({error.message}): a scheduler that "
                 "restarts now forgets it",

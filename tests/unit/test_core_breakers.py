@@ -142,3 +142,29 @@ def test_the_last_word_holds_over_restarts(
 
     with pytest.MonkeyPatch.context() as monkey:
         asyncio.run(one(monkey))
+
+
+async def test_a_word_is_written_down_though_whoever_said_it_has_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("actors.scheduler.kept.PAUSE_S", 0.0)
+    reservation = Reservation()
+    actor = Actor(reservation)
+    kept = Kept(actor, WorkerBreakers())  # type: ignore[arg-type]
+    asked = asyncio.Event()
+
+    async def hangs(*_: object, timeout: float) -> BreakerStates:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    actor.ask = hangs  # type: ignore[assignment]
+    said = asyncio.create_task(kept.keep(SetBreaker(worker_id="w1", mode="disabled")))
+    await asked.wait()
+    said.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await said
+    actor.ask = reservation.ask
+    for work in actor.later:
+        await work
+    assert reservation.rows == {("w1", ALL): "disabled"}
