@@ -37,12 +37,15 @@ from tether.core.attempts import verdict
 from tether.core.journal import Journal
 from tether.errors import (
     AnswerGone,
+    DeadlineExceeded,
+    NoAnswer,
     PeerLost,
     TetherError,
     Unavailable,
     WorkerLost,
 )
 
+EARLY_S = 0.5  # before the deadline: no clock is that far off in one request
 GONE = (
     "this request was answered, and the worker that kept the answer is gone; send it with a new "
     "idempotency key"
@@ -126,6 +129,12 @@ class SessionPlacement:
         assert type(admitted) is GiveUp
         raise admitted.error
 
+    def prolong(self, until: float) -> None:
+        """Somebody has joined the request who waits until then."""
+        self._call.prolong(until)
+        if self._call.running:
+            self.deadline = self._call.lasting_until
+
     def place(self, sampling: Sampling, slo: Slo, now: float, claim_token: int) -> Place:
         """What to ask the scheduler. `claim_token` was drawn for this."""
         held, self._claim_token = self._claim_token, claim_token
@@ -173,6 +182,20 @@ class SessionPlacement:
             raise outpaced
         return False
 
+    def unanswered(self, error: TetherError, now: float) -> None:
+        """Nobody has said where it shall run, within the patience of whoever was asked: it is asked
+        again, under the claim of before.
+
+        Raises:
+            DeadlineExceeded: it is too late for that.
+            NoAnswer: it was asked often enough.
+        """
+        if now >= self.deadline:
+            raise DeadlineExceeded(f"no worker before the deadline: {error.message}")
+        refused = AttemptOutcome(Ended.REFUSED, error)
+        if not self._goes_on(self._call.settle(refused, now)):
+            raise NoAnswer(error.message, retry_after_s=1.0)
+
     def order(
         self, assignment: Assignment, journal: Journal, sampling: Sampling, now: float
     ) -> Run | Attach:
@@ -196,6 +219,11 @@ class SessionPlacement:
         """Its worker has said nothing for too long, and its stream is closed for that."""
         self._expired = True
 
+    def is_early(self, error: TetherError, now: float) -> bool:
+        """It ended at a deadline that isn't ours: somebody asked for the same before us, and had
+        less time. Its job is over, and can begin anew."""
+        return isinstance(error, DeadlineExceeded) and self.deadline - now > EARLY_S
+
     def broken(
         self, error: TetherError, now: float, *, lost: bool, began: bool, cold: bool
     ) -> Broken | None:
@@ -210,8 +238,8 @@ class SessionPlacement:
         assert assignment is not None
         self.silent_until = NEVER
         expired, self._expired = self._expired, False
-        gone = isinstance(error, AnswerGone)
-        avoid = "" if gone else assignment.worker_address
+        gone = isinstance(error, AnswerGone) or self.is_early(error, now)
+        avoid = "" if isinstance(error, AnswerGone) else assignment.worker_address
         if assignment.state is JobState.COMPLETED:
             if not self._infer.is_resume and self._number == 1:
                 return None

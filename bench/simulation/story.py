@@ -29,6 +29,7 @@ CALM_AT = 4.5  # no misfortune after that
 END_AT = 12.5  # by then all deadlines and leases are over
 WORKERS = 3
 OUTAGE_S = 1.0  # of the database, at most; leases outlast it
+HANG_S = 1.5  # of reservation, at most: longer than it is waited for, and than some deadlines
 
 
 @dataclass(slots=True)
@@ -84,6 +85,9 @@ class Story:
             loop.call_at(dice.uniform(0.5, CALM_AT), self._operate)
         for _ in range(dice.choice((0, 0, 0, 1))):
             loop.call_at(dice.uniform(0.4, CALM_AT - OUTAGE_S), self._outage)
+        hangs = self._world.hangs
+        for _ in range(hangs.choice((0, 0, 0, 1, 2))):
+            loop.call_at(hangs.uniform(0.4, CALM_AT - HANG_S), self._hang)
         loop.call_at(CALM_AT, self._calm)
 
     def _door(self, number: int) -> Door:
@@ -101,6 +105,16 @@ class Story:
     def _back(self) -> None:
         self._world.outage, self._world.back_at = False, self._world.now
         self._world.trace.add("back")
+
+    def _hang(self) -> None:
+        """Reservation doesn't answer, and says nothing: not even that it can't."""
+        self._world.hung = True
+        self._world.trace.add("hangs")
+        self._world.loop.call_later(self._world.hangs.uniform(0.3, HANG_S), self._wake)
+
+    def _wake(self) -> None:
+        self._world.hung, self._world.back_at = False, self._world.now
+        self._world.trace.add("wakes")
 
     def _operate(self) -> None:
         worker, mode = (

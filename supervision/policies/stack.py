@@ -13,7 +13,7 @@ import msgspec
 from supervision.policies.breaker import Breaker, BreakerOptions
 from supervision.policies.budget import Budget, BudgetOptions
 from supervision.policies.bulkhead import Bulkhead, BulkheadOptions
-from supervision.policies.deadline import Deadline, DeadlineOptions
+from supervision.policies.deadline import Deadline, DeadlineGuard, DeadlineOptions
 from supervision.policies.outcome import CANCELLED, Ended, Outcome, outcome_of
 from supervision.policies.policy import (
     DONE,
@@ -27,7 +27,7 @@ from supervision.policies.policy import (
     Refuse,
 )
 from supervision.policies.rate import Rate, RateOptions
-from supervision.policies.retry import Retry, RetryOptions
+from supervision.policies.retry import Retry, RetryGuard, RetryOptions
 from supervision.policies.timeout import Timeout, TimeoutOptions
 from tether.errors import Unavailable
 
@@ -175,6 +175,20 @@ class Call:
             for guard in reversed(self._guards[: self._depth]):
                 guard.settle(CANCELLED, now)
             self._last = DONE
+
+    def prolong(self, until: float) -> None:
+        """Its caller waits longer than it had said, until `until`. What a policy of its own allows
+        stays as it was."""
+        limits = self._limits
+        if until <= limits[0]:
+            return
+        limits[0] = until
+        for at, guard in enumerate(self._guards[: self._depth]):
+            if type(guard) is Timeout:
+                return  # an attempt takes no longer for that
+            if isinstance(guard, DeadlineGuard | RetryGuard):
+                until = guard.extend(until)
+            limits[at + 1] = until
 
     @property
     def lasting_until(self) -> float:

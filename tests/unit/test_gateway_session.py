@@ -44,6 +44,7 @@ from tether.errors import (
     ContextExceeded,
     DeadlineExceeded,
     ModelNotFound,
+    NoAnswer,
     Overloaded,
     PeerLost,
     TetherError,
@@ -597,3 +598,80 @@ async def test_a_version_that_was_named_or_has_begun_is_not_changed(asked: str) 
     with pytest.raises(ModelNotFound):
         await read(host.session(model_ref=asked))
     assert host.card is SECOND
+
+
+async def test_a_reservation_that_hangs_is_asked_again_under_the_claim_of_before() -> None:
+    host = SessionHost([NoAnswer("hangs"), NoAnswer("hangs"), at("w1", 3)], [[completed(0, 1)]])
+    host.card = SECOND
+    session = host.session()
+    assert await read(session) == [1]
+    first, second, third = (place.ownership for place in host.places)
+    assert 0 != first.claim_token == second.held_claim_token != second.claim_token
+    assert second.claim_token == third.held_claim_token
+    assert (first.held_claim_token, first.attempt, third.attempt) == (0, 1, 3)
+    assert session.card is not SECOND, "that somebody hangs says nothing of the version"
+
+
+async def test_one_that_hangs_for_ever_is_given_up_as_such_and_not_as_a_deadline() -> None:
+    host = SessionHost([NoAnswer("it did not answer")] * 20, [])
+    with pytest.raises(NoAnswer, match="did not answer") as caught:
+        await read(host.session())
+    assert len(host.places) == 9
+    assert caught.value.retryable
+    assert caught.value.status == 503
+
+
+async def test_one_that_hangs_beyond_the_deadline() -> None:
+    hold = asyncio.Event()
+    host = SessionHost([hold, NoAnswer("hangs")], [])
+    session = host.session()
+    reading = asyncio.create_task(read(session))
+    await turns(lambda: bool(host.places))
+    session.placement.deadline = host.loop.time()
+    hold.set()
+    with pytest.raises(DeadlineExceeded, match="before the deadline: hangs"):
+        await reading
+    assert len(host.places) == 1
+
+
+@pytest.mark.parametrize("state", [JobState.NEW, JobState.RUNNING])
+async def test_a_run_that_ends_at_the_deadline_of_another_is_continued(state: JobState) -> None:
+    """Who came first with this retry token had less time than we have."""
+    host = SessionHost(
+        [at("w1", state=state, claim=7), DeadlineExceeded("in the queue"), at("w1", 2)],
+        [[chunk(0, 1, prompt=(7,)), DeadlineExceeded("late")], [completed(1, 2)]],
+    )
+    session = host.session()
+    assert await read(session) == [1, 2]
+    run = host.opened[1][1]
+    assert isinstance(run, Run)
+    assert (run.emitted_ids, run.fencing_token) == ((1,), 2)
+    assert host.freed == [("w1", True)], "its worker did nothing wrong"
+
+
+async def test_a_run_that_ends_at_our_own_deadline_is_at_its_end() -> None:
+    hold = asyncio.Event()
+    host = SessionHost([at("w1")], [[hold, DeadlineExceeded("late")]])
+    session = host.session()
+    reading = asyncio.create_task(read(session))
+    await turns(lambda: bool(host.streams))
+    session.placement.deadline = host.loop.time() + 0.1
+    hold.set()
+    with pytest.raises(DeadlineExceeded, match="late"):
+        await reading
+    assert len(host.places) == 1
+
+
+async def test_who_joins_with_more_time_has_it() -> None:
+    hold = asyncio.Event()
+    host = SessionHost([hold, at("w1")], [[completed(0, 1)]])
+    session = host.session()
+    reading = asyncio.create_task(read(session))
+    await turns(lambda: bool(host.places))
+    before = session.placement.deadline
+    session.placement.prolong(before - 1.0)
+    assert session.placement.deadline == before
+    session.placement.prolong(before + 5.0)
+    assert session.placement.deadline == before + 5.0
+    hold.set()
+    assert await reading == [1]

@@ -281,3 +281,29 @@ def test_all_calls_fail_and_the_target_sees_little_more_than_the_calls() -> None
             if isinstance(verdict, Again):
                 waiting.append((verdict.at, one))
     assert 1_150 < attempts <= 1_210
+
+
+def test_a_caller_that_waits_longer_than_it_had_said() -> None:
+    stack = Stack(
+        Deadline(DeadlineOptions(total_s=30.0)),
+        Retry(RetryOptions(attempts=3, initial_s=0.0, max_s=0.0), lambda: 0.0, None),
+    )
+    call = stack.begin(until=5.0)
+    assert call.admit(0.0) == Go(5.0)
+    call.prolong(4.0)
+    assert call.lasting_until == 5.0, "it never waits less long"
+    call.prolong(20.0)
+    assert call.lasting_until == 20.0
+    late = call.settle(Outcome(Ended.FAILED, OSError("broke")), 10.0)
+    assert late == Again(10.0), "there is time for another attempt"
+    assert call.admit(10.0) == Go(20.0)
+    call.prolong(100.0)
+    assert call.lasting_until == 30.0, "a deadline of its own holds"
+    assert type(call.settle(Outcome(Ended.FAILED, OSError("broke")), 30.0)) is GiveUp
+
+
+def test_an_attempt_takes_no_longer_because_its_caller_waits() -> None:
+    call = Stack(Timeout(TimeoutOptions(attempt_s=2.0))).begin(until=1.0)
+    assert call.admit(0.0) == Go(1.0)
+    call.prolong(50.0)
+    assert call.lasting_until == 50.0
