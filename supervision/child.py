@@ -214,6 +214,8 @@ class Supervised(Actor):
             log.exception("could not stop in order")
 
     def _child_leave(self, reason: ExitReason, error: str) -> None:
+        if self._child_stopping is not None:
+            return  # it ends as it was told to, and what ends with it is no failure
         self._child_leaving = True
         log.info("leaves", reason=str(reason), error=error)
         if self.parent:
