@@ -76,6 +76,7 @@ class Supervisor(Verbs, Operated, Supervised):
 
     _tree: SupervisionTree
     _timer: asyncio.TimerHandle | None = None
+    _forsaken: bool = False  # its children, which stop by themselves
     _told: float = 0.0  # the time that the tree was last told
 
     # ---- a supervisor as a child
@@ -123,6 +124,18 @@ class Supervisor(Verbs, Operated, Supervised):
         """Stop all children in reverse order."""
         await self._stop_all()
 
+    async def turn(self) -> None:
+        """When the node ends nobody waits for a supervisor: its children know their turns."""
+        turn, any_lives = self._child_turn, bool(getattr(self, "_nursery", None))
+        if turn is not None and any_lives and not self._child_told and await turn.node_ends():
+            self._forsaken = True
+            turn.give_up()
+            self._transport.abandon()
+
+    async def stopping(self) -> None:
+        if not self._forsaken:
+            await super().stopping()
+
     # ---- what happened
 
     @on(ExitNotice)
@@ -151,6 +164,8 @@ class Supervisor(Verbs, Operated, Supervised):
 
     def _perform(self, actions: Sequence[Action]) -> None:
         told = self._told
+        if self._forsaken:
+            return
         for action in actions:
             match action:
                 case Spawn(spec, generation):
@@ -266,6 +281,7 @@ class Supervisor(Verbs, Operated, Supervised):
                     root=self.root or str(self.address),
                     args=spec.args,
                     needs=needs,
+                    place=self._place_of(child),
                 ),
                 timeout=spec.start_timeout_s + _MARGIN_S,
             )
@@ -293,6 +309,10 @@ class Supervisor(Verbs, Operated, Supervised):
                     strategy=ready.strategy,
                 )
             )
+
+    def _place_of(self, child: _Child) -> tuple[int, ...] | None:
+        here = child.address is not None and child.address.node == self.address.node
+        return (*self._child_numbers, self._tree.number(child.spec.id)) if here else None
 
     def _process(self, child: _Child, address: Address) -> ChildProcess | PlacedProcess:
         """The process of a child, wherever it is."""

@@ -77,6 +77,10 @@ class SupervisionTree:
         self._served = False
         self._out: list[Action] = []
 
+    def number(self, id: str) -> int:
+        """Which of the children it is in start order, from 0; they are one if they have none."""
+        return 0 if self._together else self.children.ids.index(id)
+
     # ---- what happens to the supervisor
 
     def begin(self, now: float) -> list[Action]:

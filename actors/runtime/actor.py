@@ -81,6 +81,10 @@ class Actor(ThespianActor):
         """Called once before an orderly end if the actor had started, with `stop_timeout_s` to go.
         Handlers still run and requests are still taken until it returns; then both end."""
 
+    async def turn(self) -> None:
+        """Called once before `stopping`, and awaited however long it takes: it has to have a bound
+        of its own. Handlers run."""
+
     def on_child_exited(self, address: Address) -> None:
         """The process of a child is gone, for whatever reason. Called once a child."""
 
@@ -324,6 +328,7 @@ class Actor(ThespianActor):
     async def _end(self, then: Callable[[], None]) -> None:
         try:
             if self._has_started:
+                await self.turn()
                 async with asyncio.timeout(self.stop_timeout_s):
                     await self.stopping()
         except Exception:

@@ -256,8 +256,8 @@ class Scheduler(Supervised):
         while True:
             await asyncio.sleep(TICK_S)
             now = self.loop.time()
-            if placement.expire(now):
-                log.warning("jobs were never reported finished")
+            if late := placement.expire(now):
+                log.warning("jobs were never reported finished", **logs.few("jobs", late))
             self._queue_used.set(len(room))
             self._shown.publish()
             if not room:

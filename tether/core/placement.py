@@ -322,14 +322,14 @@ class Placement:
                 del self._loaders[model_ref]
         return True
 
-    def expire(self, now: float) -> int:
-        """Forget jobs whose deadline has passed without a word; how many."""
-        forgotten = 0
+    def expire(self, now: float) -> list[str]:
+        """Forget jobs whose deadline has passed without a word; which."""
+        forgotten: list[str] = []
         for seat in self._seats.values():
             late = [job_id for job_id, job in seat.jobs.items() if job.deadline <= now]
             for job_id in late:
                 seat.jobs.pop(job_id).left(Ended.CANCELLED, now)
-            forgotten += len(late)
+            forgotten += late
         return forgotten
 
     def _elsewhere(self, report: HealthReport) -> int:

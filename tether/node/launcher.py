@@ -34,7 +34,7 @@ from tether.node.capabilities import (
     capabilities_of,
     check_identity,
 )
-from tether.node.home import Home, NodeState
+from tether.node.home import Home, NodeState, read_state
 from tether.node.narrator import Narrator
 from tether.node.plan import (
     around,
@@ -48,8 +48,9 @@ from tether.node.plan import (
     tree_of,
 )
 from tether.node.ports import PortTaken, free_port
-from tether.node.processes import MARK, adopt_orphans, end_all, reap
+from tether.node.processes import MARK, adopt_orphans, reap
 from tether.node.readiness import excused, models_here, ready_models
+from tether.node.remains import end_remains
 from tether.node.systemd import Notifier
 from tether.stores import keys
 from tether.stores.database import Database
@@ -98,10 +99,8 @@ class Launcher:
         config = self._config
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _interrupt)
-        self._home = Home.claim(config.data_dir, config.node.id)
+        self._home = Home.claim(config.data_dir, config.node.id, self._end_earlier)
         try:
-            if left := end_all(config.data_dir, grace_s=STALE_GRACE_S):
-                self._narrator.say(f"killed {len(left)} processes that an earlier node had left")
             self._check()
             self._prepare_models()
             self._set_environment()
@@ -115,11 +114,16 @@ class Launcher:
                 system.shutdown()
         finally:
             _ignore_signals()
-            if killed := end_all(config.data_dir, grace_s=END_GRACE_S):
+            state = read_state(config.data_dir)
+            if killed := end_remains(config.data_dir, state, grace_s=END_GRACE_S):
                 log.warning("killed what did not end by itself", pids=killed)
             self._home.close()
 
     # ---- before anything runs
+
+    def _end_earlier(self, state: NodeState | None) -> None:
+        if left := end_remains(self._config.data_dir, state, grace_s=STALE_GRACE_S):
+            self._narrator.say(f"killed {len(left)} processes that an earlier node had left")
 
     def _check(self) -> None:
         """Not earlier: what a killed node had left may have held the ports.
