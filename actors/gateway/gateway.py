@@ -134,7 +134,7 @@ class Gateway(Supervised):
         caller = self._keyring.known(msg.credential, now)
         if caller is None:
             caller = await self._keyring.find(msg.credential, self.loop)
-        session = self._join(msg, caller) or self._open_session(msg, caller, now)
+        session = self._join(msg, caller, now) or self._open_session(msg, caller, now)
         journal, reading = session.journal, session.reading
         from_seq = msg.from_seq
         reading.enter()
@@ -180,9 +180,12 @@ class Gateway(Supervised):
         """Which models of the catalog some living worker has answered for."""
         return Ready(models=() if self._draining else self._fleet.ready)
 
-    def _join(self, msg: Infer, caller: Caller) -> RequestSession | None:
+    def _join(self, msg: Infer, caller: Caller, now: float) -> RequestSession | None:
         session = self._sessions.find((caller.tenant_id, msg.retry_token), msg.fingerprint)
-        return session if isinstance(session, RequestSession) else None
+        if not isinstance(session, RequestSession):
+            return None
+        session.placement.prolong(now + min(msg.deadline_s, self._options.max_deadline_s))
+        return session
 
     def _open_session(self, msg: Infer, caller: Caller, now: float) -> RequestSession:
         """A new session, counted and entered everywhere, or an error and nothing of it."""

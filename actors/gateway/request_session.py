@@ -36,6 +36,7 @@ from tether.errors import (
     DeadlineExceeded,
     Draining,
     ModelNotFound,
+    NoAnswer,
     PeerLost,
     TetherError,
     Unavailable,
@@ -152,8 +153,13 @@ class RequestSession(Session):
         except PeerLost:
             self.fail(Draining("the scheduler is gone, and this gateway restarts after it"))
             return
+        except NoAnswer as error:
+            self._unplaced(error)
+            return
         except TetherError as error:
-            if not self._another_version(error):
+            if placement.early(error, host.loop.time()):
+                self._unplaced(error)
+            elif not self._another_version(error):
                 self.fail(error)
             return
         assignment = placed.assignment
@@ -165,6 +171,11 @@ class RequestSession(Session):
                 self._open(assignment)
         except TetherError as error:
             self.fail(error)
+
+    def _unplaced(self, error: TetherError) -> None:
+        final = self.placement.unanswered(error, self._host.loop.time())
+        if final is not None:
+            self.fail(final)
 
     def _open(self, assignment: Assignment) -> None:
         """Go to the worker."""

@@ -37,6 +37,8 @@ from tether.core.attempts import verdict
 from tether.core.journal import Journal
 from tether.errors import (
     AnswerGone,
+    DeadlineExceeded,
+    NoAnswer,
     PeerLost,
     TetherError,
     Unavailable,
@@ -47,6 +49,7 @@ GONE = (
     "this request was answered, and the worker that kept the answer is gone; send it with a new "
     "idempotency key"
 )
+EARLY_S = 0.5  # before the deadline: no clock is that far off in one request
 
 
 class Broken(NamedTuple):
@@ -150,6 +153,27 @@ class SessionPlacement:
         reader places the job again, then under a token that this can't undo."""
         self._number += 1
 
+    def unanswered(self, error: TetherError, now: float) -> TetherError | None:
+        """Nobody said where it shall run: somebody hangs. None: ask again, else what the request
+        fails with. If it was reserved all the same, our next claim finds that; and who hangs for
+        long is restarted, so there is sense in asking until the deadline."""
+        if now >= self.deadline:
+            return DeadlineExceeded(f"no worker before the deadline: {error.message}")
+        silent = NoAnswer(error.message, retry_after_s=1.0)
+        said = self._call.settle(AttemptOutcome(Ended.REFUSED, silent), now)
+        return None if self._goes_on(said) else silent
+
+    def early(self, error: TetherError, now: float) -> bool:
+        """It ended at a deadline that isn't ours: somebody asked for the same before us, and had
+        less time. Its job is over, and can begin anew."""
+        return isinstance(error, DeadlineExceeded) and self.deadline - now > EARLY_S
+
+    def prolong(self, deadline: float) -> None:
+        """Somebody has joined it who waits until then."""
+        self._call.prolong(deadline)
+        if self._call.running:
+            self.deadline = self._call.lasting_until
+
     def assigned(self, assignment: Assignment, now: float) -> bool:
         """The scheduler has answered: go to the worker? If not, ask again.
 
@@ -210,8 +234,8 @@ class SessionPlacement:
         assert assignment is not None
         self.silent_until = NEVER
         expired, self._expired = self._expired, False
-        gone = isinstance(error, AnswerGone)
-        avoid = "" if gone else assignment.worker_address
+        gone = isinstance(error, AnswerGone) or self.early(error, now)
+        avoid = "" if isinstance(error, AnswerGone) else assignment.worker_address
         if assignment.state is JobState.COMPLETED:
             if not self._infer.is_resume and self._number == 1:
                 return None

@@ -29,7 +29,7 @@ from actors.runtime.transport import Transport
 from tether.capability import Capability, meets, named
 from tether.contracts import Contract, KillPlaced
 from tether.contracts.operating import Inspect, Resume, SetLogLevel, ShowStats, Suspend
-from tether.errors import DeadlineExceeded, Forbidden, Overloaded, Unavailable
+from tether.errors import Forbidden, NoAnswer, Overloaded, Unavailable
 from tether.telemetry import logs, metrics
 
 MAX_BACKGROUND: Final = 4096
@@ -99,7 +99,7 @@ class Actor(ThespianActor):
         """The answer of the actor at `address`, or None if it answers with nothing.
 
         Raises:
-            DeadlineExceeded: none came within `timeout` seconds; the other side stops too.
+            NoAnswer: none came within `timeout` seconds; the other side stops too.
             PeerLost: its process is gone.
             TetherError: what its handler raised; `Internal` for anything unexpected.
         """
@@ -198,7 +198,7 @@ class Actor(ThespianActor):
         Raises:
             Forbidden: the class is not on the node's list.
             Unavailable: the process ended before it was up, or no node has what it requires.
-            DeadlineExceeded: it wasn't up within `timeout` seconds, and was killed.
+            NoAnswer: it wasn't up within `timeout` seconds, and was killed.
         """
         if not self._transport.options.allows(class_name(actor_class)):
             raise Forbidden(f"{class_name(actor_class)} {REFUSED}")
@@ -218,7 +218,7 @@ class Actor(ThespianActor):
             elif not up.done() or up.cancelled():
                 self._unwanted.add(instance)
             if isinstance(error, TimeoutError):
-                raise DeadlineExceeded(
+                raise NoAnswer(
                     f"{class_name(actor_class)} was not up within {timeout} s"
                 ) from error
             if isinstance(error, Unavailable) and process is None:

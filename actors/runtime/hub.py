@@ -250,7 +250,7 @@ class Hub:
         """The answer; None if the handler returned nothing.
 
         Raises:
-            DeadlineExceeded: no answer within `timeout` seconds; the other side is told.
+            NoAnswer: none within `timeout` seconds; the other side is told.
             PeerLost: the process is gone.
             TetherError: whatever was raised there.
         """

@@ -21,7 +21,7 @@ from actors.worker.execution import Execution
 from actors.worker.options import WorkerOptions
 from actors.worker.worker import Worker
 from bench.simulation.process import Body
-from supervision.policies import BreakerOptions, Breakers, Mode
+from supervision.policies import BreakerOptions, Mode
 from tether.contracts import (
     BreakerStates,
     Catalog,
@@ -39,6 +39,7 @@ from tether.contracts import (
 )
 from tether.contracts.operating import KeepBreakers
 from tether.core.admission import TenantLimits
+from tether.core.breakers import WorkerBreakers
 from tether.core.placement import Placement
 from tether.engines.engine import Capabilities, Delta, Job, Snapshot
 from tether.errors import ModelUnusable, Unavailable, WorkerLost
@@ -167,7 +168,7 @@ class SimRoster(Body, Roster):  # type: ignore[misc]
 
 class SimScheduler(Body, Scheduler):  # type: ignore[misc]
     async def begin(self) -> None:
-        await self.start(SchedulerOptions(patience_s=2.0))
+        await self.start(SchedulerOptions(patience_s=2.0, reserve_s=0.6))
 
     def _see(self, fleet: Fleet) -> None:
         placement = self._placement
@@ -179,7 +180,7 @@ class SimScheduler(Body, Scheduler):  # type: ignore[misc]
 def placement(dice: random.Random) -> Callable[..., Placement]:
     """A `Placement` with dice of ours, and breakers quick enough for a short life."""
     options = BreakerOptions(calls=4, window_s=5, open_s=1)
-    return lambda region, _: Placement(region, dice.random, Breakers(options))
+    return lambda region, _: Placement(region, dice.random, WorkerBreakers(options))
 
 
 class Keys:
@@ -222,7 +223,7 @@ class SimGateway(Body, Gateway):  # type: ignore[misc]
 
     def ended(self, session: RequestSession) -> None:
         super().ended(session)
-        self.process.world.laws.ended(self.process, session)
+        self.process.world.laws.answered(self.process, session)
 
 
 class SimReservation(Body):
@@ -256,6 +257,8 @@ class SimReservation(Body):
         await self._round()
         kept = self.process.world.ledger.breakers
         for state in msg.breakers:
+            for key in [k for k in kept if not state.model_ref and k[0] == state.worker_id]:
+                del kept[key]
             kept[state.worker_id, state.model_ref] = state
         await self._round()
         return BreakerStates(breakers=tuple(s for s in kept.values() if s.mode != Mode.AUTOMATIC))
@@ -279,11 +282,14 @@ class SimReservation(Body):
             if world.now >= until:
                 raise Unavailable("the simulated database doesn't answer")
             await asyncio.sleep(LOOK_S)
+        if world.hung and world.hangs.random() < 0.5:  # before the commit, or after it, or both
+            while world.hung:  # noqa: ASYNC110
+                await asyncio.sleep(LOOK_S)
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
-            if not self.process.world.outage:
+            if not (self.process.world.outage or self.process.world.hung):
                 self.process.world.ledger.sweep(self.loop.time())
 
 

@@ -7,17 +7,20 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from actors.gateway.request_session import RequestSession
+from actors.gateway.session_placement import EARLY_S
 from bench.simulation.nursery import INTENSITY, PERIOD_S
 from bench.simulation.process import Process
 from supervision.actions import Action
 from supervision.policies import State
 from tether.contracts import Chunk, Completed, Finish, Outcome, Run
 from tether.core.placement import Placement
+from tether.errors import DeadlineExceeded, TetherError
 
 if TYPE_CHECKING:
     from bench.simulation.ledger import Key
     from bench.simulation.world import World
 
+OVERTIME_S = 0.1  # that a deadline may lose on its way from process to process
 SWEPT_S = 0.6  # after a lease has run out, while reservation runs
 MEMORY_S = 5.0  # how long a gateway remembers an answer, to settle it for a worker that died
 
@@ -78,6 +81,11 @@ class Laws:
         if text != "".join(f" {token}" for token in expected):
             self.broken(f"the text of a complete answer was {text!r}")
 
+    def ended(self, error: TetherError, left_s: float) -> None:
+        """A client was told that it gets nothing, with so much of its time left."""
+        if isinstance(error, DeadlineExceeded) and left_s > EARLY_S + OVERTIME_S:
+            self.broken(f"a client was told {left_s:.3f} s early that its deadline has passed")
+
     # ---- supervision
 
     def one_generation(self, path: str, before: Process | None) -> None:
@@ -124,7 +132,7 @@ class Laws:
                     if breaker.state is not State.CLOSED:
                         self.broken(f"a new {seat.worker_id} has the breaker of the old one")
 
-    def ended(self, gateway: Process, session: RequestSession) -> None:
+    def answered(self, gateway: Process, session: RequestSession) -> None:
         """A gateway has the end of an answer."""
         if session.outcome is Outcome.COMPLETED:
             self._ended[session.key] = (self._world.now, gateway, session.worker_address)
@@ -152,7 +160,7 @@ class Laws:
     def _leases(self) -> None:
         world = self._world
         keepers = world.alive("reservation")
-        if not keepers or world.outage:
+        if not keepers or world.outage or world.hung:
             return
         up_since = max(getattr(keepers[0].actor, "up_since", world.now), world.back_at)
         for job_id, lease in world.ledger.leases.items():
@@ -196,12 +204,13 @@ class Laws:
             raise Broken(self.fault)
 
     def _said(self, placement: Placement) -> None:
-        for key, said in self._world.ledger.breakers.items():
-            mode = placement.breakers.of(key).mode
-            if said.mode != mode:
-                self.broken(f"an operator set {key[0]} {said.mode}, and its breaker is {mode}")
-            if " at " not in (word := self.said.get(key[0], mode)) and word != mode:
-                self.broken(f"{key[0]} was set {self.said[key[0]]}, and its breaker is {mode}")
+        for (worker_id, _), said in self._world.ledger.breakers.items():
+            for ref in ("sim@1", "other@1"):  # whether it has a breaker already or not
+                mode = placement.breakers.of((worker_id, ref)).mode
+                if said.mode != mode:
+                    self.broken(f"an operator set {worker_id} {said.mode}, and {ref} is {mode}")
+                if " at " not in (word := self.said.get(worker_id, mode)) and word != mode:
+                    self.broken(f"{worker_id} was set {word}, and its breaker is {mode}")
 
     def _billed(self, key: Key) -> None:
         bill = self._world.ledger.bills.get(key)

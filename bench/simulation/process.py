@@ -17,8 +17,8 @@ from bench.simulation.view import View
 from tether.contracts import Contract
 from tether.errors import (
     Cancelled,
-    DeadlineExceeded,
     Draining,
+    NoAnswer,
     PeerLost,
     ProtocolError,
     TetherError,
@@ -281,7 +281,7 @@ class Body:
             async with asyncio.timeout(timeout):
                 return await caller
         except TimeoutError:
-            raise DeadlineExceeded("there was no answer in time") from None
+            raise NoAnswer("there was no answer in time") from None
         finally:
             if not caller.done() or caller.cancelled():
                 world.network.send(mine, target, "cancel", lambda: _cancel(served))

@@ -33,6 +33,7 @@ CALM_AT = 4.5  # no misfortune after that
 END_AT = 12.5  # by then all deadlines and leases are over
 WORKERS = 3
 OUTAGE_S = 1.0  # of the database, at most; leases outlast it
+HANG_S = 1.5  # of reservation, at most: longer than it is waited for, and than some deadlines
 
 
 @dataclass(slots=True)
@@ -49,10 +50,11 @@ class Report:
 
 
 class World:
-    """Everything there is. `dice` decides all that chance decides."""
+    """Everything there is. `dice` decides all that chance decides, but for `hangs`."""
 
     def __init__(self, seed: int, *, whole: bool = False) -> None:
         self.dice = random.Random(seed)
+        self.hangs = random.Random(f"hangs {seed}")
         self.trace = Trace(whole=whole)
         self.laws = Laws(self)
         self.loop = VirtualLoop(self.laws.check)
@@ -69,6 +71,8 @@ class World:
         """Are there more models than a worker has memory for?"""
         self.outage = False
         """Is the database away?"""
+        self.hung = False
+        """Does reservation hang?"""
         self.back_at = 0.0
         self._told = False
         self._nurseries: dict[str, Nursery] = {}
@@ -144,6 +148,8 @@ class World:
             loop.call_at(dice.uniform(0.5, CALM_AT), self._operate)
         for _ in range(dice.choice((0, 0, 0, 1))):
             loop.call_at(dice.uniform(0.4, CALM_AT - OUTAGE_S), self._outage)
+        for _ in range(self.hangs.choice((0, 0, 0, 1, 2))):
+            loop.call_at(self.hangs.uniform(0.4, CALM_AT - HANG_S), self._hang)
         loop.call_at(CALM_AT, self._calm)
 
     def _door(self, number: int) -> Door:
@@ -161,6 +167,16 @@ class World:
     def _back(self) -> None:
         self.outage, self.back_at = False, self.now
         self.trace.add("back")
+
+    def _hang(self) -> None:
+        """Reservation doesn't answer, and says nothing: not even that it can't."""
+        self.hung = True
+        self.trace.add("hangs")
+        self.loop.call_later(self.hangs.uniform(0.3, HANG_S), self._wake)
+
+    def _wake(self) -> None:
+        self.hung, self.back_at = False, self.now
+        self.trace.add("wakes")
 
     def _operate(self) -> None:
         worker, mode = f"w{self.dice.randrange(WORKERS)}", self.dice.choice(tuple(Mode))

@@ -99,6 +99,11 @@ class RetryGuard:
         self._until = until
         return Go(until)
 
+    def prolong(self, until: float) -> float:
+        """There is time until then."""
+        self._until = until
+        return until
+
     def settle(self, outcome: Outcome, now: float) -> Done | Again | GiveUp:
         if not self._running:
             return DONE

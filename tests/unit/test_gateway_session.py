@@ -44,6 +44,7 @@ from tether.errors import (
     ContextExceeded,
     DeadlineExceeded,
     ModelNotFound,
+    NoAnswer,
     Overloaded,
     PeerLost,
     TetherError,
@@ -597,3 +598,74 @@ async def test_a_version_that_was_named_or_has_begun_is_not_changed(asked: str) 
     with pytest.raises(ModelNotFound):
         await read(host.session(model_ref=asked))
     assert host.card is SECOND
+
+
+async def test_a_reservation_that_hangs_is_asked_again_under_the_claim_of_before() -> None:
+    host = SessionHost([NoAnswer("hangs"), NoAnswer("hangs"), at("w1", 3)], [[completed(0, 1)]])
+    host.card = SECOND
+    session = host.session()
+    assert await read(session) == [1]
+    first, second, third = host.places
+    claims = [place.ownership for place in (first, second, third)]
+    assert 0 != claims[0].claim_token == claims[1].held_claim_token != claims[1].claim_token
+    assert claims[1].claim_token == claims[2].held_claim_token
+    assert [(o.held_claim_token, o.attempt) for o in (claims[0],)] == [(0, 1)]
+    assert claims[2].attempt == 3
+    assert session.card is not SECOND, "that somebody hangs says nothing of the version"
+
+
+async def test_one_that_hangs_for_ever_is_given_up_as_such_and_not_as_a_deadline() -> None:
+    host = SessionHost([NoAnswer("it did not answer")] * 20, [])
+    with pytest.raises(NoAnswer, match="did not answer") as caught:
+        await read(host.session())
+    assert len(host.places) == 9
+    assert caught.value.retryable
+    assert caught.value.status == 503
+
+
+async def test_one_that_hangs_beyond_the_deadline() -> None:
+    hold = asyncio.Event()
+    host = SessionHost([hold, NoAnswer("hangs")], [])
+    session = host.session()
+    reading = asyncio.create_task(read(session))
+    await turns(lambda: bool(host.places))
+    session.placement.deadline = host.loop.time()
+    hold.set()
+    with pytest.raises(DeadlineExceeded, match="before the deadline: hangs"):
+        await reading
+    assert len(host.places) == 1
+
+
+@pytest.mark.parametrize("state", [JobState.NEW, JobState.RUNNING])
+async def test_a_run_that_ends_at_the_deadline_of_another_is_continued(state: JobState) -> None:
+    """Who came first with this retry token had less time than we have."""
+    host = SessionHost(
+        [at("w1", state=state, claim=7), DeadlineExceeded("in the queue"), at("w1", 2)],
+        [[chunk(0, 1, prompt=(7,)), DeadlineExceeded("late")], [completed(1, 2)]],
+    )
+    session = host.session()
+    assert await read(session) == [1, 2]
+    run = host.opened[1][1]
+    assert isinstance(run, Run)
+    assert (run.emitted_ids, run.fencing_token) == ((1,), 2)
+    assert host.freed == [("w1", True)], "its worker did nothing wrong"
+
+
+async def test_a_run_that_ends_at_our_own_deadline_is_at_its_end() -> None:
+    host = SessionHost([at("w1")], [[DeadlineExceeded("late")]])
+    session = host.session()
+    session.placement.admit(host.loop.time())
+    session.placement.deadline = host.loop.time() + 0.1
+    with pytest.raises(DeadlineExceeded, match="late"):
+        await read(session)
+    assert len(host.places) == 1
+
+
+async def test_who_joins_with_more_time_has_it() -> None:
+    session = SessionHost([], []).session()
+    session.placement.admit(0.0)
+    before = session.placement.deadline
+    session.placement.prolong(before - 1.0)
+    assert session.placement.deadline == before
+    session.placement.prolong(before + 5.0)
+    assert session.placement.deadline == before + 5.0

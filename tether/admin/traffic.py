@@ -234,14 +234,14 @@ def shown_breakers(found: BreakerStates) -> Shown:
     rows = [
         {
             "worker": state.worker_id,
-            "model": state.model_ref,
+            "model": state.model_ref or "(all)",
             "mode": state.mode,
             "state": state.state,
             "calls": state.calls,
             "failed": state.failed,
             "until_s": state.until_s,
         }
-        for state in found.breakers
+        for state in (*found.workers, *found.breakers)
     ]
     columns = ("worker", "model", "mode", "state", "calls", "failed")
     return table(columns, rows, empty="no breaker; there is one for each model of each worker")
