@@ -34,7 +34,6 @@ from supervision.policies import (
     Retry,
     RetryOptions,
     Stack,
-    StackOptions,
     Timeout,
     TimeoutOptions,
 )
@@ -115,10 +114,9 @@ def driven(stack: Stack | None) -> Callable[[int], None]:
 
 def costs() -> dict[str, float]:
     """Microseconds by subject."""
-    default = StackOptions(rate=FAST)
 
     def stack() -> Stack:
-        return Stack.of(default, random=Random(1).random, now=0.0)
+        return Stack(*policies().values())
 
     found = {name: timed(alone(policy)) for name, policy in policies().items()}
     found["default stack"] = timed(stacked(stack()))

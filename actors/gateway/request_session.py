@@ -157,7 +157,7 @@ class RequestSession(Session):
             self._unplaced(error)
             return
         except TetherError as error:
-            if placement.is_early(error, host.loop.time()):
+            if placement.early(error, host.loop.time()):
                 self._unplaced(error)
             elif not self._another_version(error):
                 self.fail(error)
@@ -173,11 +173,8 @@ class RequestSession(Session):
             self.fail(error)
 
     def _unplaced(self, error: TetherError) -> None:
-        """Somebody hangs. If it was reserved all the same, our next claim finds that; and who hangs
-        for long is restarted, so there is sense in asking until the deadline."""
-        try:
-            self.placement.unanswered(error, self._host.loop.time())
-        except TetherError as final:
+        final = self.placement.unanswered(error, self._host.loop.time())
+        if final is not None:
             self.fail(final)
 
     def _open(self, assignment: Assignment) -> None:

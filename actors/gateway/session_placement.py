@@ -45,11 +45,11 @@ from tether.errors import (
     WorkerLost,
 )
 
-EARLY_S = 0.5  # before the deadline: no clock is that far off in one request
 GONE = (
     "this request was answered, and the worker that kept the answer is gone; send it with a new "
     "idempotency key"
 )
+EARLY_S = 0.5  # before the deadline: no clock is that far off in one request
 
 
 class Broken(NamedTuple):
@@ -129,12 +129,6 @@ class SessionPlacement:
         assert type(admitted) is GiveUp
         raise admitted.error
 
-    def prolong(self, until: float) -> None:
-        """Somebody has joined the request who waits until then."""
-        self._call.prolong(until)
-        if self._call.running:
-            self.deadline = self._call.lasting_until
-
     def place(self, sampling: Sampling, slo: Slo, now: float, claim_token: int) -> Place:
         """What to ask the scheduler. `claim_token` was drawn for this."""
         held, self._claim_token = self._claim_token, claim_token
@@ -159,6 +153,27 @@ class SessionPlacement:
         reader places the job again, then under a token that this can't undo."""
         self._number += 1
 
+    def unanswered(self, error: TetherError, now: float) -> TetherError | None:
+        """Nobody said where it shall run: somebody hangs. None: ask again, else what the request
+        fails with. If it was reserved all the same, our next claim finds that; and who hangs for
+        long is restarted, so there is sense in asking until the deadline."""
+        if now >= self.deadline:
+            return DeadlineExceeded(f"no worker before the deadline: {error.message}")
+        silent = NoAnswer(error.message, retry_after_s=1.0)
+        said = self._call.settle(AttemptOutcome(Ended.REFUSED, silent), now)
+        return None if self._goes_on(said) else silent
+
+    def early(self, error: TetherError, now: float) -> bool:
+        """It ended at a deadline that isn't ours: somebody asked for the same before us, and had
+        less time. Its job is over, and can begin anew."""
+        return isinstance(error, DeadlineExceeded) and self.deadline - now > EARLY_S
+
+    def prolong(self, deadline: float) -> None:
+        """Somebody has joined it who waits until then."""
+        self._call.prolong(deadline)
+        if self._call.running:
+            self.deadline = self._call.lasting_until
+
     def assigned(self, assignment: Assignment, now: float) -> bool:
         """The scheduler has answered: go to the worker? If not, ask again.
 
@@ -181,20 +196,6 @@ class SessionPlacement:
         if not self._goes_on(self._call.settle(AttemptOutcome(Ended.REFUSED, outpaced), now)):
             raise outpaced
         return False
-
-    def unanswered(self, error: TetherError, now: float) -> None:
-        """Nobody has said where it shall run, within the patience of whoever was asked: it is asked
-        again, under the claim of before.
-
-        Raises:
-            DeadlineExceeded: it is too late for that.
-            NoAnswer: it was asked often enough.
-        """
-        if now >= self.deadline:
-            raise DeadlineExceeded(f"no worker before the deadline: {error.message}")
-        refused = AttemptOutcome(Ended.REFUSED, error)
-        if not self._goes_on(self._call.settle(refused, now)):
-            raise NoAnswer(error.message, retry_after_s=1.0)
 
     def order(
         self, assignment: Assignment, journal: Journal, sampling: Sampling, now: float
@@ -219,11 +220,6 @@ class SessionPlacement:
         """Its worker has said nothing for too long, and its stream is closed for that."""
         self._expired = True
 
-    def is_early(self, error: TetherError, now: float) -> bool:
-        """It ended at a deadline that isn't ours: somebody asked for the same before us, and had
-        less time. Its job is over, and can begin anew."""
-        return isinstance(error, DeadlineExceeded) and self.deadline - now > EARLY_S
-
     def broken(
         self, error: TetherError, now: float, *, lost: bool, began: bool, cold: bool
     ) -> Broken | None:
@@ -238,7 +234,7 @@ class SessionPlacement:
         assert assignment is not None
         self.silent_until = NEVER
         expired, self._expired = self._expired, False
-        gone = isinstance(error, AnswerGone) or self.is_early(error, now)
+        gone = isinstance(error, AnswerGone) or self.early(error, now)
         avoid = "" if isinstance(error, AnswerGone) else assignment.worker_address
         if assignment.state is JobState.COMPLETED:
             if not self._infer.is_resume and self._number == 1:

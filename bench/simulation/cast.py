@@ -222,7 +222,7 @@ class SimGateway(Body, Gateway):  # type: ignore[misc]
 
     def ended(self, session: RequestSession) -> None:
         super().ended(session)
-        self.process.world.laws.ended(self.process, session)
+        self.process.world.laws.answered(self.process, session)
 
 
 class SimReservation(Body):

@@ -152,7 +152,7 @@ class Laws:
                     if breaker.state is not State.CLOSED:
                         self.broken(f"a new {seat.worker_id} has the breaker of the old one")
 
-    def ended(self, gateway: Life, session: RequestSession) -> None:
+    def answered(self, gateway: Life, session: RequestSession) -> None:
         """A gateway has the end of an answer."""
         if session.outcome is Outcome.COMPLETED:
             self._ended[session.key] = (self._world.now, gateway, session.worker_address)

@@ -10,7 +10,7 @@ from supervision.policies.outcome import CANCELLED, COMPLETED, Ended, Outcome, o
 from supervision.policies.policy import NEVER, Again, Done, GiveUp, Go, Guard, Policy, Refuse
 from supervision.policies.rate import Rate, RateOptions
 from supervision.policies.retry import Retry, RetryOptions
-from supervision.policies.stack import Call, Stack, StackOptions
+from supervision.policies.stack import Call, Stack
 from supervision.policies.timeout import Timeout, TimeoutOptions
 from supervision.policies.token_bucket import TokenBucket
 
@@ -43,7 +43,6 @@ __all__ = [
     "Retry",
     "RetryOptions",
     "Stack",
-    "StackOptions",
     "State",
     "Timeout",
     "TimeoutOptions",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from supervision.policies.outcome import COMPLETED, outcome_of
@@ -79,64 +78,6 @@ async def run(
                 else:
                     call.settle(COMPLETED, clock())
                     return result
-            if type(verdict) is not Again:
-                raise _sorry(verdict, failed)
-            await _pause(verdict, failed, clock(), on_again)
-    finally:
-        call.cancel(clock())
-
-
-async def stream(
-    stack: Stack,
-    operation: Callable[[Attempt], AsyncGenerator[T, None]],
-    *,
-    until: float = NEVER,
-    on_again: OnAgain | None = None,
-) -> AsyncGenerator[T, None]:
-    """The items of `operation`, tried as `stack` says until its first item is there; then what
-    breaks stays broken, and the attempt's timeout no longer counts. Close it
-    (`contextlib.aclosing`) to have the operation closed at once.
-
-    Raises:
-        as `run` does.
-    """
-    clock = asyncio.get_running_loop().time
-    call = stack.begin(until)
-    number = 0
-    verdict: Go | Done | Again | GiveUp
-    try:
-        while True:
-            verdict = call.admit(clock())
-            failed: Exception | None = None
-            if type(verdict) is Go:
-                number += 1
-                attempt = Attempt(number, verdict.until)
-                items = operation(attempt)
-                expired = False
-                try:
-                    async with aclosing(items):
-                        while True:
-                            limit = call.lasting_until if attempt.has_begun else attempt.until
-                            scope = asyncio.timeout_at(None if limit == NEVER else limit)
-                            try:
-                                async with scope:
-                                    item = await anext(items)
-                            except TimeoutError:
-                                expired = scope.expired()
-                                raise
-                            attempt.began()
-                            yield item
-                except StopAsyncIteration:
-                    call.settle(COMPLETED, clock())
-                    return
-                except Exception as error:
-                    failed = error
-                    now = clock()
-                    began = attempt.has_begun
-                    if expired:
-                        verdict = call.expire(now, began=began)
-                    else:
-                        verdict = call.settle(outcome_of(error, now, began=began), now)
             if type(verdict) is not Again:
                 raise _sorry(verdict, failed)
             await _pause(verdict, failed, clock(), on_again)

@@ -44,7 +44,7 @@ class DeadlineGuard:
     def __init__(self, total_s: float) -> None:
         self._total_s = total_s
         self._at = NEVER
-        self._most = NEVER
+        self._most = NEVER  # when its own time is up
 
     def admit(self, now: float, until: float = NEVER) -> Go | Refuse:
         at = self._at
@@ -55,9 +55,9 @@ class DeadlineGuard:
             return Refuse(NEVER, self._exceeded())
         return Go(at)
 
-    def extend(self, until: float) -> float:
-        """Its caller waits until then; it itself, no longer than it may."""
-        self._at = until if until < self._most else self._most
+    def prolong(self, until: float) -> float:
+        """The caller waits until then; by when it has to be over now."""
+        self._at = min(self._most, until)
         return self._at
 
     def settle(self, outcome: Outcome, now: float) -> Done | GiveUp:

@@ -99,7 +99,7 @@ class RetryGuard:
         self._until = until
         return Go(until)
 
-    def extend(self, until: float) -> float:
+    def prolong(self, until: float) -> float:
         """There is time until then."""
         self._until = until
         return until

@@ -13,10 +13,10 @@ from tether.http.errors import answer
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("tether", "actors", "supervision")
 KEEPERS = {
-    "actors/gateway/request_admission.py",
     "actors/gateway/request_session.py",
-    "actors/gateway/session_placement.py",
     "actors/gateway/gateway.py",
+    "actors/gateway/request_admission.py",
+    "actors/gateway/session_placement.py",
     "actors/scheduler/scheduler.py",  # of who waits for a worker
     "actors/worker/execution.py",
     "supervision/policies/deadline.py",  # of a call, as its caller has set it

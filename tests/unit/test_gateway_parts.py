@@ -43,6 +43,7 @@ from tether.errors import (
     Cancelled,
     DeadlineExceeded,
     Draining,
+    NoAnswer,
     Overloaded,
     PeerLost,
     RateLimited,
@@ -187,6 +188,21 @@ def test_the_last_failure_is_said_as_it_is_and_a_late_one_is_late() -> None:
         assert broken is not None
         assert type(session.goes_on(broken, now)) is error
         session.close(now, completed=False)
+
+
+def test_who_does_not_answer_is_asked_again_until_the_deadline_and_within_a_bound() -> None:
+    session = placement(
+        stack_of(PolicyName.DEADLINE, PolicyName.RETRY, retry=RetryTerms(refusals=2))
+    )
+    for number in (1, 2):
+        assert session.admit(1.0)
+        assert session.place(SAMPLING, Slo.STANDARD, 1.0, 9).ownership.attempt == number
+        assert session.unanswered(NoAnswer("it hangs"), 1.0) is None
+    session.admit(59.9)
+    assert isinstance(session.unanswered(NoAnswer("it hangs"), 59.9), NoAnswer)
+    late = placement()
+    late.admit(0.0)
+    assert isinstance(late.unanswered(NoAnswer("it hangs"), 60.0), DeadlineExceeded)
 
 
 # ---- reading

@@ -605,10 +605,12 @@ async def test_a_reservation_that_hangs_is_asked_again_under_the_claim_of_before
     host.card = SECOND
     session = host.session()
     assert await read(session) == [1]
-    first, second, third = (place.ownership for place in host.places)
-    assert 0 != first.claim_token == second.held_claim_token != second.claim_token
-    assert second.claim_token == third.held_claim_token
-    assert (first.held_claim_token, first.attempt, third.attempt) == (0, 1, 3)
+    first, second, third = host.places
+    claims = [place.ownership for place in (first, second, third)]
+    assert 0 != claims[0].claim_token == claims[1].held_claim_token != claims[1].claim_token
+    assert claims[1].claim_token == claims[2].held_claim_token
+    assert [(o.held_claim_token, o.attempt) for o in (claims[0],)] == [(0, 1)]
+    assert claims[2].attempt == 3
     assert session.card is not SECOND, "that somebody hangs says nothing of the version"
 
 
@@ -650,28 +652,20 @@ async def test_a_run_that_ends_at_the_deadline_of_another_is_continued(state: Jo
 
 
 async def test_a_run_that_ends_at_our_own_deadline_is_at_its_end() -> None:
-    hold = asyncio.Event()
-    host = SessionHost([at("w1")], [[hold, DeadlineExceeded("late")]])
+    host = SessionHost([at("w1")], [[DeadlineExceeded("late")]])
     session = host.session()
-    reading = asyncio.create_task(read(session))
-    await turns(lambda: bool(host.streams))
+    session.placement.admit(host.loop.time())
     session.placement.deadline = host.loop.time() + 0.1
-    hold.set()
     with pytest.raises(DeadlineExceeded, match="late"):
-        await reading
+        await read(session)
     assert len(host.places) == 1
 
 
 async def test_who_joins_with_more_time_has_it() -> None:
-    hold = asyncio.Event()
-    host = SessionHost([hold, at("w1")], [[completed(0, 1)]])
-    session = host.session()
-    reading = asyncio.create_task(read(session))
-    await turns(lambda: bool(host.places))
+    session = SessionHost([], []).session()
+    session.placement.admit(0.0)
     before = session.placement.deadline
     session.placement.prolong(before - 1.0)
     assert session.placement.deadline == before
     session.placement.prolong(before + 5.0)
     assert session.placement.deadline == before + 5.0
-    hold.set()
-    assert await reading == [1]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
 from random import Random
 from typing import Any
 
@@ -24,7 +22,7 @@ from supervision.policies import (
     TimeoutOptions,
 )
 from supervision.policies.actor_driver import ActorDriver
-from supervision.policies.async_driver import Attempt, run, stream
+from supervision.policies.async_driver import Attempt, run
 from tether.contracts import Contract, ShowTree
 from tether.errors import (
     BadRequest,
@@ -191,82 +189,6 @@ async def test_nothing_is_retried_after_the_first_chunk() -> None:
     with pytest.raises(WorkerLost):
         await run(parts.stack, operation)
     assert attempts == 1
-
-
-# ---- streams
-
-
-async def collected(items: AsyncIterator[int], into: list[int] | None = None) -> list[int]:
-    into = [] if into is None else into
-    async for item in items:
-        into.append(item)
-    return into
-
-
-async def test_a_stream_is_retried_until_its_first_item_and_never_after_it() -> None:
-    parts, attempts = Parts(), 0
-
-    async def operation(attempt: Attempt) -> AsyncGenerator[int, None]:
-        nonlocal attempts
-        attempts += 1
-        assert parts.bulkhead.inside == 1
-        if attempt.number < 3:
-            raise WorkerLost("before")
-        yield 1
-        yield 2
-
-    assert await collected(stream(parts.stack, operation)) == [1, 2]
-    assert attempts == 3
-    assert parts.bulkhead.inside == 0
-
-    async def breaks(attempt: Attempt) -> AsyncGenerator[int, None]:
-        nonlocal attempts
-        attempts += 1
-        yield 1
-        raise WorkerLost("after")
-
-    attempts, seen = 0, []
-    with pytest.raises(WorkerLost):
-        await collected(stream(parts.stack, breaks), seen)
-    assert (attempts, seen) == (1, [1])
-    assert parts.counts() == (4, 3)
-
-
-async def test_a_streams_timeout_counts_until_its_first_item_then_the_deadline_does() -> None:
-    parts = Parts(attempt_s=0.02, total_s=0.2)
-
-    async def operation(attempt: Attempt) -> AsyncGenerator[int, None]:
-        if attempt.number == 1:
-            await asyncio.Event().wait()
-        yield 1
-        await asyncio.sleep(0.04)
-        yield 2
-        await asyncio.Event().wait()
-
-    seen: list[int] = []
-    with pytest.raises(DeadlineExceeded):
-        await collected(stream(parts.stack, operation), seen)
-    assert seen == [1, 2]
-
-
-async def test_a_closed_stream_closes_what_it_reads() -> None:
-    parts = Parts()
-    closed = False
-
-    async def operation(attempt: Attempt) -> AsyncGenerator[int, None]:
-        nonlocal closed
-        try:
-            while True:
-                yield 1
-        finally:
-            closed = True
-
-    async with aclosing(stream(parts.stack, operation)) as items:
-        await anext(items)
-        assert parts.bulkhead.inside == 1
-    assert closed
-    assert parts.bulkhead.inside == 0
-    assert parts.counts() == (0, 0)
 
 
 # ---- actors
