@@ -19,6 +19,7 @@
     ├── Unavailable 503              nothing began; try again, elsewhere or later
     │   ├── Overloaded 503           a bound was reached
     │   ├── Draining 503             it is on its way out
+    │   ├── DiskFull 503             a disk of the node is full; the sentence names the folder
     │   ├── ModelUnusable 503        its folder is incomplete, or of a kind that no engine runs
     │   │   ├── ArtifactRefused 503  unsigned, tampered with, revoked, or of no safe kind
     │   │   └── CacheFull 503        its weights have no place on this machine's disk
@@ -115,6 +116,10 @@ class Overloaded(Unavailable):
 
 class Draining(Unavailable):
     code = "draining"
+
+
+class DiskFull(Unavailable):
+    code = "disk_full"
 
 
 class ModelUnusable(Unavailable):
