@@ -1,4 +1,5 @@
-"""What excuses the end of a child: something outside is missing, and restarts can't wear it out."""
+"""What excuses the end of a child: something outside is missing, or in its way, and restarts can't
+wear it out."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from enum import StrEnum
 from typing import Final
 
 from supervision.backoff import Backoff
-from tether.errors import DiskFull, TetherError
+from tether.errors import DiskFull, Hindered, TetherError
 
 
 class Excuse(StrEnum):
@@ -14,6 +15,7 @@ class Excuse(StrEnum):
     often, with `PATIENCE`. Each is the code of the error that the child ended with."""
 
     DISK_FULL = DiskFull.code
+    HINDERED = Hindered.code
 
     @classmethod
     def of(cls, code: str) -> Excuse | None:

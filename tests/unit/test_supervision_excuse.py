@@ -10,7 +10,7 @@ from supervision.events import ChildRestarting
 from supervision.excuse import PATIENCE, Excuse
 from supervision.tree import SupervisionTree
 from tether.contracts import ExitNotice, ExitReason
-from tether.errors import DiskFull, Unavailable
+from tether.errors import DiskFull, Hindered, Unavailable
 
 FULL = "the disk of /srv is full"
 OFTEN = 50  # times within 5 s; the intensity is 3
@@ -106,6 +106,7 @@ def test_a_supervisor_that_could_not_start_is_excused_as_its_child() -> None:
 
 def test_only_errors_of_these_codes_excuse() -> None:
     assert Excuse.in_error(DiskFull(FULL)) is Excuse.DISK_FULL
+    assert Excuse.in_error(Hindered("it is held")) is Excuse.HINDERED
     assert Excuse.in_error(Unavailable("away")) is None
     assert Excuse.in_error(OSError("away")) is None
     assert Excuse.of("") is None
