@@ -97,7 +97,9 @@ class Supervised(Actor):
 
     async def fail(self, error: BaseException | str) -> None:
         """Tell the supervisor that this actor can't go on, and end."""
-        self._child_leave(ExitReason.FAILED, error if isinstance(error, str) else sentence(error))
+        said = error if isinstance(error, str) else sentence(error)
+        code = error.code if isinstance(error, TetherError) else ""
+        self._child_leave(ExitReason.FAILED, said, code)
 
     async def finish(self) -> None:
         """Tell the supervisor that there is nothing more to do, and end."""
@@ -213,7 +215,7 @@ class Supervised(Actor):
         except Exception:
             log.exception("could not stop in order")
 
-    def _child_leave(self, reason: ExitReason, error: str) -> None:
+    def _child_leave(self, reason: ExitReason, error: str, code: str = "") -> None:
         if self._child_stopping is not None:
             return  # it ends as it was told to, and what ends with it is no failure
         self._child_leaving = True
@@ -221,7 +223,13 @@ class Supervised(Actor):
         if self.parent:
             self.tell(
                 self.parent,
-                ExitNotice(path=self.path, generation=self.generation, reason=reason, error=error),
+                ExitNotice(
+                    path=self.path,
+                    generation=self.generation,
+                    reason=reason,
+                    error=error,
+                    code=code,
+                ),
             )
         self.exit_process(f"{reason}: {error}" if error else str(reason))
 

@@ -21,6 +21,7 @@ from actors.runtime.spawning import SpawnedProcess
 from supervision.actions import Action, Emit, Finish, Kill, Serve, Spawn, Start, Stop
 from supervision.child import Supervised, sentence
 from supervision.events import Event, TreeChanged
+from supervision.excuse import Excuse
 from supervision.member import join
 from supervision.narrator import narrate
 from supervision.operated import Operated
@@ -38,7 +39,7 @@ from tether.contracts import (
     StopChild,
     TreeNode,
 )
-from tether.errors import TetherError, Unavailable
+from tether.errors import TetherError, Unavailable, from_code
 from tether.telemetry import logs
 
 _LAST_WORDS_S: Final = 0.05  # after a process has ended, for what it said to be read
@@ -143,7 +144,14 @@ class Supervisor(Verbs, Operated, Supervised):
         parent, _, id = msg.path.rpartition("/")
         if parent == self.path:
             self._perform(
-                self._tree.noticed(id, msg.generation, msg.reason, msg.error, self._now())
+                self._tree.noticed(
+                    id,
+                    msg.generation,
+                    msg.reason,
+                    msg.error,
+                    self._now(),
+                    excuse=Excuse.of(msg.code),
+                )
             )
 
     def on_child_exited(self, address: Address) -> None:
@@ -229,7 +237,8 @@ class Supervisor(Verbs, Operated, Supervised):
             self._finished.set_result(finish)
         why = " <- ".join(finish.causes)
         if not self._served.done():
-            self._served.set_exception(Unavailable(why or f"{self.path} was told to stop"))
+            why = why or f"{self.path} was told to stop"
+            self._served.set_exception(from_code(finish.excuse or Unavailable.code, why))
             self._served.exception()  # whoever waits gets it; nobody waits after a cancel
         elif self._child_stopping is None:
             reason = finish.reason
@@ -288,7 +297,13 @@ class Supervisor(Verbs, Operated, Supervised):
         except TetherError as error:
             if not child.silent:  # else its exit says more
                 self._perform(
-                    self._tree.start_failed(spec.id, generation, sentence(error), self._now())
+                    self._tree.start_failed(
+                        spec.id,
+                        generation,
+                        sentence(error),
+                        self._now(),
+                        excuse=Excuse.in_error(error),
+                    )
                 )
         except asyncio.CancelledError:
             child_silent()

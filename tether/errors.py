@@ -19,6 +19,8 @@
     ├── Unavailable 503              nothing was answered; try again, elsewhere or later
     │   ├── Overloaded 503           a bound was reached
     │   ├── Draining 503             it is on its way out
+    │   ├── Hindered 503             a predecessor, or what gives it its socket, is in its way
+    │   ├── DiskFull 503             a disk of the node is full; the sentence names the folder
     │   ├── ModelUnusable 503        its folder is incomplete, or of a kind that no engine runs
     │   │   ├── ArtifactRefused 503  unsigned, tampered with, revoked, or of no safe kind
     │   │   └── CacheFull 503        its weights have no place on this machine's disk
@@ -116,6 +118,18 @@ class Overloaded(Unavailable):
 
 class Draining(Unavailable):
     code = "draining"
+
+
+class Hindered(Unavailable):
+    """An actor can't start for a cause that isn't its own and that another try may find gone: a
+    predecessor holds what there is one of, or nobody hands over what it needs. No crash, see
+    `supervision.excuse`."""
+
+    code = "hindered"
+
+
+class DiskFull(Unavailable):
+    code = "disk_full"
 
 
 class ModelUnusable(Unavailable):

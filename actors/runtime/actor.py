@@ -99,6 +99,11 @@ class Actor(ThespianActor):
         """What the capabilities of this process's node say about its runtime."""
         return self._transport.options
 
+    @property
+    def orphaned(self) -> bool:
+        """Is the process above gone? Then this one ends, and its successor may run already."""
+        return self._transport.orphaned
+
     async def ask(self, address: Address | str, contract: Contract, timeout: float = 5.0) -> Any:
         """The answer of the actor at `address`, or None if it answers with nothing.
 

@@ -56,12 +56,14 @@ class ChildStopped(Contract, frozen=True):
 
 
 class ExitNotice(Contract, frozen=True):
-    """Child → supervisor, told before it ends by itself. Safe to see twice."""
+    """Child → supervisor, told before it ends by itself. `code` is that of the error, if it was one
+    of `tether.errors`. Safe to see twice."""
 
     path: str
     generation: int
     reason: ExitReason
     error: str = ""
+    code: str = ""
 
 
 class Ping(Contract, frozen=True):
