@@ -83,7 +83,7 @@ class Execution:
             and self.journal.base == len(run.emitted_ids)
         )
 
-    def job(self) -> Generation:
+    def generation(self) -> Generation:
         """What the engine is to compute, now that the prompt's ids are known. A tenant's prompts
         are told from others' by no time that they save."""
         run = self.run

@@ -122,7 +122,8 @@ class Pool:
         ]
         self._cards = {card.ref: card for card in kept}
         size = files.estimate if options.model_memory_mib else lambda card: 0
-        self._warm.wish(repertoire.wishes(kept, pinned=options.pinned, size=size))
+        for ref in self._warm.wish(repertoire.wishes(kept, pinned=options.pinned, size=size)):
+            self._serve(ref)
         for ref in [ref for ref in self._waiting if ref not in self._cards]:
             self._refuse(ref, ModelNotFound(f"{ref} is not offered any more", param="model"))
         self._go()
@@ -236,13 +237,18 @@ class Pool:
         metrics.warm_load_seconds.observe(now - began)
         self._engines[ref] = engine
         if self._warm.loaded(ref, engine.snapshot().resident_bytes, now):
-            for use in self._waiting.pop(ref):
-                assert use.ready is not None
-                use.engine = engine
-                if not use.ready.done():
-                    use.ready.set_result(engine)
+            self._serve(ref)
         self._tell(now, card)
         self._go()
+
+    def _serve(self, ref: str) -> None:
+        """All who wait for it have it now."""
+        engine = self._engines[ref]
+        for use in self._waiting.pop(ref):
+            assert use.ready is not None
+            use.engine = engine
+            if not use.ready.done():
+                use.ready.set_result(engine)
 
     def _sized(self, ref: str, size: int) -> None:
         """Its files are there, and so large.

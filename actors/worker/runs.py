@@ -181,7 +181,7 @@ class Runs:
             if execution.slot is not None:
                 await execution.slot
                 execution.slot = None
-            async with aclosing(engine.run(execution.job())) as deltas:
+            async with aclosing(engine.run(execution.generation())) as deltas:
                 async for delta in deltas:
                     journal.add(delta.token_ids, delta.text)
                     if delta.finish is not None:

@@ -13,7 +13,7 @@ from supervision.policies import Breaker
 from tether.contracts import JobState, Reserve, Settle
 from tether.core.journal import Journal
 from tether.core.quota import QuotaGuard
-from tether.core.warm import Warm
+from tether.core.room import Room
 from tether.core.wish import Model, Phase
 from tether.stores.verdict import Verdict
 
@@ -111,10 +111,10 @@ def forgotten_word() -> list[Patch]:
 def hasty_eviction() -> list[Patch]:
     """A model that answers makes way for another one."""
 
-    def idle(self: Warm) -> Iterator[Model]:
+    def idle(self: Room) -> Iterator[Model]:
         return (m for m in self._models.values() if m.phase is Phase.WARM and not m.pinned)
 
-    return [(Warm, "_idle", idle)]
+    return [(Room, "idle", idle)]
 
 
 BUGS: dict[str, Callable[[], list[Patch]]] = {

@@ -188,6 +188,20 @@ def test_what_has_changed_is_loaded_anew_after_its_last_run() -> None:
     assert made.held == 3
 
 
+def test_who_waits_for_what_has_changed_has_it_when_it_has_changed_back() -> None:
+    made = pool(0, wish("a", identity=1))
+    use(made, "a", 0.0)
+    assert made.wish([wish("a", identity=2)]) == {}
+    assert not made.ask("a", 1.0)
+    assert not made.ask("a", 1.0)
+    assert made.wish([wish("a", identity=1)]) == {"a": 2}
+    assert made.plan(2.0) == []
+    for _ in range(2):
+        made.leave("a", 3.0)
+    assert made.wish([wish("a", identity=2)]) == {}
+    assert made.plan(4.0) == [Close("a", "changed")]
+
+
 def test_what_changes_while_it_is_loaded_is_loaded_anew() -> None:
     made = pool(0, wish("a", identity=1))
     assert made.plan(0.0) == [Load("a")]
@@ -282,7 +296,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule(wishes=WISHES)
     def wish(self, wishes: list[Wish]) -> None:
-        self.warm.wish(wishes)
+        for ref, served in self.warm.wish(wishes).items():
+            assert served == self.waits.pop(ref)
+            self.holds[ref] = self.holds.get(ref, 0) + served
         for ref in [r for r in self.waits if r not in {w.ref for w in wishes}]:
             for _ in range(self.waits.pop(ref)):  # the shell sends them away
                 self.warm.give_up(ref)
@@ -325,8 +341,8 @@ class Machine(RuleBasedStateMachine):
                 assert model.wish is not None
         self.under_way += steps
         budget = self.warm.budget
-        if budget and self.warm.held - self.warm._coming() > budget:
-            assert not list(self.warm._idle()), "something could still go"
+        if budget and self.warm.held - self.warm._room.coming > budget:
+            assert not list(self.warm._room.idle()), "something could still go"
 
     @precondition(lambda self: self.under_way)
     @rule(data=st.data(), fails=st.booleans(), size=st.integers(0, 8))

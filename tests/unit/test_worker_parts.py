@@ -277,9 +277,9 @@ def test_answers_to_settle_for_a_worker_that_is_gone() -> None:
 
 
 def test_a_job_belongs_to_its_tenant() -> None:
-    whole = execution(tenant_id="acme").job()
+    whole = execution(tenant_id="acme").generation()
     assert (whole.prompt_ids, whole.emitted_ids, whole.scope) == ((7, 8), (), "acme")
-    rest = execution(tenant_id="other", prompt_ids=(7, 8), emitted_ids=(9,)).job()
+    rest = execution(tenant_id="other", prompt_ids=(7, 8), emitted_ids=(9,)).generation()
     assert (rest.prompt_ids, rest.emitted_ids, rest.scope) == ((7, 8), (9,), "other")
 
 

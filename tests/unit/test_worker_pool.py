@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from actors.worker.execution import Ending
@@ -157,6 +158,21 @@ async def test_who_waits_for_what_is_retired_is_told_so_and_its_load_is_for_nobo
     assert (made.pool.models, made.kept) == (("a@1",), {"a@1"})
     with pytest.raises(ModelNotFound):
         made.pool.use(B.ref)
+
+
+async def test_who_waits_for_what_has_changed_has_it_when_it_has_changed_back() -> None:
+    made = await stage(A)
+    await made.warm(A)
+    first = made.pool.use(A.ref)
+    made.pool.adopt((msgspec.structs.replace(A, context=A.context + 1),))
+    later = made.pool.use(A.ref)
+    assert later.engine is None
+    made.pool.adopt((A,))
+    assert await asyncio.wait_for(later.get(), 1.0) is first.engine
+    first.done()
+    later.done()
+    assert made.loads == ["a@1"]
+    assert not any(model.holds or model.waits for model in made.pool._warm._models.values())
 
 
 async def test_files_that_are_too_large_are_noticed_before_they_are_loaded() -> None:

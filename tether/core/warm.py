@@ -17,9 +17,10 @@ Without demand this comes to rest: what a canary pushed out comes back by demand
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final
 
+from tether.core.room import Room, enough
 from tether.core.wish import Close, Load, Model, Phase, Step, Wish
 
 LOADS: Final = 2  # at once; one of them at most for which no run waits
@@ -45,14 +46,14 @@ class Warm:
         self._order: tuple[Model, ...] = ()
         self._about: tuple[str, ...] = ()
         self._restless = False
-        self._pins = 0  # bytes of pinned ones
+        self._room = Room(budget, self._models)
 
     # ---- what there is
 
     @property
     def held(self) -> int:
         """Bytes of all that is here, comes or goes."""
-        return sum(m.size for m in self._models.values() if m.phase is not Phase.OUT)
+        return self._room.held
 
     @property
     def warm(self) -> tuple[str, ...]:
@@ -77,7 +78,7 @@ class Warm:
         return tuple(
             m.ref
             for m in self._order
-            if m.ref not in here and not self._unfit(m) and m.retry_at <= now
+            if m.ref not in here and not self._room.unfit(m) and m.retry_at <= now
         )
 
     @property
@@ -89,7 +90,7 @@ class Warm:
     def alive(self) -> bool:
         """Is anything here, on its way, or still to be tried?"""
         return any(
-            m.phase is not Phase.OUT or not (m.failures or self._unfit(m)) for m in self._order
+            m.phase is not Phase.OUT or not (m.failures or self._room.unfit(m)) for m in self._order
         )
 
     @property
@@ -100,7 +101,7 @@ class Warm:
     def unfit(self, ref: str) -> str:
         """Why it will never fit; empty if it may."""
         m = self._models.get(ref)
-        return "" if m is None or m.wish is None else self._unfit(m)
+        return "" if m is None or m.wish is None else self._room.unfit(m)
 
     def refusal(self, ref: str, now: float) -> str:
         """Why it can't be had here now; empty if it can."""
@@ -108,7 +109,7 @@ class Warm:
         if m is None or m.wish is None:
             return f"this worker doesn't run {ref}"
         if m.phase is Phase.OUT:
-            if unfit := self._unfit(m):
+            if unfit := self._room.unfit(m):
                 return unfit
             if m.retry_at > now:
                 return f"{ref} can't be loaded here ({m.fault}); it is tried again later"
@@ -121,12 +122,14 @@ class Warm:
 
     # ---- what happens
 
-    def wish(self, wishes: Iterable[Wish]) -> None:
-        """All that may run here from now on; the pinned first, then by rank, then as given."""
+    def wish(self, wishes: Iterable[Wish]) -> dict[str, int]:
+        """All that may run here from now on; the pinned first, then by rank, then as given. What
+        has changed and changed back in time answers again: how many waiting runs have it now."""
         kept = {wish.ref: wish for wish in wishes}
         for m in self._models.values():
             m.wish, m.pinned = None, False
         order = []
+        served: dict[str, int] = {}
         for wish in sorted(kept.values(), key=lambda w: (not w.pinned, w.rank)):
             m = self._models.setdefault(wish.ref, Model(wish))
             m.wish = wish
@@ -134,10 +137,13 @@ class Warm:
                 m.renew()
             elif wish.certain and not m.stale:
                 m.size = wish.size
+            if m.waits and m.phase is Phase.WARM and not m.stale:
+                served[m.ref] = self._serve(m)
             order.append(m)
         self._order = tuple(order)
-        self._pin()
+        self._room.pin(self._order)
         self._forget()
+        return served
 
     def ask(self, ref: str, now: float) -> bool:
         """A run wants it: True, it has it, or False, it waits. `refusal` was empty."""
@@ -172,18 +178,14 @@ class Warm:
         m.failures, m.retry_at, m.fault = 0, 0.0, ""
         m.loaded_at = m.used_at = now
         self.resize(ref, size)
-        if m.stale:
-            return 0
-        served, m.waits = m.waits, 0
-        m.holds += served
-        return served
+        return 0 if m.stale else self._serve(m)
 
     def resize(self, ref: str, size: int) -> None:
         """It was measured. What its card says counts for more."""
         m = self._models.get(ref)
         if m is not None and size and not (m.wish is not None and m.wish.certain):
             m.size = size
-            self._pin()
+            self._room.pin(self._order)
 
     def failed(self, ref: str, why: str, now: float) -> None:
         """It could not be loaded; nobody waits for it any more."""
@@ -213,15 +215,15 @@ class Warm:
     def plan(self, now: float) -> list[Step]:
         """What to begin now. Ask again after anything has happened, and a few times a second, since
         `keep_s`, `idle_s` and the pause after a failure pass by themselves."""
-        self._pin()
+        self._room.pin(self._order)
         gone = [m for m in self._models.values() if m.phase is Phase.WARM and m.stale]
         steps: list[Step] = [
             self._close(m, "retired" if m.wish is None else "changed") for m in gone if not m.holds
         ]
-        over = self.held - self._coming() - self.budget
+        over = self.held - self._room.coming - self.budget
         if self.budget and over > 0:  # something is larger than it seemed
-            idle = sorted(self._idle(), key=lambda m: m.used_at)
-            steps += [self._close(m, "room") for m in _enough(idle, over) or idle]
+            idle = sorted(self._room.idle(), key=lambda m: m.used_at)
+            steps += [self._close(m, "room") for m in enough(idle, over) or idle]
         steps += self._loads(now)
         self._restless = bool(
             any(m.stale or m.waits for m in self._models.values() if m.phase is not Phase.LOADING)
@@ -235,7 +237,7 @@ class Warm:
         about = [m.ref for m in under_way if not m.stale]
         free = LOADS - len(under_way)
         ahead = all(m.waits for m in under_way)  # may one begin for which nobody waits?
-        room, coming = self.budget - self.held, self._coming()
+        room, coming = self.budget - self.held, self._room.coming
         starving = False
         for m in self._candidates(now):
             if not self.budget or max(1, m.size) <= room:
@@ -267,7 +269,7 @@ class Warm:
         """All that might be loaded, by urgency."""
         out = [
             m for m in self._order
-            if m.phase is Phase.OUT and m.retry_at <= now and not self._unfit(m)
+            if m.phase is Phase.OUT and m.retry_at <= now and not self._room.unfit(m)
         ]  # fmt: skip
         return sorted(
             out,
@@ -286,71 +288,23 @@ class Warm:
             return None
         if short <= 0:
             return []
-        idle = [v for v in self._idle() if now - v.loaded_at >= self._keep_s]
+        idle = [v for v in self._room.idle() if now - v.loaded_at >= self._keep_s]
         if not urgent:
             idle = [v for v in idle if now - v.used_at >= self._idle_s and not v.canary]
-        return _enough(sorted(idle, key=lambda v: v.used_at), short)
-
-    def _idle(self) -> Iterator[Model]:
-        """What could go: no run has it and it isn't pinned."""
-        return (
-            m
-            for m in self._models.values()
-            if m.phase is Phase.WARM and not m.holds and not m.pinned
-        )
-
-    def _coming(self) -> int:
-        """Bytes that are about to be free."""
-        return sum(m.size for m in self._models.values() if m.phase is Phase.CLOSING)
-
-    def _pin(self) -> None:
-        """Pins hold as far as they fit together: first those that are here."""
-        wished = [m for m in self._order if m.wish is not None and m.wish.pinned]
-        taken = 0
-        for m in sorted(wished, key=lambda m: m.phase is Phase.OUT):
-            here = m.phase is not Phase.OUT
-            m.pinned = here or not self.budget or taken + m.size <= self.budget
-            if m.pinned:
-                taken += m.size
-        self._pins = taken
-
-    def _unfit(self, m: Model) -> str:
-        """Why it will never fit; empty if it may."""
-        pins = self._pins - (m.size if m.pinned else 0)
-        if not self.budget or max(1, m.size) + pins <= self.budget:
-            return ""
-        need = f"{m.ref} needs {_mib(m.size)}, this worker's models may take {_mib(self.budget)}"
-        return (
-            need if m.size > self.budget else f"{need}, and pinned ones have {_mib(pins)} of them"
-        )
+        return enough(sorted(idle, key=lambda v: v.used_at), short)
 
     def _close(self, m: Model, why: str) -> Close:
         m.phase = Phase.CLOSING
         return Close(m.ref, why)
 
+    @staticmethod
+    def _serve(m: Model) -> int:
+        """Whoever waits for it has it now; how many."""
+        served, m.waits = m.waits, 0
+        m.holds += served
+        return served
+
     def _forget(self) -> None:
         for m in [m for m in self._models.values() if m.wish is None]:
             if m.phase is Phase.OUT and not m.holds:
                 del self._models[m.ref]
-
-
-def _enough(models: list[Model], short: int) -> list[Model] | None:
-    """The first of `models` that free `short` bytes together, without those that aren't needed."""
-    chosen: list[Model] = []
-    freed = 0
-    for m in models:
-        if freed >= short:
-            break
-        chosen.append(m)
-        freed += m.size
-    if freed < short:
-        return None
-    for m in reversed(chosen[:-1]):
-        if freed - m.size >= short:
-            chosen.remove(m)
-            freed -= m.size
-    return chosen
-
-
-def _mib(size: int) -> str:
-    return f"{size / (1 << 20):.0f} MiB"

@@ -10,7 +10,7 @@ from tether.contracts import Finish, Sampling
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """One answer to compute. `sampling.seed` is set; `max_tokens` counts `emitted_ids` too. Only
-    jobs of an equal `scope` use what was computed for one another: who waits less would learn
+    those of an equal `scope` use what was computed for one another: who waits less would learn
     what others have asked."""
 
     prompt_ids: tuple[int, ...]
