@@ -112,10 +112,7 @@ class Placement:
     """
 
     def __init__(
-        self,
-        region: str,
-        random: Callable[[], float],
-        breakers: WorkerBreakers | None = None,
+        self, region: str, random: Callable[[], float], breakers: WorkerBreakers | None = None
     ) -> None:
         self._region = region
         self.node = ""
