@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 from actors.runtime import Address
 from tether.contracts import ActorFound, Contract, FindActor, ShowTree, Tree
-from tether.errors import DeadlineExceeded, Unavailable
+from tether.errors import NoAnswer, Unavailable
 
 ROOT: Final = "root"  #: the global name of a node's root supervisor
 
@@ -35,7 +35,7 @@ async def root_of_node(asker: Asker, node: str, admin_port: int, *, timeout: flo
 
     Raises:
         PeerLost: the node can't be reached, or refuses us.
-        DeadlineExceeded: it did not answer within `timeout` seconds.
+        NoAnswer: it did not answer within `timeout` seconds.
         Unavailable: it runs, and has no root (yet).
     """
     admin = Address.admin(node, admin_port)
@@ -50,7 +50,7 @@ async def tree_of_node(asker: Asker, node: str, admin_port: int, *, timeout: flo
 
     Raises:
         PeerLost: the node can't be reached, or refuses us.
-        DeadlineExceeded: it did not answer within `timeout` seconds.
+        NoAnswer: it did not answer within `timeout` seconds.
         Unavailable: it runs, and has no root (yet).
     """
     try:
@@ -59,4 +59,4 @@ async def tree_of_node(asker: Asker, node: str, admin_port: int, *, timeout: flo
             tree: Tree = await asker.ask(root, ShowTree(), timeout=timeout)
             return tree
     except TimeoutError:
-        raise DeadlineExceeded(f"node {node} did not answer within {timeout:g} s") from None
+        raise NoAnswer(f"node {node} did not answer within {timeout:g} s") from None

@@ -28,15 +28,12 @@ from supervision.policies import (
     Deadline,
     DeadlineOptions,
     Go,
-    Hedge,
-    HedgeOptions,
     Policy,
     Rate,
     RateOptions,
     Retry,
     RetryOptions,
     Stack,
-    StackOptions,
     Timeout,
     TimeoutOptions,
 )
@@ -54,7 +51,6 @@ def policies() -> dict[str, Policy]:
         "rate": Rate(FAST, 0.0),
         "deadline": Deadline(DeadlineOptions()),
         "retry + budget": Retry(RetryOptions(), Random(1).random, Budget()),
-        "hedge": Hedge(HedgeOptions(), Budget()),
         "breaker": Breaker(),
         "bulkhead": Bulkhead(BulkheadOptions()),
         "timeout": Timeout(TimeoutOptions()),
@@ -118,10 +114,9 @@ def driven(stack: Stack | None) -> Callable[[int], None]:
 
 def costs() -> dict[str, float]:
     """Microseconds by subject."""
-    default = StackOptions(rate=FAST)
 
     def stack() -> Stack:
-        return Stack.of(default, random=Random(1).random, now=0.0)
+        return Stack(*policies().values())
 
     found = {name: timed(alone(policy)) for name, policy in policies().items()}
     found["default stack"] = timed(stacked(stack()))

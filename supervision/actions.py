@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from supervision.events import Event
+from supervision.excuse import Excuse
 from supervision.spec import ChildSpec
 from tether.contracts import ExitReason
 
@@ -51,10 +52,12 @@ class Serve:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """No child is left; end, and say `reason` and `causes` (latest first) to one's parent."""
+    """No child is left; end, and say `reason` and `causes` (latest first) to one's parent, and what
+    excuses them."""
 
     reason: ExitReason
     causes: tuple[str, ...] = ()
+    excuse: Excuse | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,11 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from actors.runtime import Actor, Address, on
+from supervision.place import Place
 from supervision.process import name_process
 from supervision.spec import ChildSpec
 from supervision.tree_view import TreeView
+from supervision.turn import Turn
 from tether.contracts import (
     ChildReady,
     ChildStopped,
@@ -38,7 +40,8 @@ class Supervised(Actor):
     """Override `Options`, `start`, `stop`, and `spec` if its defaults don't fit.
 
     A contract may arrive as soon as `start` has returned, for the address is known then. When
-    the supervisor's process is gone this one ends too, after `stop`.
+    the supervisor's process is gone this one ends too, after `stop`; when the node is, after those
+    that started after it.
     """
 
     Options: ClassVar[type[msgspec.Struct]] = NoOptions
@@ -54,6 +57,9 @@ class Supervised(Actor):
     _child_starting: asyncio.Task[None] | None = None
     _child_stopping: asyncio.Task[None] | None = None
     _child_view: TreeView | None = None
+    _child_numbers: tuple[int, ...] = ()  # of its place
+    _child_turn: Turn | None = None
+    _child_leaving: bool = False  # of its own accord
 
     # ---- to override
 
@@ -91,7 +97,9 @@ class Supervised(Actor):
 
     async def fail(self, error: BaseException | str) -> None:
         """Tell the supervisor that this actor can't go on, and end."""
-        self._child_leave(ExitReason.FAILED, error if isinstance(error, str) else sentence(error))
+        said = error if isinstance(error, str) else sentence(error)
+        code = error.code if isinstance(error, TetherError) else ""
+        self._child_leave(ExitReason.FAILED, said, code)
 
     async def finish(self) -> None:
         """Tell the supervisor that there is nothing more to do, and end."""
@@ -103,6 +111,7 @@ class Supervised(Actor):
     async def _start_child(self, msg: StartChild, sender: Address) -> ChildReady:
         if self._child_starting is None:
             self.path, self.generation = msg.path, msg.generation
+            self._child_numbers = msg.place or ()
             self.parent, self.root = msg.parent, msg.root
             self._child_follow(msg.parent)
             logs.configure(node=self.address.node, path=msg.path or "root")
@@ -117,6 +126,7 @@ class Supervised(Actor):
                 raise Draining(f"{self.path} was told to stop while it started") from None
             raise
         except Exception as error:
+            self._child_leaving = True
             # after this answer has left
             self.loop.call_soon(self.exit_process, "it could not start")
             raise error if isinstance(error, TetherError) else Internal(sentence(error)) from error
@@ -136,14 +146,33 @@ class Supervised(Actor):
     def _ping(self, msg: Ping, sender: Address) -> Pong:
         return Pong()
 
+    async def turn(self) -> None:
+        """The actor ends, told to or not. If nobody is there to tell, those it serves end first."""
+        turn = self._child_turn
+        if turn is not None and not self._child_told and await turn.node_ends():
+            await turn.comes(lambda: self._child_told)
+
     async def stopping(self) -> None:
-        """The actor ends, told to or not."""
+        """The actor ends, and it is its turn."""
         await self._child_wind_up(min(ORPHAN_STOP_S, self.stop_timeout_s * 0.9))
 
     # ---- how
 
+    @property
+    def _child_told(self) -> bool:
+        """Did somebody, or it itself, say that it ends?"""
+        return self._child_leaving or self._child_stopping is not None
+
+    def _child_takes_place(self, msg: StartChild) -> None:
+        """The root's is the first, and who was placed here by another node has none."""
+        numbers = msg.place if msg.path else ()
+        if numbers is not None:
+            root = Address.parse(msg.root) if msg.root else self.address
+            self._child_turn = Turn(self._transport, Place(numbers), root)
+
     async def _child_begin(self, msg: StartChild) -> None:
         try:
+            self._child_takes_place(msg)
             for need, text in msg.needs.items():
                 if not text:
                     raise Unavailable(f"{msg.path} needs {need}, which doesn't run")
@@ -186,12 +215,21 @@ class Supervised(Actor):
         except Exception:
             log.exception("could not stop in order")
 
-    def _child_leave(self, reason: ExitReason, error: str) -> None:
+    def _child_leave(self, reason: ExitReason, error: str, code: str = "") -> None:
+        if self._child_stopping is not None:
+            return  # it ends as it was told to, and what ends with it is no failure
+        self._child_leaving = True
         log.info("leaves", reason=str(reason), error=error)
         if self.parent:
             self.tell(
                 self.parent,
-                ExitNotice(path=self.path, generation=self.generation, reason=reason, error=error),
+                ExitNotice(
+                    path=self.path,
+                    generation=self.generation,
+                    reason=reason,
+                    error=error,
+                    code=code,
+                ),
             )
         self.exit_process(f"{reason}: {error}" if error else str(reason))
 

@@ -4,7 +4,7 @@
 |---|---|---|
 | child.started | took_s | path, generation, pid, restarts |
 | child.exited | ran_s | path, generation, pid, reason, error |
-| child.restarting | delay_s | path, attempt, restarts |
+| child.restarting | delay_s | path, attempt, restarts, excuse |
 | child.gave_up | restarts, period_s | path, error |
 | child.killed | after_s | path, generation, pid, why |
 | tree.stopping | children | path, why |
@@ -54,12 +54,14 @@ class ChildExited(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildRestarting(Event):
-    """A child will be started again in `delay_s`; this is failure `attempt` in a row."""
+    """A child will be started again in `delay_s`; this is failure `attempt` in a row, of those that
+    have an `excuse` (an `Excuse`), or of the others."""
 
     name: ClassVar[str] = "child.restarting"
     attempt: int
     restarts: int
     delay_s: float
+    excuse: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

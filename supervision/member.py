@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+from supervision.excuse import Excuse
 from supervision.spec import ChildSpec, Restart
 from tether.contracts import ExitReason, TreeNode
 
@@ -50,6 +51,7 @@ class Member:
     since: float = 0.0  # when `shown` became what it is
     restarts: int = 0  # in all
     failures: int = 0  # in a row
+    excused: int = 0  # exits in a row that weren't its fault
     ever_ready: bool = False
     condemned: bool = False  # must stop, then start again together with its group
     removed: bool = False  # was told to terminate; stays down
@@ -59,6 +61,7 @@ class Member:
     killed: bool = False
     cause: ExitReason | None = None  # why we end it
     notice: tuple[ExitReason, str] | None = None  # what it said before it ended
+    excuse: Excuse | None = None  # of what it said, or its supervisor knows
     error: str = ""
     last_exit: str = ""
     strategy: str = ""  # of a supervisor, as it said itself
@@ -84,6 +87,7 @@ class Member:
         self.phase, self.generation = Phase.SPAWNED, generation
         self.due, self.began, self.ready_at = math.inf, now, None
         self.killed, self.cause, self.notice, self.error = False, None, None, ""
+        self.excuse = None
 
     def gone(self) -> None:
         """Its process doesn't exist any more."""

@@ -29,6 +29,8 @@ def narrate(event: Event) -> None:
             return  # the root's table tells it
         case ChildRestarting():
             metrics.child_restarts.labels(event.path).inc()
+            if event.excuse:
+                metrics.child_excused.labels(event.path, event.excuse).inc()
         case ChildExited():
             metrics.child_exits.labels(event.path, str(event.reason)).inc()
         case ChildKilled():

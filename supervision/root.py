@@ -24,7 +24,7 @@ from tether.contracts import (
     TreeNode,
     WatchTree,
 )
-from tether.errors import DeadlineExceeded, PeerLost
+from tether.errors import NoAnswer, PeerLost
 from tether.telemetry import logs, metrics
 
 _PACE_S: Final = 0.01  # between two trees to the same watcher
@@ -158,7 +158,7 @@ async def stop_tree(endpoint: Endpoint, root: Address, *, timeout: float = 60.0)
     """Stop all children in reverse order, and wait for the root's process to end.
 
     Raises:
-        DeadlineExceeded: it took longer than `timeout` seconds.
+        NoAnswer: it took longer than `timeout` seconds.
     """
     gone = asyncio.Event()
     cancel = endpoint.watch(root, gone.set)
@@ -171,6 +171,6 @@ async def stop_tree(endpoint: Endpoint, root: Address, *, timeout: float = 60.0)
                 pass
             await gone.wait()
     except TimeoutError:
-        raise DeadlineExceeded(f"the tree did not stop within {timeout:g} s") from None
+        raise NoAnswer(f"the tree did not stop within {timeout:g} s") from None
     finally:
         cancel()

@@ -21,6 +21,7 @@ from actors.runtime.spawning import SpawnedProcess
 from supervision.actions import Action, Emit, Finish, Kill, Serve, Spawn, Start, Stop
 from supervision.child import Supervised, sentence
 from supervision.events import Event, TreeChanged
+from supervision.excuse import Excuse
 from supervision.member import join
 from supervision.narrator import narrate
 from supervision.operated import Operated
@@ -38,7 +39,7 @@ from tether.contracts import (
     StopChild,
     TreeNode,
 )
-from tether.errors import TetherError, Unavailable
+from tether.errors import TetherError, Unavailable, from_code
 from tether.telemetry import logs
 
 _LAST_WORDS_S: Final = 0.05  # after a process has ended, for what it said to be read
@@ -76,6 +77,7 @@ class Supervisor(Verbs, Operated, Supervised):
 
     _tree: SupervisionTree
     _timer: asyncio.TimerHandle | None = None
+    _forsaken: bool = False  # its children, which stop by themselves
     _told: float = 0.0  # the time that the tree was last told
 
     # ---- a supervisor as a child
@@ -123,6 +125,18 @@ class Supervisor(Verbs, Operated, Supervised):
         """Stop all children in reverse order."""
         await self._stop_all()
 
+    async def turn(self) -> None:
+        """When the node ends nobody waits for a supervisor: its children know their turns."""
+        turn, any_lives = self._child_turn, bool(getattr(self, "_nursery", None))
+        if turn is not None and any_lives and not self._child_told and await turn.node_ends():
+            self._forsaken = True
+            turn.give_up()
+            self._transport.abandon()
+
+    async def stopping(self) -> None:
+        if not self._forsaken:
+            await super().stopping()
+
     # ---- what happened
 
     @on(ExitNotice)
@@ -130,7 +144,14 @@ class Supervisor(Verbs, Operated, Supervised):
         parent, _, id = msg.path.rpartition("/")
         if parent == self.path:
             self._perform(
-                self._tree.noticed(id, msg.generation, msg.reason, msg.error, self._now())
+                self._tree.noticed(
+                    id,
+                    msg.generation,
+                    msg.reason,
+                    msg.error,
+                    self._now(),
+                    excuse=Excuse.of(msg.code),
+                )
             )
 
     def on_child_exited(self, address: Address) -> None:
@@ -151,6 +172,8 @@ class Supervisor(Verbs, Operated, Supervised):
 
     def _perform(self, actions: Sequence[Action]) -> None:
         told = self._told
+        if self._forsaken:
+            return
         for action in actions:
             match action:
                 case Spawn(spec, generation):
@@ -214,7 +237,8 @@ class Supervisor(Verbs, Operated, Supervised):
             self._finished.set_result(finish)
         why = " <- ".join(finish.causes)
         if not self._served.done():
-            self._served.set_exception(Unavailable(why or f"{self.path} was told to stop"))
+            why = why or f"{self.path} was told to stop"
+            self._served.set_exception(from_code(finish.excuse or Unavailable.code, why))
             self._served.exception()  # whoever waits gets it; nobody waits after a cancel
         elif self._child_stopping is None:
             reason = finish.reason
@@ -266,13 +290,20 @@ class Supervisor(Verbs, Operated, Supervised):
                     root=self.root or str(self.address),
                     args=spec.args,
                     needs=needs,
+                    place=self._place_of(child),
                 ),
                 timeout=spec.start_timeout_s + _MARGIN_S,
             )
         except TetherError as error:
             if not child.silent:  # else its exit says more
                 self._perform(
-                    self._tree.start_failed(spec.id, generation, sentence(error), self._now())
+                    self._tree.start_failed(
+                        spec.id,
+                        generation,
+                        sentence(error),
+                        self._now(),
+                        excuse=Excuse.in_error(error),
+                    )
                 )
         except asyncio.CancelledError:
             child_silent()
@@ -293,6 +324,10 @@ class Supervisor(Verbs, Operated, Supervised):
                     strategy=ready.strategy,
                 )
             )
+
+    def _place_of(self, child: _Child) -> tuple[int, ...] | None:
+        here = child.address is not None and child.address.node == self.address.node
+        return (*self._child_numbers, self._tree.number(child.spec.id)) if here else None
 
     def _process(self, child: _Child, address: Address) -> ChildProcess | PlacedProcess:
         """The process of a child, wherever it is."""

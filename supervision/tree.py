@@ -5,7 +5,8 @@ the state and returns the `Action`s to carry out, in order. After each the shell
 when to call `tick`. `now` is monotonic, in seconds. The semantics are Erlang/OTP's
 (`supervisor`, design principles §5), with these differences: a start is not awaited, so the
 mailbox stays open; a process is spawned ahead of its turn to start, so that a chain restarts
-in the time of its slowest spawn; repeated failures wait (`Backoff`).
+in the time of its slowest spawn; repeated failures wait (`Backoff`); what is owed to something
+outside that is missing (`Excuse`) is repeated until that is back.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from supervision.events import (
     TreeStopped,
     TreeStopping,
 )
+from supervision.excuse import PATIENCE, Excuse
 from supervision.intensity import Intensity
 from supervision.member import Member, Phase, join
 from supervision.spec import ChildSpec, Restart
@@ -73,9 +75,14 @@ class SupervisionTree:
         self._max_children = max_children
         self._generation = 0
         self._reason = ExitReason.SHUTDOWN
+        self._excuse: Excuse | None = None
         self._stopping_since = 0.0
         self._served = False
         self._out: list[Action] = []
+
+    def number(self, id: str) -> int:
+        """Which of the children it is in start order, from 0; they are one if they have none."""
+        return 0 if self._together else self.children.ids.index(id)
 
     # ---- what happens to the supervisor
 
@@ -140,24 +147,33 @@ class SupervisionTree:
         self._changed(member, now)
         return self._advance(now)
 
-    def start_failed(self, id: str, generation: int, error: str, now: float) -> list[Action]:
+    def start_failed(
+        self, id: str, generation: int, error: str, now: float, *, excuse: Excuse | None = None
+    ) -> list[Action]:
         """A child answered `Start` with an error; it ends by itself, or is killed."""
         member = self.children.member(id, generation)
         if member is None or member.phase is not Phase.STARTING:
             return []
-        member.cause, member.error = ExitReason.START_FAILED, error
+        member.cause, member.error, member.excuse = ExitReason.START_FAILED, error, excuse
         self._show(member, Phase.STOPPING, now)
         member.began, member.due = now, now + _SELF_END_S
         return self._advance(now)
 
     def noticed(
-        self, id: str, generation: int, reason: ExitReason, error: str, now: float
+        self,
+        id: str,
+        generation: int,
+        reason: ExitReason,
+        error: str,
+        now: float,
+        *,
+        excuse: Excuse | None = None,
     ) -> list[Action]:
         """A child says why it is about to end; it has as long as if it were told to."""
         member = self.children.member(id, generation)
         if member is None or not member.live or member.notice is not None:
             return []
-        member.notice = (reason, error)
+        member.notice, member.excuse = (reason, error), excuse
         if member.phase is Phase.RUNNING:
             self._show(member, Phase.STOPPING, now)
             member.began, member.due = now, now + member.spec.stop_s
@@ -176,12 +192,22 @@ class SupervisionTree:
         self._kill(member, why, now)
         return self._advance(now)
 
-    def exited(self, id: str, generation: int, now: float, error: str = "") -> list[Action]:
-        """The process of a child is gone, or could not be created."""
+    def exited(
+        self,
+        id: str,
+        generation: int,
+        now: float,
+        error: str = "",
+        *,
+        excuse: Excuse | None = None,
+    ) -> list[Action]:
+        """The process of a child is gone, or could not be created; `excuse` is what its supervisor
+        knows of that."""
         member = self.children.member(id, generation)
         if member is None or not member.live:
             return []
         reason, error = member.verdict(error)
+        member.excuse = member.excuse or excuse
         ran_s = now - member.ready_at if member.ready_at is not None else 0.0
         self._emit(
             ChildExited(
@@ -316,7 +342,7 @@ class SupervisionTree:
         first_start = self.state == "starting" and not member.ever_ready and not self._eager
         if first_start and reason is ExitReason.START_FAILED:
             why = f"{path} could not start: {error}"
-            self._end(ExitReason.FAILED, (why,), why, now)
+            self._end(ExitReason.FAILED, (why,), why, now, member.excuse)
             return
         if not member.returns(reason):
             self._retire(member, now)
@@ -324,8 +350,15 @@ class SupervisionTree:
             return
         backoff: Backoff = member.spec.backoff
         steady = ran_s > 0 and ran_s >= backoff.steady_s
-        member.failures = 1 if steady else member.failures + 1
-        if not self._intensity.admit(now):
+        if steady:
+            member.failures = member.excused = 0
+        if member.excuse is not None:
+            member.excused += 1
+            attempt, backoff = member.excused, PATIENCE
+        else:
+            member.failures += 1
+            attempt = member.failures
+        if member.excuse is None and not self._intensity.admit(now):
             limit, period_s = self._intensity.limit, self._intensity.period_s
             self._emit(
                 ChildGaveUp(path=path, restarts=member.restarts, period_s=period_s, error=error)
@@ -336,12 +369,16 @@ class SupervisionTree:
             )
             self._end(ExitReason.FAILED, (why, *([error] if error else [])), why, now)
             return
-        delay_s = backoff.delay_s(member.failures, self._draw())
+        delay_s = backoff.delay_s(attempt, self._draw())
         member.due = now + delay_s
         member.restarts += 1
         self._emit(
             ChildRestarting(
-                path=path, attempt=member.failures, restarts=member.restarts, delay_s=delay_s
+                path=path,
+                attempt=attempt,
+                restarts=member.restarts,
+                delay_s=delay_s,
+                excuse=str(member.excuse or ""),
             )
         )
         for id in affected(self.strategy, self.children.ids, member.spec.id):
@@ -366,11 +403,19 @@ class SupervisionTree:
             why = f"{join(self.path, member.spec.id)} is significant and ended: {reason}"
             self._end(ExitReason.SHUTDOWN, (why,), why, now)
 
-    def _end(self, reason: ExitReason, causes: tuple[str, ...], why: str, now: float) -> None:
+    def _end(
+        self,
+        reason: ExitReason,
+        causes: tuple[str, ...],
+        why: str,
+        now: float,
+        excuse: Excuse | None = None,
+    ) -> None:
         """Stop everything; the first reason stands."""
         if self.state in ("stopping", "stopped"):
             return
         self.state, self._reason, self.causes = "stopping", reason, causes
+        self._excuse = excuse
         self._stopping_since = now
         live = sum(m.live for m in self.children)
         self._emit(TreeStopping(path=self.path, children=live, why=why))
@@ -474,7 +519,7 @@ class SupervisionTree:
         self._emit(TreeStopped(path=self.path, took_s=now - self._stopping_since))
         if self._reason is ExitReason.FAILED:
             self._emit(TreeEscalated(path=self.path, causes=self.causes))
-        self._out.append(Finish(self._reason, self.causes))
+        self._out.append(Finish(self._reason, self.causes, self._excuse))
 
     def _show(self, member: Member, phase: Phase, now: float) -> None:
         before = member.shown

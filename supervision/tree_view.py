@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from actors.runtime import Actor, Address
 from tether.contracts import Tree, TreeNode, WatchTree
-from tether.errors import DeadlineExceeded, TetherError
+from tether.errors import NoAnswer, TetherError
 from tether.telemetry import logs
 
 log = logs.get(__name__)
@@ -63,19 +63,19 @@ class TreeView:
         """Wait for the first tree.
 
         Raises:
-            DeadlineExceeded: none came within `timeout` seconds.
+            NoAnswer: none came within `timeout` seconds.
         """
         try:
             async with asyncio.timeout(timeout):
                 await self._first.wait()
         except TimeoutError:
-            raise DeadlineExceeded(f"no tree from the root within {timeout:g} s") from None
+            raise NoAnswer(f"no tree from the root within {timeout:g} s") from None
 
     async def wait(self, path: str, timeout: float = 5.0) -> Address:
         """The address of the child at `path`, as soon as it runs.
 
         Raises:
-            DeadlineExceeded: it didn't within `timeout` seconds.
+            NoAnswer: it didn't within `timeout` seconds.
         """
         try:
             async with asyncio.timeout(timeout):
@@ -83,7 +83,7 @@ class TreeView:
                     await self._news.wait()
         except TimeoutError:
             state = self._by_path[path].state if path in self._by_path else "unknown"
-            raise DeadlineExceeded(
+            raise NoAnswer(
                 f"{path} is {state} and did not run within {timeout:g} s; see `tether tree`"
             ) from None
         return address

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tether.contracts import Ping
-from tether.errors import DeadlineExceeded, Overloaded, PeerLost, TetherError
+from tether.errors import NoAnswer, Overloaded, PeerLost, TetherError
 
 if TYPE_CHECKING:
     from actors.runtime import Actor, Address
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LOOK_S: Final = 1.0  # between two looks at the memory of a child
 _SHARES: Final = 4  # of its deadline, in which an answer is looked for
 _PAGE: Final = resource.getpagesize()
-_SILENT: Final = (PeerLost, Overloaded, DeadlineExceeded)  # no word of the child's own
+_SILENT: Final = (PeerLost, Overloaded, NoAnswer)  # no word of the child's own
 
 
 async def attend(

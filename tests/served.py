@@ -11,6 +11,7 @@ from tests.echo_gateway import InProcess
 from tether.http.admission import Admission
 from tether.http.app import application
 from tether.http.gateways import Gateways
+from tether.http.handover import receive
 from tether.http.listener import listen
 from tether.http.options import DoorOptions
 from tether.http.server import HttpServer
@@ -41,7 +42,10 @@ async def served(
     options = options or DoorOptions(port=0)
     gateways = Gateways(node, node, partitions=options.gateways, wait_s=options.gateway_wait_s)
     admission = Admission(options.max_requests)
-    sock = listen(options.host, options.port, share=options.share_port)
+    if options.handover:
+        sock = await receive(options.handover)
+    else:
+        sock = listen(options.host, options.port, share=options.share_port)
     server = HttpServer(application(gateways, admission, options), sock, admission, options)
     running = asyncio.create_task(server.run())
     try:

@@ -16,16 +16,19 @@
     ├── RateLimited 429              retry after `retry_after_s`
     ├── Cancelled 499                the client left
     ├── Internal 500                 a bug of ours
-    ├── Unavailable 503              nothing began; try again, elsewhere or later
+    ├── Unavailable 503              nothing was answered; try again, elsewhere or later
     │   ├── Overloaded 503           a bound was reached
     │   ├── Draining 503             it is on its way out
+    │   ├── Hindered 503             a predecessor, or what gives it its socket, is in its way
+    │   ├── DiskFull 503             a disk of the node is full; the sentence names the folder
     │   ├── ModelUnusable 503        its folder is incomplete, or of a kind that no engine runs
     │   │   ├── ArtifactRefused 503  unsigned, tampered with, revoked, or of no safe kind
     │   │   └── CacheFull 503        its weights have no place on this machine's disk
     │   ├── ArtifactLost 503         no replica has it whole, or too few can be reached
+    │   ├── NoAnswer 503             a wait of ours ended; what was asked may be done yet
     │   └── PeerLost 503             the process at the other end is gone
     ├── WorkerLost 502               it began, broke off, and could not be resumed
-    └── DeadlineExceeded 504
+    └── DeadlineExceeded 504         the request's own deadline passed, and no other
 
 An error crosses the wire as (code, message, retry_after_s, param) and is raised again as
 the same class at the other end; `from_code` is the way back.
@@ -117,6 +120,18 @@ class Draining(Unavailable):
     code = "draining"
 
 
+class Hindered(Unavailable):
+    """An actor can't start for a cause that isn't its own and that another try may find gone: a
+    predecessor holds what there is one of, or nobody hands over what it needs. No crash, see
+    `supervision.excuse`."""
+
+    code = "hindered"
+
+
+class DiskFull(Unavailable):
+    code = "disk_full"
+
+
 class ModelUnusable(Unavailable):
     code, retryable = "model_unusable", False
 
@@ -133,6 +148,13 @@ class ArtifactLost(Unavailable):
     code = "artifact_lost"
 
 
+class NoAnswer(Unavailable):
+    """Somebody on the way didn't answer for as long as we waited: it hangs, or has too much to do.
+    What it was asked is safe to ask twice; the deadline of the request is another matter."""
+
+    code = "no_answer"
+
+
 class PeerLost(Unavailable):
     code = "peer_lost"
 
@@ -142,6 +164,9 @@ class WorkerLost(TetherError):
 
 
 class DeadlineExceeded(TetherError):
+    """Raised by those who keep the deadline of a request, once it has passed. A wait of our own
+    that took too long is `NoAnswer`."""
+
     code, status = "deadline_exceeded", 504
 
 

@@ -8,20 +8,22 @@ from typing import ClassVar
 
 import msgspec
 
-from actors.gateway.closing import Closing
-from actors.gateway.flight import Flight
-from actors.gateway.governing import Governs
+from actors.gateway.fleet_view import FleetView
+from actors.gateway.gateway_metrics import GatewayMetrics
 from actors.gateway.keyring import Caller, Keyring
 from actors.gateway.options import GatewayOptions
-from actors.gateway.releases import SCHEDULER, Releases
-from actors.gateway.shown import Recent, ShowsSessions
-from actors.gateway.surroundings import Surroundings
-from actors.gateway.tally import Tally
-from actors.gateway.terms import Concurrency, terms
+from actors.gateway.recent_requests import RecentRequests
+from actors.gateway.registry_proxy import RegistryProxy
+from actors.gateway.request_admission import RequestAdmission
+from actors.gateway.request_session import RequestSession
+from actors.gateway.session_listing import SessionListing
+from actors.gateway.session_reading import Deserted
+from actors.gateway.session_settlement import settled_by, usage_of
+from actors.gateway.settlement import Settlement
+from actors.gateway.slot_releases import SCHEDULER, SlotReleases
 from actors.runtime import Address, on
 from actors.runtime.cause import Cause
 from supervision import Supervised
-from supervision.policies import Budget
 from tether.contracts import (
     Catalog,
     Chunk,
@@ -35,13 +37,10 @@ from tether.contracts import (
     Placed,
     Readiness,
     Ready,
-    Usage,
 )
-from tether.core.admission import Admission
 from tether.core.journal import Reader
 from tether.core.session import Sessions
 from tether.errors import (
-    BadRequest,
     Cancelled,
     DeadlineExceeded,
     Draining,
@@ -54,10 +53,9 @@ log = logs.get(__name__)
 TICK_S = 0.25
 OVERTIME_S = 0.5  # the worker knows the deadline too, and settles by it
 START_S = 15.0
-MAX_TOKEN_LENGTH = 255
 
 
-class Gateway(ShowsSessions, Governs, Supervised):
+class Gateway(Supervised):
     """Answers `Infer`, `ListModels` and `Readiness`. Finds the scheduler by the tree, since a
     partition has no needs of its own."""
 
@@ -74,20 +72,31 @@ class Gateway(ShowsSessions, Governs, Supervised):
             absent_s=options.unknown_key_s,
         )
         self._sessions = Sessions(options.sessions)
-        self._flights = set()
-        self._recent = Recent()
-        self._admission = Admission(options.tenants)
-        self._concurrency = Concurrency()
-        self._budget = Budget(options.retries)
-        self._closing = Closing(self, options.completions, options.remember_s)
-        self._releases = Releases(self)
-        self._tally = Tally()
-        self._surroundings = Surroundings(self)
+        self._running: dict[RequestSession, None] = {}  # a set in the order of adding
+        self._recent = RecentRequests()
+        self._settlement = Settlement(self, options.unsettled, options.remember_s)
+        self._slot_releases = SlotReleases(self)
+        self._metrics = GatewayMetrics()
+        self._fleet = FleetView(self)
+        self._admission = RequestAdmission(
+            self, options, sessions=self._sessions, fleet=self._fleet, metrics=self._metrics
+        )
         self._watched: set[str] = set()
         self._draining = False
+        self.serve(RegistryProxy(self, self._keyring))
+        self.serve(
+            SessionListing(
+                self,
+                self._operating.allow,
+                running=self._running,
+                recent=self._recent,
+                policies=self._admission.policies,
+                fleet=self._fleet,
+            )
+        )
         await self._keyring.open()
         self.background(self._keyring.watch(), name="keys")
-        catalog = self._surroundings.follow()
+        catalog = self._fleet.follow()
         await self.tree.wait(SCHEDULER, START_S)
         await asyncio.wait_for(catalog.first.wait(), START_S)
         self.background(self._sweep(), name="sweep")
@@ -98,8 +107,17 @@ class Gateway(ShowsSessions, Governs, Supervised):
         chain doesn't wait for the slowest stream; at the end of a node the doors, which stop
         first, have let all streams finish."""
         self._draining = True
-        self._tally.publish()
+        self._metrics.publish()
         await self._keyring.close()
+
+    def described(self) -> dict[str, object]:
+        """See `Actor.described`."""
+        return {
+            "sessions": len(self._sessions),
+            "running": len(self._running),
+            "draining": self._draining,
+            "models": " ".join(self._fleet.ready),
+        }
 
     # ---- requests
 
@@ -116,24 +134,23 @@ class Gateway(ShowsSessions, Governs, Supervised):
         caller = self._keyring.known(msg.credential, now)
         if caller is None:
             caller = await self._keyring.find(msg.credential, self.loop)
-        flight = self._join(msg, caller) or self._take_off(msg, caller, now)
-        journal = flight.journal
+        session = self._join(msg, caller, now) or self._open_session(msg, caller, now)
+        journal, reading = session.journal, session.reading
         from_seq = msg.from_seq
-        flight.listeners += 1
-        flight.left_at = None
+        reading.enter()
         why: Cause | None = None
         try:
-            while journal.tokens < from_seq and flight.outcome is None:
-                await flight.more()
-            if flight.error is not None and journal.tokens < from_seq:
-                raise flight.error
+            while journal.tokens < from_seq and session.outcome is None:
+                await reading.more()
+            if session.error is not None and journal.tokens < from_seq:
+                raise session.error
             reader = Reader(journal, from_seq, whole=not msg.stream)
             while True:
                 item = reader.next()
                 if item is None:
-                    if flight.error is not None:
-                        raise flight.error
-                    await flight.more()
+                    if session.error is not None:
+                        raise session.error
+                    await reading.more()
                     continue
                 yield item
                 if type(item) is Completed:
@@ -145,9 +162,9 @@ class Gateway(ShowsSessions, Governs, Supervised):
             why = Cause.CANCELLED
             raise
         finally:
-            flight.listeners -= 1
-            if not flight.listeners and flight.outcome is None:
-                self._deserted(flight, why)
+            left = reading.leave(why, explicit=session.explicit, now=self.loop.time())
+            if session.outcome is None and left is not None:
+                self._deserted(session, left)
 
     @on(ListModels)
     async def models(self, msg: ListModels, sender: Address) -> Catalog:
@@ -156,82 +173,47 @@ class Gateway(ShowsSessions, Governs, Supervised):
             Unauthenticated: no such key.
         """
         caller = await self._keyring.caller(msg.credential, self.loop)
-        return self._surroundings.index.of_tenant(caller.tenant_id)
+        return self._fleet.index.of_tenant(caller.tenant_id)
 
     @on(Readiness)
     def readiness(self, msg: Readiness, sender: Address) -> Ready:
         """Which models of the catalog some living worker has answered for."""
-        return Ready(models=() if self._draining else self._surroundings.ready)
+        return Ready(models=() if self._draining else self._fleet.ready)
 
-    def _join(self, msg: Infer, caller: Caller) -> Flight | None:
+    def _join(self, msg: Infer, caller: Caller, now: float) -> RequestSession | None:
         session = self._sessions.find((caller.tenant_id, msg.retry_token), msg.fingerprint)
-        return session if isinstance(session, Flight) else None
+        if not isinstance(session, RequestSession):
+            return None
+        session.placement.prolong(now + min(msg.deadline_s, self._options.max_deadline_s))
+        return session
 
-    def _take_off(self, msg: Infer, caller: Caller, now: float) -> Flight:
-        """A new flight, counted and entered everywhere, or an error and nothing of it."""
+    def _open_session(self, msg: Infer, caller: Caller, now: float) -> RequestSession:
+        """A new session, counted and entered everywhere, or an error and nothing of it."""
         if self._draining:
             raise Draining("this gateway is stopping; send the request again")
-        if not 0 < len(msg.retry_token) <= MAX_TOKEN_LENGTH or "\0" in msg.retry_token:
-            raise BadRequest(
-                f"an idempotency key has 1 to {MAX_TOKEN_LENGTH} characters, none of them NUL",
-                param="retry_token",
-            )
-        if not msg.deadline_s > 0:
-            raise DeadlineExceeded("the request came after its deadline")
-        tenant_id = caller.tenant_id
-        near = self._surroundings
-        card = near.index.resolve(msg.model_ref, tenant_id, msg.retry_token, near.alive)
-        agreed = terms(msg, card, tenant_id, near.abilities)
-        tokens, resumed = agreed.tokens, msg.from_seq > 0
-        self._admission.admit(tenant_id, caller.limits, tokens, now, resumed=resumed)
-        flight = Flight(
-            self,
-            msg,
-            tenant_id=tenant_id,
-            card=card,
-            sampling=agreed.sampling,
-            now=now,
-            deadline_s=min(msg.deadline_s, self._options.max_deadline_s),
-            attempts=self._options.attempts,
-            budget=self._budget,
-        )
-        flight.charged = tokens
-        try:
-            self._concurrency.enter(tenant_id, card, resumed=resumed)
-        except TetherError:
-            self._admission.leave(tenant_id, tokens, now)
-            raise
-        try:
-            self._sessions.open(flight, agreed.characters)
-        except TetherError:
-            self._concurrency.leave(tenant_id, card)
-            self._admission.leave(tenant_id, tokens, now)
-            self._tally.refused.inc()
-            raise
-        self._flights.add(flight)
-        self._budget.deposit(now)
-        return flight
+        session = self._admission.enter(msg, caller, now)
+        self._running[session] = None
+        return session
 
-    def _deserted(self, flight: Flight, why: Cause | None) -> None:
+    def _deserted(self, session: RequestSession, left: Deserted) -> None:
         """Nobody listens any more."""
-        if why is Cause.STOPPING:
-            return  # we go; the worker keeps the run, and another gateway takes it up
-        if why is Cause.PEER_LOST and flight.explicit:
-            flight.left_at = self.loop.time()
+        if left is Deserted.STAYS:
+            return
+        if left is Deserted.WAITS:
             try:
-                self.background(self._carry(flight), name="carry")
+                self.background(self._carry(session), name="carry")
             except TetherError:
                 pass
             else:
                 return
-        flight.fail(Cancelled("the client left"))
+        session.fail(Cancelled("the client left"))
 
-    async def _carry(self, flight: Flight) -> None:
-        """Moves a flight on while nobody listens; the sweep ends it if nobody comes back."""
-        while flight.outcome is None and not flight.listeners:
-            await flight.more()
+    async def _carry(self, session: RequestSession) -> None:
+        """Moves a session on while nobody listens; the sweep ends it if nobody comes back."""
+        while session.outcome is None and not session.reading.listeners:
+            await session.reading.more()
 
-    # ---- what a flight needs
+    # ---- what a session needs
 
     async def place(self, place: Place, timeout: float) -> Placed:
         """
@@ -242,7 +224,7 @@ class Gateway(ShowsSessions, Governs, Supervised):
         scheduler = self.tree.address(SCHEDULER)
         if scheduler is None:
             raise Draining("the scheduler is gone, and this gateway restarts after it")
-        self._releases.flush()
+        self._slot_releases.flush()
         placed: Placed = await self.ask(scheduler, place, timeout)
         return placed
 
@@ -254,76 +236,54 @@ class Gateway(ShowsSessions, Governs, Supervised):
 
     def released(self, job_id: str, worker_id: str, *, ok: bool, neutral: bool = False) -> None:
         finished = Finished(job_id=job_id, worker_id=worker_id, ok=ok, neutral=neutral)
-        self._releases.add(finished, urgent=not self._flights)
+        self._slot_releases.add(finished, urgent=not self._running)
 
     def cold(self, worker_address: str, model_ref: str) -> bool:
-        return self._surroundings.cold(worker_address, model_ref)
+        return self._fleet.cold(worker_address, model_ref)
 
-    def another(self, flight: Flight) -> ModelCard | None:
-        near, tenant_id, infer = self._surroundings, flight.tenant_id, flight.infer
-        try:
-            card = near.index.resolve(infer.model_ref, tenant_id, infer.retry_token, near.alive)
-            terms(infer, card, tenant_id, near.abilities)  # it may be able to do less
-        except TetherError:
-            return None
-        if card.ref == flight.model_ref:
-            return None
-        self._concurrency.leave(tenant_id, flight.card)
-        self._concurrency.enter(tenant_id, card, resumed=True)
-        return card
+    def another(self, session: RequestSession) -> ModelCard | None:
+        return self._admission.another(session)
 
-    def grew(self, flight: Flight) -> None:
-        self._sessions.grew(flight)
+    def grew(self, session: RequestSession) -> None:
+        self._sessions.grew(session)
 
-    def moved(self, flight: Flight, why: TetherError) -> None:
+    def moved(self, session: RequestSession, why: TetherError) -> None:
         metrics.request_resumes.labels(why.code).inc()
         log.info(
             "a request moves on",
-            job_id=flight.job_id,
-            from_worker=flight.worker_id,
-            at_token=flight.journal.tokens,
+            job_id=session.job_id,
+            from_worker=session.worker_id,
+            at_token=session.journal.tokens,
             why=why.code,
         )
 
-    def landed(self, flight: Flight) -> None:
-        """A flight has its outcome: free what it held, and see that its job is closed."""
+    def ended(self, session: RequestSession) -> None:
+        """A session has its outcome: free what it held, and see that its job is closed."""
         now = self.loop.time()
-        outcome = flight.outcome
+        outcome = session.outcome
         assert outcome is not None
-        self._flights.discard(flight)
-        self._recent.add(flight, now)
-        journal = flight.journal
-        completed = outcome is Outcome.COMPLETED
-        usage = (
-            journal.usage
-            if completed
-            else Usage(prompt_tokens=len(journal.prompt_ids), completion_tokens=journal.tokens)
-        )
-        used = usage.prompt_tokens + usage.completion_tokens
-        self._admission.leave(flight.tenant_id, flight.charged - used, now)
-        self._concurrency.leave(flight.tenant_id, flight.card)
-        first_s = None if flight.first_at is None else flight.first_at - flight.since
-        self._tally.ended(outcome, usage, first_s)
-        settle = flight.settle()
-        if completed:
-            self._sessions.grew(flight)
-            self._sessions.finish(flight, now, keep=flight.explicit)
+        self._running.pop(session, None)
+        self._recent.add(session, now)
+        usage = usage_of(session.journal, outcome)
+        self._admission.leave(session, usage, now)
+        first_s = None if session.first_at is None else session.first_at - session.since
+        self._metrics.ended(outcome, usage, first_s)
+        settle = session.settle()
+        if outcome is Outcome.COMPLETED:
+            self._sessions.grew(session)
+            self._sessions.finish(session, now, keep=session.explicit)
         else:
-            self._sessions.drop(flight)
+            self._sessions.drop(session)
         if settle is not None:
-            if completed:
-                self._closing.answered(flight.worker_address, settle, now)
-            elif outcome is Outcome.CANCELLED and flight.streaming:
-                self._closing.cancelled(settle, now)
-            else:
-                self._closing.ended(settle)
-        if flight.worker_id:
-            ok, neutral = flight.verdict(flight.error, now)
-            self.released(flight.job_id, flight.worker_id, ok=ok, neutral=neutral)
+            by = settled_by(outcome, streaming=session.streaming)
+            self._settlement.close(settle, by, session.worker_address, now)
+        if session.worker_id:
+            ok, neutral = session.verdict(now)
+            self.released(session.job_id, session.worker_id, ok=ok, neutral=neutral)
 
     def _worker_lost(self, worker_address: str) -> None:
         self._watched.discard(worker_address)
-        self._closing.worker_lost(worker_address)
+        self._settlement.worker_lost(worker_address)
 
     # ---- time
 
@@ -332,17 +292,19 @@ class Gateway(ShowsSessions, Governs, Supervised):
             await asyncio.sleep(TICK_S)
             now = self.loop.time()
             grace = self._options.grace_s
-            silent = self._surroundings.take_silent()
-            for flight in list(self._flights):
-                if now > flight.deadline + OVERTIME_S:
-                    flight.fail(DeadlineExceeded("no complete answer before the deadline"))
-                elif flight.left_at is not None and now - flight.left_at >= grace:
-                    flight.fail(Cancelled("the client did not come back"))
-                elif silent and flight.worker_address in silent:
-                    flight.desert()
+            silent = self._fleet.take_silent()
+            for session in list(self._running):
+                left_at, placement = session.reading.left_at, session.placement
+                if now > placement.deadline + OVERTIME_S:
+                    session.fail(DeadlineExceeded("no complete answer before the deadline"))
+                elif left_at is not None and now - left_at >= grace:
+                    session.fail(Cancelled("the client did not come back"))
+                elif now > placement.silent_until:
+                    session.expire()
+                elif silent and session.worker_address in silent:
+                    session.desert()
             self._sessions.sweep(now)
-            self._closing.sweep(now)
+            self._settlement.sweep(now)
             self._recent.publish()
-            self._tally.publish()
-            self._tally.bounds(self._sessions, len(self._keyring), len(self._admission))
-            self._tally.retries(self._budget)
+            self._metrics.publish()
+            self._admission.publish(len(self._keyring))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from supervision.policies import BudgetOptions
+from tether.contracts.policies import RequestPolicies
 from tether.core.admission import TenantLimits
 from tether.core.session import SessionBounds
 
@@ -13,9 +13,9 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds and times of a gateway, in seconds.
 
     `limits` are those of a tenant whose row has none. `grace_s` is how long a session with an
-    explicit token runs on without a listener after its front door was lost. `attempts` counts
-    those of one request in which something began, and `retries` bounds those of all requests.
-    `completions` answers per gateway are remembered for `remember_s`, to settle them if their
+    explicit token runs on without a listener after its front door was lost. `policies` are what
+    a request passes unless its model's policy says otherwise.
+    `unsettled` answers per gateway are remembered for `remember_s`, to settle them if their
     worker dies before it did.
 
     Raises:
@@ -27,19 +27,18 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
         requests_per_minute=6_000, tokens_per_minute=2_000_000, concurrency=256
     )
     sessions: SessionBounds = SessionBounds()
-    attempts: int = 3
-    retries: BudgetOptions = BudgetOptions(floor=100)
+    policies: RequestPolicies = RequestPolicies()
     grace_s: float = 10.0
     keys: int = 10_000
     key_s: float = 60.0
     unknown_key_s: float = 5.0
     tenants: int = 10_000
-    completions: int = 32_768
+    unsettled: int = 32_768
     remember_s: float = 5.0
     max_deadline_s: float = 3600.0
 
     def __post_init__(self) -> None:
-        for name in ("attempts", "keys", "tenants", "completions"):
+        for name in ("keys", "tenants", "unsettled"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} of a gateway must be at least 1")
         for name in ("grace_s", "key_s", "unknown_key_s", "remember_s", "max_deadline_s"):

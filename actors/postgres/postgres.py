@@ -79,8 +79,7 @@ class Postgres(Supervised):
 
     async def _watch(self) -> None:
         await self._server.ended()
-        if not self._leaving:
-            await self.fail(f"the PostgreSQL server ended; its log is {self._server.log}")
+        await self.fail(f"the PostgreSQL server ended; its log is {self._server.log}")
 
     async def _trim(self, period_s: float) -> None:
         while True:

@@ -29,7 +29,7 @@ from actors.runtime.transport import Transport
 from tether.capability import Capability, meets, named
 from tether.contracts import Contract, KillPlaced
 from tether.contracts.operating import Inspect, Resume, SetLogLevel, ShowStats, Suspend
-from tether.errors import DeadlineExceeded, Forbidden, Overloaded, Unavailable
+from tether.errors import Forbidden, NoAnswer, Overloaded, Unavailable
 from tether.telemetry import logs, metrics
 
 MAX_BACKGROUND: Final = 4096
@@ -81,6 +81,10 @@ class Actor(ThespianActor):
         """Called once before an orderly end if the actor had started, with `stop_timeout_s` to go.
         Handlers still run and requests are still taken until it returns; then both end."""
 
+    async def turn(self) -> None:
+        """Called once before `stopping`, and awaited however long it takes: it has to have a bound
+        of its own. Handlers run."""
+
     def on_child_exited(self, address: Address) -> None:
         """The process of a child is gone, for whatever reason. Called once a child."""
 
@@ -95,11 +99,16 @@ class Actor(ThespianActor):
         """What the capabilities of this process's node say about its runtime."""
         return self._transport.options
 
+    @property
+    def orphaned(self) -> bool:
+        """Is the process above gone? Then this one ends, and its successor may run already."""
+        return self._transport.orphaned
+
     async def ask(self, address: Address | str, contract: Contract, timeout: float = 5.0) -> Any:
         """The answer of the actor at `address`, or None if it answers with nothing.
 
         Raises:
-            DeadlineExceeded: none came within `timeout` seconds; the other side stops too.
+            NoAnswer: none came within `timeout` seconds; the other side stops too.
             PeerLost: its process is gone.
             TetherError: what its handler raised; `Internal` for anything unexpected.
         """
@@ -141,6 +150,14 @@ class Actor(ThespianActor):
         self._background.add(task)
         task.add_done_callback(self._background_done)
         return task
+
+    def serve(self, part: object) -> None:
+        """Has `part`, whose methods are marked with `on`, answer too. For `started`.
+
+        Raises:
+            TypeError: one of its contracts is answered already.
+        """
+        self._serving.add(part)
 
     def watch(self, address: Address | str, callback: Callable[[], object]) -> Callable[[], None]:
         """Calls `callback` once when the process at `address` is gone; the result takes the
@@ -190,7 +207,7 @@ class Actor(ThespianActor):
         Raises:
             Forbidden: the class is not on the node's list.
             Unavailable: the process ended before it was up, or no node has what it requires.
-            DeadlineExceeded: it wasn't up within `timeout` seconds, and was killed.
+            NoAnswer: it wasn't up within `timeout` seconds, and was killed.
         """
         if not self._transport.options.allows(class_name(actor_class)):
             raise Forbidden(f"{class_name(actor_class)} {REFUSED}")
@@ -210,7 +227,7 @@ class Actor(ThespianActor):
             elif not up.done() or up.cancelled():
                 self._unwanted.add(instance)
             if isinstance(error, TimeoutError):
-                raise DeadlineExceeded(
+                raise NoAnswer(
                     f"{class_name(actor_class)} was not up within {timeout} s"
                 ) from error
             if isinstance(error, Unavailable) and process is None:
@@ -316,6 +333,7 @@ class Actor(ThespianActor):
     async def _end(self, then: Callable[[], None]) -> None:
         try:
             if self._has_started:
+                await self.turn()
                 async with asyncio.timeout(self.stop_timeout_s):
                     await self.stopping()
         except Exception:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from actors.runtime.wire import CANCEL, frame
 from tether.contracts import Contract
-from tether.errors import DeadlineExceeded, Overloaded, TetherError
+from tether.errors import NoAnswer, Overloaded, TetherError
 from tether.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Asks:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._asks: dict[int, tuple[asyncio.Future[Any], Peer, float]] = {}
+        self._asks: dict[int, tuple[asyncio.Future[Any], Peer, float, float]] = {}
         self._due = math.inf
         self._timer: asyncio.TimerHandle | None = None
 
@@ -43,7 +43,7 @@ class Asks:
             raise Overloaded(f"{len(self._asks)} asks of this process wait already")
         future: asyncio.Future[Any] = self._loop.create_future()
         deadline = self._loop.time() + timeout
-        self._asks[number] = (future, peer, deadline)
+        self._asks[number] = (future, peer, deadline, timeout)
         if deadline < self._due:
             self._set(deadline)
         return future
@@ -98,8 +98,8 @@ class Asks:
         self._timer, self._due = None, math.inf
         now = self._loop.time()
         for number in [n for n, entry in self._asks.items() if entry[2] <= now]:
-            peer = self._asks[number][1]
-            self.failed(number, DeadlineExceeded(f"no answer from {peer.address} in time"))
+            _, peer, _, timeout = self._asks[number]
+            self.failed(number, NoAnswer(f"{peer.address} did not answer within {timeout:g} s"))
             peer.send(frame(CANCEL, number))
         if self._asks:
             self._set(min(entry[2] for entry in self._asks.values()))

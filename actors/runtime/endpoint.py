@@ -23,8 +23,8 @@ from actors.runtime.transport import border_of
 from actors.runtime.wire import MAX_FRAME
 from tether.contracts import Contract
 from tether.errors import (
-    DeadlineExceeded,
     Forbidden,
+    NoAnswer,
     PeerLost,
     ProtocolError,
     TetherError,
@@ -171,7 +171,7 @@ class Endpoint:
             Forbidden: the class is not on the node's list.
             Unavailable: it could not be started.
             PeerLost: the Admin is gone.
-            DeadlineExceeded: it wasn't up within `timeout` seconds.
+            NoAnswer: it wasn't up within `timeout` seconds.
         """
         number = next(self._numbers)
         answer: asyncio.Future[PendingActorResponse] = self._hub.loop.create_future()
@@ -190,9 +190,7 @@ class Endpoint:
             async with asyncio.timeout(timeout):
                 response = await answer
         except TimeoutError:
-            raise DeadlineExceeded(
-                f"{class_name(actor_class)} was not up within {timeout} s"
-            ) from None
+            raise NoAnswer(f"{class_name(actor_class)} was not up within {timeout} s") from None
         finally:
             cancel()
             self._pending.pop(number, None)
@@ -207,7 +205,7 @@ class Endpoint:
             # this name is on any list.
             return await self.create("-.Nobody", timeout=timeout, global_name=global_name)
         except (Forbidden, Unavailable) as error:
-            if isinstance(error, PeerLost):
+            if isinstance(error, PeerLost | NoAnswer):
                 raise
             return None
 

@@ -50,6 +50,8 @@ class Running:
         self.wakeups: list[Any] = []
         self.closed = False
         self.orphaned = False  # nobody is left to whom anything need be sent
+        self._leavers: list[Callable[[], None]] | None = None  # while the actor finishes
+        self._left = False  # an orphan, that has finished
         self._thread = threading.get_ident()
         self._inbox: deque[Any] = deque()
         self._handler: Any = None
@@ -65,7 +67,7 @@ class Running:
         sending = handler is TransmitOnly or isinstance(handler, TransmitOnly)
         if sending and (self.orphaned or self.closed):
             return 0
-        if self.orphaned and self.exit_gate is None and not sending:
+        if self._left and not sending:
             return Thespian__Run_Terminated()  # it was told while nothing ran
         self._thread = threading.get_ident()
         self._handler = TransmitOnly if sending else handler
@@ -145,18 +147,33 @@ class Running:
 
     def deliver(self, sender: Any, message: Any) -> None:
         """Hands a message to Thespian, now or when it next asks for one."""
-        if type(message) is ActorExitRequest and self.exit_gate is not None:
+        if type(message) is ActorExitRequest:
             self.leave(lambda: self._deliver(ReceiveEnvelope(sender, message)))
         else:
             self._deliver(ReceiveEnvelope(sender, message))
 
     def leave(self, then: Callable[[], None]) -> None:
-        """Lets the actor finish in its own way first, once."""
+        """Lets the actor finish in its own way first, once; whoever asks meanwhile waits too."""
         gate, self.exit_gate = self.exit_gate, None
-        if gate is None:
-            then()
+        if self._leavers is not None:
+            self._leavers.append(then)
+        elif gate is None:
+            self._leave([then])
         else:
-            gate(then)
+            self._leavers = [then]
+            gate(self._finished)
+
+    def _finished(self) -> None:
+        leavers, self._leavers = self._leavers or [], None
+        self._leave(leavers)
+
+    def _leave(self, leavers: list[Callable[[], None]]) -> None:
+        if self.orphaned:  # and Thespian needn't know
+            self._left = True
+            self.stop(Thespian__Run_Terminated())
+            return
+        for then in leavers:
+            then()
 
     def _deliver(self, envelope: Any) -> None:
         handler = self._handler

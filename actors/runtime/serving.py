@@ -63,8 +63,8 @@ def on(*contracts: type[Contract]) -> Callable[[_Method], _Method]:
 
 
 def handlers_of(actor: object) -> dict[type, Entry]:
-    """The handlers that the class of `actor` marks with `on`; a subclass's method replaces the
-    one of its base for the same contract.
+    """The handlers that the class of `actor`, or of a part of one, marks with `on`; a subclass's
+    method replaces the one of its base for the same contract.
 
     Raises:
         TypeError: one class marks two methods for the same contract.
@@ -117,6 +117,21 @@ class Serving:
             if held[1] == TELL or not held[0].closed:  # nobody would end what works for it
                 self._take(*held)
         self._held_bytes = 0
+
+    def add(self, part: object) -> None:
+        """A part of the actor answers as well.
+
+        Raises:
+            TypeError: somebody answers one of its contracts already.
+        """
+        for contract, entry in handlers_of(part).items():
+            other = self._handlers.get(contract)
+            if other is not None:
+                raise TypeError(
+                    f"{type(part).__name__} answers {contract.__name__}, which "
+                    f"{other[0].__qualname__} of {self._who} does already: keep one"
+                )
+            self._handlers[contract] = entry
 
     def suspend(self) -> None:
         """Holds back what comes, but for what operators and supervisors say; safe to call twice.

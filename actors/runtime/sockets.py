@@ -137,6 +137,11 @@ def credentials(transport: asyncio.BaseTransport) -> tuple[int, int] | None:
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family != socket.AF_UNIX:
         return None
+    return credentials_of(sock)
+
+
+def credentials_of(sock: socket.socket) -> tuple[int, int]:
+    """pid and uid of the process at the other end of a Unix socket."""
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, _ = _CREDENTIALS.unpack(raw)
     return pid, uid

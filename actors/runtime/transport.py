@@ -31,7 +31,6 @@ from thespian.system.messages.multiproc import EndpointConnected
 from thespian.system.transport import (
     ExternalInterfaceTransportInit,
     SendStatus,
-    Thespian__Run_Terminated,
 )
 
 from actors.runtime import unpickler
@@ -78,6 +77,7 @@ class Transport(Running):
             )
         fixed: Address | None = None
         self.parent: Address | None = None
+        self.lost: set[Address] = set()  # of those that this process ends with
         if isinstance(init, ExternalInterfaceTransportInit):
             self.options = NodeOptions.of(args[0])
             self.admin = self.options.admin
@@ -176,16 +176,26 @@ class Transport(Running):
         self.hub.watch(address, lambda: self._orphan(address))
 
     def _orphan(self, above: Address) -> None:
+        self.lost.add(above)
         if self.closed or self.orphaned:
             return
-        self.orphaned = True
         log.warning("ends because the process above it is gone", above=str(above))
-        # Should anything keep it from ending, a watchdog in C won't.
-        faulthandler.dump_traceback_later(ORPHAN_S, exit=True)
         if Transport.ends_at_once:
             self.hub.close()
             os._exit(0)
-        self.leave(lambda: self.stop(Thespian__Run_Terminated()))
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Ends this process without a word to Thespian: those below it are orphans then."""
+        self.orphaned = True
+        self.allow(0.0)
+        self.leave(nothing)
+
+    def allow(self, seconds: float) -> None:
+        """Gives an orphan that much more time: should anything keep it from ending after that, a
+        watchdog in C won't."""
+        if self.orphaned:
+            faulthandler.dump_traceback_later(ORPHAN_S + seconds, exit=True)
 
     def external_transport_clone(self) -> Transport:
         return Transport((self.options, self.admin))
@@ -287,6 +297,10 @@ class Transport(Running):
             log.warning("another node may not shut this one down", peer=str(peer.address))
             return
         self.deliver(ActorAddress(peer.address), message)
+
+
+def nothing() -> None:
+    """For whom there is nothing to do."""
 
 
 def border_of(options: NodeOptions, fixed: Address | None) -> Border | None:

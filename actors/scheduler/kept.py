@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from contextlib import suppress
 
 from supervision import Supervised
-from supervision.policies import Breakers, Mode
-from tether.contracts import BreakerState, BreakerStates
+from supervision.policies import Mode
+from tether.contracts import BreakerState, BreakerStates, SetBreaker
 from tether.contracts.operating import KeepBreakers
+from tether.core.breakers import ALL, Key, WorkerBreakers
 from tether.errors import Overloaded, TetherError, Unavailable
 from tether.telemetry import logs
 
@@ -19,13 +21,15 @@ PAUSE_S = 1.0
 
 
 class Kept:
-    """Reservation keeps it. Breakers are by worker id and model."""
+    """Reservation keeps it: words about a worker's model, or about all of a worker."""
 
-    def __init__(self, actor: Supervised, breakers: Breakers[tuple[str, str]]) -> None:
+    def __init__(self, actor: Supervised, breakers: WorkerBreakers) -> None:
         self._actor = actor
         self._breakers = breakers
-        self._said: set[tuple[str, str]] = set()
-        self._unwritten: dict[tuple[str, str], BreakerState] = {}
+        self._said: dict[Key, Mode] = {}
+        """Since the start, in order, as long as what was said before isn't known."""
+        self._known = False
+        self._unwritten: dict[Key, BreakerState] = {}
         self._one_by_one = asyncio.Lock()  # the last word said is the last one written down
         self._writer: asyncio.Task[None] | None = None
 
@@ -37,21 +41,28 @@ class Kept:
             log.warning("breakers that operators set aren't known yet", error=error.message)
             self._actor.background(self._later(), name="breakers")
 
-    async def keep(self, states: tuple[BreakerState, ...]) -> None:
+    async def keep(self, said: SetBreaker) -> None:
         """An operator has just said this.
 
         Raises:
             Unavailable: it couldn't be written down yet; that is tried on.
         """
-        for state in states:
-            key = state.worker_id, state.model_ref
-            self._said.add(key)
-            self._unwritten[key] = state
+        key = said.worker_id, said.model_ref
+        for words in (self._said, self._unwritten):
+            for each in _covered(key, words):
+                del words[each]
+        if not self._known:
+            self._said[key] = Mode(said.mode)
+        self._unwritten[key] = BreakerState(
+            worker_id=said.worker_id, model_ref=said.model_ref, mode=said.mode, state=""
+        )
         try:
             await self._write()
-        except TetherError as error:
+        except BaseException as error:  # also that nobody waits for it any more: it is set
             if self._writer is None or self._writer.done():
                 self._writer = self._actor.background(self._write_later(), name="breakers")
+            if not isinstance(error, TetherError):
+                raise
             raise Unavailable(
                 f"the breaker is set, and not written down yet ({error.message}): a scheduler that "
                 "restarts now forgets it",
@@ -87,14 +98,22 @@ class Kept:
                 return
 
     def _recalled(self, kept: BreakerStates) -> None:
-        now = self._actor.loop.time()
-        for state in kept.breakers:
-            key = state.worker_id, state.model_ref
-            if key in self._said:
-                continue  # said again since
+        """What was said since goes before it."""
+        words = {(state.worker_id, state.model_ref): state.mode for state in kept.breakers}
+        since, self._said, self._known = self._said, {}, True
+        for key in since:
+            for each in _covered(key, words):
+                del words[each]
+        ordered = sorted(words.items())  # a worker's own before those of its models
+        for key, mode in [*ordered, *since.items()]:
             try:
-                self._breakers.of(key).set(Mode(state.mode), now)
+                self._breakers.say(*key, Mode(mode), self._actor.loop.time())
             except (Overloaded, ValueError) as error:
                 log.error("a breaker stays automatic", worker_id=key[0], error=str(error))
                 continue
-            log.warning("breaker set", worker_id=key[0], model=key[1], mode=state.mode)
+            log.warning("breaker set", worker_id=key[0], model=key[1], mode=mode)
+
+
+def _covered(key: Key, words: Iterable[Key]) -> list[Key]:
+    """Those of `words` that a new one about `key` takes the place of."""
+    return [each for each in words if each == key or (key[1] == ALL and each[0] == key[0])]

@@ -40,13 +40,14 @@ from tether.telemetry import logs, metrics
 log = logs.get(__name__)
 
 TICK_S = 0.1
-RESERVE_S = 10.0
+UNDO_S = 10.0
 FLEET_S = 10.0
 
 
 class SchedulerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`queue` requests of all models may wait for a worker; a request whose model has no worker
-    at all waits `patience_s`, since workers restart.
+    at all waits `patience_s`, since workers restart. Reservation has `reserve_s` to answer; after
+    that the gateway hears that it didn't, and asks again while its request has time.
 
     Raises:
         ValueError: a bound is out of its range.
@@ -55,10 +56,13 @@ class SchedulerOptions(msgspec.Struct, frozen=True, kw_only=True):
     region: str = "local"
     queue: int = 4096
     patience_s: float = 15.0
+    reserve_s: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.queue < 1 or not self.patience_s >= 0:
-            raise ValueError("queue must be at least 1, and patience_s not negative")
+        if self.queue < 1 or not self.patience_s >= 0 or not self.reserve_s > 0:
+            raise ValueError(
+                "queue must be at least 1, patience_s not negative, and reserve_s above 0"
+            )
 
 
 class Scheduler(Supervised):
@@ -76,9 +80,10 @@ class Scheduler(Supervised):
         return super().spec(options, id=id, **changes)
 
     async def start(self, options: SchedulerOptions) -> None:
+        self._reserve_s = options.reserve_s
         self._placement = Placement(options.region, random.random)
         self._placement.node = self.address.node
-        self._shown = Shown(self._placement.breakers)
+        self._shown = Shown(self._placement.breakers, self._placement)
         self._kept = Kept(self, self._placement.breakers)
         self._room: WaitingRoom[asyncio.Future[Seat]] = WaitingRoom(
             options.queue, options.patience_s
@@ -99,6 +104,7 @@ class Scheduler(Supervised):
             Overloaded: too many wait.
             Unavailable: no worker for this model came within the patience, or the breakers of all
                 of them are open.
+            NoAnswer: reservation hangs; what was asked of it may be done all the same.
             DeadlineExceeded: it waited until its deadline.
         """
         now = self.loop.time()
@@ -172,12 +178,9 @@ class Scheduler(Supervised):
         """
         now = self.loop.time()
         states = self._shown.set(msg, now)
-        for state in states.breakers:
-            log.warning(
-                "breaker set", worker_id=state.worker_id, model=state.model_ref, mode=state.mode
-            )
+        log.warning("breaker set", worker_id=msg.worker_id, model=msg.model_ref, mode=msg.mode)
         self._serve_all()
-        await self._kept.keep(states.breakers)
+        await self._kept.keep(msg)
         return states
 
     def _refuse_shut(self, model_ref: str, now: float) -> None:
@@ -253,8 +256,8 @@ class Scheduler(Supervised):
         while True:
             await asyncio.sleep(TICK_S)
             now = self.loop.time()
-            if placement.expire(now):
-                log.warning("jobs were never reported finished")
+            if late := placement.expire(now):
+                log.warning("jobs were never reported finished", **logs.few("jobs", late))
             self._queue_used.set(len(room))
             self._shown.publish()
             if not room:
@@ -273,7 +276,7 @@ class Scheduler(Supervised):
         )
 
     async def _reserve(self, reserve: Reserve) -> Reserved:
-        timeout = min(RESERVE_S, reserve.deadline_s)
+        timeout = min(self._reserve_s, reserve.deadline_s)
         reserved: Reserved = await self.ask(self.needs["reservation"], reserve, timeout=timeout)
         return reserved
 
@@ -284,8 +287,8 @@ class Scheduler(Supervised):
         if it is still this attempt's, and that is settled. A later one would take the job from
         whoever runs it. Given up silently when reservation is away; then the lease runs out."""
         try:
-            address = await self.tree.wait(RESERVATION, RESERVE_S)
-            reserved = await self.ask(address, reserve, timeout=RESERVE_S)
+            address = await self.tree.wait(RESERVATION, UNDO_S)
+            reserved = await self.ask(address, reserve, timeout=UNDO_S)
         except TetherError:
             return
         given = reserved.assignment

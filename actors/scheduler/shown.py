@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 
-from supervision.policies import Breaker, Breakers, Mode, State
+from supervision.policies import Breaker, Mode, State
 from tether.contracts import BreakerState, BreakerStates, SetBreaker
+from tether.core.breakers import ALL, WorkerBreakers
 from tether.errors import BadRequest
 from tether.telemetry import metrics
 
@@ -14,22 +16,35 @@ MODES = {Mode.FORCED_OPEN: 3, Mode.DISABLED: 4}
 
 
 class Shown:
-    """The breakers of a scheduler, as contracts and as a gauge; by worker id and model."""
+    """The breakers of a scheduler, as contracts and as a gauge; by worker id and model.
 
-    def __init__(self, breakers: Breakers[tuple[str, str]]) -> None:
+    Args:
+        workers: the ids of those that are known; they may have no breaker yet.
+    """
+
+    def __init__(self, breakers: WorkerBreakers, workers: Container[str] = ()) -> None:
         self._breakers = breakers
+        self._workers = workers
         self._published: dict[tuple[str, str], int] = {}
         self._used = metrics.bound_used.labels("scheduler_breakers")
 
     def states(self, now: float) -> BreakerStates:
         """All, sorted."""
         found = sorted(self._breakers, key=lambda entry: entry[0])
-        return BreakerStates(breakers=tuple(_state(*key, b, now) for key, b in found))
+        return BreakerStates(
+            breakers=tuple(_state(*key, b, now) for key, b in found),
+            workers=tuple(
+                BreakerState(worker_id=key[0], model_ref=ALL, mode=mode, state="")
+                for key, mode in sorted(self._breakers.words.items())
+                if key[1] == ALL
+            ),
+        )
 
     def set(self, msg: SetBreaker, now: float) -> BreakerStates:
         """
         Raises:
-            BadRequest: there is no such mode, or no such breaker.
+            BadRequest: there is no such mode, worker or breaker.
+            Overloaded: too many are set.
         """
         try:
             mode = Mode(msg.mode)
@@ -40,17 +55,19 @@ class Shown:
         chosen = [
             (key, breaker)
             for key, breaker in self._breakers
-            if key[0] == msg.worker_id and msg.model_ref in ("", key[1])
+            if key[0] == msg.worker_id and msg.model_ref in (ALL, key[1])
         ]
-        if not chosen:
+        about_all = msg.model_ref == ALL and (
+            msg.worker_id in self._workers or (msg.worker_id, ALL) in self._breakers.words
+        )
+        if not chosen and not about_all:
             raise BadRequest(
                 f"there is no breaker of worker {msg.worker_id!r}"
                 + (f" and model {msg.model_ref!r}" if msg.model_ref else "")
                 + "; list them first",
                 param="worker_id",
             )
-        for _, breaker in chosen:
-            breaker.set(mode, now)
+        self._breakers.say(msg.worker_id, msg.model_ref, mode, now)
         return BreakerStates(
             breakers=tuple(_state(*key, breaker, now) for key, breaker in sorted(chosen, key=_key))
         )

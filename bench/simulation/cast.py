@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any
 from zlib import crc32
 
 from actors.follower import Follower
-from actors.gateway.flight import Flight
+from actors.gateway.fleet_view import FleetView
 from actors.gateway.gateway import Gateway
 from actors.gateway.keyring import Caller
 from actors.gateway.options import GatewayOptions
-from actors.gateway.surroundings import Surroundings
+from actors.gateway.request_session import RequestSession
 from actors.roster import Roster, RosterOptions
 from actors.runtime import Address, on
 from actors.scheduler.scheduler import Scheduler, SchedulerOptions
@@ -22,7 +22,7 @@ from actors.worker.options import WorkerOptions
 from actors.worker.worker import Worker
 from bench.simulation.process import Body
 from bench.simulation.world import World
-from supervision.policies import BreakerOptions, Breakers, Mode
+from supervision.policies import BreakerOptions, Mode
 from tether.contracts import (
     BreakerStates,
     Catalog,
@@ -40,6 +40,7 @@ from tether.contracts import (
 )
 from tether.contracts.operating import KeepBreakers
 from tether.core.admission import TenantLimits
+from tether.core.breakers import WorkerBreakers
 from tether.core.placement import Placement
 from tether.engines.engine import Capabilities, Snapshot
 from tether.engines.generation import Delta, Generation
@@ -54,19 +55,6 @@ SWEEP_S = 0.25  # of reservation
 RESERVE_PATIENCE_S, SETTLE_PATIENCE_S = 0.4, 1.5
 LOOK_S = 0.02
 SLOTS, QUEUE = 2, 2
-
-
-class Ordered(dict[Any, None]):
-    """A set that is iterated in the order of adding: sets of objects follow their addresses."""
-
-    def add(self, item: Any) -> None:
-        self[item] = None
-
-    def discard(self, item: Any) -> None:
-        self.pop(item, None)
-
-    def __iter__(self) -> Iterator[Any]:
-        return super().__iter__()
 
 
 class Counted(Execution):
@@ -179,7 +167,7 @@ class SimRoster(Body, Roster):  # type: ignore[misc]
 
 class SimScheduler(Body, Scheduler):  # type: ignore[misc]
     async def begin(self) -> None:
-        await self.start(SchedulerOptions(patience_s=2.0))
+        await self.start(SchedulerOptions(patience_s=2.0, reserve_s=0.6))
 
     def _see(self, fleet: Fleet) -> None:
         placement = self._placement
@@ -191,7 +179,7 @@ class SimScheduler(Body, Scheduler):  # type: ignore[misc]
 def placement(dice: random.Random) -> Callable[..., Placement]:
     """A `Placement` with dice of ours, and breakers quick enough for a short life."""
     options = BreakerOptions(calls=4, window_s=5, open_s=1)
-    return lambda region, _: Placement(region, dice.random, Breakers(options))
+    return lambda region, _: Placement(region, dice.random, WorkerBreakers(options))
 
 
 class Keys:
@@ -216,7 +204,7 @@ class Keys:
         return 0
 
 
-class Around(Surroundings):
+class Around(FleetView):
     """Knows the catalog from the beginning."""
 
     def follow(self) -> Follower:
@@ -231,11 +219,10 @@ class Around(Surroundings):
 class SimGateway(Body, Gateway):  # type: ignore[misc]
     async def begin(self) -> None:
         await self.start(GatewayOptions(dsn="postgresql://", grace_s=1.0))
-        self._flights: Any = Ordered()
 
-    def landed(self, flight: Flight) -> None:
-        super().landed(flight)
-        self.process.world.laws.landed(self.process, flight)
+    def ended(self, session: RequestSession) -> None:
+        super().ended(session)
+        self.process.world.laws.answered(self.process, session)
 
 
 class SimReservation(Body):
@@ -269,6 +256,8 @@ class SimReservation(Body):
         await self._round()
         kept = self.process.world.ledger.breakers
         for state in msg.breakers:
+            for key in [k for k in kept if not state.model_ref and k[0] == state.worker_id]:
+                del kept[key]
             kept[state.worker_id, state.model_ref] = state
         await self._round()
         return BreakerStates(breakers=tuple(s for s in kept.values() if s.mode != Mode.AUTOMATIC))
@@ -292,11 +281,14 @@ class SimReservation(Body):
             if world.now >= until:
                 raise Unavailable("the simulated database doesn't answer")
             await asyncio.sleep(LOOK_S)
+        if world.hung and world.hangs.random() < 0.5:  # before the commit, or after it, or both
+            while world.hung:  # noqa: ASYNC110
+                await asyncio.sleep(LOOK_S)
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
-            if not self.process.world.outage:
+            if not (self.process.world.outage or self.process.world.hung):
                 self.process.world.ledger.sweep(self.loop.time())
 
 

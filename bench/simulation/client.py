@@ -20,6 +20,7 @@ MISFORTUNES = {
     "answer_gone",
     "deadline_exceeded",
     "draining",
+    "no_answer",
     "overloaded",
     "unavailable",
     "worker_lost",
@@ -131,5 +132,6 @@ class Door(Body):
                     error.code == "answer_gone" and not ask.explicit_token
                 ):
                     world.laws.broken(f"a client was told {error.code}: {error.message}")
+                world.laws.told_late(error, until - world.now)
                 return error.code
         return "late"

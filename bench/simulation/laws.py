@@ -6,16 +6,19 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from actors.gateway.flight import Flight
+from actors.gateway.request_session import RequestSession
+from actors.gateway.session_placement import EARLY_S
 from bench.simulation.ledger import Key, Ledger
 from bench.simulation.network import Peer
 from supervision.actions import Action
 from supervision.policies import State
 from tether.contracts import Chunk, Completed, Finish, Outcome, Run
 from tether.core.placement import Placement
+from tether.errors import DeadlineExceeded, TetherError
 
 INTENSITY, PERIOD_S = 3, 2.0  # of every supervisor
 
+OVERTIME_S = 0.1  # that a deadline may lose on its way from process to process
 SWEPT_S = 0.6  # after a lease has run out, while reservation runs
 MEMORY_S = 5.0  # how long a gateway remembers an answer, to settle it for a worker that died
 
@@ -58,7 +61,7 @@ class Laws:
         """By worker id, what an operator last said of its breakers and was told to be so."""
         self.saying: Counter[str] = Counter()
         """By worker id, what operators have said and not been answered yet."""
-        self._landed: dict[Key, tuple[float, Life, str]] = {}
+        self._ended: dict[Key, tuple[float, Life, str]] = {}
         self._runs: dict[tuple[str, int], tuple[Life, Any]] = {}
 
     def broken(self, what: str) -> None:
@@ -97,6 +100,11 @@ class Laws:
         """The text of a complete answer."""
         if text != "".join(f" {token}" for token in expected):
             self.broken(f"the text of a complete answer was {text!r}")
+
+    def told_late(self, error: TetherError, left_s: float) -> None:
+        """A client was told that it gets nothing, with so much of its time left."""
+        if isinstance(error, DeadlineExceeded) and left_s > EARLY_S + OVERTIME_S:
+            self.broken(f"a client was told {left_s:.3f} s early that its deadline has passed")
 
     # ---- supervision
 
@@ -144,10 +152,10 @@ class Laws:
                     if breaker.state is not State.CLOSED:
                         self.broken(f"a new {seat.worker_id} has the breaker of the old one")
 
-    def landed(self, gateway: Life, flight: Flight) -> None:
+    def answered(self, gateway: Life, session: RequestSession) -> None:
         """A gateway has the end of an answer."""
-        if flight.outcome is Outcome.COMPLETED:
-            self._landed[flight.key] = (self._world.now, gateway, flight.worker_address)
+        if session.outcome is Outcome.COMPLETED:
+            self._ended[session.key] = (self._world.now, gateway, session.worker_address)
 
     def billed_once(self) -> None:
         """A settle was told."""
@@ -172,7 +180,7 @@ class Laws:
     def _leases(self) -> None:
         world = self._world
         keepers = world.alive("reservation")
-        if not keepers or world.outage:
+        if not keepers or world.outage or world.hung:
             return
         up_since = max(getattr(keepers[0].actor, "up_since", world.now), world.back_at)
         for job_id, lease in world.ledger.leases.items():
@@ -207,8 +215,8 @@ class Laws:
             self._said(process.actor._placement)
         for process in world.alive("gateway"):
             actor = process.actor
-            meters = actor._admission._tenants.values()
-            if actor._flights or actor._sessions.running or any(m.running for m in meters):
+            meters = actor._admission.tenants._tenants.values()
+            if actor._running or actor._sessions.running or any(m.running for m in meters):
                 self.broken(f"{process.name} still has sessions that run")
         for key in self.completed:
             self._billed(key)
@@ -216,18 +224,19 @@ class Laws:
             raise Broken(self.fault)
 
     def _said(self, placement: Placement) -> None:
-        for key, said in self._world.ledger.breakers.items():
-            mode = placement.breakers.of(key).mode
-            if said.mode != mode:
-                self.broken(f"an operator set {key[0]} {said.mode}, and its breaker is {mode}")
-            if " at " not in (word := self.said.get(key[0], mode)) and word != mode:
-                self.broken(f"{key[0]} was set {self.said[key[0]]}, and its breaker is {mode}")
+        for (worker_id, _), said in self._world.ledger.breakers.items():
+            for ref in ("sim@1", "other@1"):  # whether it has a breaker already or not
+                mode = placement.breakers.of((worker_id, ref)).mode
+                if said.mode != mode:
+                    self.broken(f"an operator set {worker_id} {said.mode}, and {ref} is {mode}")
+                if " at " not in (word := self.said.get(worker_id, mode)) and word != mode:
+                    self.broken(f"{worker_id} was set {word}, and its breaker is {mode}")
 
     def _billed(self, key: Key) -> None:
         bill = self._world.ledger.bills.get(key)
         if bill is not None and bill.times == 1 and bill.outcome is Outcome.COMPLETED:
             return
-        at, gateway, address = self._landed[key]
+        at, gateway, address = self._ended[key]
         worker = self._world.processes[address]
         # Both who know of it died before either could tell: that is more than any single kill.
         if worker.died_at - at < MEMORY_S and gateway.died_at - at < MEMORY_S:

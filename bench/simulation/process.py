@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 from actors.runtime import Address
@@ -17,8 +18,8 @@ from bench.simulation.world import World
 from tether.contracts import Contract
 from tether.errors import (
     Cancelled,
-    DeadlineExceeded,
     Draining,
+    NoAnswer,
     PeerLost,
     ProtocolError,
     TetherError,
@@ -244,6 +245,7 @@ class Body:
         self.path = process.path
         self.needs: dict[str, Address] = {}
         self._view = View(process.world, process)
+        self._operating = SimpleNamespace(allow=lambda _: None)
         process.embody(self)
 
     @property
@@ -277,7 +279,7 @@ class Body:
             async with asyncio.timeout(timeout):
                 return await caller
         except TimeoutError:
-            raise DeadlineExceeded("there was no answer in time") from None
+            raise NoAnswer("there was no answer in time") from None
         finally:
             if not caller.done() or caller.cancelled():
                 world.network.send(mine, target, "cancel", lambda: _cancel(served))
@@ -311,6 +313,10 @@ class Body:
         world.network.send(
             mine, target, type(contract).__name__, lambda: target.told(contract, mine), twice=True
         )
+
+    def serve(self, part: object) -> None:
+        """As `Actor.serve`."""
+        self.process.handlers |= handlers_of(part)
 
     def background(self, work: Coroutine[Any, Any, Any], *, name: str = "") -> asyncio.Task[Any]:
         """As `Actor.background`."""

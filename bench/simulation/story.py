@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 from actors import settler
-from actors.gateway import flight, gateway
+from actors.gateway import gateway, request_session
 from actors.scheduler import scheduler
 from actors.worker import loader, runs, worker
 from bench.simulation.bugs import BUGS, Patch
@@ -29,6 +29,7 @@ CALM_AT = 4.5  # no misfortune after that
 END_AT = 12.5  # by then all deadlines and leases are over
 WORKERS = 3
 OUTAGE_S = 1.0  # of the database, at most; leases outlast it
+HANG_S = 1.5  # of reservation, at most: longer than it is waited for, and than some deadlines
 
 
 @dataclass(slots=True)
@@ -84,6 +85,9 @@ class Story:
             loop.call_at(dice.uniform(0.5, CALM_AT), self._operate)
         for _ in range(dice.choice((0, 0, 0, 1))):
             loop.call_at(dice.uniform(0.4, CALM_AT - OUTAGE_S), self._outage)
+        hangs = self._world.hangs
+        for _ in range(hangs.choice((0, 0, 0, 1, 2))):
+            loop.call_at(hangs.uniform(0.4, CALM_AT - HANG_S), self._hang)
         loop.call_at(CALM_AT, self._calm)
 
     def _door(self, number: int) -> Door:
@@ -101,6 +105,16 @@ class Story:
     def _back(self) -> None:
         self._world.outage, self._world.back_at = False, self._world.now
         self._world.trace.add("back")
+
+    def _hang(self) -> None:
+        """Reservation doesn't answer, and says nothing: not even that it can't."""
+        self._world.hung = True
+        self._world.trace.add("hangs")
+        self._world.loop.call_later(self._world.hangs.uniform(0.3, HANG_S), self._wake)
+
+    def _wake(self) -> None:
+        self._world.hung, self._world.back_at = False, self._world.now
+        self._world.trace.add("wakes")
 
     def _operate(self) -> None:
         worker, mode = (
@@ -165,7 +179,7 @@ def run(seed: int, bug: str = "", *, whole: bool = False) -> Report:
     world = World(seed, whole=whole)
     ids = iter(range(1, 1 << 30))
     patches: list[Patch] = [
-        (flight, "job_id", lambda: f"00000000-0000-7000-8000-{next(ids):012d}"),
+        (request_session, "job_id", lambda: f"00000000-0000-7000-8000-{next(ids):012d}"),
         (runs, "Execution", Counted),
         (scheduler, "Placement", placement(world.dice)),
         (worker, "TICK_S", 0.25),
@@ -176,7 +190,7 @@ def run(seed: int, bug: str = "", *, whole: bool = False) -> Report:
         (gateway, "TICK_S", 0.25),
         (gateway, "START_S", 4.0),
         (gateway, "Keyring", Keys),
-        (gateway, "Surroundings", Around),
+        (gateway, "FleetView", Around),
         (settler, "ASK_S", 0.5),  # a lease outlasts it, as it does in earnest
         *(BUGS[bug]() if bug else ()),
     ]

@@ -26,10 +26,11 @@ class Family(Protocol):
 
 
 class World:
-    """Everything there is. `dice` decides all that chance decides."""
+    """Everything there is. `dice` decides all that chance decides, but for `hangs`."""
 
     def __init__(self, seed: int, *, whole: bool = False) -> None:
         self.dice = random.Random(seed)
+        self.hangs = random.Random(f"hangs {seed}")
         self.trace = Trace(whole=whole)
         self.laws = Laws(self)
         self.loop = VirtualLoop(self.laws.check)
@@ -47,6 +48,8 @@ class World:
         """Are there more models than a worker has memory for?"""
         self.outage = False
         """Is the database away?"""
+        self.hung = False
+        """Does reservation hang?"""
         self.back_at = 0.0
         self._told = False
         self.nurseries: dict[str, Family] = {}

@@ -6,13 +6,13 @@ from supervision.policies.breakers import Breakers
 from supervision.policies.budget import Budget, BudgetOptions
 from supervision.policies.bulkhead import Bulkhead, BulkheadOptions
 from supervision.policies.deadline import Deadline, DeadlineOptions
-from supervision.policies.hedge import Hedge, HedgeOptions
 from supervision.policies.outcome import CANCELLED, COMPLETED, Ended, Outcome, outcome_of
 from supervision.policies.policy import NEVER, Again, Done, GiveUp, Go, Guard, Policy, Refuse
 from supervision.policies.rate import Rate, RateOptions
 from supervision.policies.retry import Retry, RetryOptions
-from supervision.policies.stack import Call, Stack, StackOptions
+from supervision.policies.stack import Call, Stack
 from supervision.policies.timeout import Timeout, TimeoutOptions
+from supervision.policies.token_bucket import TokenBucket
 
 __all__ = [
     "CANCELLED",
@@ -34,8 +34,6 @@ __all__ = [
     "GiveUp",
     "Go",
     "Guard",
-    "Hedge",
-    "HedgeOptions",
     "Mode",
     "Outcome",
     "Policy",
@@ -45,9 +43,9 @@ __all__ = [
     "Retry",
     "RetryOptions",
     "Stack",
-    "StackOptions",
     "State",
     "Timeout",
     "TimeoutOptions",
+    "TokenBucket",
     "outcome_of",
 ]

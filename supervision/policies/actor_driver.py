@@ -9,7 +9,7 @@ from supervision.policies.async_driver import Attempt, OnAgain, run
 from supervision.policies.policy import NEVER
 from supervision.policies.stack import Stack
 from tether.contracts import Contract
-from tether.errors import BadRequest, DeadlineExceeded, TetherError, Unavailable
+from tether.errors import BadRequest, TetherError, Unavailable
 
 ASK_S = 10.0
 
@@ -62,8 +62,6 @@ class ActorDriver:
                 return await self._actor.ask(
                     address, contract, timeout=min(self._ask_s, attempt.remaining_s())
                 )
-            except DeadlineExceeded as error:
-                raise Unavailable(error.message) from error
             except TetherError as error:
                 if not self._persists or isinstance(error, BadRequest):
                     raise

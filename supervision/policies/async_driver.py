@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
-from supervision.policies.hedge import Hedge, HedgeGuard
 from supervision.policies.outcome import COMPLETED, outcome_of
 from supervision.policies.policy import NEVER, Again, Done, GiveUp, Go
 from supervision.policies.stack import Stack
@@ -17,22 +15,19 @@ T = TypeVar("T")
 
 
 class Attempt:
-    """What an operation is told: that it is the `number`th attempt (from 1; spares count), and
-    has to be over at `until`, on the loop's clock. It calls `began` when its caller has seen
-    something of the answer; from then on it isn't retried."""
+    """What an operation is told: that it is the `number`th attempt (from 1), and has to be over
+    at `until`, on the loop's clock. It calls `began` when its caller has seen something of the
+    answer; from then on it isn't retried."""
 
-    __slots__ = ("_hedge", "has_begun", "number", "until")
+    __slots__ = ("has_begun", "number", "until")
 
-    def __init__(self, number: int, until: float, hedge: HedgeGuard | None = None) -> None:
+    def __init__(self, number: int, until: float) -> None:
         self.number = number
         self.until = until
         self.has_begun = False
-        self._hedge = hedge
 
     def began(self) -> None:
         self.has_begun = True
-        if self._hedge is not None:
-            self._hedge.began()
 
     def remaining_s(self) -> float:
         """Seconds left, as they are handed on to others; infinite without a limit."""
@@ -48,8 +43,7 @@ OnAgain = Callable[[Exception, float], None]
 async def run(
     stack: Stack, operation: Operation[T], *, until: float = NEVER, on_again: OnAgain | None = None
 ) -> T:
-    """The result of `operation`, tried as `stack` says. Runs in the caller's task; only a hedge
-    makes tasks, and none outlives the call.
+    """The result of `operation`, tried as `stack` says. Runs in the caller's task.
 
     Args:
         until: when the caller gives up by itself, on the loop's clock.
@@ -58,13 +52,6 @@ async def run(
     Raises:
         what the operation raised last, or what a policy says in its place.
     """
-    if stack.hedge is None:
-        return await _run(stack, operation, until, on_again)
-    hedged = _Hedged(stack.hedge, stack.inner, operation)
-    return await _run(stack.outer, hedged, until, on_again)
-
-
-async def _run(stack: Stack, operation: Operation[T], until: float, on_again: OnAgain | None) -> T:
     clock = asyncio.get_running_loop().time
     call = stack.begin(until)
     number = 0
@@ -98,64 +85,6 @@ async def _run(stack: Stack, operation: Operation[T], until: float, on_again: On
         call.cancel(clock())
 
 
-async def stream(
-    stack: Stack,
-    operation: Callable[[Attempt], AsyncGenerator[T, None]],
-    *,
-    until: float = NEVER,
-    on_again: OnAgain | None = None,
-) -> AsyncGenerator[T, None]:
-    """The items of `operation`, tried as `stack` says until its first item is there; then what
-    breaks stays broken, and the attempt's timeout no longer counts. A hedge has no effect. Close
-    it (`contextlib.aclosing`) to have the operation closed at once.
-
-    Raises:
-        as `run` does.
-    """
-    clock = asyncio.get_running_loop().time
-    call = stack.begin(until)
-    number = 0
-    verdict: Go | Done | Again | GiveUp
-    try:
-        while True:
-            verdict = call.admit(clock())
-            failed: Exception | None = None
-            if type(verdict) is Go:
-                number += 1
-                attempt = Attempt(number, verdict.until)
-                items = operation(attempt)
-                expired = False
-                try:
-                    async with aclosing(items):
-                        while True:
-                            limit = call.lasting_until if attempt.has_begun else attempt.until
-                            scope = asyncio.timeout_at(None if limit == NEVER else limit)
-                            try:
-                                async with scope:
-                                    item = await anext(items)
-                            except TimeoutError:
-                                expired = scope.expired()
-                                raise
-                            attempt.began()
-                            yield item
-                except StopAsyncIteration:
-                    call.settle(COMPLETED, clock())
-                    return
-                except Exception as error:
-                    failed = error
-                    now = clock()
-                    began = attempt.has_begun
-                    if expired:
-                        verdict = call.expire(now, began=began)
-                    else:
-                        verdict = call.settle(outcome_of(error, now, began=began), now)
-            if type(verdict) is not Again:
-                raise _sorry(verdict, failed)
-            await _pause(verdict, failed, clock(), on_again)
-    finally:
-        call.cancel(clock())
-
-
 def _sorry(verdict: Go | Done | Again | GiveUp, failed: Exception | None) -> Exception:
     if type(verdict) is not GiveUp:  # the operation raised `Cancelled`, which nobody answers
         assert failed is not None
@@ -173,53 +102,3 @@ async def _pause(
     if on_again is not None and failed is not None:
         on_again(failed, pause_s)
     await asyncio.sleep(pause_s)
-
-
-class _Hedged(Generic[T]):
-    """An operation that begins a spare of itself when it is slow to answer."""
-
-    def __init__(self, hedge: Hedge, inner: Stack, operation: Operation[T]) -> None:
-        self._hedge = hedge
-        self._inner = inner
-        self._operation = operation
-
-    async def __call__(self, outer: Attempt) -> T:
-        loop = asyncio.get_running_loop()
-        guard = self._hedge.begin()
-        guard.admit(loop.time(), outer.until)
-        running: set[asyncio.Task[T]] = set()
-        failed: Exception | None = None
-
-        async def branch(number: int) -> T:
-            async def operation(attempt: Attempt) -> T:
-                told = Attempt(number, attempt.until, guard)
-                try:
-                    return await self._operation(told)
-                finally:
-                    outer.has_begun = outer.has_begun or told.has_begun
-
-            return await _run(self._inner, operation, outer.until, None)
-
-        try:
-            running.add(loop.create_task(branch(outer.number)))
-            while running:
-                wait_s = None if guard.next_at == NEVER else max(0.0, guard.next_at - loop.time())
-                done, running = await asyncio.wait(
-                    running, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED
-                )
-                for task in done:
-                    error = task.exception()
-                    if error is None:
-                        return task.result()
-                    if not isinstance(error, Exception):
-                        raise error
-                    failed = error
-                if not done and guard.spare(loop.time()):
-                    running.add(loop.create_task(branch(outer.number + guard.spares)))
-            assert failed is not None
-            raise failed
-        finally:
-            for task in running:
-                task.cancel()
-            if running:
-                await asyncio.gather(*running, return_exceptions=True)

@@ -46,9 +46,12 @@ class Breakers(Generic[K]):
         if breaker is None:
             if len(self._breakers) >= self._bound:
                 self._make_room()
-            breaker = Breaker(self._options)
+            breaker = self._made(key)
         self._breakers[key] = breaker
         return breaker
+
+    def _made(self, key: K) -> Breaker:
+        return Breaker(self._options)
 
     def _make_room(self) -> None:
         for key, breaker in self._breakers.items():

@@ -45,9 +45,18 @@ class Budget:
         """Retries that were not granted, ever."""
 
     @property
+    def most(self) -> float:
+        """Retries that the window may hold, as of its last use."""
+        return self._floor + self._ratio * self._window.good
+
+    @property
     def spent(self) -> int:
         """Retries of the window, as of its last use."""
         return self._window.bad
+
+    def turn(self, now: float) -> None:
+        """Forget what is too old at `now`."""
+        self._window.turn(now)
 
     def deposit(self, now: float) -> None:
         """A call began."""

@@ -23,7 +23,10 @@ class BulkheadOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bulkhead:
-    """Refuses above its bound, and queues nobody: a queue belongs where its length is known."""
+    """Refuses above its bound, and queues nobody: a queue belongs where its length is known.
+
+    `enter` and `leave` are the whole machine; a `BulkheadGuard` is one call's use of it.
+    """
 
     __slots__ = ("at_once", "inside")
 
@@ -32,30 +35,60 @@ class Bulkhead:
         self.inside = 0
         """Attempts under way."""
 
+    def enter(self) -> bool:
+        """An attempt wants to begin; False: it may not. Else `leave` must follow."""
+        if self.inside >= self.at_once:
+            return False
+        self.inside += 1
+        return True
+
+    def leave(self) -> None:
+        """An attempt that had entered is over."""
+        self.inside -= 1
+
     def begin(self) -> BulkheadGuard:
         return BulkheadGuard(self)
 
+    def counting(self) -> CountingBulkhead:
+        """The same for calls that were let in before: counted, never refused."""
+        return CountingBulkhead(self)
 
-class BulkheadGuard:
-    __slots__ = ("_bulkhead", "_inside")
+
+class CountingBulkhead:
+    """See `Bulkhead.counting`."""
+
+    __slots__ = ("_bulkhead",)
 
     def __init__(self, bulkhead: Bulkhead) -> None:
         self._bulkhead = bulkhead
+
+    def begin(self) -> BulkheadGuard:
+        return BulkheadGuard(self._bulkhead, refuses=False)
+
+
+class BulkheadGuard:
+    __slots__ = ("_bulkhead", "_inside", "_refuses")
+
+    def __init__(self, bulkhead: Bulkhead, *, refuses: bool = True) -> None:
+        self._bulkhead = bulkhead
         self._inside = False
+        self._refuses = refuses
 
     def admit(self, now: float, until: float = NEVER) -> Go | Refuse:
         bulkhead = self._bulkhead
         if not self._inside:
-            if bulkhead.inside >= bulkhead.at_once:
-                return Refuse(
-                    now, Overloaded(f"{bulkhead.inside} calls are under way, and no more may be")
-                )
-            bulkhead.inside += 1
+            if not bulkhead.enter():
+                if self._refuses:
+                    return Refuse(
+                        now,
+                        Overloaded(f"{bulkhead.inside} calls are under way, and no more may be"),
+                    )
+                bulkhead.inside += 1
             self._inside = True
         return Go(until)
 
     def settle(self, outcome: Outcome, now: float) -> Done:
         if self._inside:
             self._inside = False
-            self._bulkhead.inside -= 1
+            self._bulkhead.leave()
         return DONE

@@ -39,20 +39,26 @@ class DeadlineGuard:
     """Whatever ends after the deadline, other than well, ended because of it. One that is settled
     is over: outside of a retry it spans all attempts, inside of one each has its own."""
 
-    __slots__ = ("_at", "_total_s")
+    __slots__ = ("_at", "_most", "_total_s")
 
     def __init__(self, total_s: float) -> None:
         self._total_s = total_s
         self._at = NEVER
+        self._most = NEVER  # when its own time is up
 
     def admit(self, now: float, until: float = NEVER) -> Go | Refuse:
         at = self._at
         if at == NEVER:
-            at = now + self._total_s
+            self._most = at = now + self._total_s
             self._at = at = until if until < at else at
         if now >= at:
             return Refuse(NEVER, self._exceeded())
         return Go(at)
+
+    def prolong(self, until: float) -> float:
+        """The caller waits until then; by when it has to be over now."""
+        self._at = min(self._most, until)
+        return self._at
 
     def settle(self, outcome: Outcome, now: float) -> Done | GiveUp:
         at, self._at = self._at, NEVER

@@ -14,6 +14,7 @@ from tether.errors import (
     Draining,
     ModelUnusable,
     Overloaded,
+    PeerLost,
     RateLimited,
     TetherError,
 )
@@ -36,20 +37,25 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
     `error` is None for `COMPLETED` and `CANCELLED` only. `until` is the time, on the caller's
     clock, before which another attempt is pointless. `began` says that the first chunk has
-    reached the caller, so that only a resumption may follow, never a retry.
+    reached the caller, so that only a resumption may follow, never a retry; who can resume, as a
+    request's session can from its journal, leaves it False. `lost`: the target is gone, so all
+    that ran there comes at once, and can't come from there again.
     """
 
     ended: Ended
     error: Exception | None = None
     until: float = -math.inf
     began: bool = False
+    lost: bool = False
 
 
 COMPLETED: Final = Outcome(Ended.COMPLETED)
 CANCELLED: Final = Outcome(Ended.CANCELLED)
 
 
-def outcome_of(error: Exception, now: float = -math.inf, *, began: bool = False) -> Outcome:
+def outcome_of(
+    error: Exception, now: float = -math.inf, *, began: bool = False, lost: bool = False
+) -> Outcome:
     """What an exception means. Its `retry_after_s` counts from `now`."""
     until = -math.inf
     if isinstance(error, TetherError):
@@ -69,4 +75,4 @@ def outcome_of(error: Exception, now: float = -math.inf, *, began: bool = False)
         ended = Ended.FAILED  # TimeoutError is an OSError; named since both are meant
     else:
         ended = Ended.FATAL
-    return Outcome(ended, error, until, began)
+    return Outcome(ended, error, until, began, lost or isinstance(error, PeerLost))

@@ -6,7 +6,7 @@ import msgspec
 
 from supervision.policies.outcome import Outcome
 from supervision.policies.policy import DONE, NEVER, Done, Go, Refuse
-from tether.core.admission import TokenBucket
+from supervision.policies.token_bucket import TokenBucket
 from tether.errors import RateLimited
 
 
@@ -28,30 +28,37 @@ class RateOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rate:
-    """A token bucket (see `tether.core.admission`). Whoever comes too early is refused, with the
-    time at which there is room; it queues nobody. Each admission is charged, also when the call
-    comes again, and nothing is given back: what was asked was asked."""
+    """A token bucket. Whoever comes too early is refused, with the time at which there is room;
+    it queues nobody. Each admission is charged, also when the call comes again, and nothing is
+    given back: what was asked was asked."""
 
-    __slots__ = ("_bucket", "_per_s")
+    __slots__ = ("_counts_only", "bucket")
 
     def __init__(self, options: RateOptions, now: float) -> None:
-        self._bucket = TokenBucket(options.per_s, options.burst, now)
-        self._per_s = options.per_s
+        self.bucket = TokenBucket(options.per_s, options.burst, now)
+        self._counts_only = False
 
     def begin(self) -> Rate:
         return self
 
+    def counting(self) -> Rate:
+        """The same for calls that were let in before: charged, never refused."""
+        same = Rate.__new__(Rate)
+        same.bucket, same._counts_only = self.bucket, True
+        return same
+
     def admit(self, now: float, until: float = NEVER) -> Go | Refuse:
-        wait_s = self._bucket.wait_s(1.0, now)
+        bucket = self.bucket
+        wait_s = 0.0 if self._counts_only else bucket.wait_s(1.0, now)
         if wait_s > 0:
             return Refuse(
                 now + wait_s,
                 RateLimited(
-                    f"more than {self._per_s:g} calls a second; try again in {wait_s:.3g} s",
+                    f"more than {bucket.rate:g} calls a second; try again in {wait_s:.3g} s",
                     retry_after_s=wait_s,
                 ),
             )
-        self._bucket.take(1.0, now)
+        bucket.take(1.0, now)
         return Go(until)
 
     def settle(self, outcome: Outcome, now: float) -> Done:

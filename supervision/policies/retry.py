@@ -16,7 +16,13 @@ class RetryOptions(msgspec.Struct, frozen=True, kw_only=True):
     deadline), and `refusals` on top. The pause after the nth that went wrong is
     `uniform(.5, 1) · min(max_s, initial_s · 2ⁿ⁻¹)`: the draw is taken of the capped pause, so
     those that wait longest are spread as well. With `heeds` it begins when the other side said
-    that trying again makes sense, if it did; whoever is alone with it may ask sooner.
+    that trying again makes sense, if it did; whoever is alone with it, or goes to another target
+    each time, may ask sooner.
+
+    The budget is charged for each retry; without `charges_refusals` not after a refusal, which
+    cost nobody anything, and with `forgives_loss` not if the first failure of a call was that its
+    target is gone: all that ran there come at once then, and they are all that ran there, so they
+    can't multiply.
 
     Source: Brooker, Exponential Backoff and Jitter, AWS Architecture Blog, 2015 ("equal jitter").
 
@@ -29,6 +35,8 @@ class RetryOptions(msgspec.Struct, frozen=True, kw_only=True):
     initial_s: float = 0.1
     max_s: float = 5.0
     heeds: bool = True
+    charges_refusals: bool = True
+    forgives_loss: bool = False
 
     def __post_init__(self) -> None:
         if self.attempts < 0 or self.refusals < 0:
@@ -91,6 +99,11 @@ class RetryGuard:
         self._until = until
         return Go(until)
 
+    def prolong(self, until: float) -> float:
+        """There is time until then."""
+        self._until = until
+        return until
+
     def settle(self, outcome: Outcome, now: float) -> Done | Again | GiveUp:
         if not self._running:
             return DONE
@@ -99,12 +112,15 @@ class RetryGuard:
         if error is None:
             return DONE
         options = self._options
+        charged = True
         if outcome.ended is Ended.REFUSED:
             self.refusals += 1
             possible = self.refusals <= options.refusals
+            charged = options.charges_refusals
         elif outcome.ended is Ended.FAILED:
             self.failures += 1
             possible = not options.attempts or self.failures < options.attempts
+            charged = not (outcome.lost and options.forgives_loss and self.failures == 1)
         else:
             possible = False
         if not possible or outcome.began:
@@ -115,6 +131,6 @@ class RetryGuard:
         ) + pause_s  # or all that were told a time would come at it
         if at >= self._until:
             return GiveUp(error)
-        if self._budget is not None and not self._budget.withdraw(now):
+        if charged and self._budget is not None and not self._budget.withdraw(now):
             return GiveUp(error)
         return Again(at)

@@ -5,16 +5,10 @@ What another order would do stands in docs/policies.md, in numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
-import msgspec
-
-from supervision.policies.breaker import Breaker, BreakerOptions
-from supervision.policies.budget import Budget, BudgetOptions
-from supervision.policies.bulkhead import Bulkhead, BulkheadOptions
-from supervision.policies.deadline import Deadline, DeadlineOptions
-from supervision.policies.hedge import Hedge, HedgeOptions
+from supervision.policies.bulkhead import Bulkhead
+from supervision.policies.deadline import DeadlineGuard
 from supervision.policies.outcome import CANCELLED, Ended, Outcome, outcome_of
 from supervision.policies.policy import (
     DONE,
@@ -27,85 +21,30 @@ from supervision.policies.policy import (
     Policy,
     Refuse,
 )
-from supervision.policies.rate import Rate, RateOptions
-from supervision.policies.retry import Retry, RetryOptions
-from supervision.policies.timeout import Timeout, TimeoutOptions
+from supervision.policies.rate import Rate
+from supervision.policies.retry import RetryGuard
+from supervision.policies.timeout import Timeout
 from tether.errors import Unavailable
 
 
-class StackOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of each policy of the default order, outermost first; None leaves one out."""
-
-    rate: RateOptions | None = RateOptions()
-    deadline: DeadlineOptions | None = DeadlineOptions()
-    retry: RetryOptions | None = RetryOptions()
-    budget: BudgetOptions | None = BudgetOptions()
-    hedge: HedgeOptions | None = None
-    breaker: BreakerOptions | None = BreakerOptions()
-    bulkhead: BulkheadOptions | None = BulkheadOptions()
-    timeout: TimeoutOptions | None = TimeoutOptions()
-
-
 class Stack:
-    """An ordered list of policies, outermost first; shared by all calls to one target.
+    """An ordered list of policies, outermost first; shared by all calls to one target."""
 
-    Raises:
-        ValueError: there are two hedges, or a retry inside of one, which would multiply.
-    """
-
-    __slots__ = ("_begin", "hedge", "inner", "outer", "policies")
+    __slots__ = ("_begin", "policies")
 
     def __init__(self, *policies: Policy) -> None:
         self.policies = policies
         self._begin = tuple(policy.begin for policy in policies)
-        self.hedge: Hedge | None = None
-        self.outer = self
-        """The policies outside of the hedge; all of them when there is none."""
-        self.inner = self
-        """Those inside of it."""
-        hedges = [at for at, policy in enumerate(policies) if isinstance(policy, Hedge)]
-        if hedges:
-            at = hedges[0]
-            if len(hedges) > 1 or any(isinstance(policy, Retry) for policy in policies[at:]):
-                raise ValueError("a stack has one hedge at most, and retries outside of it only")
-            self.hedge = cast(Hedge, policies[at])
-            self.outer = Stack(*policies[:at])
-            self.inner = Stack(*policies[at + 1 :])
 
-    @classmethod
-    def of(
-        cls,
-        options: StackOptions,
-        *,
-        random: Callable[[], float],
-        now: float,
-        breaker: Breaker | None = None,
-    ) -> Stack:
-        """The default order: rate, deadline, retry, hedge, breaker, bulkhead, timeout.
-
-        Args:
-            random: a number from 0 (inclusive) to 1 (exclusive).
-            breaker: one that others share, in place of a new one.
-        """
-        budget = None if options.budget is None else Budget(options.budget)
-        policies: list[Policy] = []
-        if options.rate is not None:
-            policies.append(Rate(options.rate, now))
-        if options.deadline is not None:
-            policies.append(Deadline(options.deadline))
-        if options.retry is not None:
-            policies.append(Retry(options.retry, random, budget))
-        if options.hedge is not None:
-            policies.append(Hedge(options.hedge, budget))
-        if breaker is not None:
-            policies.append(breaker)
-        elif options.breaker is not None:
-            policies.append(Breaker(options.breaker))
-        if options.bulkhead is not None:
-            policies.append(Bulkhead(options.bulkhead))
-        if options.timeout is not None:
-            policies.append(Timeout(options.timeout))
-        return cls(*policies)
+    def counting(self) -> Stack:
+        """The same for calls that were let in before, by another who is gone: what bounds how many
+        may begin counts them, and refuses none."""
+        return Stack(
+            *(
+                policy.counting() if isinstance(policy, Rate | Bulkhead) else policy
+                for policy in self.policies
+            )
+        )
 
     def begin(self, until: float = NEVER) -> Call:
         """A call that its caller waits for until `until`."""
@@ -178,6 +117,23 @@ class Call:
                 ended = Ended.CUT_SHORT if self._limits[at] == self._limits[-1] else ended
         error = Unavailable("there was no answer in time")
         return self.settle(Outcome(ended, error, began=began), now)
+
+    def prolong(self, until: float) -> None:
+        """The caller waits until then, and not as short as it said. What policies bound by
+        themselves stays bounded."""
+        limits = self._limits
+        if until <= limits[0]:
+            return
+        before, limits[0] = limits[0], until
+        for at, guard in enumerate(self._guards[: self._depth], 1):
+            bound, limit = limits[at] < before, limits[at - 1]
+            before = limits[at]
+            if isinstance(guard, DeadlineGuard | RetryGuard):
+                limits[at] = guard.prolong(limit)
+            elif type(guard) is not Timeout:
+                limits[at] = limit
+            elif not bound:
+                limits[at] = min(limit, self._since + guard.attempt_s)
 
     def cancel(self, now: float) -> None:
         """Nobody waits any more. Safe at any time, and twice."""

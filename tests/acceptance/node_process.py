@@ -186,6 +186,7 @@ class Launcher:
             process = subprocess.Popen(
                 [*TETHER, "up", *args], cwd=folder, env=environment(),
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                process_group=0,
             )  # fmt: skip
         node = Node(folder, process, log)
         self.nodes.append(node)

@@ -13,6 +13,7 @@ import pytest
 from node_process import ECHO, Launcher, Node, assert_gone, of_home, tether, write_config
 
 from tests.patience import PATIENCE_S
+from tests.ports import free_port
 
 HEARS_S = 30.0  # of a revocation; by itself it would forget a key after 60
 CHAT = {"model": "echo", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
@@ -142,6 +143,28 @@ def test_an_occupied_port(tmp_path: Path) -> None:
         said = refused(tmp_path)
     assert f"127.0.0.1:{port}" in said
     assert said.count("\n") == 1
+
+
+def test_two_nodes_that_start_at_once_on_one_port(launch: Launcher, tmp_path: Path) -> None:
+    """Who is late says so, first and last, and starts nothing."""
+    port, nodes = free_port(), []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_config(tmp_path / name, port=port)
+        nodes.append(launch.start(tmp_path / name))
+    until = time.monotonic() + 2 * PATIENCE_S
+    while all(node.process.poll() is None for node in nodes):
+        assert time.monotonic() < until, "both of them run"
+        time.sleep(0.05)
+    [late] = [node for node in nodes if node.process.poll() is not None]
+    [first] = [node for node in nodes if node is not late]
+    assert late.process.returncode == 1
+    lines = late.log.read_text().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("tether: "), late.tail()
+    assert f"127.0.0.1:{port}" in lines[0]
+    assert_gone(late.folder)
+    first.wait_ready()
+    assert first.stop() == 0
 
 
 def test_a_data_directory_of_another_version(tmp_path: Path) -> None:

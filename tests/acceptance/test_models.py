@@ -96,6 +96,7 @@ def test_a_version_s_life(echo_node: Node) -> None:
     policy = node.folder / "policy.toml"
     policy.write_text('tenants = ["acme"]\ncanary_share = 0.5\n')
     words = ["register", "echo@2", "--engine", "echo", "--context", "256", "--policy", str(policy)]
+    words += ["--policy", "order=deadline,retry", "--policy", "retry.attempts=1"]
     words += ["--policy", "canary_share=0.25", "--policy", "regions=local,eu", "--memory-mib", "5"]
     assert models(node, *words) == "echo@2 is registered\n"
     assert models(node, *words) == "echo@2 is registered already\n"
@@ -103,7 +104,12 @@ def test_a_version_s_life(echo_node: Node) -> None:
     assert (shown["context"], shown["memory_mib"], shown["current"]) == (256, 5, False)
     assert shown["policy"] == {
         "tenants": ["acme"], "regions": ["local", "eu"], "max_tokens": 0, "concurrency": 0,
-        "slo": "standard", "canary_share": 0.25, "warm": "demand",
+        "slo": "standard", "canary_share": 0.25, "warm": "demand", "order": ["deadline", "retry"],
+        "rate": None, "deadline": None, "bulkhead": None, "timeout": None,
+        "retry": {
+            "attempts": 1, "refusals": 8, "pause_s": 0.0, "max_pause_s": 5.0, "budget_ratio": 0.2,
+            "budget_floor": 100,
+        },
     }  # fmt: skip
     assert models(node, "promote", "echo@2") == "echo@2 is canary\necho@1 is current\n"
     assert models(node, "promote", "echo@2") == "echo@2 is stable, current\n"
@@ -184,6 +190,8 @@ def test_what_was_pushed_is_registered_and_not_collected(echo_node: Node, shop: 
         (["register", "m@1", "--engine", "echo", "--adapter", "x"], 1, "takes no adapter"),
         (["register", "m@1", "--engine", "echo", "--policy", "slo=best"], 1, "policy.slo: "),
         (["register", "m@1", "--engine", "echo", "--policy", "x=1"], 1, "policy.x: "),
+        (["register", "m@1", "--engine", "echo", "--policy", "order=retry,no"], 1, "order[1]: "),
+        (["register", "m@1", "--engine", "echo", "--policy", "retry.x=1"], 1, "policy.retry.x: "),
         (["register", "m@1", "--engine", "echo", "--policy", "canary_share=2"], 1, "canary_share"),
         (["register", "m@1", "--engine", "echo", "--policy", "none.toml"], 2, "none.toml"),
         (["register", "m@1"], 2, "--engine"),

@@ -44,6 +44,9 @@ leader = true
 name = "echo"
 engine = "echo"
 context = 8192
+[models.policy]
+order = ["rate", "deadline", "retry"]
+rate = {{ per_s = 500, burst = 1000 }}
 [[workers]]
 id = "echo"
 models = ["echo"]
@@ -315,6 +318,29 @@ class TestActing:
         for worker in ("echo-0.n1", "echo-1.n1"):
             assert re.search(rf"{worker} +echo@1 +automatic", done(f"breaker close {worker}"))
         assert "did you mean" in done("breaker open ech-0", "refused")
+
+    def test_policies(self, node: Node, terminal: Terminal) -> None:
+        complete(node, "takes one from the bucket")
+        rows = script(node, "policies echo")
+        assert [(row["model"], row["place"], row["policy"]) for row in rows] == [
+            ("echo@1", place, policy)
+            for place, policy in (
+                (1, "rate"), (2, "deadline"), (3, "retry"), (4, "breaker"), (4, "breaker"),
+                (5, "bulkhead"), (5, "bulkhead"),
+            )
+        ]  # fmt: skip
+        rate, deadline, retry, breaker, *_, slots = rows
+        assert (rate["options"], rate["from"]) == ({"per_s": 500, "burst": 1000}, "its policy")
+        assert re.fullmatch(r"(9\d\d|1000) left", rate["state"])
+        assert (deadline["from"], deadline["at"]) == ("[policies]", "control/gateways/0")
+        assert (retry["options"]["attempts"], retry["options"]["refusals"]) == (3, 8)
+        assert re.fullmatch(r"\d+ of 10\d retries spent", retry["state"])
+        assert (breaker["at"], breaker["state"][:6]) == ("control/scheduler", "closed")
+        assert (slots["at"], slots["options"]) == ("echo-1.n1", {"at_once": 64})
+        assert re.search(
+            r"echo@1 +1 +rate +control/gateways/0 +per_s 500", terminal.run("policies")
+        )
+        assert "did you mean echo@1?" in terminal.run("policies ehco@1")
 
     def test_log_levels(self, node: Node, terminal: Terminal, done: Callable[..., str]) -> None:
         assert re.search(r"control/roster +DEBUG +INFO", done("loglevel roster debug"))

@@ -72,14 +72,16 @@ def options_of(
     slots: int,
     queue: int,
     *cards: ModelCard,
+    reserve_s: float = 10.0,
     **more: Any,
 ) -> SupervisorOptions:
-    """The tree of the node. `queue` requests may wait at the scheduler; `more` are options of the
-    workers."""
+    """The tree of the node. `queue` requests may wait at the scheduler, and that `reserve_s` for
+    reservation; `more` are options of the workers."""
     gateway = Gateway.spec(
         GatewayOptions(dsn=dsn, limits=TenantLimits(), grace_s=PATIENCE_S, remember_s=PATIENCE_S),
         id="gateway",
     )
+    scheduler = SchedulerOptions(queue=queue, patience_s=PATIENCE_S, reserve_s=reserve_s)
     control = SupervisorOptions(
         strategy=Strategy.REST_FOR_ONE,
         intensity=50,
@@ -87,7 +89,7 @@ def options_of(
             Registry.spec(RegistryOptions(dsn=dsn, catalog=cards)),
             Roster.spec(RosterOptions(suspect_s=6.0, expiry_s=12.0)),
             Reservation.spec(ReservationOptions(dsn=dsn, ledger=LEDGER)),
-            Scheduler.spec(SchedulerOptions(queue=queue, patience_s=PATIENCE_S)),
+            Scheduler.spec(scheduler),
             PartitionSupervisor.spec(
                 PartitionOptions(child=gateway, partitions=1, intensity=50), id="gateways"
             ),

@@ -25,7 +25,6 @@ from tether.contracts import (
 from tether.contracts.catalog import Move
 from tether.core.catalog import current
 from tether.errors import (
-    DeadlineExceeded,
     Draining,
     ModelConflict,
     PeerLost,
@@ -54,7 +53,7 @@ async def ask(client: Client, contract: Contract) -> ModelsShown:
             try:
                 address = (await client.line(REGISTRY)).address
                 shown = await client.endpoint.ask(address, contract, timeout=PATIENCE_S)
-            except (PeerLost, Draining, Unavailable, DeadlineExceeded):
+            except (PeerLost, Draining, Unavailable):
                 await asyncio.sleep(0.02)
             else:
                 assert isinstance(shown, ModelsShown)

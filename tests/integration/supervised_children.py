@@ -13,16 +13,19 @@ import msgspec
 from actors.runtime import Address, on
 from supervision import Supervised
 from tether.contracts import ListModels, Readiness, Ready
+from tether.errors import TetherError
 
 
 class StubOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What a stub does. Every start and stop is a line of `journal`: word, path, pid. While
-    the file `broken` exists it can't start."""
+    the file `broken` exists it can't start. When it stops it asks the child at the path
+    `settles_with` something, and notes whether that answered."""
 
     journal: str = ""
     broken: str = ""
     start_s: float = 0.0
     stop_s: float = 0.0
+    settles_with: str = ""
     deaf: bool = False  # blocks its loop when it is told to stop
 
 
@@ -34,6 +37,8 @@ class Stub(Supervised):
     async def start(self, options: StubOptions) -> None:
         self.options = options
         self.note("start")
+        if options.settles_with:
+            await self.tree.wait(options.settles_with, 60.0)
         if options.broken and Path(options.broken).exists():
             raise RuntimeError("the disk is on fire")
         await asyncio.sleep(options.start_s)
@@ -43,7 +48,18 @@ class Stub(Supervised):
         if self.options.deaf:
             time.sleep(600)  # noqa: ASYNC251
         await asyncio.sleep(self.options.stop_s)
+        if self.options.settles_with:
+            await self._settle(self.options.settles_with)
         self.note("stop")
+
+    async def _settle(self, path: str) -> None:
+        address = self.tree.address(path)
+        try:
+            await self.ask(address or "", Readiness())
+        except (TetherError, ValueError):
+            self.note("unsettled")
+        else:
+            self.note("settled")
 
     def note(self, word: str) -> None:
         if self.options.journal:

@@ -39,6 +39,7 @@ from tether.contracts import (
     WatchCatalog,
 )
 from tether.contracts.catalog import Move
+from tether.contracts.policies import RateTerms
 from tether.core.lifecycle import Shelf
 from tether.errors import (
     ArtifactLost,
@@ -246,6 +247,8 @@ async def test_who_may_ask(office: Office) -> None:
         ({"policy": ModelPolicy(concurrency=-1)}, "policy.concurrency"),
         ({"policy": ModelPolicy(tenants=("A B",))}, "policy.tenants"),
         ({"policy": ModelPolicy(regions=("",))}, "policy.regions"),
+        ({"policy": ModelPolicy(order=("retry", "retry"))}, "policy.order[1]"),
+        ({"policy": ModelPolicy(order=("retry",), rate=RateTerms())}, "policy.rate"),
         ({"engine": "transformers", "source": "artifact:sha256:" + "0" * 64}, "source"),
     ],
 )

@@ -22,7 +22,7 @@ from thespian.system.messages.admin import RegisterSourceAuthority
 
 from actors.runtime import Endpoint, unpickler
 from tests.patience import NEVER_S, PATIENCE_S
-from tether.errors import DeadlineExceeded, PeerLost, Unavailable
+from tether.errors import NoAnswer, PeerLost, Unavailable
 
 
 async def test_actors_end_when_their_admin_is_killed() -> None:
@@ -106,7 +106,7 @@ async def test_an_actor_whose_loop_is_blocked_can_still_be_killed() -> None:
         parent = await endpoint.create(Parent)
         child = await endpoint.ask(parent, RtCreate(kind="echo"))
         os.kill(child.pid, signal.SIGSTOP)
-        with pytest.raises(DeadlineExceeded):
+        with pytest.raises(NoAnswer):
             await endpoint.ask(child.address, RtSync(number=1), timeout=0.2)
         os.kill(child.pid, signal.SIGKILL)
         with pytest.raises(PeerLost):

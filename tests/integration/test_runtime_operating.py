@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 import structlog
-from runtime_actors import RtCount, RtPing, RtPong
+from runtime_actors import RtCount, RtPing, RtPong, RtSync
 
 from actors.runtime import Address, on
 from actors.runtime.hub import Hub
@@ -28,7 +28,7 @@ from tether.contracts.operating import (
     Stats,
     Suspend,
 )
-from tether.errors import BadRequest, DeadlineExceeded, Forbidden
+from tether.errors import BadRequest, Forbidden, NoAnswer, ProtocolError
 from tether.telemetry import logs, metrics
 
 
@@ -110,12 +110,30 @@ async def test_an_actor_says_what_it_works_on(pair: Pair) -> None:
     stream.close()
 
 
+class Doubles:
+    """A part of an actor."""
+
+    @on(RtSync)
+    def double(self, msg: RtSync, sender: Address) -> RtPong:
+        return RtPong(number=2 * msg.number)
+
+
+async def test_a_part_answers_for_its_actor(pair: Pair) -> None:
+    with pytest.raises(ProtocolError, match="RtSync"):
+        await pair.ask(RtSync(number=4))
+    pair.slow.serving.add(Doubles())
+    assert await pair.ask(RtSync(number=4)) == RtPong(number=8)
+    assert "RtSync" in (await pair.inspected()).answers
+    with pytest.raises(TypeError, match=r"Doubles answers RtSync, which Doubles\.double of Slow"):
+        pair.slow.serving.add(Doubles())
+
+
 async def test_a_suspended_actor_keeps_what_comes_for_later(pair: Pair) -> None:
     pair.slow.let.set()
     assert await pair.ask(Suspend()) == Standing(state="suspended")
     assert await pair.ask(Suspend()) == Standing(state="suspended")
     waits = asyncio.ensure_future(pair.ask(RtPing(number=7)))
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(NoAnswer):
         await pair.ask(RtPing(number=8), timeout=0.2)  # it is taken back, and never served
     seen = await pair.inspected()
     assert (seen.state, seen.held, dict(seen.handlers)) == ("suspended", 1, {})

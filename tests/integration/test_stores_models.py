@@ -11,6 +11,7 @@ import pytest
 from tests.patience import PATIENCE_S
 from tether.contracts import ModelCard, ModelPolicy, MoveModel, Stage
 from tether.contracts.catalog import Slo, Warming
+from tether.contracts.policies import RateTerms, RetryTerms
 from tether.core.lifecycle import Shelf
 from tether.core.version import Version
 from tether.errors import ModelConflict, Unavailable
@@ -30,7 +31,8 @@ CARD = ModelCard(
     memory_mib=7,
     policy=ModelPolicy(
         tenants=("acme", "globex"), regions=("eu",), max_tokens=5, concurrency=6, slo=Slo.BATCH,
-        canary_share=0.25, warm=Warming.ALWAYS,
+        canary_share=0.25, warm=Warming.ALWAYS, order=("rate", "retry"), rate=RateTerms(per_s=5.0),
+        retry=RetryTerms(attempts=2, pause_s=0.5),
     ),
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ from tests.leaping import LeapingLoop
 
 LEAPING = {
     "test_engine_echo.py",
-    "test_gateway_flight.py",
+    "test_gateway_session.py",
     "test_http_request.py",
     "test_policies_drivers.py",
     "test_settler.py",

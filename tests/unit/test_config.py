@@ -225,7 +225,7 @@ def test_what_a_worker_requires() -> None:
         (("2000-2999", "1900-2999"), "nodes[2].ports", "1900"),
         (("2000-2999", "2999-2000"), "nodes[2].ports", "rise"),
         (("vram_gb", "region"), "nodes[1].capabilities.region", "by itself"),
-        (('["gateway"]', '["gatewy"]'), "nodes[0].roles", "gatewy"),
+        (('["gateway"]', '["gatewy"]'), "nodes[0].roles[0]", "gatewy"),
         (('["gateway"]', "[]"), "nodes[0].roles", "length"),
     ],
 )

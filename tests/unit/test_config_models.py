@@ -9,6 +9,7 @@ import pytest
 
 from tether.config import ConfigInvalid, Policy, model, parse, policy
 from tether.contracts import ModelPolicy
+from tether.contracts.policies import RateTerms, RequestPolicies
 from tether.node.plan import card_of
 
 TEXT = """
@@ -101,6 +102,54 @@ def test_a_mistake_in_one_model_is_named_as_in_a_file(changes: dict[str, Any], p
     with pytest.raises(ConfigInvalid) as caught:
         model(GOOD | changes)
     assert [p.path for p in caught.value.problems] == [path]
+
+
+POLICIES = """
+[policies]
+order = ["bulkhead", "deadline", "retry"]
+retry = { attempts = 5 }
+[[models]]
+name = "echo"
+engine = "echo"
+[[models]]
+name = "own"
+engine = "echo"
+[models.policy]
+order = ["rate", "retry", "timeout"]
+rate = { per_s = 20, burst = 40 }
+[[workers]]
+id = "w"
+models = ["*"]
+"""
+
+
+def test_a_model_passes_its_own_policies_and_otherwise_those_of_all() -> None:
+    config = parse(POLICIES, folder=Path("/srv"))
+    echo, own = (card_of(config, model).policy.policies(config.policies) for model in config.models)
+    assert echo == config.policies
+    assert [name for name, _ in echo.terms()] == ["bulkhead", "deadline", "retry"]
+    assert [name for name, _ in own.terms()] == ["rate", "retry", "timeout"]
+    assert (own.rate, own.retry.attempts) == (RateTerms(per_s=20, burst=40), 5)
+    assert RequestPolicies().order == ("deadline", "retry")
+
+
+@pytest.mark.parametrize(
+    ("changed", "path", "told"),
+    [
+        (("bulkhead", "bulkhed"), "policies.order[0]", "'bulkhed' is not known; it may be 'rate'"),
+        (("bulkhead", "retry"), "policies.order[2]", "'retry' stands there twice"),
+        (("attempts = 5", "attempts = 0"), "policies.retry.attempts", "but it is 0"),
+        (("attempts = 5", "pause_s = 6"), "policies.retry.pause_s", "6 s is longer"),
+        (("attempts = 5", "atempts = 5"), "policies.retry.atempts", "did you mean 'attempts'?"),
+        (('"rate", ', ""), "models[1].policy.rate", "don't pass 'rate'; add it to order (retry,"),
+        (("per_s = 20", "per_s = 0"), "models[1].policy.rate.per_s", "but it is 0"),
+    ],
+)
+def test_a_mistake_in_the_policies_is_named(changed: tuple[str, str], path: str, told: str) -> None:
+    with pytest.raises(ConfigInvalid) as caught:
+        parse(POLICIES.replace(*changed, 1), folder=Path())
+    assert [p.path for p in caught.value.problems] == [path]
+    assert told in caught.value.problems[0].sentence
 
 
 def test_a_policy_by_itself() -> None:

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tether.core.admission import UNLIMITED, Admission, TenantLimits, TokenBucket
+from supervision.policies import TokenBucket
+from tether.core.admission import UNLIMITED, Admission, TenantLimits
 from tether.errors import RateLimited
 
 

@@ -1,4 +1,4 @@
-"""The small decisions: sampling, catalog, key cache, attempts, quota, coalescing."""
+"""The small decisions: sampling, catalog, key cache, verdicts, quota, coalescing."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import math
 import msgspec
 import pytest
 
-from supervision.policies import Budget, BudgetOptions
 from tether.contracts import Catalog, ModelCard, Sampling
-from tether.core.attempts import Attempts, verdict
+from tether.core.attempts import verdict
 from tether.core.catalog import Index
 from tether.core.coalescer import Coalescer
 from tether.core.keycache import KeyCache
@@ -20,7 +19,6 @@ from tether.errors import (
     Cancelled,
     ContextExceeded,
     DeadlineExceeded,
-    Draining,
     Internal,
     ModelNotFound,
     Overloaded,
@@ -113,43 +111,6 @@ def test_the_key_cache_forgets_the_least_used_and_whatever_it_is_told() -> None:
     assert cache.get(b"a", 1.0) == (False, None)
     cache.forget()
     assert len(cache) == 0
-
-
-def test_failures_cost_an_attempt_and_refusals_do_not() -> None:
-    attempts = Attempts(deadline=100.0, limit=3, refusals=2)
-    assert attempts.again(Overloaded("full"), "w1", 0.0)
-    assert attempts.again(PeerLost("gone"), "w2", 0.0)
-    assert attempts.again(Draining("leaves"), "w1", 0.0)
-    assert attempts.again(WorkerLost("gone"), "w3", 0.0)
-    assert (attempts.number, attempts.avoid) == (5, ("w1", "w2", "w3"))
-    assert not attempts.again(PeerLost("gone"), "w4", 0.0)
-    assert not attempts.again(Overloaded("full"), "w5", 0.0)
-
-
-@pytest.mark.parametrize(
-    "error", [BadRequest("x"), ContextExceeded("x"), DeadlineExceeded("x"), Internal("x")]
-)
-def test_what_would_only_repeat_itself_is_not_tried_again(error: Exception) -> None:
-    assert not Attempts(deadline=100.0).again(error, "w", 0.0)  # type: ignore[arg-type]
-
-
-def test_nothing_is_tried_after_the_deadline() -> None:
-    assert not Attempts(deadline=1.0).again(PeerLost("gone"), "w", 1.0)
-
-
-def test_the_budget_is_charged_for_failures_and_not_for_a_resumption() -> None:
-    budget = Budget(BudgetOptions(ratio=0.2, floor=1))
-    hundred = [Attempts(deadline=100.0, budget=budget) for _ in range(100)]
-    assert all(one.again(PeerLost("killed"), "w1", 0.0) for one in hundred), "all of a worker's"
-    assert all(one.again(Overloaded("full"), "w2", 0.0) for one in hundred)
-    assert budget.spent == 0
-    second = [one.again(PeerLost("killed, too"), "w3", 0.0) for one in hundred]
-    assert second.count(True) == 1, "a request that kills what it meets doesn't kill all"
-    budget = Budget(BudgetOptions(ratio=0.2, floor=1))
-    failing = [Attempts(deadline=100.0, budget=budget) for _ in range(10)]
-    assert [one.again(WorkerLost("broke"), "w", 0.0) for one in failing].count(True) == 1
-    assert budget.refused == 9
-    assert Attempts(deadline=9.0, budget=budget).again(WorkerLost("gone"), "w", 0.0, lost=True)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, int], ...] = (
     ("supervision.children", 1),
     ("supervision.actions", 1),
     ("supervision.events", 1),
+    ("supervision.excuse", 1),
     ("supervision.directory", 1),
     ("supervision.policies.async_driver", 2),
     ("supervision.policies.actor_driver", 2),

@@ -84,7 +84,8 @@ def test_the_tree_of_a_node() -> None:
     doors = children(top["doors"], SupervisorOptions)
     assert list(doors) == ["0", "1"]
     door = msgspec.msgpack.decode(doors["0"].args, type=DoorOptions)
-    assert (door.port, door.share_port, door.gateways) == (81, True, 3)
+    assert (door.port, door.gateways) == (81, 3)
+    assert door.handover == "/run/x/n1/http"  # so none of them listens by itself
     assert doors["0"].shutdown == workers["w-0"].shutdown == 7
 
 

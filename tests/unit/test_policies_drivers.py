@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
 from random import Random
 from typing import Any
 
@@ -17,8 +15,6 @@ from supervision.policies import (
     BulkheadOptions,
     Deadline,
     DeadlineOptions,
-    Hedge,
-    HedgeOptions,
     Retry,
     RetryOptions,
     Stack,
@@ -26,7 +22,7 @@ from supervision.policies import (
     TimeoutOptions,
 )
 from supervision.policies.actor_driver import ActorDriver
-from supervision.policies.async_driver import Attempt, run, stream
+from supervision.policies.async_driver import Attempt, run
 from tether.contracts import Contract, ShowTree
 from tether.errors import (
     BadRequest,
@@ -43,15 +39,12 @@ RETRY = RetryOptions(attempts=3, initial_s=0.001, max_s=0.002)
 class Parts:
     """A stack whose parts a test looks into."""
 
-    def __init__(
-        self, *, total_s: float = 20.0, attempt_s: float = 10.0, hedge: HedgeOptions | None = None
-    ) -> None:
+    def __init__(self, *, total_s: float = 20.0, attempt_s: float = 10.0) -> None:
         self.breaker = Breaker()
         self.bulkhead = Bulkhead(BulkheadOptions(at_once=4))
         self.stack = Stack(
             Deadline(DeadlineOptions(total_s=total_s)),
             Retry(RETRY, Random(1).random, None),
-            *([Hedge(hedge, None)] if hedge else []),
             self.breaker,
             self.bulkhead,
             Timeout(TimeoutOptions(attempt_s=attempt_s)),
@@ -196,149 +189,6 @@ async def test_nothing_is_retried_after_the_first_chunk() -> None:
     with pytest.raises(WorkerLost):
         await run(parts.stack, operation)
     assert attempts == 1
-
-
-# ---- hedging
-
-
-async def test_a_slow_call_gets_a_spare_and_the_loser_is_broken_off() -> None:
-    parts = Parts(hedge=HedgeOptions(delay_s=0.005))
-    lost = asyncio.Event()
-
-    async def operation(attempt: Attempt) -> int:
-        if attempt.number == 1:
-            try:
-                await asyncio.Event().wait()
-            finally:
-                lost.set()
-        assert parts.bulkhead.inside == 2, "each is an attempt of its own"
-        return attempt.number
-
-    assert await run(parts.stack, operation) == 2
-    assert lost.is_set()
-    assert parts.bulkhead.inside == 0
-    assert parts.counts() == (1, 0)
-
-
-async def test_no_spare_once_the_first_chunk_is_there() -> None:
-    parts, attempts = Parts(hedge=HedgeOptions(delay_s=0.005)), 0
-
-    async def operation(attempt: Attempt) -> str:
-        nonlocal attempts
-        attempts += 1
-        attempt.began()
-        await asyncio.sleep(0.03)
-        return "slow"
-
-    assert await run(parts.stack, operation) == "slow"
-    assert attempts == 1
-
-
-async def test_a_spare_may_save_a_call_whose_first_attempt_fails_late() -> None:
-    parts = Parts(hedge=HedgeOptions(delay_s=0.005))
-    spare_began = asyncio.Event()
-    first_failed = asyncio.Event()
-
-    async def operation(attempt: Attempt) -> str:
-        if attempt.number == 1:
-            await spare_began.wait()
-            first_failed.set()
-            raise WorkerLost("late")
-        spare_began.set()
-        await first_failed.wait()
-        return "spare"
-
-    assert await run(parts.stack, operation) == "spare"
-
-
-async def test_when_both_fail_the_retry_goes_on() -> None:
-    parts, attempts = Parts(hedge=HedgeOptions(delay_s=0.005)), 0
-
-    async def operation(attempt: Attempt) -> int:
-        nonlocal attempts
-        attempts += 1
-        if attempts < 3:
-            await asyncio.sleep(0.02)
-            raise WorkerLost("lost")
-        return attempts
-
-    assert await run(parts.stack, operation) == 3
-
-
-# ---- streams
-
-
-async def collected(items: AsyncIterator[int], into: list[int] | None = None) -> list[int]:
-    into = [] if into is None else into
-    async for item in items:
-        into.append(item)
-    return into
-
-
-async def test_a_stream_is_retried_until_its_first_item_and_never_after_it() -> None:
-    parts, attempts = Parts(), 0
-
-    async def operation(attempt: Attempt) -> AsyncGenerator[int, None]:
-        nonlocal attempts
-        attempts += 1
-        assert parts.bulkhead.inside == 1
-        if attempt.number < 3:
-            raise WorkerLost("before")
-        yield 1
-        yield 2
-
-    assert await collected(stream(parts.stack, operation)) == [1, 2]
-    assert attempts == 3
-    assert parts.bulkhead.inside == 0
-
-    async def breaks(attempt: Attempt) -> AsyncGenerator[int, None]:
-        nonlocal attempts
-        attempts += 1
-        yield 1
-        raise WorkerLost("after")
-
-    attempts, seen = 0, []
-    with pytest.raises(WorkerLost):
-        await collected(stream(parts.stack, breaks), seen)
-    assert (attempts, seen) == (1, [1])
-    assert parts.counts() == (4, 3)
-
-
-async def test_a_streams_timeout_counts_until_its_first_item_then_the_deadline_does() -> None:
-    parts = Parts(attempt_s=0.02, total_s=0.2)
-
-    async def operation(attempt: Attempt) -> AsyncGenerator[int, None]:
-        if attempt.number == 1:
-            await asyncio.Event().wait()
-        yield 1
-        await asyncio.sleep(0.04)
-        yield 2
-        await asyncio.Event().wait()
-
-    seen: list[int] = []
-    with pytest.raises(DeadlineExceeded):
-        await collected(stream(parts.stack, operation), seen)
-    assert seen == [1, 2]
-
-
-async def test_a_closed_stream_closes_what_it_reads() -> None:
-    parts = Parts()
-    closed = False
-
-    async def operation(attempt: Attempt) -> AsyncGenerator[int, None]:
-        nonlocal closed
-        try:
-            while True:
-                yield 1
-        finally:
-            closed = True
-
-    async with aclosing(stream(parts.stack, operation)) as items:
-        await anext(items)
-        assert parts.bulkhead.inside == 1
-    assert closed
-    assert parts.bulkhead.inside == 0
-    assert parts.counts() == (0, 0)
 
 
 # ---- actors

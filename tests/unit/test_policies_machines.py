@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,8 +28,6 @@ from supervision.policies import (
     Ended,
     GiveUp,
     Go,
-    Hedge,
-    HedgeOptions,
     Mode,
     Outcome,
     Rate,
@@ -42,6 +41,7 @@ from supervision.policies import (
     outcome_of,
 )
 from supervision.policies.recent import Recent
+from supervision.policies.retry import RetryGuard
 from supervision.policies.window import Window
 from tether.errors import (
     BadRequest,
@@ -521,25 +521,59 @@ def test_breakers_are_shared_bounded_and_keep_what_operators_set() -> None:
     assert len(breakers) == 2
 
 
-# ---- hedge
+# ---- what a request's session asks of a retry
 
 
-def test_a_spare_is_due_after_the_delay_and_never_after_the_first_chunk() -> None:
-    guard = Hedge(HedgeOptions(delay_s=1.0, spares=2), None).begin()
-    guard.admit(0.0)
-    assert not guard.spare(0.9)
-    assert guard.spare(1.0)
-    assert guard.next_at == 2.0
-    guard.began()
-    assert not guard.spare(3.0)
-    guard = Hedge(HedgeOptions(delay_s=1.0), Budget(BudgetOptions(ratio=0, floor=1))).begin()
-    guard.admit(0.0)
-    assert guard.spare(1.0)
-    assert guard.next_at == NEVER
-    broke = Hedge(HedgeOptions(delay_s=1.0), Budget(BudgetOptions(ratio=0, floor=0))).begin()
-    broke.admit(0.0)
-    assert not broke.spare(1.0)
-    assert broke.next_at == NEVER
+GATEWAY = RetryOptions(
+    initial_s=0, max_s=0, heeds=False, charges_refusals=False, forgives_loss=True
+)
+LOST = Outcome(Ended.FAILED, WorkerLost("killed"), lost=True)
+BROKE = Outcome(Ended.FAILED, WorkerLost("broke"))
+FULL = Outcome(Ended.REFUSED, Overloaded("full", retry_after_s=9), until=9.0)
+
+
+def again(guard: RetryGuard, outcome: Outcome, now: float = 0.0) -> bool:
+    guard.admit(now, 100.0)
+    verdict = guard.settle(outcome, now)
+    assert verdict in (Again(now), GiveUp(outcome.error or AssertionError()))
+    return verdict == Again(now)
+
+
+def test_failures_cost_an_attempt_and_refusals_do_not() -> None:
+    options = msgspec.structs.replace(GATEWAY, attempts=3, refusals=2)
+    guard = Retry(options, Random(1).random, None).begin()
+    assert [again(guard, outcome) for outcome in (FULL, LOST, FULL, BROKE)] == [True] * 4
+    assert not again(guard, LOST)
+    assert not again(guard, FULL)
+
+
+def test_the_budget_is_charged_for_failures_and_not_for_a_first_loss_or_a_refusal() -> None:
+    budget = Budget(BudgetOptions(ratio=0.0, floor=1))
+    retry = Retry(GATEWAY, Random(1).random, budget)
+    hundred = [retry.begin() for _ in range(100)]
+    assert all(again(one, LOST) for one in hundred), "all that ran at a worker survive it"
+    assert all(again(one, FULL) for one in hundred)
+    assert budget.spent == 0
+    second = [again(one, LOST) for one in hundred]
+    assert second.count(True) == 1, "a request that kills what it meets doesn't kill all"
+    budget = Budget(BudgetOptions(ratio=0.0, floor=1))
+    retry = Retry(GATEWAY, Random(1).random, budget)
+    assert [again(retry.begin(), BROKE) for _ in range(10)].count(True) == 1
+    assert (budget.refused, budget.most) == (9, 1)
+    assert again(retry.begin(), LOST)
+    strict = Retry(RetryOptions(initial_s=0, max_s=0, heeds=False), Random(1).random, budget)
+    assert not again(strict.begin(), LOST), "others pay"
+    assert not again(strict.begin(), FULL)
+
+
+def test_nothing_is_tried_at_the_deadline() -> None:
+    assert not again(Retry(GATEWAY, Random(1).random, None).begin(), LOST, 100.0)
+
+
+def test_a_peer_that_is_lost_is_a_loss() -> None:
+    assert outcome_of(PeerLost("gone")).lost
+    assert outcome_of(WorkerLost("gone"), lost=True).lost
+    assert not outcome_of(WorkerLost("broke")).lost
 
 
 # ---- options
@@ -568,8 +602,6 @@ def test_a_spare_is_due_after_the_delay_and_never_after_the_first_chunk() -> Non
         (BreakerOptions, {"probe_s": 0}),
         (BulkheadOptions, {"at_once": 0}),
         (TimeoutOptions, {"attempt_s": 0}),
-        (HedgeOptions, {"delay_s": 0}),
-        (HedgeOptions, {"spares": 0}),
     ],
 )
 def test_options_out_of_range_are_refused_when_made(

@@ -15,6 +15,7 @@ from supervision.policies import (
     Again,
     Breaker,
     BreakerOptions,
+    Budget,
     BudgetOptions,
     Bulkhead,
     BulkheadOptions,
@@ -24,8 +25,6 @@ from supervision.policies import (
     Ended,
     GiveUp,
     Go,
-    Hedge,
-    HedgeOptions,
     Outcome,
     Rate,
     RateOptions,
@@ -33,7 +32,6 @@ from supervision.policies import (
     Retry,
     RetryOptions,
     Stack,
-    StackOptions,
     State,
     Timeout,
     TimeoutOptions,
@@ -66,29 +64,77 @@ def names(stack: Stack) -> list[str]:
     return [type(policy).__name__ for policy in stack.policies]
 
 
-def default(**options: object) -> Stack:
-    return Stack.of(StackOptions(**options), random=Random(1).random, now=0.0)  # type: ignore[arg-type]
+AN_ATTEMPT = TimeoutOptions()
+UNBOUNDED = DeadlineOptions()
+OFTEN = RateOptions()
+SOME = RetryOptions()
 
 
-def test_the_default_order() -> None:
-    assert names(default()) == ORDER
-    hedged = default(hedge=HedgeOptions())
-    assert names(hedged) == [*ORDER[:3], "Hedge", *ORDER[3:]]
-    assert names(hedged.outer) == ORDER[:3]
-    assert names(hedged.inner) == ORDER[3:]
-    assert names(default(rate=None, breaker=None)) == ["Deadline", "Retry", "Bulkhead", "Timeout"]
-    shared = Breaker()
-    assert (
-        shared in Stack.of(StackOptions(), random=Random(1).random, now=0, breaker=shared).policies
+def usual(
+    *,
+    rate: RateOptions = OFTEN,
+    deadline: DeadlineOptions = UNBOUNDED,
+    breaker: Breaker | None = None,
+    timeout: TimeoutOptions = AN_ATTEMPT,
+) -> Stack:
+    """All policies in their usual order."""
+    return Stack(
+        Rate(rate, 0.0),
+        Deadline(deadline),
+        Retry(SOME, Random(1).random, Budget()),
+        breaker or Breaker(),
+        Bulkhead(BulkheadOptions()),
+        Timeout(timeout),
     )
 
 
-def test_a_retry_inside_a_hedge_is_refused() -> None:
-    retry = Retry(RetryOptions(), Random(1).random, None)
-    with pytest.raises(ValueError, match="hedge"):
-        Stack(Hedge(HedgeOptions(), None), retry)
-    with pytest.raises(ValueError, match="hedge"):
-        Stack(Hedge(HedgeOptions(), None), Hedge(HedgeOptions(), None))
+def test_the_order_is_the_lists() -> None:
+    assert names(usual()) == ORDER
+
+
+def test_who_was_let_in_before_is_counted_and_never_refused() -> None:
+    stack = Stack(Rate(RateOptions(per_s=1, burst=1), 0.0), Bulkhead(BulkheadOptions(at_once=1)))
+    resumed = [stack.counting().begin() for _ in range(3)]
+    assert [type(call.admit(0.0)) for call in resumed] == [Go] * 3
+    refused = stack.begin().admit(0.0)
+    assert isinstance(refused, GiveUp)
+    assert isinstance(refused.error, RateLimited)
+    refused = stack.begin().admit(9.0)
+    assert isinstance(refused, GiveUp)
+    assert isinstance(refused.error, Overloaded), "three are inside"
+    for call in resumed:
+        call.settle(COMPLETED, 9.0)
+    assert type(stack.begin().admit(12.0)) is Go
+
+
+@pytest.mark.parametrize(
+    ("total_s", "attempt_s", "prolonged", "lasting", "attempt"),
+    [
+        (60.0, 90.0, 30.0, 30.0, 30.0),  # nothing else bounds it
+        (20.0, 90.0, 30.0, 20.0, 20.0),  # its deadline does
+        (60.0, 5.0, 30.0, 30.0, 5.0),  # an attempt has its own time
+        (60.0, 15.0, 30.0, 30.0, 15.0),  # which the caller's was shorter than
+        (60.0, 90.0, 8.0, 10.0, 10.0),  # it has more time already
+    ],
+)
+def test_a_caller_may_wait_longer_than_it_said(
+    total_s: float, attempt_s: float, prolonged: float, lasting: float, attempt: float
+) -> None:
+    retry = RetryOptions(initial_s=0, max_s=0)
+    stack = Stack(
+        Deadline(DeadlineOptions(total_s=total_s)),
+        Retry(retry, Random(1).random, None),
+        Bulkhead(BulkheadOptions()),
+        Timeout(TimeoutOptions(attempt_s=attempt_s)),
+    )
+    call = stack.begin(10.0)
+    call.admit(0.0)
+    call.prolong(prolonged)
+    assert (call.lasting_until, call._limits[-1]) == (lasting, attempt)
+    assert call.settle(FAILED, lasting - 0.5) == Again(lasting - 0.5), "there is time for another"
+    call.prolong(prolonged)  # between two attempts as well
+    assert call.admit(lasting - 0.5) == Go(min(lasting, lasting - 0.5 + attempt_s))
+    assert type(call.settle(FAILED, lasting)) is GiveUp
 
 
 class Spy:
@@ -187,7 +233,7 @@ def test_whatever_the_order_each_go_is_settled_exactly_once(
 
 def test_a_refusal_inside_goes_to_the_retry_which_waits_as_long_as_it_says() -> None:
     breaker = Breaker(BreakerOptions(calls=1))
-    stack = Stack.of(StackOptions(), random=Random(1).random, now=0.0, breaker=breaker)
+    stack = usual(breaker=breaker)
     broken = stack.begin()
     broken.admit(0.0)
     assert isinstance(broken.settle(FAILED, 0.0), Again)
@@ -205,7 +251,7 @@ def test_a_call_without_time_is_no_verdict_on_the_target() -> None:
     """Found by the simulation: the call that had waited longest was the probe, for the last
     milliseconds of its deadline, and a target that was well again stayed locked out."""
     breaker = Breaker(BreakerOptions(calls=1))
-    stack = Stack.of(StackOptions(), random=Random(1).random, now=0.0, breaker=breaker)
+    stack = usual(breaker=breaker)
     first = stack.begin()
     first.admit(0.0)
     first.expire(10.0)
@@ -220,7 +266,7 @@ def test_a_call_without_time_is_no_verdict_on_the_target() -> None:
 
 
 def test_a_refusal_outside_the_retry_is_final() -> None:
-    stack = default(rate=RateOptions(per_s=1, burst=1))
+    stack = usual(rate=RateOptions(per_s=1, burst=1))
     assert isinstance(stack.begin().admit(0.0), Go)
     verdict = stack.begin().admit(0.0)
     assert isinstance(verdict, GiveUp)
@@ -228,7 +274,7 @@ def test_a_refusal_outside_the_retry_is_final() -> None:
 
 
 def test_the_deadline_speaks_when_it_has_passed_and_the_last_error_when_there_was_no_time() -> None:
-    stack = default(deadline=DeadlineOptions(total_s=5), timeout=TimeoutOptions(attempt_s=10))
+    stack = usual(deadline=DeadlineOptions(total_s=5), timeout=TimeoutOptions(attempt_s=10))
     call = stack.begin()
     assert call.admit(0.0) == Go(5.0)
     verdict = call.expire(5.0)
@@ -242,15 +288,15 @@ def test_the_deadline_speaks_when_it_has_passed_and_the_last_error_when_there_wa
 
 
 def test_the_callers_own_limit_counts_too() -> None:
-    call = default().begin(until=3.0)
+    call = usual().begin(until=3.0)
     assert call.admit(0.0) == Go(3.0)
-    late = default().begin(until=3.0).admit(3.0)
+    late = usual().begin(until=3.0).admit(3.0)
     assert isinstance(late, GiveUp)
     assert isinstance(late.error, DeadlineExceeded)
 
 
 def test_a_stream_that_began_has_the_deadline_and_not_the_attempts_timeout() -> None:
-    call = default().begin()
+    call = usual().begin()
     call.admit(0.0)
     assert call.lasting_until == 30.0
     bare = Stack(Timeout(TimeoutOptions())).begin()
@@ -260,8 +306,10 @@ def test_a_stream_that_began_has_the_deadline_and_not_the_attempts_timeout() -> 
 
 def test_all_calls_fail_and_the_target_sees_little_more_than_the_calls() -> None:
     """1,000 calls within 10 s, all of which fail: without breaker the budget bounds attempts."""
-    stack = default(
-        rate=None, breaker=None, bulkhead=None, budget=BudgetOptions(ratio=0.2, floor=10)
+    stack = Stack(
+        Deadline(UNBOUNDED),
+        Retry(SOME, Random(1).random, Budget(BudgetOptions(ratio=0.2, floor=10))),
+        Timeout(AN_ATTEMPT),
     )
     attempts, waiting = 0, []
     for number in range(1000):
@@ -280,3 +328,29 @@ def test_all_calls_fail_and_the_target_sees_little_more_than_the_calls() -> None
             if isinstance(verdict, Again):
                 waiting.append((verdict.at, one))
     assert 1_150 < attempts <= 1_210
+
+
+def test_a_caller_that_waits_longer_than_it_had_said() -> None:
+    stack = Stack(
+        Deadline(DeadlineOptions(total_s=30.0)),
+        Retry(RetryOptions(attempts=3, initial_s=0.0, max_s=0.0), lambda: 0.0, None),
+    )
+    call = stack.begin(until=5.0)
+    assert call.admit(0.0) == Go(5.0)
+    call.prolong(4.0)
+    assert call.lasting_until == 5.0, "it never waits less long"
+    call.prolong(20.0)
+    assert call.lasting_until == 20.0
+    late = call.settle(Outcome(Ended.FAILED, OSError("broke")), 10.0)
+    assert late == Again(10.0), "there is time for another attempt"
+    assert call.admit(10.0) == Go(20.0)
+    call.prolong(100.0)
+    assert call.lasting_until == 30.0, "a deadline of its own holds"
+    assert type(call.settle(Outcome(Ended.FAILED, OSError("broke")), 30.0)) is GiveUp
+
+
+def test_an_attempt_takes_no_longer_because_its_caller_waits() -> None:
+    call = Stack(Timeout(TimeoutOptions(attempt_s=2.0))).begin(until=1.0)
+    assert call.admit(0.0) == Go(1.0)
+    call.prolong(50.0)
+    assert call.lasting_until == 50.0

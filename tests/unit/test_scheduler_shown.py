@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from actors.scheduler.shown import Shown
-from supervision.policies import Breakers, Ended
+from supervision.policies import Ended
 from tether.contracts import SetBreaker
+from tether.core.breakers import WorkerBreakers
 from tether.errors import BadRequest
 from tether.telemetry import metrics
 
@@ -17,7 +18,7 @@ def figure(worker: str) -> float:
 
 
 def test_the_gauge_says_what_the_states_say() -> None:
-    breakers: Breakers[tuple[str, str]] = Breakers()
+    breakers = WorkerBreakers()
     shown = Shown(breakers)
     breaker = breakers.of(("shown-1", "m@1"))
     breakers.of(("shown-2", "m@1"))
@@ -50,7 +51,7 @@ def test_the_gauge_says_what_the_states_say() -> None:
 
 
 def test_what_was_forgotten_reads_closed() -> None:
-    breakers: Breakers[tuple[str, str]] = Breakers(bound=1)
+    breakers = WorkerBreakers(bound=1)
     shown = Shown(breakers)
     breaker = breakers.of(("shown-4", "m@1"))
     for _ in range(10):
@@ -60,3 +61,19 @@ def test_what_was_forgotten_reads_closed() -> None:
     breakers.of(("shown-5", "m@1"))
     shown.publish()
     assert figure("shown-4") == 0
+
+
+def test_a_worker_that_has_no_breaker_yet_can_be_told() -> None:
+    breakers = WorkerBreakers()
+    shown = Shown(breakers, workers={"cold"})
+    assert shown.set(SetBreaker(worker_id="cold", mode="forced_open"), 1.0).breakers == ()
+    state = shown.states(1.0)
+    assert [(s.worker_id, s.model_ref, s.mode) for s in state.workers] == [
+        ("cold", "", "forced_open")
+    ]
+    assert not breakers.of(("cold", "m@1")).passes(9.0)
+    with pytest.raises(BadRequest, match="list them first"):
+        shown.set(SetBreaker(worker_id="cold", mode="disabled", model_ref="other@1"), 1.0)
+    shown.set(SetBreaker(worker_id="cold", mode="automatic"), 2.0)
+    assert shown.states(2.0).workers == ()
+    assert breakers.of(("cold", "m@1")).passing

@@ -11,7 +11,7 @@ from actors import settler
 from actors.settler import Settler
 from supervision.policies import RetryOptions
 from tether.contracts import Outcome, Settle, Settled, Usage
-from tether.errors import BadRequest, DeadlineExceeded, Internal, PeerLost, Unavailable
+from tether.errors import BadRequest, Internal, NoAnswer, PeerLost, Unavailable
 
 SETTLE = Settle(job_id="j", fencing_token=1, outcome=Outcome.COMPLETED, usage=Usage())
 
@@ -58,7 +58,7 @@ async def test_the_common_case_is_one_ask() -> None:
 
 async def test_it_is_asked_again_whatever_went_wrong() -> None:
     actor = Actor(
-        PeerLost("killed"), DeadlineExceeded("hangs"), Internal("a bug"), Unavailable("no"), "yes"
+        PeerLost("killed"), NoAnswer("hangs"), Internal("a bug"), Unavailable("no"), "yes"
     )
     assert await Settler(actor, "test").settle(SETTLE)  # type: ignore[arg-type]
     assert (actor.asks, actor.waits) == (5, 4)

@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 from supervision.actions import Action, Emit, Finish, Kill, Serve, Spawn, Start, Stop
 from supervision.backoff import Backoff
 from supervision.events import ChildRestarting
+from supervision.excuse import Excuse
 from supervision.spec import ChildSpec, Restart
 from supervision.strategy import Strategy
 from supervision.tree import SupervisionTree
@@ -128,7 +129,9 @@ class Machine(RuleBasedStateMachine):
                 case Serve():
                     self.served += 1
                     assert self.served == 1
-                case Emit(ChildRestarting()):
+                case Emit(ChildRestarting(excuse=excuse)):
+                    if excuse:
+                        continue  # it counts towards no intensity
                     self.restart_times.append(self.now)
                     recent = [t for t in self.restart_times if self.now - t <= self.period_s]
                     assert len(recent) <= self.intensity, "more restarts than the intensity"
@@ -233,12 +236,16 @@ class Machine(RuleBasedStateMachine):
             self.bury(found[0])
 
     @precondition(lambda self: self.processes)
-    @rule(data=st.data())
-    def cannot_start(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), excuse=st.sampled_from([None, *Excuse]))
+    def cannot_start(self, data: st.DataObject, excuse: Excuse | None) -> None:
         process = self.one(data, "starting")
         if process and not process.killed:
             process.state = "failing"
-            self.carry_out(self.tree.start_failed(process.id, process.generation, "oh", self.now))
+            self.carry_out(
+                self.tree.start_failed(
+                    process.id, process.generation, "oh", self.now, excuse=excuse
+                )
+            )
 
     @precondition(lambda self: self.processes)
     @rule(

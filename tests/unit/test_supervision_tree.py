@@ -40,7 +40,7 @@ def short(actions: list[Action]) -> list[str]:
                 words.append(f"{type(action).__name__.lower()} {id}")
             case Serve():
                 words.append("serve")
-            case Finish(reason, _):
+            case Finish(reason, _, _):
                 words.append(f"finish {reason}")
             case Emit(event) if event.name == "child.exited":
                 words.append(f"exited:{event.reason} {event.path.removeprefix('top/')}")  # type: ignore[attr-defined]

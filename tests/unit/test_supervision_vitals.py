@@ -15,7 +15,7 @@ from actors.runtime import Address
 from supervision.spec import ChildSpec
 from supervision.vitals import attend, held_bytes
 from tether.contracts import Ping, Pong
-from tether.errors import DeadlineExceeded, Draining, PeerLost
+from tether.errors import Draining, NoAnswer, PeerLost
 
 CHILD = Address("n1", "7-x", 0)
 
@@ -35,7 +35,7 @@ class Asker:
         try:
             return await asyncio.wait_for(self.answer(), timeout)
         except TimeoutError:
-            raise DeadlineExceeded("no answer") from None
+            raise NoAnswer("no answer") from None
 
 
 async def fate(answer: Callable[[], Any], seconds: float, **changes: Any) -> tuple[str, float]:
@@ -80,7 +80,7 @@ async def test_silence_is_death_after_the_deadline() -> None:
     assert 8.0 <= after_s <= 10.0
 
 
-@pytest.mark.parametrize("error", [PeerLost("gone"), DeadlineExceeded("late")])
+@pytest.mark.parametrize("error", [PeerLost("gone"), NoAnswer("late")])
 async def test_an_error_of_ours_is_no_answer(error: Exception) -> None:
     why, after_s = await fate(raising(error), 3600)
     assert why.startswith("hung")

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from tether.telemetry.logs import _Steady
+from tether.telemetry.logs import FEW, _Steady, few
 
 
 def test_what_nobody_reads_fails_nobody() -> None:
@@ -28,3 +28,9 @@ def test_what_is_read_is_written(capfd: pytest.CaptureFixture[str]) -> None:
         _Steady(stream).write("heard\n")
         _Steady(stream).flush()
     assert capfd.readouterr().err == "heard\n"
+
+
+@pytest.mark.parametrize("count", [1, FEW, 1000])
+def test_a_line_about_many_names_a_few(count: int) -> None:
+    ids = [f"job-{number}" for number in range(count)]
+    assert few("jobs", ids) == {"jobs": count, "first": ids[:FEW]}

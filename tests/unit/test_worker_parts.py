@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from actors.gateway.completions import Completions
+from actors.gateway.unsettled import UnsettledAnswers
 from actors.worker.execution import End, Ending, Execution
 from actors.worker.health import HealthReporter, digest_of
 from actors.worker.options import WorkerOptions
@@ -266,14 +266,14 @@ def test_answers_to_settle_for_a_worker_that_is_gone() -> None:
     def settle(job_id: str) -> Settle:
         return Settle(job_id=job_id, fencing_token=1, outcome=Outcome.COMPLETED, usage=Usage())
 
-    completions = Completions(bound=3, keep_s=5.0)
+    unsettled = UnsettledAnswers(bound=3, keep_s=5.0)
     for number, worker in enumerate(("w1", "w2", "w1", "w2")):
-        completions.add(worker, settle(f"j{number}"), float(number))
-    assert [s.job_id for s in completions.take("w1")] == ["j2"], "j0 was the oldest of four"
-    assert completions.take("w1") == []
-    completions.sweep(6.5)
-    assert [s.job_id for s in completions.take("w2")] == ["j3"]
-    assert len(completions) == 0
+        unsettled.add(worker, settle(f"j{number}"), float(number))
+    assert [s.job_id for s in unsettled.take("w1")] == ["j2"], "j0 was the oldest of four"
+    assert unsettled.take("w1") == []
+    unsettled.sweep(6.5)
+    assert [s.job_id for s in unsettled.take("w2")] == ["j3"]
+    assert len(unsettled) == 0
 
 
 def test_a_job_belongs_to_its_tenant() -> None:

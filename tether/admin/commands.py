@@ -11,6 +11,7 @@ import msgspec
 from tether.admin import acting, looking, traffic
 from tether.admin.names import listed, nearest
 from tether.admin.node import Node
+from tether.admin.policies import policies
 from tether.admin.refused import Refused
 from tether.admin.shown import Shown, aligned, table
 from tether.telemetry.logs import LEVELS
@@ -25,7 +26,8 @@ class Kind(StrEnum):
     CHILD = "child"  # a path of the tree
     DRAINED = "drained"  # a worker, a door, or the node
     WORKER = "worker"  # the id of a worker
-    MODEL = "model"  # the ref of a model that a worker has
+    MODEL = "model"  # the ref of a model that the worker before it has
+    OFFERED = "offered"  # the ref of a model that any worker has
     SETTING = "setting"  # of a breaker
     OFF = "off"  # that word
     LEVEL = "level"  # of logs
@@ -104,6 +106,9 @@ def all_commands() -> dict[str, Command]:
                 "The breakers; force one open, disable it, or close it and let it decide again.",
                 _breaker, (Kind.SETTING, Kind.WORKER, Kind.MODEL), 1,
                 writes=lambda words: words != ["ls"]),
+        Command("policies", "policies [MODEL]",
+                "What the requests to a model pass, outermost first, with options and state.",
+                policies, (Kind.OFFERED,)),
         Command("restart", "restart ID",
                 "Stop a child in order, if it runs, and start it, with those that depend on it.",
                 acting.restart, child, 1, writes=_always),

@@ -51,6 +51,8 @@ def _choices(kind: Kind, before: list[str], known: Known, command: Command) -> I
             return () if before == ["ls"] else known.workers
         case Kind.MODEL:
             return known.workers.get(before[-1], ())
+        case Kind.OFFERED:
+            return sorted({ref for models in known.workers.values() for ref in models})
         case Kind.SETTING:
             return ("ls", *MODES)
         case Kind.OFF:

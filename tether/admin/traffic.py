@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import uuid
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from tether.admin.node import ASK_S, Node
 from tether.admin.refused import Refused
 from tether.admin.shown import Shown, age, fields, plain, size, table, together
-from tether.contracts import BreakerStates, Fleet, ShowBreakers, WatchFleet
+from tether.contracts import BreakerStates, Contract, Fleet, ShowBreakers, WatchFleet
 from tether.contracts.operating import FindRequest, SessionState, SessionStates, ShowSessions
 from tether.errors import TetherError
 from tether.stores.queries import sql
@@ -21,6 +21,7 @@ ROSTER: Final = "control/roster"
 GATEWAYS: Final = "control/gateways"
 
 Words = list[str]
+_T = TypeVar("_T", bound=Contract)
 
 
 async def fleet(node: Node) -> Fleet:
@@ -100,21 +101,21 @@ async def leases(node: Node, words: Words) -> Shown:
         for row in rows
     ]
     columns = ("job", "tenant", "model", "worker", "fence", "attempt", "age", "ends in")
-    return _of(table(columns, shown, empty="no lease"), rows[0]["total"] if rows else 0)
+    return of_total(table(columns, shown, empty="no lease"), rows[0]["total"] if rows else 0)
 
 
 async def sessions(node: Node, words: Words) -> Shown:
     """The requests that run, as the gateways hold them."""
-    found = await _gateways(node, ShowSessions())
+    found = await seen_by_gateways(node, ShowSessions(), SessionStates)
     rows = [row for path, states in found for row in _session_rows(path, states)]
     columns = (
         "request", "tenant", "state", "model", "worker", "tokens", "listeners", "age", "job",
     )  # fmt: skip
     total = sum(states.total for _, states in found)
-    return _of(table(columns, rows, empty="no request runs"), total)
+    return of_total(table(columns, rows, empty="no request runs"), total)
 
 
-def _of(shown: Shown, total: int) -> Shown:
+def of_total(shown: Shown, total: int) -> Shown:
     """A list that is a part of `total` says so."""
     if total <= len(shown.rows):
         return shown
@@ -143,15 +144,15 @@ def _session_row(path: str, state: SessionState) -> dict[str, Any]:
     }
 
 
-async def _gateways(
-    node: Node, question: ShowSessions | FindRequest
-) -> list[tuple[str, SessionStates]]:
+async def seen_by_gateways(
+    node: Node, question: Contract, answered: type[_T]
+) -> list[tuple[str, _T]]:
     """What all gateways answer, by path; one that is gone or hangs is left out, unless all are."""
     gateways = (await node.look()).under(GATEWAYS)
 
-    async def one(address: str) -> SessionStates | TetherError:
+    async def one(address: str) -> _T | TetherError:
         try:
-            return await node.ask(address, question, SessionStates)
+            return await node.ask(address, question, answered)
         except TetherError as error:
             return error
 
@@ -159,7 +160,7 @@ async def _gateways(
     good = [
         (gateway.path, answer)
         for gateway, answer in zip(gateways, answers, strict=True)
-        if isinstance(answer, SessionStates)
+        if isinstance(answer, answered)
     ]
     if not good:
         errors = [answer for answer in answers if isinstance(answer, TetherError)]
@@ -170,7 +171,7 @@ async def _gateways(
 async def trace(node: Node, words: Words) -> Shown:
     """All that is known of one request: its session, its job, its lease, its bill, its worker."""
     name = words[0]
-    found = await _gateways(node, FindRequest(request_id=name))
+    found = await seen_by_gateways(node, FindRequest(request_id=name), SessionStates)
     live = [(path, state) for path, states in found for state in states.sessions]
     ids = {state.job_id: None for _, state in live}
     rows: list[dict[str, Any]] = []
@@ -233,14 +234,14 @@ def shown_breakers(found: BreakerStates) -> Shown:
     rows = [
         {
             "worker": state.worker_id,
-            "model": state.model_ref,
+            "model": state.model_ref or "(all)",
             "mode": state.mode,
             "state": state.state,
             "calls": state.calls,
             "failed": state.failed,
             "until_s": state.until_s,
         }
-        for state in found.breakers
+        for state in (*found.workers, *found.breakers)
     ]
     columns = ("worker", "model", "mode", "state", "calls", "failed")
     return table(columns, rows, empty="no breaker; there is one for each model of each worker")

@@ -15,12 +15,12 @@ from tether.contracts import ModelCard, ModelPolicy
 from tether.core.version import check
 from tether.errors import BadRequest
 
-_LISTS: Final = ("tenants", "regions")  # of a policy
+_LISTS: Final = ("tenants", "regions", "order")  # of a policy
 
 
 class Description(NamedTuple):
     """What a version is, as the command line says it; see `ModelCard`. `policy` are files of TOML
-    and KEY=VALUE, of which later ones count."""
+    and KEY=VALUE (or TABLE.KEY=VALUE), of which later ones count."""
 
     engine: str
     adapter: str = ""
@@ -74,7 +74,13 @@ def policy_of(said: Iterable[str]) -> ModelPolicy:
         elif key in _LISTS:
             fields[key] = [part.strip() for part in value.split(",") if part.strip()]
         else:
-            fields[key] = _value(value)
+            *tables, last = key.split(".")
+            into = fields
+            for table in tables:
+                into = into.setdefault(table, {})
+                if not isinstance(into, dict):
+                    raise CommandFailed(f"in the policy {word!r}, {table} is no table", code=2)
+            into[last] = _value(value)
     try:
         return ModelPolicy(**msgspec.structs.asdict(policy(fields)))
     except ConfigInvalid as error:

@@ -13,7 +13,7 @@ from typing import Final
 from tether.cli.failure import CommandFailed
 from tether.config import Config
 from tether.node.home import is_held, running
-from tether.node.processes import end_all
+from tether.node.remains import end_remains
 
 _STEP_S: Final = 0.05
 _GRACE_S: Final = 2.0
@@ -37,7 +37,7 @@ def down(config: Config, *, timeout_s: float) -> int:
         print(f"node {state.node} (pid {state.pid}) has stopped")
         return 0
     _signal(state.pid, signal.SIGKILL)
-    killed = end_all(home, grace_s=_GRACE_S)
+    killed = end_remains(home, state, grace_s=_GRACE_S)
     print(
         f"tether: node {state.node} (pid {state.pid}) did not stop within {timeout_s:g} s and was "
         f"killed, with {len(killed)} of its processes",

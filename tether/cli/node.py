@@ -10,14 +10,14 @@ from actors.runtime import Endpoint
 from tether.cli.failure import CommandFailed
 from tether.config import Config
 from tether.contracts import Contract, ShowTree, Tree
-from tether.errors import DeadlineExceeded, Draining, PeerLost, TetherError, Unavailable
+from tether.errors import Draining, NoAnswer, PeerLost, TetherError, Unavailable
 from tether.node.home import NodeState, running
 from tether.telemetry.audit import Audit, Unwritable, Who
 
 ASK_S: Final = 5.0
 _PAUSE_S: Final = 0.2
 #: Nobody has answered; what an actor says by itself is of another class.
-AWAY: Final = (Unavailable, PeerLost, Draining, DeadlineExceeded)
+AWAY: Final = (Unavailable, PeerLost, Draining, NoAnswer)
 
 _Answer = TypeVar("_Answer", bound=Contract)
 _Result = TypeVar("_Result")

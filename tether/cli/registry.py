@@ -208,6 +208,13 @@ def _as_dict(value: msgspec.Struct | dict[str, Any]) -> dict[str, Any]:
     return value if isinstance(value, dict) else msgspec.structs.asdict(value)
 
 
+def _said(value: object) -> str:
+    """One field of a policy, as a cell has it."""
+    if isinstance(value, msgspec.Struct):
+        return ",".join(f"{name}:{inner:g}" for name, inner in _as_dict(value).items())
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def _table(shown: ModelsShown) -> Table:
     table = Table(
         "model", "stage", "since", "engine", "source", "context", "dtype", "needs", "policy",
@@ -228,7 +235,7 @@ def _table(shown: ModelsShown) -> Table:
             " ".join(filter(None, needs)),
             escape(
                 " ".join(
-                    f"{name}={','.join(value) if isinstance(value, tuple) else value}"
+                    f"{name}={_said(value)}"
                     for name, value in _as_dict(card.policy).items()
                     if value != getattr(ModelPolicy(), name)
                 )

@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
+import types
 import typing
+from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,12 +16,12 @@ import msgspec
 
 from tether.config.cluster_rules import cluster_violations
 from tether.config.policy import Policy
+from tether.config.policy_rules import policy_violations
 from tether.config.problem import ConfigInvalid, Problem
 from tether.config.rules import model_violations, violations
-from tether.config.section import Section
 from tether.config.sections import Config, Model
 
-_SECTION = TypeVar("_SECTION", bound=Section)
+_SECTION = TypeVar("_SECTION", bound=msgspec.Struct)
 _INTERNAL = frozenset({"folder"})  # set by `load`, not by the file
 
 
@@ -90,6 +93,8 @@ def policy(raw: object) -> Policy:
     """
     problems: list[Problem] = []
     read = _section(Policy, raw, "", problems, {})
+    if read is not None:
+        problems += policy_violations(read, "")
     if read is None or problems:
         raise ConfigInvalid(tuple(problems))
     return read
@@ -136,11 +141,16 @@ def _section(
 def _value(
     kind: Any, raw: object, path: str, problems: list[Problem], listed: dict[str, list[Any]]
 ) -> Any:
-    """One value: a section, a list of sections, or a leaf; None when it is wrong."""
-    if isinstance(kind, type) and issubclass(kind, Section):
+    """One value: a section, a list of sections, or a leaf; None when it is wrong, and for a section
+    that isn't there where none needs to be."""
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        kind, *others = typing.get_args(kind)
+        if raw is None and others == [types.NoneType]:
+            return None
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return _section(kind, raw, path, problems, listed)
     item = typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else None
-    if isinstance(item, type) and issubclass(item, Section):
+    if isinstance(item, type) and issubclass(item, msgspec.Struct):
         if not isinstance(raw, list):
             problems.append(Problem(path, f"this must be a list: write [[{path}]]"))
             return None
@@ -149,9 +159,8 @@ def _value(
             for number, entry in enumerate(raw)
         ]
         return tuple(entry for entry in listed[path] if entry is not None)
-    if typing.get_origin(kind) is typing.Literal and raw not in typing.get_args(kind):
-        known = ", ".join(map(repr, typing.get_args(kind)))
-        problems.append(Problem(path, f"{_shown(raw)} is not known; it may be {known}"))
+    if found := list(_unknown(kind, raw, path)):
+        problems += found
         return None
     try:
         return msgspec.convert(raw, kind, strict=True)
@@ -159,6 +168,23 @@ def _value(
         told = str(error).split(" - at ")[0].replace("`", "")
         problems.append(Problem(path, f"{told[0].lower()}{told[1:]}, but it is {_shown(raw)}"))
         return None
+
+
+def _unknown(kind: Any, raw: object, path: str) -> Iterator[Problem]:
+    """Words of a short list that aren't on it."""
+    if typing.get_origin(kind) is typing.Annotated:
+        kind = typing.get_args(kind)[0]
+    if typing.get_origin(kind) is tuple and isinstance(raw, list):
+        for number, entry in enumerate(raw):
+            yield from _unknown(typing.get_args(kind)[0], entry, f"{path}[{number}]")
+        return
+    known = ""
+    if typing.get_origin(kind) is typing.Literal and raw not in typing.get_args(kind):
+        known = ", ".join(map(repr, typing.get_args(kind)))
+    elif isinstance(kind, type) and issubclass(kind, StrEnum) and raw not in list(kind):
+        known = ", ".join(repr(str(word)) for word in kind)
+    if known:
+        yield Problem(path, f"{_shown(raw)} is not known; it may be {known}")
 
 
 def _join(path: str, key: str) -> str:

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
+from tether.config.policy_rules import policy_violations
 from tether.config.problem import Problem
 from tether.config.sections import EVERY, Config, Model, Worker, matching
+from tether.contracts.policies import PolicyName
 from tether.engines import kinds
 from tether.engines.kinds import EngineKind
 
@@ -27,7 +29,8 @@ def violations(
     yield from _http(config)
     yield from _stores(config)
     yield from _artifacts(config, models)
-    yield from _models(models)
+    yield from policy_violations(config.policies, "policies.")
+    yield from _models(models, config.policies.order)
     yield from _workers(workers)
     if None not in models:
         yield from _offered([m for m in models if m], workers)
@@ -108,7 +111,7 @@ def _artifacts(config: Config, models: Sequence[Model | None]) -> Iterator[Probl
                 yield Problem(path, "no replica has artifacts; list some in artifacts.replicas")
 
 
-def _models(models: Sequence[Model | None]) -> Iterator[Problem]:
+def _models(models: Sequence[Model | None], order: Sequence[PolicyName] = ()) -> Iterator[Problem]:
     if not models:
         yield Problem("models", "no model is listed; add one under [[models]]")
     seen: dict[str, int] = {}
@@ -122,11 +125,15 @@ def _models(models: Sequence[Model | None]) -> Iterator[Problem]:
                 f"{model.ref} is listed at models[{first}] already; "
                 "give it another version, or remove one",
             )
-        yield from model_violations(model, f"models[{number}].")
+        yield from model_violations(model, f"models[{number}].", order)
 
 
-def model_violations(model: Model, prefix: str) -> Iterator[Problem]:
-    """What is wrong with one model by itself; `prefix` stands before the names of its fields."""
+def model_violations(
+    model: Model, prefix: str, order: Sequence[PolicyName] = ()
+) -> Iterator[Problem]:
+    """What is wrong with one model by itself; `prefix` stands before the names of its fields, and
+    `order` is that of the policies of all models, where it is known."""
+    yield from policy_violations(model.policy, f"{prefix}policy.", order)
     kind = kinds.find(model.engine)
     if kind is None:
         known = ", ".join(map(repr, kinds.NAMES))

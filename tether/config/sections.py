@@ -18,6 +18,7 @@ from tether.capability import Capability, meets
 from tether.config.policy import Policy
 from tether.config.problem import ConfigInvalid, Problem
 from tether.config.section import Section, Word
+from tether.contracts.policies import RequestPolicies
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1, le=1_000_000_000)]
@@ -233,6 +234,7 @@ class Config(Section, frozen=True, kw_only=True):
     artifacts: Artifacts = Artifacts()
     gateway: Gateway = Gateway()
     limits: Limits = Limits()
+    policies: RequestPolicies = RequestPolicies()
     models: tuple[Model, ...] = ()
     workers: tuple[Worker, ...] = ()
     folder: Path = Path()

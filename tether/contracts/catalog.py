@@ -9,7 +9,19 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+import msgspec
+
 from tether.contracts.contract import Contract, Value
+from tether.contracts.policies import (
+    BulkheadTerms,
+    DeadlineTerms,
+    PolicyName,
+    PolicyOrder,
+    RateTerms,
+    RequestPolicies,
+    RetryTerms,
+    TimeoutTerms,
+)
 
 
 class Stage(StrEnum):
@@ -73,6 +85,9 @@ class ModelPolicy(Value, frozen=True):
     `concurrency` the requests of one tenant at one gateway; 0 is no limit. Where slots are short,
     `slo` says who goes first. `canary_share` (0 to 1) of the requests that name no version go to it
     while it is a canary.
+
+    `order` are the policies that a request passes at its gateway, outermost first; what isn't said
+    (empty, None) is as for all models, see `RequestPolicies`.
     """
 
     tenants: tuple[str, ...] = ()
@@ -82,6 +97,21 @@ class ModelPolicy(Value, frozen=True):
     slo: Slo = Slo.STANDARD
     canary_share: float = 0.1
     warm: Warming = Warming.DEMAND
+    order: PolicyOrder = ()
+    rate: RateTerms | None = None
+    deadline: DeadlineTerms | None = None
+    retry: RetryTerms | None = None
+    bulkhead: BulkheadTerms | None = None
+    timeout: TimeoutTerms | None = None
+
+    def policies(self, of_all: RequestPolicies) -> RequestPolicies:
+        """Those that a request to this version passes."""
+        said: dict[str, object] = {
+            name: terms for name in PolicyName if (terms := getattr(self, name)) is not None
+        }
+        if self.order:
+            said["order"] = self.order
+        return msgspec.structs.replace(of_all, **said) if said else of_all
 
 
 class ModelCard(Value, frozen=True):

@@ -30,16 +30,19 @@ class ShowBreakers(Contract, frozen=True):
 
 
 class BreakerStates(Contract, frozen=True):
-    """All breakers that a scheduler has, by worker and model."""
+    """All breakers that a scheduler has, by worker and model. `workers` is what operators have said
+    of workers as a whole; no `model_ref` is given there."""
 
     breakers: tuple[BreakerState, ...]
+    workers: tuple[BreakerState, ...] = ()
 
 
 class SetBreaker(Contract, frozen=True):
     """→ scheduler, asked: from now on this breaker is in `mode` (as in `BreakerState`); answered
-    with the `BreakerStates` concerned. Without a `model_ref`: all those of the worker. Back in
-    automatic mode a breaker begins closed. It is written down, so a scheduler that restarts knows
-    it; other schedulers hear of it when they start."""
+    with the `BreakerStates` concerned. Without a `model_ref`: all those of the worker, and those of
+    the models that it has yet to load. Back in automatic mode a breaker begins closed. It is
+    written down, so a scheduler that restarts knows it; other schedulers hear of it when they
+    start."""
 
     worker_id: str
     mode: str
@@ -48,8 +51,9 @@ class SetBreaker(Contract, frozen=True):
 
 class KeepBreakers(Contract, frozen=True):
     """Scheduler → reservation, asked: write down the modes of these breakers, which an operator
-    has set; an automatic one is forgotten. Answered with the `BreakerStates` of all that are
-    written down. Without any it only asks."""
+    has set; without a `model_ref` it is the word about all of a worker, and those about its models
+    are forgotten. So is an automatic one that says nothing new. Answered with the `BreakerStates`
+    of all that are written down. Without any it only asks."""
 
     breakers: tuple[BreakerState, ...] = ()
 
@@ -209,6 +213,32 @@ class FindRequest(Contract, frozen=True):
     retry token; `SessionStates` with the newest first, also of some that it is done with."""
 
     request_id: str
+
+
+class ShowPolicies(Contract, frozen=True):
+    """→ gateway: the `PolicyStates` of a version, of all versions of a name, or of all models
+    ("")."""
+
+    model_ref: str = ""
+
+
+class PolicyState(Value, frozen=True):
+    """One policy that the requests to a model pass, at one gateway: its name, its options, whether
+    the model's own policy says these (`own`) or `[policies]` does, and how it stands, in words."""
+
+    model_ref: str
+    name: str
+    options: tuple[tuple[str, float], ...] = ()
+    own: bool = False
+    state: str = ""
+
+
+class PolicyStates(Contract, frozen=True):
+    """By model, and in the order in which a request passes them; at most as many as were asked
+    for, of `total`."""
+
+    policies: tuple[PolicyState, ...]
+    total: int
 
 
 class Verb(StrEnum):

@@ -23,7 +23,9 @@ class ExitReason(StrEnum):
 class StartChild(Contract, frozen=True):
     """Supervisor → new child, asked: become ready. `args` is the child's own options Struct
     as MessagePack; `needs` maps a sibling's id to its address; `root` is the address of the
-    node's root supervisor (empty when the child is the root)."""
+    node's root supervisor (empty when the child is the root); `place` is where the child stands in
+    the start order, the numbers of its ancestors among their siblings and its own (empty for the
+    root, None for a child at another node than its supervisor)."""
 
     path: str
     generation: int
@@ -31,6 +33,7 @@ class StartChild(Contract, frozen=True):
     root: str
     args: bytes = b""
     needs: dict[str, str] = msgspec.field(default_factory=dict)
+    place: tuple[int, ...] | None = None
 
 
 class ChildReady(Contract, frozen=True):
@@ -53,12 +56,14 @@ class ChildStopped(Contract, frozen=True):
 
 
 class ExitNotice(Contract, frozen=True):
-    """Child → supervisor, told before it ends by itself. Safe to see twice."""
+    """Child → supervisor, told before it ends by itself. `code` is that of the error, if it was one
+    of `tether.errors`. Safe to see twice."""
 
     path: str
     generation: int
     reason: ExitReason
     error: str = ""
+    code: str = ""
 
 
 class Ping(Contract, frozen=True):

@@ -1,91 +1,12 @@
-"""Whether a request that went wrong on a worker is tried again, and where not."""
+"""What the end of an attempt says about its worker. Whether another one follows is for the policies
+to say; see `supervision.policies`."""
 
 from __future__ import annotations
 
-from supervision.policies import Budget, Ended, outcome_of
-from tether.errors import (
-    DeadlineExceeded,
-    Draining,
-    Overloaded,
-    PeerLost,
-    TetherError,
-    WorkerLost,
-)
+from supervision.policies import Ended, outcome_of
+from tether.errors import DeadlineExceeded, PeerLost, TetherError
 
 HANGS_S = 10.0  # without a first chunk: longer than that isn't the deadline's fault alone
-
-
-class Attempts:
-    """The attempts of one request.
-
-    A *refusal* (`Overloaded`, `Draining`) means that nothing began: it costs no attempt, only
-    one of `refusals`. Anything retryable that broke off costs one of `limit`. All others are
-    the request's own fault, or a bug that would repeat itself, and end it.
-
-    A budget is charged for each attempt after a failure, but for the first resumption of a
-    request whose worker is gone: all that ran there come at once then, and they are all that
-    ran there, so they can't multiply.
-
-    Args:
-        limit: attempts in which something began, the first included.
-        refusals: how often workers may send it away.
-        deadline: a time on the caller's clock.
-        budget: shared with the other requests of this gateway.
-    """
-
-    __slots__ = (
-        "_budget",
-        "_limit",
-        "_refusals",
-        "_resumed",
-        "avoid",
-        "deadline",
-        "failed",
-        "number",
-        "refused",
-    )
-
-    def __init__(
-        self, deadline: float, limit: int = 3, refusals: int = 8, budget: Budget | None = None
-    ) -> None:
-        self.deadline = deadline
-        self.number = 1
-        self.failed = 0
-        self.refused = 0
-        self.avoid: tuple[str, ...] = ()
-        self._limit = limit
-        self._refusals = refusals
-        self._resumed = False
-        self._budget = budget
-
-    def again(self, error: TetherError, worker: str, now: float, *, lost: bool = False) -> bool:
-        """Try again, on another worker than `worker`? If so, `number` and `avoid` are those of
-        the next attempt. `lost`: the worker is gone, or has forgotten it."""
-        charged = False
-        if isinstance(error, Overloaded | Draining):
-            self.refused += 1
-            possible = self.refused <= self._refusals
-        elif isinstance(error, PeerLost | WorkerLost) or error.retryable:
-            self.failed += 1
-            possible = self.failed < self._limit
-            charged = self._resumed or not (lost or isinstance(error, PeerLost))
-            self._resumed = True
-        else:
-            return False
-        if not possible or now >= self.deadline:
-            return False
-        if charged and self._budget is not None and not self._budget.withdraw(now):
-            return False
-        self.number += 1
-        if worker and worker not in self.avoid:
-            self.avoid = (*self.avoid, worker)
-        return True
-
-    def outpaced(self) -> bool:
-        """Another asker was faster, and nothing began: try again? It counts as a refusal."""
-        self.refused += 1
-        self.number += 1
-        return self.refused <= self._refusals
 
 
 def verdict(

@@ -18,8 +18,9 @@ from itertools import chain
 from math import inf
 from zlib import crc32
 
-from supervision.policies import Breaker, Breakers, Ended, State
+from supervision.policies import Breaker, Ended, State
 from tether.contracts import Fleet, HealthReport
+from tether.core.breakers import WorkerBreakers
 
 # One rank above the other, whatever lies below: workers of suspect nodes come last of all, those of
 # another region where the own one has no room; the rest is a matter of degree.
@@ -114,13 +115,13 @@ class Placement:
         self,
         region: str,
         random: Callable[[], float],
-        breakers: Breakers[tuple[str, str]] | None = None,
+        breakers: WorkerBreakers | None = None,
     ) -> None:
         self._region = region
         self.node = ""
         """Of this scheduler; empty while it is the only one."""
         self._random = random
-        self.breakers: Breakers[tuple[str, str]] = Breakers() if breakers is None else breakers
+        self.breakers = WorkerBreakers() if breakers is None else breakers
         self._seats: dict[str, Seat] = {}
         self._by_model: dict[str, list[tuple[Seat, Breaker]]] = {}
         self._cold: dict[str, list[Seat]] = {}
@@ -129,6 +130,9 @@ class Placement:
 
     def __len__(self) -> int:
         return len(self._seats)
+
+    def __contains__(self, worker_id: object) -> bool:
+        return worker_id in self._seats
 
     @property
     def in_flight(self) -> int:
@@ -318,14 +322,14 @@ class Placement:
                 del self._loaders[model_ref]
         return True
 
-    def expire(self, now: float) -> int:
-        """Forget jobs whose deadline has passed without a word; how many."""
-        forgotten = 0
+    def expire(self, now: float) -> list[str]:
+        """Forget jobs whose deadline has passed without a word; which."""
+        forgotten: list[str] = []
         for seat in self._seats.values():
             late = [job_id for job_id, job in seat.jobs.items() if job.deadline <= now]
             for job_id in late:
                 seat.jobs.pop(job_id).left(Ended.CANCELLED, now)
-            forgotten += len(late)
+            forgotten += late
         return forgotten
 
     def _elsewhere(self, report: HealthReport) -> int:

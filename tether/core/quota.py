@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import deque
 from typing import Generic, TypeVar
 
+from supervision.policies import Bulkhead, BulkheadOptions
 from tether.errors import Overloaded
 
 T = TypeVar("T")
 
 
 class QuotaGuard(Generic[T]):
-    """Counts runs. The scheduler keeps within `slots` by itself; the queue takes in what two
-    schedulers place at once, and stays short, for waiting is the scheduler's business.
+    """A bulkhead of runs, and a queue before it. The scheduler keeps within `slots` by itself; the
+    queue takes in what two schedulers place at once, and stays short, for waiting is the
+    scheduler's business.
 
     Raises:
         ValueError: a bound is out of its range.
@@ -21,10 +23,18 @@ class QuotaGuard(Generic[T]):
     def __init__(self, slots: int, queue: int) -> None:
         if slots < 1 or queue < 0:
             raise ValueError(f"slots is {slots}, queue is {queue}; at least 1 and 0 are needed")
-        self.slots = slots
         self.queue = queue
-        self.running = 0
+        self._bulkhead = Bulkhead(BulkheadOptions(at_once=slots))
         self._waiting: deque[T] = deque()
+
+    @property
+    def slots(self) -> int:
+        return self._bulkhead.at_once
+
+    @property
+    def running(self) -> int:
+        """Runs that have a slot."""
+        return self._bulkhead.inside
 
     @property
     def queued(self) -> int:
@@ -37,8 +47,7 @@ class QuotaGuard(Generic[T]):
         Raises:
             Overloaded: slots and queue are full.
         """
-        if self.running < self.slots:
-            self.running += 1
+        if self._bulkhead.enter():
             return True
         if len(self._waiting) >= self.queue:
             raise Overloaded(
@@ -53,7 +62,7 @@ class QuotaGuard(Generic[T]):
         """A run gave up its slot; the one that gets it now, if one waits."""
         if self._waiting:
             return self._waiting.popleft()
-        self.running -= 1
+        self._bulkhead.leave()
         return None
 
     def forget(self, run: T) -> bool:

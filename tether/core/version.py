@@ -98,7 +98,14 @@ def differences(known: ModelCard, card: ModelCard) -> str:
 
 def _policy(before: msgspec.Struct, after: msgspec.Struct) -> str:
     return ", ".join(
-        f"policy.{name} {was} → {now}"
+        f"policy.{name} {_told(was)} → {_told(now)}"
         for name in before.__struct_fields__
         if (was := getattr(before, name)) != (now := getattr(after, name))
     )
+
+
+def _told(value: object) -> str:
+    if isinstance(value, msgspec.Struct):
+        fields = msgspec.structs.asdict(value).items()
+        return f"({', '.join(f'{name} {inner:g}' for name, inner in fields)})"
+    return "as all" if value is None else str(value)

@@ -14,6 +14,7 @@ from tether.contracts.operating import ActorState, Drain, Standing
 from tether.http.admission import Admission
 from tether.http.app import application
 from tether.http.gateways import Gateways
+from tether.http.handover import receive
 from tether.http.listener import listen
 from tether.http.options import DoorOptions
 from tether.http.server import HttpServer
@@ -27,7 +28,8 @@ log = logs.get(__name__)
 class FrontDoor(Supervised):
     """Serves HTTP. Ready when the port is open; whether a model answers is `/readyz`'s matter.
 
-    Any number of them may share a port (`DoorOptions.share_port`).
+    It accepts from a socket that outlives it and that others accept from as well, where one is
+    handed over (`DoorOptions.handover`); else it listens by itself.
     """
 
     Options: ClassVar[type[msgspec.Struct]] = DoorOptions
@@ -46,9 +48,13 @@ class FrontDoor(Supervised):
     async def start(self, options: DoorOptions) -> None:
         """
         Raises:
-            PortTaken: the port is occupied.
+            Hindered: the listening socket isn't handed over.
+            PortTaken: it has to listen by itself, and the port is occupied.
         """
-        sock = listen(options.host, options.port, share=options.share_port)
+        if options.handover:
+            sock = await receive(options.handover)
+        else:
+            sock = listen(options.host, options.port, share=options.share_port)
         try:
             gateways = Gateways(
                 self, self.tree, partitions=options.gateways, wait_s=options.gateway_wait_s
@@ -68,9 +74,12 @@ class FrontDoor(Supervised):
         log.info("serving", host=options.host, port=self._server.port)
 
     async def stop(self, deadline_s: float) -> None:
-        """Lets running answers finish, turns new ones away."""
+        """Lets running answers finish, turns new ones away. As an orphan it leaves new connections
+        to its successor, which may accept already."""
         self._told_to_stop = True
         if self._server is not None:
+            if self.orphaned:
+                self._server.withdraw()
             await self._server.stop(deadline_s)
 
     @on(Drain)

@@ -1,4 +1,4 @@
-"""The listening socket of a front door."""
+"""The listening socket of front doors."""
 
 from __future__ import annotations
 
@@ -20,21 +20,33 @@ class PortTaken(Unavailable):
 
 
 def listen(host: str, port: int, *, share: bool) -> socket.socket:
+    """As `opened`, for a door that nobody hands a socket over to.
+
+    Raises:
+        PortTaken: something else listens there, or the address is not of this machine.
+    """
+    try:
+        return opened(host, port, share=share)
+    except OSError as error:
+        raise PortTaken(
+            f"cannot listen on {host}:{port}: {error.strerror}; stop what does, or set "
+            "http.host and http.port to other ones"
+        ) from None
+
+
+def opened(host: str, port: int, *, share: bool = False) -> socket.socket:
     """A listening TCP socket, non-blocking.
 
     With `share` several processes of one user may listen on one port, and the kernel spreads
     the connections (SO_REUSEPORT, socket(7)).
 
     Raises:
-        PortTaken: something else listens there, or the address is not of this machine.
+        OSError: something else listens there, or the address is not of this machine.
     """
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        sock = socket.socket(family, kind, proto)
-    except OSError as error:
-        raise PortTaken(f"cannot listen on {host}: {error.strerror}; set http.host") from None
+    family, kind, proto, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    sock = socket.socket(family, kind, proto)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         for option in _CONNECTION:
@@ -44,21 +56,7 @@ def listen(host: str, port: int, *, share: bool) -> socket.socket:
         sock.bind(address)
         sock.listen(BACKLOG)
         sock.setblocking(False)
-    except OSError as error:
+    except BaseException:
         sock.close()
-        raise PortTaken(
-            f"cannot listen on {host}:{port}: {error.strerror}; stop what does, or set "
-            "http.port to another one"
-        ) from None
+        raise
     return sock
-
-
-def free_port(host: str, port: int) -> int:
-    """`port` if nobody listens there, or a free one for 0. For whoever starts several doors on
-    one port: each of them would share it with a stranger of the same user in silence.
-
-    Raises:
-        PortTaken: as `listen`.
-    """
-    with listen(host, port, share=False) as sock:
-        return int(sock.getsockname()[1])

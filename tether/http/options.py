@@ -12,9 +12,12 @@ class DoorOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Options of one front-door process.
 
     Args:
-        host, port: where to listen; several doors of a node share one port (`share_port`).
-        share_port: listen with SO_REUSEPORT. Off for a lone door, so that an occupied port is
-            an error instead of half of somebody else's traffic.
+        handover: where the listening socket is handed over (see `tether.http.handover`); empty
+            for a door that has to listen by itself.
+        host, port: where it listens, by itself or not.
+        share_port: listen with SO_REUSEPORT, so that several doors that do so by themselves share
+            one port. Off for a lone door, so that an occupied port is an error instead of half of
+            somebody else's traffic.
         gateways: how many gateway partitions the node runs.
         cors_origins: origins of browsers that may call, or `*`; none by default.
         max_body_bytes: larger request bodies get 413.
@@ -34,6 +37,7 @@ class DoorOptions(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 8080
     share_port: bool = False
+    handover: str = ""
     gateways: int = 1
     cors_origins: tuple[str, ...] = ()
     max_body_bytes: int = 4 << 20

@@ -12,6 +12,8 @@
 
 from __future__ import annotations
 
+import types
+import typing
 from typing import Any, Final, Literal
 
 import msgspec
@@ -50,10 +52,22 @@ def _body_of(name: str, of: type[msgspec.Struct], **changed: tuple[Any, Any]) ->
     default, and those whose type is None there are left out."""
     fields: list[tuple[str, Any, Any]] = []
     for field in msgspec.structs.fields(of):
-        kind, default = changed.get(field.name, (field.type, field.default))
+        kind, default = changed.get(field.name, (_strict(field.type), field.default))
         if kind is not None:
             fields.append((field.name, kind, default))
     return msgspec.defstruct(name, fields, bases=(_Body,), module=__name__, kw_only=True)
+
+
+def _strict(kind: Any) -> Any:
+    """A table that may be left out, as a body that forgives no field which we don't know."""
+    options = typing.get_args(kind)
+    if (
+        len(options) == 2
+        and options[1] is types.NoneType
+        and issubclass(options[0], msgspec.Struct)
+    ):
+        return _body_of(f"_{options[0].__name__}", options[0]) | None
+    return kind
 
 
 _Policy = _body_of("_Policy", ModelPolicy)
@@ -108,8 +122,7 @@ class Registry:
         fields = {name: getattr(said, name) for name in said.__struct_fields__}
         policy = fields.pop("policy")
         if policy is not None:
-            named = {name: getattr(policy, name) for name in policy.__struct_fields__}
-            fields["policy"] = ModelPolicy(**named)
+            fields["policy"] = msgspec.convert(policy, ModelPolicy, from_attributes=True)
         card = ModelCard(**fields, stage=Stage.REGISTERED)
         return _answer(await self._govern(request, RegisterModel(card=card)), 201)
 

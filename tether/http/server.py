@@ -11,6 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from tether.http.admission import Admission
+from tether.http.listener import BACKLOG
 from tether.http.options import DoorOptions
 from tether.http.protocol import DoorProtocol
 
@@ -44,6 +45,7 @@ class HttpServer:
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=int(options.keep_alive_s),
+            backlog=BACKLOG,  # it says `listen` once more
         )
         self._admission = admission
         self._server = _Server(config)
@@ -60,6 +62,13 @@ class HttpServer:
         finally:
             self._sock.close()
             self._ended.set()
+
+    def withdraw(self) -> None:
+        """Take no new connection from now on: they are for others who hold the same listening
+        socket, which this closes here alone."""
+        for server in getattr(self._server, "servers", ()):  # once it has begun to serve
+            server.close()
+        self._sock.close()
 
     async def stop(self, deadline_s: float) -> None:
         """Drains: new requests get 503 while the running ones finish, at most `deadline_s`;

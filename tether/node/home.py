@@ -18,6 +18,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -58,10 +59,12 @@ class Home:
         self._lock = lock
 
     @classmethod
-    def claim(cls, path: Path, node: str) -> Home:
+    def claim(
+        cls, path: Path, node: str, end: Callable[[NodeState | None], object] = lambda _: None
+    ) -> Home:
         """Take the directory at `path` for `node`, making it if need be, and clear away what a
-        killed node has left: its sockets and its counters. Its processes are the caller's concern
-        (`stale`), before this.
+        killed node has left: its sockets and its counters. `end` is to end its processes first,
+        which still need them, and gets what it said last.
 
         Raises:
             HomeUnusable: another node holds it, another release wrote it, it holds something
@@ -86,15 +89,20 @@ class Home:
                 f"{who} runs on {path} already; stop it with `tether down`, "
                 "or give this one another node.data_dir"
             ) from None
-        (path / "layout").write_text(LAYOUT + "\n")
-        remains = read_state(path)
-        if remains:
-            _remove_temporary(Path(remains.run_dir))
-            (path / "node.json").unlink()
-        shutil.rmtree(path / "run", ignore_errors=True)
-        shutil.rmtree(path / "metrics", ignore_errors=True)
-        (path / "metrics").mkdir(mode=0o700)
-        return cls(path, lock, _run_dir(path, node))
+        try:
+            (path / "layout").write_text(LAYOUT + "\n")
+            remains = read_state(path)
+            end(remains)
+            if remains:
+                _remove_temporary(Path(remains.run_dir))
+                (path / "node.json").unlink()
+            shutil.rmtree(path / "run", ignore_errors=True)
+            shutil.rmtree(path / "metrics", ignore_errors=True)
+            (path / "metrics").mkdir(mode=0o700)
+            return cls(path, lock, _run_dir(path, node))
+        except BaseException:
+            os.close(lock)
+            raise
 
     def tell(self, state: NodeState) -> None:
         """Write what other commands need, in one step."""

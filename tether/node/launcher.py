@@ -1,8 +1,8 @@
 """A node from its first file to its last process: start, wait, drain, end.
 
-The launcher is the process of `tether up`. It holds the data directory, starts Thespian's Admin
-and the root supervisor, and watches both; it serves nothing itself. Whatever ends it, ends all:
-SIGTERM in order, a failure at once, and SIGKILL because the Admin watches its owner.
+The launcher is the process of `tether up`. It holds the data directory and the front port, starts
+Thespian's Admin and the root supervisor, and watches both; it serves nothing itself. Whatever ends
+it, ends all: SIGTERM in order, a failure at once, and SIGKILL because the Admin watches its owner.
 """
 
 from __future__ import annotations
@@ -34,22 +34,24 @@ from tether.node.capabilities import (
     capabilities_of,
     check_identity,
 )
-from tether.node.home import Home, NodeState
+from tether.node.home import Home, NodeState, read_state
 from tether.node.narrator import Narrator
 from tether.node.plan import (
     around,
     artifacts_of,
     card_of,
     dsn_of,
+    handover_of,
     has_role,
     own_models,
     own_workers,
     possible_models,
     tree_of,
 )
-from tether.node.ports import PortTaken, free_port
-from tether.node.processes import MARK, adopt_orphans, end_all, reap
+from tether.node.ports import FrontPort, PortTaken, check_free
+from tether.node.processes import MARK, adopt_orphans, reap
 from tether.node.readiness import excused, models_here, ready_models
+from tether.node.remains import end_remains
 from tether.node.systemd import Notifier
 from tether.stores import keys
 from tether.stores.database import Database
@@ -79,7 +81,7 @@ class Launcher:
         self._dev = dev
         self._allow_eval = allow_eval
         self._port = config.http.port
-        self._has_doors = has_role(config, "gateway")
+        self._front: FrontPort | None = None
         self._seen = Tree(nodes=())
         self._undone = False  # the root could not start, and has stopped what had
         self._systemd = Notifier()
@@ -98,10 +100,8 @@ class Launcher:
         config = self._config
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _interrupt)
-        self._home = Home.claim(config.data_dir, config.node.id)
+        self._home = Home.claim(config.data_dir, config.node.id, self._end_earlier)
         try:
-            if left := end_all(config.data_dir, grace_s=STALE_GRACE_S):
-                self._narrator.say(f"killed {len(left)} processes that an earlier node had left")
             self._check()
             self._prepare_models()
             self._set_environment()
@@ -115,11 +115,18 @@ class Launcher:
                 system.shutdown()
         finally:
             _ignore_signals()
-            if killed := end_all(config.data_dir, grace_s=END_GRACE_S):
+            if self._front:
+                self._front.close()
+            state = read_state(config.data_dir)
+            if killed := end_remains(config.data_dir, state, grace_s=END_GRACE_S):
                 log.warning("killed what did not end by itself", pids=killed)
             self._home.close()
 
     # ---- before anything runs
+
+    def _end_earlier(self, state: NodeState | None) -> None:
+        if left := end_remains(self._config.data_dir, state, grace_s=STALE_GRACE_S):
+            self._narrator.say(f"killed {len(left)} processes that an earlier node had left")
 
     def _check(self) -> None:
         """Not earlier: what a killed node had left may have held the ports.
@@ -130,13 +137,12 @@ class Launcher:
         config = self._config
         try:
             check_identity(config)
-            if self._has_doors:
-                self._port = free_port(
-                    config.http.host, config.http.port, "http.host and http.port"
-                )
+            if has_role(config, "gateway"):
+                self._front = FrontPort(config.http.host, config.http.port)
+                self._port = self._front.number
             if config.member is not None and config.identity_dir is not None:
                 keys = f"host and admin_port of node {config.node.id} in nodes"
-                free_port(config.member.host, config.node.admin_port, keys)
+                check_free(config.member.host, config.node.admin_port, keys)
         except (NotOfCluster, PortTaken) as error:
             raise NodeFailed(str(error)) from None
 
@@ -190,6 +196,8 @@ class Launcher:
         async with Endpoint.connect(
             run_dir=str(self._home.run_dir), node=config.node.id, port=config.node.admin_port
         ) as endpoint:
+            if self._front:
+                self._front.hand_over(handover_of(config, self._home.run_dir))
             root = await endpoint.create(Root, timeout=_CREATE_S, global_name=ROOT)
             endpoint.watch(endpoint.admin, lost.set)
             endpoint.watch(root, lost.set)
@@ -207,6 +215,8 @@ class Launcher:
                 if not lost.is_set() and not self._undone:
                     self._narrator.say("stopping: running answers finish first")
                     self._systemd.tell("STOPPING=1", "STATUS=running answers finish first")
+                    if self._front:
+                        self._front.close()  # its doors hold it until they have drained
                     await self._stop(endpoint, root)
                 watching.cancel()
                 await asyncio.wait((serving, watching), timeout=MARGIN_S)
@@ -244,7 +254,7 @@ class Launcher:
                 made = await keys.create(database, "dev", "tether up --dev")
             self._narrator.say(f"key of tenant dev: {made.text}")
         self._tell(root=str(root), ready=True)
-        where = f"at {self._state.url}" if self._has_doors else "for other nodes, without a door"
+        where = f"at {self._state.url}" if self._front else "for other nodes, without a door"
         self._narrator.say(f"ready {where}")
         self._systemd.tell("READY=1", f"STATUS=ready {where}")
         await asyncio.Event().wait()
@@ -271,7 +281,7 @@ class Launcher:
         self._narrator.working("models answer", "models", 1.0)
 
     async def _answering(self, endpoint: Endpoint) -> tuple[str, ...]:
-        if self._has_doors:
+        if self._front:
             return await ready_models(self._config.http.host, self._port)
         return await models_here(endpoint, self._seen.address("control/roster"))
 
@@ -300,16 +310,13 @@ class Launcher:
             log.warning("the tree did not stop in order", error=error.message)
 
     def _tell(self, *, root: str, ready: bool = False) -> None:
-        host = self._config.http.host
         self._state = NodeState(
             pid=os.getpid(),
             node=self._config.node.id,
             run_dir=str(self._home.run_dir),
             admin_port=self._config.node.admin_port,
             root=root,
-            url=f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
-            if self._has_doors
-            else "",
+            url=self._front.url if self._front else "",
             dsn=dsn_of(self._config, self._home.run_dir),
             ready=ready,
             allow_eval=self._allow_eval,

@@ -8,7 +8,7 @@
     ├─ workers  dynamic         losing the control chain never unloads a model
     ├─ depot                    in a cluster: lends other nodes what is in the cache
     ├─ placer                   at a leader: workers that may run at any node of the region
-    └─ doors    one_for_one     front-door processes
+    └─ doors    one_for_one     front-door processes; the launcher holds their listening socket
 
 A node without the role "gateway" has no scheduler, gateways and doors; one without "worker" has no
 workers of its own.
@@ -55,6 +55,7 @@ from tether.stores.ledger_options import LedgerOptions
 #: As many times as long as others may a worker be silent: engines share its interpreter.
 WORKER_PROBE: Final = 4
 DAY_S: Final = 86_400.0
+HANDOVER: Final = "http"
 POSTGRES_SOCKETS: Final = ".pg"  # below the run directory; no node id begins with a dot
 
 
@@ -87,13 +88,19 @@ def tree_of(config: Config, run_dir: Path, *, port: int) -> SupervisorOptions:
         )
         children.append(Placer.spec(placing))
     if has_role(config, "gateway"):
-        doors = SupervisorOptions(children=_probed(_doors(config, port), probe_s))
+        doors = SupervisorOptions(children=_probed(_doors(config, run_dir, port), probe_s))
         children.append(Supervisor.spec(doors, id="doors"))
     return SupervisorOptions(children=_probed(children, probe_s))
 
 
 def _probed(specs: Iterable[ChildSpec], probe_s: float) -> tuple[ChildSpec, ...]:
     return tuple(msgspec.structs.replace(spec, probe_s=probe_s) for spec in specs)
+
+
+def handover_of(config: Config, run_dir: Path) -> str:
+    """Where the launcher hands the doors their listening socket: beside those of the actors, in the
+    folder that only this user may enter."""
+    return f"{run_dir}/{config.node.id}/{HANDOVER}"
 
 
 def has_role(config: Config, role: str) -> bool:
@@ -212,6 +219,7 @@ def _control(config: Config, dsn: str) -> Iterator[ChildSpec]:
             tokens=config.gateway.journal_tokens,
             characters=config.gateway.journal_characters,
         ),
+        policies=config.policies,
         max_deadline_s=config.http.max_deadline_s,
     )
     yield PartitionSupervisor.spec(
@@ -311,12 +319,12 @@ def _gpu_class(config: Config, worker: WorkerSection) -> str:
     return worker.gpu_class or str(has.get("gpu_class", "cpu"))
 
 
-def _doors(config: Config, port: int) -> Iterator[ChildSpec]:
+def _doors(config: Config, run_dir: Path, port: int) -> Iterator[ChildSpec]:
     http = config.http
     options = DoorOptions(
         host=http.host,
         port=port,
-        share_port=http.processes > 1,
+        handover=handover_of(config, run_dir),
         gateways=config.gateway.partitions,
         cors_origins=http.cors_origins,
         max_body_bytes=http.max_body_bytes,

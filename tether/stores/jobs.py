@@ -54,24 +54,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     settled_at: datetime | None
 
 
-class Open(msgspec.Struct, frozen=True, kw_only=True):
-    """What is not over yet: running jobs, leases, and leases that have run out."""
-
-    running: int
-    leases: int
-    overdue: int
-
-
 async def show(connection: Connection, job_id: str) -> Job | None:
     """One job; None when there is none (any more)."""
     check_uuid(job_id)
     row = await connection.fetchrow(sql("show_job"), job_id)
     return None if row is None else Job(**dict(row))
-
-
-async def still_open(connection: Connection) -> Open:
-    """Count what is not over yet."""
-    return Open(**dict(await connection.fetchrow(sql("count_open"))))
 
 
 def check_uuid(text: str) -> Any:

@@ -165,17 +165,24 @@ WITH old AS (
 )
 SELECT count(*) FROM gone;
 
+-- name: forget_breakers
+-- Forgets the words that new ones of $1 workers and $2 models take the place of; one without a model
+-- covers all of its worker.
+DELETE FROM breakers b USING unnest($1::text[], $2::text[]) AS s (worker_id, model_ref)
+WHERE b.worker_id = s.worker_id AND s.model_ref IN ('', b.model_ref);
+
 -- name: keep_breakers
--- Writes down what an operator said of breakers ($1 workers, $2 models, $3 modes); an automatic one
--- has no row.
+-- Writes down what an operator said of breakers ($1 workers, $2 models, $3 modes). An automatic one
+-- has a row only if it is a model's, and the word about its worker says otherwise.
 WITH said AS (
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) AS t (worker_id, model_ref, mode)
-), forgotten AS (
-    DELETE FROM breakers b USING said s
-    WHERE b.worker_id = s.worker_id AND b.model_ref = s.model_ref AND s.mode = 'automatic'
+), whole AS (
+    SELECT worker_id FROM breakers WHERE model_ref = ''
+    UNION SELECT worker_id FROM said WHERE model_ref = '' AND mode <> 'automatic'
 )
 INSERT INTO breakers (worker_id, model_ref, mode)
-SELECT worker_id, model_ref, mode FROM said WHERE mode <> 'automatic'
+SELECT worker_id, model_ref, mode FROM said
+WHERE mode <> 'automatic' OR (model_ref <> '' AND worker_id IN (SELECT worker_id FROM whole))
 ON CONFLICT (worker_id, model_ref) DO UPDATE SET mode = excluded.mode, at = excluded.at;
 
 -- name: list_breakers
@@ -210,12 +217,6 @@ WHERE j.id IN (
     SELECT k.id FROM tenants t JOIN jobs k ON k.tenant_id = t.id AND k.retry_token = $2
 )
 ORDER BY j.created_at DESC LIMIT 20;
-
--- name: count_open
--- How many jobs run, how many leases there are, and how many of those have run out.
-SELECT (SELECT count(*) FROM jobs WHERE state = 'running') AS running,
-    (SELECT count(*) FROM leases) AS leases,
-    (SELECT count(*) FROM leases WHERE expires_at <= now()) AS overdue;
 
 -- name: usage_of_tenant
 -- What a tenant is billed for since a time: jobs, prompt tokens, completion tokens.

@@ -121,11 +121,11 @@ CREATE INDEX ledger_at ON ledger USING brin (at);
 CREATE TABLE breakers (
     worker_id text NOT NULL,
     model_ref text NOT NULL,
-    mode      text NOT NULL CHECK (mode IN ('forced_open', 'disabled')),
+    mode      text NOT NULL CHECK (mode IN ('automatic', 'forced_open', 'disabled')),
     at        timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (worker_id, model_ref)
 );
-COMMENT ON TABLE breakers IS 'Breakers that an operator has set; one in automatic mode has no row.';
+COMMENT ON TABLE breakers IS 'What an operator has said; an empty model_ref stands for all models.';
 
 -- Whoever caches keys, limits or the catalog listens, whatever changed the row.
 CREATE FUNCTION tell_key() RETURNS trigger LANGUAGE plpgsql AS $$

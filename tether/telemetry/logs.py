@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import IO, Any
 
@@ -20,6 +21,7 @@ if _absent:
 
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+FEW = 5
 _process: dict[str, Any] = {}  # a contextvar would reach only the task that has set it
 _loggers: list[Any] = []  # one a module
 _level = "INFO"
@@ -108,6 +110,11 @@ def _add_process(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str,
     for key, value in _process.items():
         event.setdefault(key, value)
     return event
+
+
+def few(what: str, ids: Sequence[str]) -> dict[str, Any]:
+    """Fields of a line that speaks of many: how many `what`, and the first `FEW` of them by id."""
+    return {what: len(ids), "first": list(ids[:FEW])}
 
 
 def get(name: str) -> Any:

@@ -195,6 +195,11 @@ supervision_events = Counter(
     "tether_supervision_events_total", "Events of the tree, by their name", ["event"]
 )
 child_restarts = Counter("tether_child_restarts_total", "Restarts of a child", ["path"])
+child_excused = Counter(
+    "tether_child_excused_total",
+    "Restarts that count towards no intensity, by what the child was ended by: disk_full",
+    ["path", "excuse"],
+)
 child_exits = Counter(
     "tether_child_exits_total", "Processes of a child that ended, by why", ["path", "reason"]
 )

@@ -1,16 +1,15 @@
-"""What a flight needs of its gateway."""
+"""What a request's session needs of the gateway that holds it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from tether.contracts import Contract, ModelCard, Place, Placed
 from tether.errors import TetherError
 
-if TYPE_CHECKING:
-    from actors.gateway.flight import Flight
+_Held_contra = TypeVar("_Held_contra", contravariant=True)
 
 
 class Chunks(Protocol):
@@ -21,8 +20,8 @@ class Chunks(Protocol):
     def close(self) -> None: ...
 
 
-class Ground(Protocol):
-    """A gateway is one."""
+class SessionHost(Protocol[_Held_contra]):
+    """A gateway is one, of sessions of that class."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
@@ -43,14 +42,14 @@ class Ground(Protocol):
     def cold(self, worker_address: str, model_ref: str) -> bool:
         """That worker doesn't answer for this model yet, as far as is known."""
 
-    def another(self, flight: Flight) -> ModelCard | None:
+    def another(self, session: _Held_contra) -> ModelCard | None:
         """What the name that it has asked for stands for now, if that is another version."""
 
-    def grew(self, flight: Flight) -> None:
+    def grew(self, session: _Held_contra) -> None:
         """Its journal has more than before."""
 
-    def moved(self, flight: Flight, why: TetherError) -> None:
+    def moved(self, session: _Held_contra, why: TetherError) -> None:
         """It goes to another worker."""
 
-    def landed(self, flight: Flight) -> None:
+    def ended(self, session: _Held_contra) -> None:
         """It has its outcome."""

@@ -14,7 +14,7 @@ WAIT_S = 0.002
 MOST = 64
 
 
-class Releases:
+class SlotReleases:
     """Holds `Finished` back until the next `Place`, or for a moment: one write less a request."""
 
     def __init__(self, actor: Supervised) -> None:

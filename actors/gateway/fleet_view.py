@@ -8,7 +8,7 @@ from tether.contracts import Catalog, Fleet, WatchCatalog, WatchFleet
 from tether.core.catalog import Index
 
 
-class Surroundings:
+class FleetView:
     """Follows registry and roster. `ready` are the refs of the catalog that some living worker
     has answered for."""
 

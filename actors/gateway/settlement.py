@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from actors.gateway.completions import Completions
+from actors.gateway.session_settlement import Settles
+from actors.gateway.unsettled import UnsettledAnswers
 from actors.settler import Settler
 from supervision import Supervised
 from tether.contracts import Settle
@@ -18,7 +19,7 @@ AT_ONCE = 128
 SECOND_S = 2.0  # after a worker should have settled a cancelled run
 
 
-class Closing:
+class Settlement:
     """The settles of a gateway. Settling what is settled changes nothing, so in doubt it does.
 
     Args:
@@ -29,33 +30,30 @@ class Closing:
     def __init__(self, actor: Supervised, bound: int, keep_s: float) -> None:
         self._actor = actor
         self._settler = Settler(actor, "gateway")
-        self._completions = Completions(bound, keep_s)
+        self._unsettled = UnsettledAnswers(bound, keep_s)
         self._second: deque[tuple[float, Settle]] = deque(maxlen=bound)
         self._used = metrics.bound_used.labels("gateway_completions")
 
-    def answered(self, worker_address: str, settle: Settle, now: float) -> None:
-        """The worker has answered, and settles unless it dies first."""
-        self._completions.add(worker_address, settle, now)
-
-    def cancelled(self, settle: Settle, now: float) -> None:
-        """The worker was told, and settles with what it computed, unless it never began."""
-        self._second.append((now + SECOND_S, settle))
-
-    def ended(self, settle: Settle) -> None:
-        """No worker settles this."""
-        self._begin([settle])
+    def close(self, settle: Settle, by: Settles, worker_address: str, now: float) -> None:
+        """A session has ended; `by` is who closes its job in the first place."""
+        if by is Settles.WORKER:
+            self._unsettled.add(worker_address, settle, now)
+        elif by is Settles.WORKER_OR_LATER:
+            self._second.append((now + SECOND_S, settle))
+        else:
+            self._begin([settle])
 
     def worker_lost(self, worker_address: str) -> None:
         """What came from there lately may not be settled."""
-        taken = self._completions.take(worker_address)
+        taken = self._unsettled.take(worker_address)
         if taken:
             log.info("settles for a worker that is gone", worker=worker_address, jobs=len(taken))
             self._begin(taken)
 
     def sweep(self, now: float) -> None:
         """Now and then."""
-        self._completions.sweep(now)
-        self._used.set(len(self._completions) + len(self._second))
+        self._unsettled.sweep(now)
+        self._used.set(len(self._unsettled) + len(self._second))
         due: list[Settle] = []
         while self._second and self._second[0][0] <= now:
             due.append(self._second.popleft()[1])

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
+from actors.gateway.keyring import Keyring
 from actors.runtime import Address, on
 from supervision import Supervised
 from tether.contracts import Govern, ModelsShown, ShowModels
 from tether.errors import Forbidden
-
-if TYPE_CHECKING:
-    from actors.gateway.keyring import Keyring
 
 REGISTRY: Final = "control/registry"
 FIND_S: Final = 5.0
 ASK_S: Final = 20.0  # an artifact's signature may have to be looked at
 
 
-class Governs(Supervised):
+class RegistryProxy:
     """The part of a gateway that answers `Govern`."""
 
-    _keyring: Keyring
+    def __init__(self, actor: Supervised, keyring: Keyring) -> None:
+        self._actor = actor
+        self._keyring = keyring
 
     @on(Govern)
     async def govern(self, msg: Govern, sender: Address) -> ModelsShown:
@@ -31,7 +31,8 @@ class Governs(Supervised):
             Unauthenticated, Forbidden: no such key, or it is no operator's.
             TetherError: what the registry says.
         """
-        caller = await self._keyring.caller(msg.credential, self.loop)
+        actor = self._actor
+        caller = await self._keyring.caller(msg.credential, actor.loop)
         if not caller.operator:
             raise Forbidden(
                 "this key is no operator's; make one with `tether keys create TENANT --operator`"
@@ -39,6 +40,6 @@ class Governs(Supervised):
         request = msg.request
         if not isinstance(request, ShowModels):
             request = msgspec.structs.replace(request, by=caller.name)
-        registry = await self.tree.wait(REGISTRY, FIND_S)
-        shown: ModelsShown = await self.ask(registry, request, ASK_S)
+        registry = await actor.tree.wait(REGISTRY, FIND_S)
+        shown: ModelsShown = await actor.ask(registry, request, ASK_S)
         return shown

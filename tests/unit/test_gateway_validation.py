@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from actors.gateway.terms import Concurrency, terms
+from actors.gateway.model_concurrency import ModelConcurrency
+from actors.gateway.request_validation import valid_request
 from tether.contracts import (
     ChatInput,
     EmbeddingInput,
@@ -44,7 +45,7 @@ def card(engine: str = "gguf", **policy: object) -> ModelCard:
 def test_the_policy_ends_an_answer_early_and_never_lengthens_it() -> None:
     said = {"m@1": frozenset({"text", "chat"})}
     for asked, most, got in ((64, 16, 16), (8, 16, 8), (64, 0, 64)):
-        agreed = terms(infer(CHAT, max_tokens=asked), card(max_tokens=most), "acme", said)
+        agreed = valid_request(infer(CHAT, max_tokens=asked), card(max_tokens=most), "acme", said)
         assert (agreed.sampling.max_tokens, agreed.tokens) == (got, got + 2)
         assert agreed.sampling.seed is not None
 
@@ -63,11 +64,11 @@ def test_what_an_engine_cannot_do_is_refused_by_name(
 ) -> None:
     said = {} if can is None else {"m@1": frozenset(can)}
     with pytest.raises(BadRequest, match=names):
-        terms(infer(input), card(engine), "acme", said)
+        valid_request(infer(input), card(engine), "acme", said)
 
 
 def test_who_has_not_said_what_it_can_do_is_asked() -> None:
-    assert terms(infer(CHAT), card(), "acme", {}).characters == 8
+    assert valid_request(infer(CHAT), card(), "acme", {}).characters == 8
 
 
 def test_engines_say_what_they_can_do() -> None:
@@ -79,7 +80,7 @@ def test_engines_say_what_they_can_do() -> None:
 
 
 def test_a_tenant_runs_so_many_requests_on_a_model() -> None:
-    running, bounded = Concurrency(), card(concurrency=2)
+    running, bounded = ModelConcurrency(), card(concurrency=2)
     for _ in range(2):
         running.enter("acme", bounded)
     with pytest.raises(RateLimited):

@@ -3,13 +3,12 @@ counts are kept here and published a few times a second."""
 
 from __future__ import annotations
 
-from supervision.policies import Budget
 from tether.contracts import Outcome, Usage
 from tether.core.session import Sessions
 from tether.telemetry import metrics
 
 
-class Tally:
+class GatewayMetrics:
     """Requests by outcome, tokens, time to the first token, and how full the bounds are."""
 
     def __init__(self) -> None:
@@ -52,9 +51,9 @@ class Tally:
         for gauge, value in zip(self._used, values, strict=True):
             gauge.set(value)
 
-    def retries(self, budget: Budget) -> None:
-        """How much of the retry budget is spent, and how often it was not enough."""
-        self._retries_used.set(budget.spent)
-        if budget.refused != self._refused_retries:
-            self._retries_refused.inc(budget.refused - self._refused_retries)
-            self._refused_retries = budget.refused
+    def retries(self, spent: int, refused: int) -> None:
+        """How much of the retry budgets is spent, and how often that was not enough, ever."""
+        self._retries_used.set(spent)
+        if refused > self._refused_retries:
+            self._retries_refused.inc(refused - self._refused_retries)
+            self._refused_retries = refused

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from tether.contracts import Settle
 
 
-class Completions:
+class UnsettledAnswers:
     """The newest `bound` answers, for `keep_s`. A worker settles within milliseconds of its
     last chunk, so what is older is settled or will be told by the worker itself."""
 

@@ -1,0 +1,320 @@
+"""One request on its way: placed, running on a worker, moved to another one when that is lost.
+
+A session has no task of its own. Whoever reads from it moves it on, one event at a time. So a
+request costs one task, that of its stream. What is decided on the way stands in three parts: who
+reads (`session_reading`), where it runs (`session_placement`), what its job is closed with
+(`session_settlement`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable
+
+from actors.gateway.session_host import Chunks, SessionHost
+from actors.gateway.session_placement import GONE, SessionPlacement
+from actors.gateway.session_reading import SessionReading
+from actors.gateway.session_settlement import outcome_of_error, settle_of
+from supervision.policies import NEVER, Call
+from tether.contracts import (
+    Assignment,
+    Chunk,
+    Completed,
+    Contract,
+    Infer,
+    JobKey,
+    ModelCard,
+    Outcome,
+    Sampling,
+    Settle,
+)
+from tether.core.ids import job_id
+from tether.core.session import Session
+from tether.errors import (
+    AnswerGone,
+    DeadlineExceeded,
+    Draining,
+    ModelNotFound,
+    NoAnswer,
+    PeerLost,
+    TetherError,
+    Unavailable,
+    WorkerLost,
+)
+
+PLACE_MARGIN_S = 0.5  # the scheduler knows the deadline too, and its error says more than ours
+
+
+class RequestSession(Session):
+    """A session that runs. The worker settles its job if it completes or is cancelled there, the
+    gateway if it fails or ends before a worker has it."""
+
+    __slots__ = (
+        "_host",
+        "_stream",
+        "card",
+        "charged",
+        "error",
+        "first_at",
+        "infer",
+        "outcome",
+        "placement",
+        "reading",
+        "sampling",
+        "since",
+    )
+
+    def __init__(
+        self,
+        host: SessionHost[RequestSession],
+        infer: Infer,
+        *,
+        tenant_id: str,
+        card: ModelCard,
+        sampling: Sampling,
+        now: float,
+        call: Call,
+    ) -> None:
+        super().__init__((tenant_id, infer.retry_token), infer.fingerprint, infer.explicit_token)
+        self.infer = infer
+        self.card = card
+        self.sampling = sampling
+        job = JobKey(
+            job_id=job_id(),
+            tenant_id=tenant_id,
+            retry_token=infer.retry_token,
+            fingerprint=infer.fingerprint,
+            model_ref=card.ref,
+        )
+        self.placement = SessionPlacement(infer, job, call, now)
+        self.reading = SessionReading(host.loop, self._step)
+        self.since = now
+        self.charged = 0
+        self.first_at: float | None = None
+        self.error: TetherError | None = None
+        self.outcome: Outcome | None = None
+        self._host = host
+        self._stream: Chunks | None = None
+
+    def more(self) -> Awaitable[None]:
+        """Returns when something may have changed: more to read, the end, or a fault."""
+        return self.reading.more()
+
+    # ---- moving on
+
+    async def _step(self) -> None:
+        stream = self._stream
+        if stream is None:
+            if self.placement.begun or await self._may_begin():
+                await self._place()
+            return
+        try:
+            item = await stream.__anext__()
+            if self.outcome is not None:
+                return  # it was ended while we waited
+            self._take(item)
+        except StopAsyncIteration:
+            ended = WorkerLost("the worker ended a stream before the answer was complete")
+            self._broke(ended, lost=True)
+        except TetherError as error:
+            self._broke(error)
+
+    async def _may_begin(self) -> bool:
+        """Waits until another attempt may begin; False where that was in vain."""
+        loop, placement = self._host.loop, self.placement
+        pause_s = placement.again_at - loop.time()
+        if pause_s > 0:
+            await asyncio.sleep(pause_s)
+        if self.outcome is not None:
+            return False
+        try:
+            return placement.admit(loop.time())
+        except TetherError as error:
+            self.fail(error)
+            return False
+
+    async def _place(self) -> None:
+        host, placement = self._host, self.placement
+        now = host.loop.time()
+        remaining = placement.deadline - now
+        if remaining <= 0:
+            self.fail(DeadlineExceeded("the request's deadline passed before it found a worker"))
+            return
+        slo = self.card.policy.slo
+        ask = placement.place(self.sampling, slo, now, random.getrandbits(62) + 1)
+        try:
+            placed = await host.place(ask, timeout=remaining + PLACE_MARGIN_S)
+        except asyncio.CancelledError:
+            # The answer may be on its way already; whatever was placed shall be undone.
+            host.released(self.job_id, "", ok=True)
+            placement.unheard()
+            raise
+        except PeerLost:
+            self.fail(Draining("the scheduler is gone, and this gateway restarts after it"))
+            return
+        except NoAnswer as error:
+            self._unplaced(error)
+            return
+        except TetherError as error:
+            if placement.early(error, host.loop.time()):
+                self._unplaced(error)
+            elif not self._another_version(error):
+                self.fail(error)
+            return
+        assignment = placed.assignment
+        if self.outcome is not None:
+            host.released(assignment.job_id, "", ok=True)
+            return
+        try:
+            if placement.assigned(assignment, host.loop.time()):
+                self._open(assignment)
+        except TetherError as error:
+            self.fail(error)
+
+    def _unplaced(self, error: TetherError) -> None:
+        final = self.placement.unanswered(error, self._host.loop.time())
+        if final is not None:
+            self.fail(final)
+
+    def _open(self, assignment: Assignment) -> None:
+        """Go to the worker."""
+        host = self._host
+        ask = self.placement.order(assignment, self.journal, self.sampling, host.loop.time())
+        try:
+            self._stream = host.stream(assignment.worker_address, ask)
+        except TetherError as error:
+            self._broke(error)
+            return
+        host.placed(assignment.worker_address)
+
+    def _take(self, item: Contract) -> None:
+        journal = self.journal
+        if not isinstance(item, Chunk | Completed):
+            raise WorkerLost(f"the worker sent {type(item).__name__} in place of a chunk")
+        if item.prompt_ids and not journal.prompt_ids:
+            journal.prompt_ids = item.prompt_ids
+        journal.add(item.token_ids, item.text, item.seq)
+        self.placement.silent_until = NEVER
+        if self.first_at is None:
+            self.first_at = self._host.loop.time()
+        if isinstance(item, Completed):
+            journal.close(item.finish, item.usage, item.model_ref)
+            self._end(Outcome.COMPLETED)
+        else:
+            self._host.grew(self)
+
+    # ---- what can go wrong
+
+    def _broke(self, error: TetherError, *, lost: bool = False) -> None:
+        """The worker's stream ended badly: on to another worker, or give up. `lost`: without a
+        word."""
+        host, placement = self._host, self.placement
+        self._stream = None
+        if self.outcome is not None:
+            return
+        now = host.loop.time()
+        broken = placement.broken(
+            error, now, lost=lost, began=self.first_at is not None, cold=self._cold()
+        )
+        if broken is None:
+            self.fail(AnswerGone(GONE))
+            return
+        if self._another_version(broken.error):
+            gone = Draining("the version is gone; another one answers")
+            broken = broken._replace(error=gone, avoid="")
+        job, worker = self.job_id, self.worker_id
+        final = placement.goes_on(broken, now)
+        if final is not None:
+            self.fail(final)
+            return
+        host.released(job, worker, ok=broken.ok, neutral=broken.neutral)
+        host.moved(self, broken.error)
+
+    def _another_version(self, error: TetherError) -> bool:
+        """The version has gone, taken back or retired, and who has asked for its name alone gets
+        the one that this stands for now; but not once anything of an answer is there."""
+        asked, journal = self.infer.model_ref, self.journal
+        if not isinstance(error, ModelNotFound | Unavailable) or journal.prompt_ids:
+            return False
+        if asked == self.model_ref or self.outcome is not None:
+            return False
+        card = self._host.another(self)
+        if card is None:
+            return False
+        self.card = card
+        self.placement.retarget(card.ref)
+        return True
+
+    def desert(self) -> None:
+        """The roster has given its worker up, though its connection stands: it hangs. Whoever
+        reads finds the stream ended, and moves on."""
+        if self._stream is not None:
+            self._stream.close()
+
+    def expire(self) -> None:
+        """Its worker has said nothing for too long: it is left for another one."""
+        self.placement.silent_until = NEVER
+        if self._stream is not None:
+            self.placement.expire()
+            self._stream.close()
+
+    def fail(self, error: TetherError) -> None:
+        """End it with an error; safe to call twice."""
+        if self.outcome is None:
+            self.error = error
+            self._end(outcome_of_error(error))
+
+    def _end(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        completed = outcome is Outcome.COMPLETED
+        self.placement.close(self._host.loop.time(), completed=completed)
+        if self._stream is not None and not completed:
+            self._stream.close()
+        self._host.ended(self)
+        self.reading.wake()
+
+    # ---- for the gateway's books
+
+    @property
+    def job_id(self) -> str:
+        return self.placement.job.job_id
+
+    @property
+    def tenant_id(self) -> str:
+        return self.placement.job.tenant_id
+
+    @property
+    def model_ref(self) -> str:
+        """The version that answers."""
+        return self.placement.job.model_ref
+
+    @property
+    def worker_id(self) -> str:
+        """Where it is or was; empty before it was placed."""
+        assignment = self.placement.assignment
+        return "" if assignment is None else assignment.worker_id
+
+    @property
+    def worker_address(self) -> str:
+        assignment = self.placement.assignment
+        return "" if assignment is None else assignment.worker_address
+
+    @property
+    def streaming(self) -> bool:
+        """Is a worker's stream open?"""
+        return self._stream is not None
+
+    def _cold(self) -> bool:
+        return self._host.cold(self.worker_address, self.model_ref)
+
+    def verdict(self, now: float) -> tuple[bool, bool]:
+        """What its end says about its worker; see `Finished`."""
+        began = self.first_at is not None
+        return self.placement.verdict(self.error, now, began=began, cold=self._cold())
+
+    def settle(self) -> Settle | None:
+        """How the job ends, as far as this gateway knows; None where it reserved nothing."""
+        if self.outcome is None:
+            return None
+        return settle_of(self.placement.assignment, self.journal, self.outcome, self.error)

@@ -1,0 +1,77 @@
+"""Who reads a request's answer: one of the readers moves the session on, the others wait for what
+that one brings. Not one of them is needed: a reader that leaves at any point leaves a session which
+the next one can take further."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from enum import Enum, auto
+
+from actors.runtime.cause import Cause
+
+
+class Deserted(Enum):
+    """What becomes of a session whose last listener has left."""
+
+    STAYS = auto()  # its worker keeps the run, and another gateway takes it up
+    WAITS = auto()  # it runs on, for a while: its client may come back
+    ENDS = auto()  # nobody waits any more
+
+
+class SessionReading:
+    """The readers of one session. `step` moves it on by one event."""
+
+    __slots__ = ("_loop", "_moving", "_step", "_waiters", "left_at", "listeners")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, step: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._loop = loop
+        self._step = step
+        self._moving = False
+        self._waiters: list[asyncio.Future[None]] = []
+        self.listeners = 0
+        self.left_at: float | None = None
+        """Since when nobody listens, while the session is kept for them to come back."""
+
+    async def more(self) -> None:
+        """Returns when something may have changed: more to read, the end, or a fault."""
+        if self._moving:
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._waiters.append(waiter)
+            await waiter
+            return
+        self._moving = True
+        try:
+            await self._step()
+        finally:
+            self._moving = False
+            if self._waiters:
+                self.wake()
+
+    def wake(self) -> None:
+        """All that wait look again."""
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def enter(self) -> None:
+        """Somebody listens; `leave` must follow."""
+        self.listeners += 1
+        self.left_at = None
+
+    def leave(self, why: Cause | None, *, explicit: bool, now: float) -> Deserted | None:
+        """A listener has left; None where others are there still. `why` its task was
+        cancelled, if it was; an `explicit` token lets a client
+        find its answer again."""
+        self.listeners -= 1
+        if self.listeners:
+            return None
+        if why is Cause.STOPPING:
+            return Deserted.STAYS
+        if why is Cause.PEER_LOST and explicit:
+            self.left_at = now
+            return Deserted.WAITS
+        return Deserted.ENDS

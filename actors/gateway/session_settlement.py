@@ -1,0 +1,61 @@
+"""How a request's session ends: what was used, and what its job is closed with. Pure."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from tether.contracts import Assignment, JobState, Outcome, Settle, Usage
+from tether.core.journal import Journal
+from tether.errors import Cancelled, Draining, TetherError
+
+
+class Settles(Enum):
+    """Who closes the job of a session that has ended."""
+
+    WORKER = auto()  # it has answered; the gateway does if it dies before
+    WORKER_OR_LATER = auto()  # it was told to stop, unless it never began
+    GATEWAY = auto()
+
+
+def outcome_of_error(error: TetherError) -> Outcome:
+    """What a request comes to that ends with this error."""
+    return Outcome.CANCELLED if isinstance(error, Cancelled) else Outcome.FAILED
+
+
+def usage_of(journal: Journal, outcome: Outcome) -> Usage:
+    """What it is billed with: what the worker has counted, or what has arrived."""
+    if outcome is Outcome.COMPLETED:
+        return journal.usage
+    return Usage(prompt_tokens=len(journal.prompt_ids), completion_tokens=journal.tokens)
+
+
+def settle_of(
+    assignment: Assignment | None,
+    journal: Journal,
+    outcome: Outcome,
+    error: TetherError | None,
+) -> Settle | None:
+    """How the job ends, as far as its gateway knows; None where it reserved nothing, or somebody
+    else goes on with it."""
+    if assignment is None or assignment.state is JobState.COMPLETED:
+        return None
+    if isinstance(error, Draining):
+        return None  # the front door takes it up again, through the gateway that follows
+    return Settle(
+        job_id=assignment.job_id,
+        fencing_token=assignment.fencing_token,
+        outcome=outcome,
+        usage=usage_of(journal, outcome),
+        finish="" if journal.finish is None else journal.finish,
+        error_code="" if error is None else error.code,
+        delivered=outcome is Outcome.COMPLETED,
+    )
+
+
+def settled_by(outcome: Outcome, *, streaming: bool) -> Settles:
+    """`streaming`: a worker's stream was open at the end."""
+    if outcome is Outcome.COMPLETED:
+        return Settles.WORKER
+    if outcome is Outcome.CANCELLED and streaming:
+        return Settles.WORKER_OR_LATER
+    return Settles.GATEWAY

@@ -1,0 +1,145 @@
+"""A listening socket, handed from the process that holds it to the doors that accept from it.
+
+`tether up` binds and listens once, and gives each door that asks a descriptor of that one socket
+(SCM_RIGHTS, unix(7)). So the port outlives every door: when one ends, the others accept what waits,
+or its successor does, and nobody has to wait for a port to be let go. See docs/adr/0022.
+
+::
+
+    door  ──connect──▶ PATH           a Unix socket in the node's folder, which is 0700
+    door  ◀── b"1" + descriptor ──    if the kernel says that it is of the same user
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from struct import Struct
+from typing import Final
+
+from actors.runtime.sockets import Listener, connected, credentials_of
+from tether.errors import Hindered
+from tether.telemetry import logs
+
+RECEIVE_S: Final = 5.0  # in which a door must have got it
+_VERSION: Final = b"1"
+_INT: Final = Struct("i")  # as a descriptor travels
+_AT_ONCE: Final = 64  # that are answered in one turn of the loop
+_PAUSE_S: Final = 0.1  # after an accept that failed, for want of descriptors
+
+log = logs.get(__name__)
+
+
+class Handover:
+    """The giving end, on a loop that runs. Wherever `sock` comes from, it must listen. It waits for
+    nobody: who asks gets all there is to get at once, so there is nothing to time out."""
+
+    def __init__(self, sock: socket.socket, path: str) -> None:
+        """
+        Raises:
+            OSError: nobody can listen at `path`.
+        """
+        self._sock = sock
+        self._listener = Listener(path, foreign=False)
+        self._loop = asyncio.get_running_loop()
+        self._pause: asyncio.TimerHandle | None = None
+        self._resume()
+
+    def close(self) -> None:
+        """Give it to nobody any more. `sock` stays as it is. Safe to call twice."""
+        if self._listener.socket.fileno() < 0:
+            return
+        if self._pause is not None:
+            self._pause.cancel()
+        self._loop.remove_reader(self._listener.socket)
+        self._listener.withdraw()
+        self._listener.socket.close()
+
+    def _resume(self) -> None:
+        self._loop.add_reader(self._listener.socket, self._answer)
+
+    def _answer(self) -> None:
+        for _ in range(_AT_ONCE):
+            try:
+                asker, _ = self._listener.socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                log.warning("can't take who asks for the listening socket", error=str(error))
+                self._loop.remove_reader(self._listener.socket)
+                self._pause = self._loop.call_later(_PAUSE_S, self._resume)
+                return
+            with asker:
+                self._give(asker)
+
+    def _give(self, asker: socket.socket) -> None:
+        pid, uid = credentials_of(asker)
+        if uid not in self._listener.uids():
+            log.warning("refused the listening socket to another user", user=uid, asker=pid)
+            return
+        try:
+            asker.setblocking(False)  # a byte always fits into what nobody has written to
+            socket.send_fds(asker, [_VERSION], [self._sock.fileno()])
+        except OSError as error:  # the asker is gone, or too many descriptors are under way
+            log.warning("the listening socket was not handed over", error=str(error), asker=pid)
+
+
+async def receive(path: str, timeout_s: float = RECEIVE_S) -> socket.socket:
+    """The listening socket that is handed over at `path`, non-blocking. To close it closes it here
+    alone; never `shutdown` it, which would end it for all.
+
+    Raises:
+        Hindered: it isn't handed over; nobody is there, or not within `timeout_s` seconds.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            with await connected(path) as giver:
+                await _readable(giver)
+                said, descriptors = _taken(giver)
+    except (OSError, ValueError, TimeoutError) as error:
+        why = str(error) or f"not within {timeout_s:g} s"
+        raise Hindered(
+            f"the listening socket isn't handed over at {path} ({why}); look whether `tether up` "
+            "still runs and isn't stopped"
+        ) from None
+    if not descriptors:
+        raise Hindered(
+            f"the listening socket is refused at {path}; the log of `tether up` says why"
+        )
+    sock = socket.socket(fileno=descriptors[0])
+    if said != _VERSION or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        sock.close()
+        raise Hindered(
+            f"what is handed over at {path} is no listening socket; start the node again"
+        )
+    sock.setblocking(False)
+    return sock
+
+
+def _taken(giver: socket.socket) -> tuple[bytes, list[int]]:
+    """A message and the descriptor with it. `socket.recv_fds` of Python 3.11 loses its flags, and
+    a descriptor without close-on-exec would go on to whatever this process starts."""
+    said, ancillary, _, _ = giver.recvmsg(
+        len(_VERSION), socket.CMSG_LEN(_INT.size), socket.MSG_CMSG_CLOEXEC
+    )
+    descriptors = [
+        _INT.unpack(content)[0]
+        for level, kind, content in ancillary
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS) and len(content) == _INT.size
+    ]
+    return said, descriptors
+
+
+async def _readable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    something: asyncio.Future[None] = loop.create_future()
+
+    def ready() -> None:
+        if not something.done():
+            something.set_result(None)
+
+    loop.add_reader(sock, ready)
+    try:
+        await something
+    finally:
+        loop.remove_reader(sock)
