@@ -1,9 +1,9 @@
 """The border between the processes of this node and those of others.
 
 A process of a node that has an identity listens on a TCP port of its own, which stands in its
-address, and dials others at the host of their node; see docs/adr/0008. Every connection is
-mutual TLS 1.3. Handshakes are bounded in number and time; where there are too many, the oldest
-gives way, since an honest one takes milliseconds.
+address, and dials others at the host of their node; see docs/adr/0008-between-nodes.md. Every
+connection is mutual TLS 1.3. Handshakes are bounded in number and time; where there are too many,
+the oldest gives way, since an honest one takes milliseconds.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 An actor's handlers, tasks and timers live on the same loop as Thespian's messages; they rest
 only while Thespian's own code runs, which is brief.
 
-Protocol: `thespian.system.multiprocCommon` and `systemBase`, see docs/adr/0001.
+Protocol: `thespian.system.multiprocCommon` and `systemBase`, see
+docs/adr/0001-actor-runtime.md.
 """
 
 # ruff: noqa: N802, N803, N815  (the names are Thespian's and multiprocessing's)

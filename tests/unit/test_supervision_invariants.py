@@ -1,4 +1,4 @@
-"""The eight invariants of docs/architecture.md, against random histories and a fake clock.
+"""The eight invariants of docs/supervision.md, against random histories and a fake clock.
 
 The machine plays the shell and the operating system: it carries out every action on a table
 of fake processes, and delivers what they do late, twice and in any order.

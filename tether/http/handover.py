@@ -2,7 +2,8 @@
 
 `tether up` binds and listens once, and gives each door that asks a descriptor of that one socket
 (SCM_RIGHTS, unix(7)). So the port outlives every door: when one ends, the others accept what waits,
-or its successor does, and nobody has to wait for a port to be let go. See docs/adr/0022.
+or its successor does, and nobody has to wait for a port to be let go. See
+docs/adr/0022-listening-socket.md.
 
 ::
 
