@@ -11,12 +11,14 @@ import msgspec
 
 from actors.runtime import Address, Endpoint, on
 from supervision.directory import Directory
-from supervision.process import ChildProcess
+from supervision.lineage import Lineage
 from supervision.spec import SupervisorOptions
 from supervision.supervisor import Supervisor
 from tether.contracts import (
+    AwaitPredecessors,
     ChildChanged,
     ExitReason,
+    PredecessorsGone,
     ShowTree,
     StartChild,
     StopChild,
@@ -30,7 +32,6 @@ from tether.telemetry import logs, metrics
 _PACE_S: Final = 0.01  # between two trees to the same watcher
 _MAX_ROWS: Final = 16_384
 _MAX_DEAD: Final = 256
-_ORPHAN_S: Final = 5.0  # what the children of a dead supervisor may take to end by themselves
 
 log = logs.get(__name__)
 
@@ -45,7 +46,8 @@ class Root(Supervisor):
         self._shown: tuple[int, Tree] = (-1, Tree(nodes=()))
         self._tellers: dict[str, Address] = {}  # by path of the supervisor
         self._bygone: OrderedDict[Address, None] = OrderedDict()
-        self._held: dict[str, ChildProcess] = {}  # by path, of children that aren't our own
+        # Of children that aren't our own. Their supervisor would sweep, but may be gone.
+        self._lineage = Lineage(self.loop, self._hub.sweep_sockets)
         self._rows = metrics.bound_used.labels("tree rows")
         self._refused = metrics.bound_refused.labels("tree rows")
 
@@ -77,6 +79,11 @@ class Root(Supervisor):
             yield self._newest()
             await asyncio.sleep(_PACE_S)
 
+    @on(AwaitPredecessors)
+    async def _predecessors(self, msg: AwaitPredecessors, sender: Address) -> PredecessorsGone:
+        await self._lineage.alone(msg.path, msg.pid)
+        return PredecessorsGone()
+
     @on(ChildChanged)
     def _changed(self, msg: ChildChanged, sender: Address) -> None:
         if sender in self._bygone:
@@ -98,9 +105,9 @@ class Root(Supervisor):
             while len(self._bygone) > _MAX_DEAD:
                 self._bygone.popitem(last=False)
         for orphan in self._directory.apply(node, self._now()):
-            self._orphaned(orphan.path)
+            self._lineage.orphan(orphan.path)
         if node.pid and "/" in node.path and self._is_here(node):
-            self._hold(node.path, node.pid)
+            self._lineage.runs(node.path, node.pid)
         self._rows.set(len(self._directory))
         news, self._news = self._news, asyncio.Event()
         news.set()
@@ -108,29 +115,6 @@ class Root(Supervisor):
     def _is_here(self, node: TreeNode) -> bool:
         """A child that was placed at another node has a process id of that one."""
         return not node.address or Address.parse(node.address).node == self.address.node
-
-    def _hold(self, path: str, pid: int) -> None:
-        """Keep a process at hand that we may have to end if its supervisor no longer can."""
-        held = self._held.get(path)
-        if held is not None and held.pid == pid:
-            return
-
-        def ended() -> None:
-            self._hub.sweep_sockets(pid)  # its supervisor would, but may be gone
-            if self._held.get(path) is process:
-                del self._held[path]
-
-        try:
-            process = ChildProcess(self.loop, pid, ended)
-        except ProcessLookupError:
-            return
-        self._held[path] = process
-
-    def _orphaned(self, path: str) -> None:
-        """Its supervisor's process is gone. It ends by itself, unless its loop is blocked."""
-        process = self._held.pop(path, None)
-        if process is not None:
-            self.loop.call_later(_ORPHAN_S, process.kill)
 
     def _newest(self) -> Tree:
         if self._shown[0] != self._directory.version:

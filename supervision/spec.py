@@ -49,10 +49,11 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     seconds until it is killed. `start_timeout_s` is how long it may take to become ready.
     `probe_s` is how long a running child may leave a ping unanswered, and `max_memory_bytes` how
     much memory it and the processes that it has started may hold for themselves, until it is
-    killed and restarted (0: no limit). A
-    `significant` child may end its supervisor, see `AutoShutdown`. A child that `requires`
-    something runs at whichever node of the convention has it (`tether.capability.meets`), this
-    one first, and is placed anew at every start; it ends when it loses its supervisor.
+    killed and restarted (0: no limit). One that must be `alone` holds what there is one of: it
+    isn't started while a process that ran in its place lives, as one whose supervisor was killed
+    does for moments. A `significant` child may end its supervisor, see `AutoShutdown`. A child that
+    `requires` something runs at whichever node of the convention has it (`tether.capability.meets`),
+    this one first, and is placed anew at every start; it ends when it loses its supervisor.
 
     Raises:
         ValueError: a field is out of its range; the sentence names id and field.
@@ -68,6 +69,7 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     probe_s: float = 0.0
     max_memory_bytes: int = 0
     significant: bool = False
+    alone: bool = False
     kind: Kind = Kind.WORKER
     backoff: Backoff = Backoff()
     requires: dict[str, Capability] = msgspec.field(default_factory=dict)

@@ -22,6 +22,7 @@ from supervision.actions import Action, Emit, Finish, Kill, Serve, Spawn, Start,
 from supervision.child import Supervised, sentence
 from supervision.events import Event, TreeChanged
 from supervision.excuse import Excuse
+from supervision.lineage import predecessors_gone
 from supervision.member import join
 from supervision.narrator import narrate
 from supervision.operated import Operated
@@ -281,6 +282,8 @@ class Supervisor(Verbs, Operated, Supervised):
         )
         try:
             needs = await child.turn
+            if spec.alone and address.node == self.address.node:
+                await predecessors_gone(self, join(self.path, spec.id), address.pid)
             ready = await self.ask(
                 address,
                 StartChild(

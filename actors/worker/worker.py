@@ -54,7 +54,8 @@ class Worker(Supervised):
     def spec(
         cls, options: msgspec.Struct | None = None, *, id: str = "", **changes: Any
     ) -> ChildSpec:
-        changes.setdefault("shutdown", 30.0)
+        # Two of them at once would hold every model twice, and a GPU's memory isn't there twice.
+        changes = {"shutdown": 30.0, "alone": True, **changes}
         return super().spec(options, id=id or getattr(options, "worker_id", ""), **changes)
 
     async def start(self, options: WorkerOptions) -> None:

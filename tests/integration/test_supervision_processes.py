@@ -180,6 +180,15 @@ async def ended(pid: int) -> None:
         os.close(descriptor)
 
 
+def lives(pid: int) -> bool:
+    """Is it more than a zombie?"""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
 def runs_anew(before: TreeNode) -> Callable[[dict[str, TreeNode]], bool]:
     def check(nodes: dict[str, TreeNode]) -> bool:
         node = nodes.get(before.path)
@@ -359,6 +368,29 @@ async def test_an_orphan_that_hangs_is_killed_by_the_root(grow: Grow, stub: Any)
         await grown.kill("in")
         async with asyncio.timeout(PATIENCE_S):
             await ended(before["in/a"].pid)
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_who_must_be_alone_waits_for_an_orphan(grow: Grow, stub: Any, hangs: bool) -> None:
+    """It finishes by itself, or the root kills it; both at the cost of one restart."""
+    children = (stub("a", stop_s=1.0, alone=True), stub("b", stop_s=1.0))
+    inner = DynamicOptions(children=children)
+    options = SupervisorOptions(intensity=1, children=(DynamicSupervisor.spec(inner, id="in"),))
+    async with grow(options) as grown:
+        await grown.until(lambda nodes: {"in/a", "in/b"} <= nodes.keys())
+        before = await grown.until(
+            lambda nodes: all(node.state == "running" for node in nodes.values())
+        )
+        if hangs:
+            await grown.kill("in/a", signal.SIGSTOP)
+        await grown.kill("in")
+        nodes = await grown.until(runs_anew(before["in/a"]))
+        assert not lives(before["in/a"].pid)
+        assert (nodes["in"].restarts, nodes["in/a"].generation) == (1, 1)
+        if not hangs:
+            lines = grown.journal.read_text().splitlines()
+            old, new = before["in/a"].pid, nodes["in/a"].pid
+            assert lines.index(f"stop in/a {old}") < lines.index(f"start in/a {new}")
 
 
 async def test_nothing_outlives_a_killed_root(grow: Grow, stub: Any) -> None:

@@ -134,6 +134,18 @@ class ChildChanged(Contract, frozen=True):
     node: TreeNode
 
 
+class AwaitPredecessors(Contract, frozen=True):
+    """Supervisor → root, asked: has all ended that ran at `path` before process `pid`? Answered
+    when it has."""
+
+    path: str
+    pid: int
+
+
+class PredecessorsGone(Contract, frozen=True):
+    """It has."""
+
+
 class TreeNode(Value, frozen=True):
     """One line of the tree. `since_s` is how long it has been in `state` (starting, running,
     restarting, stopping, stopped; in a `ChildChanged` also deleted); `kind` is worker or
