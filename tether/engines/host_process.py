@@ -12,6 +12,7 @@ from contextlib import suppress
 from tether.contracts import ModelCard
 from tether.engines import vllm_home
 from tether.errors import ModelUnusable
+from tether.telemetry import title
 
 END_S = 1.0
 ALL, NONE = "all", "none"  # of the GPUs of the node
@@ -28,7 +29,14 @@ def start(card: ModelCard, gpus: str = ALL) -> tuple[subprocess.Popen[bytes], so
     ours, theirs = socket.socketpair()
     try:
         process = subprocess.Popen(
-            [python, "-m", "tether.engines.host", str(theirs.fileno()), str(os.getpid())],
+            [
+                python,
+                "-m",
+                "tether.engines.host",
+                str(theirs.fileno()),
+                str(os.getpid()),
+                title.under(f"engine {card.ref}"),
+            ],
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
