@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from still_open import Open, still_open
 
 from actors.postgres import Postgres, PostgresOptions
 from actors.reservation import Reservation, ReservationOptions
@@ -35,7 +36,6 @@ from tether.contracts import (
     WatchTree,
 )
 from tether.errors import BadRequest, Conflict, TetherError, Unavailable
-from tether.stores import jobs
 from tether.stores.database import connect
 from tether.stores.embedded import Embedded
 from tether.stores.ledger import LedgerOptions
@@ -97,10 +97,10 @@ class Stores:
                     return await self.endpoint.ask(node.address, contract)
             await asyncio.sleep(0.02)
 
-    async def counted(self) -> jobs.Open:
+    async def counted(self) -> Open:
         connection = await connect(self.server.dsn)
         try:
-            return await jobs.still_open(connection)
+            return await still_open(connection)
         finally:
             await connection.close()
 
@@ -155,7 +155,7 @@ async def test_contracts_are_answered_and_errors_cross_the_wire(stores: Stores) 
         await stores.ask(reserve("one", fingerprint=b"other"))
     with pytest.raises(BadRequest, match="is no job id"):
         await stores.ask(settle("17"))
-    assert await stores.counted() == jobs.Open(running=0, leases=0, overdue=0)
+    assert await stores.counted() == Open(running=0, leases=0, overdue=0)
 
 
 async def test_each_is_killed_under_load_and_every_job_is_settled_once(stores: Stores) -> None:
@@ -196,7 +196,7 @@ async def test_each_is_killed_under_load_and_every_job_is_settled_once(stores: S
     finally:
         over.set()
         await asyncio.gather(*clients)
-    assert await stores.counted() == jobs.Open(running=0, leases=0, overdue=0)
+    assert await stores.counted() == Open(running=0, leases=0, overdue=0)
     connection = await connect(stores.server.dsn)
     rows = await connection.fetch("SELECT job_id::text FROM ledger ORDER BY job_id")
     await connection.close()

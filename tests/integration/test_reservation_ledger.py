@@ -18,13 +18,13 @@ import asyncpg
 import msgspec
 import pytest
 import pytest_asyncio
+from still_open import Open, still_open
 
 from tests.orders import changed, reserve
 from tests.patience import NEVER_S, PATIENCE_S
 from tether.contracts import Assignment, JobState, Outcome, Reserved, Settle, Usage
 from tether.core.ids import job_id
 from tether.errors import BadRequest, Conflict, Draining, Overloaded, TetherError, Unavailable
-from tether.stores import jobs
 from tether.stores.database import connect
 from tether.stores.embedded import Embedded
 from tether.stores.ledger import Ledger, LedgerOptions
@@ -80,7 +80,7 @@ async def insist(ask: Callable[[], Awaitable[object]]) -> None:
 
 
 async def running(connection: asyncpg.Connection) -> int:
-    return (await jobs.still_open(connection)).running
+    return (await still_open(connection)).running
 
 
 async def test_a_job_is_reserved_and_settled_in_full(
@@ -98,14 +98,12 @@ async def test_a_job_is_reserved_and_settled_in_full(
     assert (await ledger.settle(settle(asked.job.job_id))).first
     assert not (await ledger.settle(settle(asked.job.job_id))).first
     assert await ledger_rows(connection) == [(asked.job.job_id, 3, 5)]
-    assert await jobs.still_open(connection) == jobs.Open(running=0, leases=0, overdue=0)
-    job = await jobs.show(connection, asked.job.job_id)
-    assert job is not None
-    assert (job.state, job.outcome, job.finish) == ("settled", "completed", "stop")
-    assert (job.prompt_tokens, job.completion_tokens, job.attempt) == (3, 5, 1)
-    assert job.settled_at is not None
-    assert await jobs.show(connection, job_id()) is None
-    billed = await connection.fetchrow(sql("usage_of_tenant"), "acme", job.created_at)
+    assert await still_open(connection) == Open(running=0, leases=0, overdue=0)
+    (job,) = await connection.fetch("SELECT * FROM jobs")
+    assert (job["state"], job["outcome"], job["finish"]) == ("settled", "completed", "stop")
+    assert (job["prompt_tokens"], job["completion_tokens"], job["attempt"]) == (3, 5, 1)
+    assert job["settled_at"] is not None
+    billed = await connection.fetchrow(sql("usage_of_tenant"), "acme", job["created_at"])
     assert tuple(billed) == (1, 3, 5)
 
 
@@ -278,7 +276,7 @@ async def test_moves_settles_and_sweeps_of_one_job_at_once_agree(
             for result in await asyncio.gather(*work, return_exceptions=True):
                 assert not isinstance(result, BaseException) or isinstance(result, Unavailable)
         await until(lambda: running(connection), 0)
-    assert await jobs.still_open(connection) == jobs.Open(running=0, leases=0, overdue=0)
+    assert await still_open(connection) == Open(running=0, leases=0, overdue=0)
     completed = await connection.fetch("SELECT id::text FROM jobs WHERE outcome = 'completed'")
     assert {row["id"] for row in completed} == {row[0] for row in await ledger_rows(connection)}
 
@@ -293,7 +291,7 @@ async def test_a_lease_that_runs_out_is_swept_and_its_late_settle_changes_nothin
         keeps = reserve("keeps")
         await ledger.reserve(keeps)
         await until(lambda: running(connection), 1)
-        assert await jobs.still_open(connection) == jobs.Open(running=1, leases=1, overdue=0)
+        assert await still_open(connection) == Open(running=1, leases=1, overdue=0)
         rows = await connection.fetch("SELECT DISTINCT outcome, state FROM jobs WHERE outcome > ''")
         assert [tuple(row) for row in rows] == [("expired", "settled")]
         with contextlib.suppress(Unavailable):  # a slow machine may say so after 10 ms
@@ -324,7 +322,7 @@ async def test_one_bad_row_fails_alone(ledger: Ledger, connection: asyncpg.Conne
     assert isinstance(answers[4], TetherError)
     assert "PostgreSQL refused it" in str(answers[4])
     assert all(isinstance(a, Reserved) for n, a in enumerate(answers) if n != 4)
-    assert (await jobs.still_open(connection)).leases == 9
+    assert (await still_open(connection)).leases == 9
 
 
 async def test_a_job_id_taken_by_another_token_is_a_conflict(ledger: Ledger) -> None:
@@ -393,7 +391,7 @@ async def test_closing_answers_what_waits_and_refuses_the_rest(
     await ledger.close()
     others = f"SELECT count(*) FROM pg_stat_activity WHERE {OTHERS}"
     await until(lambda: connection.fetchval(others), 0)  # backends end a moment after their socket
-    assert (await jobs.still_open(connection)).leases == 500
+    assert (await still_open(connection)).leases == 500
 
 
 async def test_an_idle_ledger_holds_no_lock(ledger: Ledger, dsn: str) -> None:
@@ -462,7 +460,7 @@ async def test_postgres_killed_under_load_loses_no_settle_and_bills_nothing_twic
             over.set()
             await asyncio.gather(*clients)
         connection = await connect(dsn)
-        assert await jobs.still_open(connection) == jobs.Open(running=0, leases=0, overdue=0)
+        assert await still_open(connection) == Open(running=0, leases=0, overdue=0)
         rows = await ledger_rows(connection)
         assert [row[0] for row in rows] == sorted(settled)  # each once, and no other
         states = await connection.fetch("SELECT DISTINCT outcome, fence FROM jobs")

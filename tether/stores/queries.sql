@@ -182,12 +182,6 @@ ON CONFLICT (worker_id, model_ref) DO UPDATE SET mode = excluded.mode, at = excl
 -- Up to $1 breakers that an operator has set.
 SELECT worker_id, model_ref, mode FROM breakers ORDER BY worker_id, model_ref LIMIT $1;
 
--- name: show_job
--- One job, as it stands.
-SELECT id::text, tenant_id, model_ref, state, outcome, attempt, fence, worker_id, prompt_tokens,
-    completion_tokens, finish, error_code, created_at, settled_at
-FROM jobs WHERE id = $1::text::uuid;
-
 -- name: list_leases
 -- The leases with their jobs, at most $1 of them, those first that end first; `total` counts all.
 SELECT l.job_id::text, j.tenant_id, j.model_ref, l.worker_id, l.fence, j.attempt,
@@ -210,12 +204,6 @@ WHERE j.id IN (
     SELECT k.id FROM tenants t JOIN jobs k ON k.tenant_id = t.id AND k.retry_token = $2
 )
 ORDER BY j.created_at DESC LIMIT 20;
-
--- name: count_open
--- How many jobs run, how many leases there are, and how many of those have run out.
-SELECT (SELECT count(*) FROM jobs WHERE state = 'running') AS running,
-    (SELECT count(*) FROM leases) AS leases,
-    (SELECT count(*) FROM leases WHERE expires_at <= now()) AS overdue;
 
 -- name: usage_of_tenant
 -- What a tenant is billed for since a time: jobs, prompt tokens, completion tokens.
