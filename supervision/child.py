@@ -10,7 +10,6 @@ import msgspec
 
 from actors.runtime import Actor, Address, on
 from supervision.place import Place
-from supervision.process import name_process
 from supervision.spec import ChildSpec
 from supervision.tree_view import TreeView
 from supervision.turn import Turn
@@ -25,7 +24,7 @@ from tether.contracts import (
     StopChild,
 )
 from tether.errors import Conflict, Draining, Internal, TetherError, Unavailable
-from tether.telemetry import logs
+from tether.telemetry import logs, title
 
 ORPHAN_STOP_S: Final = 2.0  # for stop() when nobody said how long it may take
 
@@ -115,7 +114,7 @@ class Supervised(Actor):
             self.parent, self.root = msg.parent, msg.root
             self._child_follow(msg.parent)
             logs.configure(node=self.address.node, path=msg.path or "root")
-            name_process(msg.path)
+            title.show(self.address.node, msg.path or "root")
             self._child_starting = self.loop.create_task(self._child_begin(msg), name="start")
         elif msg.generation != self.generation or msg.path != self.path:
             raise Conflict(f"{self.address} is {self.path} in generation {self.generation} already")

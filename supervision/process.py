@@ -8,7 +8,6 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 from actors.runtime import Address
 
@@ -73,15 +72,3 @@ class PlacedProcess:
     def close(self) -> None:
         """Forget it; may be called twice."""
         self._closed = True
-
-
-def name_process(path: str) -> None:
-    """Show `path` as the name of this process in ps and top: all of it where Thespian's optional
-    setproctitle is installed, else the last 15 characters, as many as the kernel keeps."""
-    try:
-        from setproctitle import setproctitle  # type: ignore[import-not-found]
-    except ImportError:
-        with suppress(OSError):
-            Path("/proc/self/comm").write_text(f"tether:{path}"[-15:] if path else "tether:root")
-    else:
-        setproctitle(f"tether: {path or 'root'}")

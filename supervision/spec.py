@@ -52,8 +52,9 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     killed and restarted (0: no limit). One that must be `alone` holds what there is one of: it
     isn't started while a process that ran in its place lives, as one whose supervisor was killed
     does for moments. A `significant` child may end its supervisor, see `AutoShutdown`. A child that
-    `requires` something runs at whichever node of the convention has it (`tether.capability.meets`),
-    this one first, and is placed anew at every start; it ends when it loses its supervisor.
+    `requires` something runs at whichever node of the convention has it, this one first
+    (`tether.capability.meets`), and is placed anew at every start; it ends when it loses its
+    supervisor.
 
     Raises:
         ValueError: a field is out of its range; the sentence names id and field.

@@ -20,15 +20,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from tether.telemetry import title
+
 WARM: Final = "tether-spare"  # its name in ps, as soon as it can be used
 _COLD: Final = "tether-warming"
 _NICE: Final = 15  # while it imports: it must not slow down those that work
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 
 
-def wait(modules: Sequence[str], parent: int) -> None:
+def wait(modules: Sequence[str], parent: int, node: str) -> None:
     """Import `modules`, wait to be told what to become, and be that. Never returns."""
     _die_with(parent)
+    title.show(node, "spare")
     _show(_COLD)
     # Priorities belong to threads on Linux, and a plain user can't take one back.
     importing = threading.Thread(target=_import, args=(tuple(modules),))

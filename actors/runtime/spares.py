@@ -1,6 +1,6 @@
 """The spares of a process: children spawned ahead, of which the next actor is made.
 
-A spare is told apart by what proc(5) says of it: its name, once it has imported everything, and
+A spare is told apart by what the kernel says of it: its name, once it has imported everything, and
 that it sleeps. One that has died, was stopped or isn't warm yet is passed over, and the actor is
 spawned as it would be without spares.
 """
@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from actors.runtime.spare import WARM
@@ -41,12 +40,22 @@ class _Spare:
     @property
     def warm(self) -> bool:
         """It waits to be told."""
+        return self._seen() == ("sleeping", WARM)
+
+    @property
+    def stopped(self) -> bool:
+        """It can't be told any more."""
+        return self._seen()[0] in ("stopped", "tracing-stop", "")
+
+    def _seen(self) -> tuple[str, str]:
+        """Its state and its name; empty once it is gone."""
+        import psutil  # 10 ms, which the start of an actor can do without
+
         try:
-            stat = Path(f"/proc/{self.process.pid}/stat").read_text()
-        except OSError:
-            return False
-        name, _, rest = stat.partition("(")[2].rpartition(")")
-        return name == WARM and rest.split()[0] == "S"
+            process = psutil.Process(self.process.pid)
+            return process.status(), process.name()
+        except psutil.Error:
+            return "", ""
 
 
 class Spares:
@@ -149,7 +158,7 @@ class Spares:
     def _pass_over(self, spare: _Spare) -> None:
         """It can't be used now; when it should have been warm long ago, or was stopped, it never
         can."""
-        if time.monotonic() - spare.since > WARM_UP_S or _stopped(spare.process.pid):
+        if time.monotonic() - spare.since > WARM_UP_S or spare.stopped:
             log.warning("a spare hangs and is killed", spare=spare.process.pid)
             _lost.inc()
             self._forget(spare)
@@ -167,10 +176,3 @@ class Spares:
         with suppress(OSError):
             spare.process.kill()
         spare.process.join(1.0)
-
-
-def _stopped(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
-    except OSError:
-        return True

@@ -24,16 +24,18 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from multiprocessing import reduction
 from typing import Any, ClassVar, Final
 
+import thespian.system.logdirector as thespian_logger
 import thespian.system.multiprocCommon as thespian_processes
 import thespian.system.systemCommon as thespian_common
 
 from actors.runtime.options import NodeOptions
 from actors.runtime.spare import wait as wait_as_spare
 from actors.runtime.spares import Spares
-from tether.telemetry import logs
+from tether.telemetry import logs, title
 
 log = logs.get(__name__)
 
@@ -61,7 +63,8 @@ class _Popen(popen_spawn.Popen):
             self._fds.extend([child_r, child_w])
             self.pid = mp_util.spawnv_passfds(
                 os.fsencode(mp_spawn.get_executable()),
-                mp_spawn.get_command_line(pipe_handle=child_r),
+                # the last word is room for a title, and nobody reads it
+                [*mp_spawn.get_command_line(pipe_handle=child_r), " " * title.ROOM],
                 self._fds,
             )
             self.sentinel = parent_r
@@ -147,7 +150,8 @@ class SpawnedProcess(contexts.SpawnProcess):
         if not options.warm_spares or (cls.spares is not None and cls.spares.have(wanted)):
             return
         cls.drop_spares()
-        cls.spares = Spares(loop, options.warm_spares, wanted, cls.ahead)
+        spawn = partial(cls.ahead, options.node)
+        cls.spares = Spares(loop, options.warm_spares, wanted, spawn)
 
     @classmethod
     def drop_spares(cls) -> None:
@@ -157,13 +161,13 @@ class SpawnedProcess(contexts.SpawnProcess):
             spares.close()
 
     @classmethod
-    def ahead(cls, modules: tuple[str, ...]) -> SpawnedProcess:
-        """A process that imports `modules` and waits for `tell`.
+    def ahead(cls, node: str, modules: tuple[str, ...]) -> SpawnedProcess:
+        """A process of `node` that imports `modules` and waits for `tell`.
 
         Raises:
             OSError: no process or descriptor is left.
         """
-        process = cls(target=wait_as_spare, name="Spare", args=(modules, os.getpid()))
+        process = cls(target=wait_as_spare, name="Spare", args=(modules, os.getpid(), node))
         contexts.SpawnProcess.start(process)
         return process
 
@@ -251,6 +255,13 @@ def set_up() -> None:
     # and all that runs on it. Every road here has its own flow control.
     thespian_common.RATE_THROTTLE = 10**9
     logs.configure(pid=os.getpid())
+    thespian_processes.setProcName = thespian_logger.setProcName = _entitle
+
+
+def _entitle(name: str, address: Any) -> None:
+    """Thespian's `setProcName`: the title of a process of which no supervisor has said more."""
+    what = "admin" if name == "TetherAdmin" else name
+    title.show(address.addressDetails.node, what)
 
 
 def serving_now() -> None:

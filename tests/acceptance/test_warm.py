@@ -14,6 +14,7 @@ from node_process import Launcher, Node, until, write_config
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests import tiny_gguf
+from tests.engine_process import is_engine
 from tests.patience import PATIENCE_S
 
 MODEL = """
@@ -55,7 +56,7 @@ async def http(node: Node) -> Any:
 def engines(node: Node) -> set[int]:
     """The processes of all engines."""
     worker = psutil.Process(node.tree()["workers/w"]["pid"])
-    return {p.pid for p in worker.children() if "tether.engines.host" in p.cmdline()}
+    return {p.pid for p in worker.children() if is_engine(p)}
 
 
 async def answering(http: httpx2.AsyncClient, *models: str) -> None:

@@ -17,6 +17,8 @@ import psutil
 import pytest
 from node_process import SMOLLM2, Launcher, Node, until, write_config
 
+from tests.engine_process import is_engine
+
 MODEL = "smollm2-135m-instruct"
 VLLM = SMOLLM2.replace('engine = "transformers"', 'engine = "vllm"').replace("torch", "vllm")
 QUESTIONS = [f"What is {n} plus {n + 1}? Answer with one short sentence." for n in range(8)]
@@ -42,7 +44,7 @@ def client_of(node: Node) -> openai.AsyncOpenAI:
 def engine_of(node: Node) -> psutil.Process:
     """The process of the one engine."""
     found = [psutil.Process(pid) for pid in node.pids()]
-    (host,) = [p for p in found if "tether.engines.host" in p.cmdline()]
+    (host,) = [p for p in found if is_engine(p)]
     return host
 
 

@@ -15,6 +15,7 @@ import pytest_asyncio
 from path_node import Answer, Client, PathNode, running_path, until
 
 from tests import tiny_gguf
+from tests.engine_process import is_engine
 from tether.stores.embedded import Embedded
 
 TOKENS = 560
@@ -37,7 +38,7 @@ async def client(node: PathNode) -> AsyncIterator[Client]:
 
 def engine_of(worker: int) -> psutil.Process:
     """The process of the worker's engine."""
-    found = [p for p in psutil.Process(worker).children() if "tether.engines.host" in p.cmdline()]
+    found = [p for p in psutil.Process(worker).children() if is_engine(p)]
     assert len(found) == 1
     return found[0]
 

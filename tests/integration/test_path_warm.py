@@ -13,6 +13,7 @@ import pytest_asyncio
 from path_node import CARD, Answer, Client, PathNode, running_path, until
 
 from tests import tiny_gguf
+from tests.engine_process import is_engine
 from tests.patience import NEVER_S
 from tether.contracts import (
     Contract,
@@ -85,7 +86,7 @@ async def order(client: Client, contract: Contract) -> None:
 
 
 def engines(worker: int) -> list[psutil.Process]:
-    return [p for p in psutil.Process(worker).children() if "tether.engines.host" in p.cmdline()]
+    return [p for p in psutil.Process(worker).children() if is_engine(p)]
 
 
 async def answered(client: Client, model: str) -> str:

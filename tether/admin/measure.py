@@ -1,15 +1,10 @@
-"""What processes of this machine use, as the kernel says (proc(5))."""
+"""What processes of this machine use."""
 
 from __future__ import annotations
 
-import os
 import time
-from pathlib import Path
 
 import msgspec
-
-_TICKS = os.sysconf("SC_CLK_TCK")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Used(msgspec.Struct, frozen=True):
@@ -23,16 +18,17 @@ class Used(msgspec.Struct, frozen=True):
 
 def used(pid: int) -> Used | None:
     """What a process uses; None if there is none (any more)."""
+    import psutil
+
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            cpu, memory = process.cpu_times(), process.memory_info()
+            # psutil adds the machine's start, which it knows to a second: taken off, it is exact
+            began = process.create_time() - psutil.boot_time()
+    except psutil.Error:
         return None
-    words = text.rpartition(")")[2].split()  # from the third field on; the second may hold anything
-    return Used(
-        cpu_s=(int(words[11]) + int(words[12])) / _TICKS,
-        memory_bytes=int(words[21]) * _PAGE,
-        began=int(words[19]) / _TICKS,
-    )
+    return Used(cpu_s=cpu.user + cpu.system, memory_bytes=memory.rss, began=began)
 
 
 def age_s(began: float) -> float:

@@ -1,4 +1,4 @@
-"""`python -m tether.engines.host FD PARENT`: an engine in a process of its own.
+"""`python -m tether.engines.host FD PARENT TITLE`: an engine in a process of its own.
 
 The worker that starts it holds the other end of the socket pair and is the only one to end it:
 signals meant for the node are not for it, as runs go on while a worker drains. It ends when the
@@ -11,19 +11,20 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
-import resource
 import signal
 import socket
 import sys
 from contextlib import aclosing
 from pathlib import Path
 
+import psutil
+
 from tether.engines import host_wire as wire
 from tether.engines.engine import Engine
 from tether.engines.factory import create
 from tether.engines.generation import Generation
 from tether.errors import Internal, Overloaded, TetherError
-from tether.telemetry import logs
+from tether.telemetry import logs, title
 
 log = logs.get(__name__)
 
@@ -43,7 +44,7 @@ class Host:
         self._most = 0
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._unsent: list[wire.News] = []
-        self._page = resource.getpagesize()
+        self._process = psutil.Process()
 
     async def serve(self) -> None:
         """Follow orders until the worker is gone, or says that it is over."""
@@ -167,16 +168,10 @@ class Host:
     def _resident(self) -> int:
         """Of memory, and of a GPU's where a library of ours takes some."""
         if "torch" not in sys.modules:
-            return self._memory()
+            return int(self._process.memory_info().rss)
         from tether.engines.device import reserved_bytes
 
-        return self._memory() + reserved_bytes()
-
-    def _memory(self) -> int:
-        try:
-            return int(Path("/proc/self/statm").read_text().split()[1]) * self._page
-        except (OSError, IndexError, ValueError):
-            return 0
+        return int(self._process.memory_info().rss) + reserved_bytes()
 
 
 async def serve(sock: socket.socket) -> None:
@@ -191,7 +186,7 @@ async def serve(sock: socket.socket) -> None:
         writer.close()
 
 
-def main(fd: int, parent: int) -> None:
+def main(fd: int, parent: int, called: str) -> None:
     """See the module; never returns."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -200,6 +195,7 @@ def main(fd: int, parent: int) -> None:
     if os.getppid() != parent:  # it was gone before we could ask for the signal
         os._exit(1)
     logs.configure(engine_pid=os.getpid())
+    title.entitle(called)
     try:
         asyncio.run(serve(socket.socket(fileno=fd)))
     finally:
@@ -208,4 +204,4 @@ def main(fd: int, parent: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -11,6 +11,7 @@ from contextlib import suppress
 from tether.contracts import ModelCard
 from tether.engines.factory import interpreter
 from tether.errors import ModelUnusable
+from tether.telemetry import title
 
 END_S = 1.0
 ALL, NONE = "all", "none"  # of the GPUs of the node
@@ -27,7 +28,14 @@ def start(card: ModelCard, gpus: str = ALL) -> tuple[subprocess.Popen[bytes], so
     ours, theirs = socket.socketpair()
     try:
         process = subprocess.Popen(
-            [python, "-m", "tether.engines.host", str(theirs.fileno()), str(os.getpid())],
+            [
+                python,
+                "-m",
+                "tether.engines.host",
+                str(theirs.fileno()),
+                str(os.getpid()),
+                title.under(f"engine {card.ref}"),
+            ],
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

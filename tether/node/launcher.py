@@ -55,7 +55,7 @@ from tether.node.remains import end_remains
 from tether.node.systemd import Notifier
 from tether.stores import keys
 from tether.stores.database import Database
-from tether.telemetry import logs
+from tether.telemetry import logs, title
 
 STALE_GRACE_S: Final = 5.0
 END_GRACE_S: Final = 3.0
@@ -98,6 +98,7 @@ class Launcher:
             KeyboardInterrupt: it was told to stop before it was up; nothing of it is left.
         """
         config = self._config
+        title.show(config.node.id, "up")
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _interrupt)
         self._home = Home.claim(config.data_dir, config.node.id, self._end_earlier)

@@ -1,8 +1,8 @@
 """The processes of a node, known by a word in their environment.
 
 Thespian's Admin leaves the process group of its starter (it forks twice), so neither group nor
-parent tells what belongs to a node. All its processes inherit `TETHER_NODE_HOME`, though, which
-proc(5) shows.
+parent tells what belongs to a node. All its processes inherit `TETHER_NODE_HOME`, though, and show
+it to whoever may look: titles leave the environment alone (`tether/telemetry/title.py`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
+
+import psutil
 
 MARK: Final = "TETHER_NODE_HOME"
 _PR_SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
@@ -35,15 +38,7 @@ def adopt_orphans() -> None:
 
 def of_home(home: Path) -> Iterator[int]:
     """The pids of all other living processes of the node at `home` that this user may see."""
-    mark = f"{MARK}={home}".encode()
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal() or int(entry.name) == os.getpid():
-            continue
-        try:
-            if mark in (entry / "environ").read_bytes().split(b"\0"):
-                yield int(entry.name)
-        except OSError:  # it ended just now, or belongs to somebody else
-            continue
+    return (process.pid for process in _of_home(home))
 
 
 def reap() -> None:
@@ -71,15 +66,18 @@ def end_all(home: Path, *, grace_s: float) -> list[int]:
 
 def _signal_all(home: Path, number: signal.Signals) -> list[int]:
     pids = []
-    for pid in of_home(home):
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue
-        except PermissionError:
-            continue
-        pids.append(pid)
+    for process in _of_home(home):
+        with suppress(psutil.Error):
+            process.send_signal(number)
+            pids.append(process.pid)
     return pids
+
+
+def _of_home(home: Path) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # it ended just now, or belongs to somebody else
+            if process.pid != os.getpid() and process.environ().get(MARK) == str(home):
+                yield process
 
 
 def _gone(home: Path, timeout_s: float) -> bool:

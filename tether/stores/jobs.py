@@ -1,19 +1,16 @@
-"""One round of reserves and settles on one connection, and looking at jobs."""
+"""One round of reserves and settles on one connection."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 import asyncpg
-import msgspec
 from asyncpg.pgproto.pgproto import UUID
 
 from tether.contracts import Assignment, JobState, Outcome, Reserve, Reserved, Settle, Settled
 from tether.errors import BadRequest, Conflict, TetherError
 from tether.stores.database import connect
-from tether.stores.keys import Connection
 from tether.stores.queries import sql
 from tether.stores.verdict import Verdict
 
@@ -33,32 +30,6 @@ _TOKEN = 512  # characters of a retry token; an entry of the index has at most 2
 
 #: What a request in a round came to; None means that it must be asked once more.
 Answer = Reserved | Settled | TetherError | None
-
-
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as it stands. `outcome` is None while it runs."""
-
-    id: str
-    tenant_id: str
-    model_ref: str
-    state: str
-    outcome: str | None
-    attempt: int
-    fence: int
-    worker_id: str
-    prompt_tokens: int
-    completion_tokens: int
-    finish: str
-    error_code: str
-    created_at: datetime
-    settled_at: datetime | None
-
-
-async def show(connection: Connection, job_id: str) -> Job | None:
-    """One job; None when there is none (any more)."""
-    check_uuid(job_id)
-    row = await connection.fetchrow(sql("show_job"), job_id)
-    return None if row is None else Job(**dict(row))
 
 
 def check_uuid(text: str) -> Any:

@@ -1,6 +1,6 @@
 """The server process of a PostgreSQL data directory: found, waited for, signalled.
 
-Source of the file formats: PostgreSQL's `pidfile.h` and `miscinit.c`. Linux only (/proc, pidfd).
+Source of the file formats: PostgreSQL's `pidfile.h` and `miscinit.c`. Linux only (pidfd).
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import time
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+
+import psutil
 
 
 class Status(StrEnum):
@@ -60,9 +62,9 @@ def works_in(pid: int, cluster: Path) -> bool:
     """Whether process `pid` is a postgres whose working directory is `cluster`, as a
     postmaster's always is. False for a zombie."""
     try:
-        is_postgres = Path(f"/proc/{pid}/comm").read_text().startswith("postgres")
-        return is_postgres and Path(f"/proc/{pid}/cwd").samefile(cluster)
-    except OSError:
+        process = psutil.Process(pid)
+        return _is_postgres(process) and Path(process.cwd()).samefile(cluster)
+    except (OSError, psutil.Error):
         return False
 
 
@@ -70,11 +72,10 @@ def lock_holder(lock: Path) -> tuple[int, str] | None:
     """The living postgres that holds a socket's lock file: its pid and data directory."""
     try:
         pid = int(lock.read_text("utf-8").splitlines()[0])
-        comm = Path(f"/proc/{pid}/comm").read_text()
-        folder = str(Path(f"/proc/{pid}/cwd").readlink())
-    except (OSError, ValueError, IndexError):
+        process = psutil.Process(pid)
+        return (pid, process.cwd()) if _is_postgres(process) else None
+    except (OSError, ValueError, IndexError, psutil.Error):
         return None
-    return (pid, folder) if comm.startswith("postgres") else None
 
 
 def names_a_stranger(lock: Path) -> bool:
@@ -82,12 +83,16 @@ def names_a_stranger(lock: Path) -> bool:
     try:
         pid = abs(int(lock.read_text("utf-8").splitlines()[0]))
         os.kill(pid, 0)
-        comm, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
-    except (ValueError, IndexError, ProcessLookupError, FileNotFoundError):
+        process = psutil.Process(pid)
+        return not _is_postgres(process) or process.status() == psutil.STATUS_ZOMBIE
+    except (ValueError, IndexError, ProcessLookupError, FileNotFoundError, psutil.NoSuchProcess):
         return False
     except PermissionError:  # it is someone else's process
         return True
-    return not comm.partition("(")[2].startswith("postgres") or rest.split()[0] == "Z"
+
+
+def _is_postgres(process: psutil.Process) -> bool:
+    return str(process.name()).startswith("postgres")
 
 
 def await_end(pid: int, timeout_s: float) -> bool:

@@ -189,12 +189,6 @@ ON CONFLICT (worker_id, model_ref) DO UPDATE SET mode = excluded.mode, at = excl
 -- Up to $1 breakers that an operator has set.
 SELECT worker_id, model_ref, mode FROM breakers ORDER BY worker_id, model_ref LIMIT $1;
 
--- name: show_job
--- One job, as it stands.
-SELECT id::text, tenant_id, model_ref, state, outcome, attempt, fence, worker_id, prompt_tokens,
-    completion_tokens, finish, error_code, created_at, settled_at
-FROM jobs WHERE id = $1::text::uuid;
-
 -- name: list_leases
 -- The leases with their jobs, at most $1 of them, those first that end first; `total` counts all.
 SELECT l.job_id::text, j.tenant_id, j.model_ref, l.worker_id, l.fence, j.attempt,

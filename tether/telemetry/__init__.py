@@ -1,5 +1,5 @@
 """Metrics and logs: declared once, bound once, exported elsewhere."""
 
-from tether.telemetry import logs, metrics
+from tether.telemetry import logs, metrics, title
 
-__all__ = ["logs", "metrics"]
+__all__ = ["logs", "metrics", "title"]
