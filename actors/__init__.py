@@ -1,1 +1,2 @@
-"""The actors of Tether, and the runtime that they stand on."""
+"""The inference network: contracts, one folder an actor with its own decisions, and what they are
+made of."""

@@ -16,12 +16,15 @@ from actors.postgres import Postgres
 from actors.registry import Registry
 from actors.reservation import Reservation
 from actors.roster import Roster
-from actors.runtime import Address, on
 from actors.worker import Worker
 from bench._lent_scheduler import LentScheduler
-from supervision import DynamicSupervisor, PartitionSupervisor, Supervised, Supervisor
-from tether.contracts import Contract
-from tether.http.door import FrontDoor
+from supervision.child import Supervised
+from supervision.contracts import Contract
+from supervision.dynamic import DynamicSupervisor
+from supervision.partition import PartitionSupervisor
+from supervision.runtime import Address, on
+from supervision.supervisor import Supervisor
+from tether.http.server_actor import FrontDoor
 
 FAULTS = "TETHER_BENCH_FAULTS"  # the directory
 ONCE, ALWAYS = "once", "always"  # what the file holds

@@ -16,45 +16,39 @@ from typing import Any, Final
 
 import msgspec
 
+from actors.contracts import ModelCard
 from actors.gateway import Gateway, GatewayOptions
 from actors.postgres import Postgres, PostgresOptions
 from actors.registry import Registry, RegistryOptions
 from actors.reservation import Reservation, ReservationOptions
 from actors.roster import Roster
-from actors.runtime import Address, Endpoint
 from actors.scheduler import Scheduler
-from actors.system import System
+from actors.stores.database import connect, migrate
+from actors.stores.embedded import Embedded
 from actors.worker import Worker, WorkerOptions
 from bench import _fault_actors as faulty
 from bench._lent_scheduler import LentScheduler
-from supervision import (
-    Backoff,
-    ChildSpec,
-    DynamicOptions,
-    DynamicSupervisor,
-    PartitionOptions,
-    PartitionSupervisor,
-    Strategy,
-    Supervised,
-    Supervisor,
-    SupervisorOptions,
-    start_tree,
-    stop_tree,
-)
-from tether.contracts import (
+from supervision.backoff import Backoff
+from supervision.child import Supervised
+from supervision.contracts import (
     AddChild,
     DeleteChild,
-    ModelCard,
     ShowTree,
     TerminateChild,
     Tree,
     TreeNode,
     WatchTree,
 )
-from tether.http.door import FrontDoor
+from supervision.dynamic import DynamicSupervisor
+from supervision.partition import PartitionSupervisor
+from supervision.root import start_tree, stop_tree
+from supervision.runtime import Address, Endpoint
+from supervision.spec import ChildSpec, DynamicOptions, PartitionOptions, SupervisorOptions
+from supervision.strategy import Strategy
+from supervision.supervisor import Supervisor
+from supervision.system import System
 from tether.http.options import DoorOptions
-from tether.stores.database import connect, migrate
-from tether.stores.embedded import Embedded
+from tether.http.server_actor import FrontDoor
 
 PATIENCE_S: Final = 90.0
 NODE: Final = "faults"
@@ -224,7 +218,7 @@ def run_with_node(act: Callable[[FaultNode], Any], *, spares: int = 0) -> Any:
                     "actors.*",
                     "supervision.*",
                     "bench.*",
-                    "tether.http.door:FrontDoor",
+                    "tether.http.server_actor:FrontDoor",
                 ],
                 "Owner Pid": os.getpid(),
                 "Warm Spares": spares,

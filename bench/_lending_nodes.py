@@ -11,15 +11,16 @@ import msgspec
 from thespian.actors import ActorSystem
 
 from actors.depot import Depot, DepotOptions
-from actors.lenders import Lenders, Neighbour, Neighbourhood
-from actors.nodes import ROOT
-from actors.runtime import Endpoint
-from actors.runtime.options import NodeOptions
+from actors.depot.peer_sources import PeerNode, PeerNodes, PeerSources
 from bench.between_nodes import HOST, free_port
-from supervision import Root, SupervisorOptions
-from tether.config import Artifacts
-from tether.contracts import StartChild
-from tether.security.authority import Authority
+from supervision.contracts import StartChild
+from supervision.nodes import ROOT
+from supervision.root import Root
+from supervision.runtime import Endpoint
+from supervision.runtime.options import NodeOptions
+from supervision.security.authority import Authority
+from supervision.spec import SupervisorOptions
+from tether.config import ArtifactOptions
 
 
 class LendingNodes:
@@ -44,7 +45,7 @@ class LendingNodes:
             }
             self._systems.append(ActorSystem("tether", capabilities, transientUnique=True))
         asyncio.run(self._grow(ports["n1"], cache_dir))
-        self.lenders = Lenders(
+        self.lenders = PeerSources(
             NodeOptions(
                 node="n2",
                 port=ports["n2"],
@@ -52,11 +53,11 @@ class LendingNodes:
                 identity_dir=str(authority.folder_of("n2")),
                 routes=tuple(routes.items()),
             ),
-            Neighbourhood(nodes=(Neighbour(id="n1", region="local", admin_port=ports["n1"]),)),
+            PeerNodes(nodes=(PeerNode(id="n1", region="local", admin_port=ports["n1"]),)),
         )
 
     async def _grow(self, port: int, cache_dir: Path) -> None:
-        artifacts = Artifacts(trust="off", cache_bytes=1 << 50)
+        artifacts = ArtifactOptions(trust="off", cache_bytes=1 << 50)
         depot = Depot.spec(DepotOptions(cache_dir=str(cache_dir), artifacts=artifacts))
         run_dir = str(self._folder / "n1")
         async with Endpoint.connect(run_dir=run_dir, node="n1", port=port) as endpoint:

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
+from supervision.errors import Overloaded, Unavailable
 from supervision.policies import (
     COMPLETED,
     Again,
+    AttemptOutcome,
     Breaker,
     Budget,
     Bulkhead,
@@ -26,7 +28,6 @@ from supervision.policies import (
     Ended,
     GiveUp,
     Go,
-    Outcome,
     Policy,
     Rate,
     RateOptions,
@@ -36,7 +37,6 @@ from supervision.policies import (
     Timeout,
     TimeoutOptions,
 )
-from tether.errors import Overloaded, Unavailable
 
 CALLS_PER_S: Final = 50.0
 SLOTS: Final = 40  # of the target, each taking 50 to 150 ms: 400 answers a second
@@ -168,7 +168,7 @@ class Simulation:
             client.ended = self.now
             client.answered = isinstance(verdict, Done)
 
-    def _end(self, attempt: Try, outcome: Outcome) -> None:
+    def _end(self, attempt: Try, outcome: AttemptOutcome) -> None:
         if not attempt.over:
             attempt.over = True
             self._go_on(attempt.client, attempt.client.call.settle(outcome, self.now))
@@ -185,10 +185,10 @@ class Simulation:
     def _offer(self, attempt: Try) -> None:
         ill = ILL[0] <= self.now < ILL[1]
         if ill and self.fault == "errors":
-            failed = Outcome(Ended.FAILED, Unavailable("it is ill"))
+            failed = AttemptOutcome(Ended.FAILED, Unavailable("it is ill"))
             self._at(self.now + 0.01, lambda: self._end(attempt, failed))
         elif len(self._waiting) >= QUEUE:
-            self._end(attempt, Outcome(Ended.REFUSED, Overloaded("its queue is full")))
+            self._end(attempt, AttemptOutcome(Ended.REFUSED, Overloaded("its queue is full")))
         else:
             self._waiting.append(attempt)
             self._serve()

@@ -8,9 +8,9 @@ from typing import Any
 from thespian.actors import Actor as ThespianActor
 from thespian.actors import ChildActorExited
 
-from actors.runtime import Address, on
-from supervision import Supervised
-from tether.contracts import Contract
+from supervision.child import Supervised
+from supervision.contracts import Contract
+from supervision.runtime import Address, on
 
 
 class WhoAnswers(Contract, frozen=True):

@@ -13,7 +13,8 @@ from typing import Final
 import msgspec
 
 from bench._fault_node import FaultNode, all_run, back, child_of
-from supervision import Backoff, SupervisorOptions
+from supervision.backoff import Backoff
+from supervision.spec import SupervisorOptions
 
 REST_S: Final = 0.3
 #: Every kill is the first one after a steady run, which is not waited for (`Backoff`).

@@ -10,8 +10,8 @@ from typing import Any
 
 from thespian.actors import Actor as ThespianActor
 
-from actors.runtime import Actor, Address, on
-from tether.contracts import Contract
+from supervision.contracts import Contract
+from supervision.runtime import Actor, Address, on
 
 PAYLOAD = "x" * 200
 CHUNK = "c" * 64

@@ -25,18 +25,18 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from actors.artifacts import digest, folder, manifest
+from actors.artifacts.cache import Cache
+from actors.artifacts.entry import verify_file
+from actors.artifacts.manifest import BLOCK
+from actors.artifacts.pull import Pull
+from actors.artifacts.push import Push
+from actors.artifacts.replica import Replica
+from actors.artifacts.replicas import Replicas
+from actors.artifacts.source import cache_of
 from bench._lending_nodes import LendingNodes
-from tether.artifacts import digest, folder, manifest
-from tether.artifacts.cache import Cache
-from tether.artifacts.entry import verify_file
-from tether.artifacts.manifest import BLOCK
-from tether.artifacts.pull import Pull
-from tether.artifacts.push import Push
-from tether.artifacts.replica import Replica
-from tether.artifacts.replicas import Replicas
-from tether.artifacts.source import cache_of
-from tether.config import Artifacts
-from tether.telemetry import logs
+from supervision.telemetry import logs
+from tether.config import ArtifactOptions
 
 ROUNDS = 3
 
@@ -101,7 +101,7 @@ def measure(root: Path, size: int) -> tuple[dict[str, Rate], float]:
 
     results["push to three folders"] = rate(push, size, rounds=1)
     wanted = digest.of(manifest.encode(made))
-    cache = cache_of(root / "cache", Artifacts(cache_bytes=1 << 50))
+    cache = cache_of(root / "cache", ArtifactOptions(cache_bytes=1 << 50))
 
     def obtain() -> None:
         pull = Pull(cache, replicas, None, lambda: datetime.now(UTC))

@@ -19,15 +19,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from actors.contracts import ModelCard, Sampling
+from actors.engines.batcher import Batcher
+from actors.engines.engine import PREFIX_BYTES
+from actors.engines.factory import prepare
+from actors.engines.generation import Generation
+from actors.engines.model import SlotModel
+from actors.engines.sequence import Sequence
+from supervision.errors import TetherError
 from tether.config import load as load_config
-from tether.contracts import ModelCard, Sampling
-from tether.engines.batcher import Batcher
-from tether.engines.engine import PREFIX_BYTES
-from tether.engines.factory import prepare
-from tether.engines.generation import Generation
-from tether.engines.model import SlotModel
-from tether.engines.sequence import Sequence
-from tether.errors import TetherError
 
 SUBJECTS = ("the sea", "a fox", "winter", "bread", "the moon", "an old clock", "trains", "honey")
 ASKS = (
@@ -133,8 +133,8 @@ def main() -> int:
     import torch
     import transformers
 
-    from tether.engines.model import load
-    from tether.engines.text import byte_table
+    from actors.engines.model import load
+    from actors.engines.text import byte_table
 
     transformers.utils.logging.disable_progress_bar()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)

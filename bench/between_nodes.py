@@ -22,10 +22,10 @@ from typing import Any, Final
 
 from thespian.actors import ActorSystem
 
-from actors.runtime import Address, Endpoint
 from bench._runtime_actors import BenchDrive, BenchDriven, BenchDriver, BenchEcho
 from bench.runtime import Tether, processor_s
-from tether.security.authority import Authority
+from supervision.runtime import Address, Endpoint
+from supervision.security.authority import Authority
 
 HOST: Final = "127.0.0.1"
 ROUNDS: Final = 3

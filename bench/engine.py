@@ -18,12 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from actors.contracts import ChatInput, Message, ModelCard, Sampling
+from actors.engines.engine import Engine
+from actors.engines.factory import create, prepare
+from actors.engines.generation import Generation
+from actors.engines.hosted import host
 from tether.config import load as load_config
-from tether.contracts import ChatInput, Message, ModelCard, Sampling
-from tether.engines.engine import Engine
-from tether.engines.factory import create, prepare
-from tether.engines.generation import Generation
-from tether.engines.hosted import host
 
 SUBJECTS = ("the sea", "a fox", "winter", "bread", "the moon", "an old clock", "trains", "honey")
 ASKS = (

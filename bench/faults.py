@@ -39,10 +39,10 @@ from bench._fault_node import (
     run_with_node,
 )
 from bench._restart_times import restart_times
-from supervision import ChildSpec, Strategy, SupervisorOptions
-from supervision.strategy import affected
-from tether.contracts import Ping
-from tether.errors import Internal, TetherError
+from supervision.contracts import Ping
+from supervision.errors import Internal, TetherError
+from supervision.spec import ChildSpec, SupervisorOptions
+from supervision.strategy import Strategy, affected
 
 FAULTS: Final = ("SIGKILL", "SIGSTOP", "raise", "__init__", "memory")
 REAL: Final = ("SIGKILL", "SIGSTOP")  # what the real class can show

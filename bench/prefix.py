@@ -19,11 +19,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from actors.contracts import ModelCard, Sampling
+from actors.engines.engine import PREFIX_BYTES, Engine
+from actors.engines.factory import create
+from actors.engines.generation import Generation
 from tether.config import load as load_config
-from tether.contracts import ModelCard, Sampling
-from tether.engines.engine import PREFIX_BYTES, Engine
-from tether.engines.factory import create
-from tether.engines.generation import Generation
 
 KINDS = {"transformers": "1", "gguf": "2"}
 

@@ -36,12 +36,14 @@ from typing import Any, Final
 
 from thespian.actors import ActorSystem
 
-from actors.runtime import Endpoint
 from bench._recovery_actors import PlainParent, RecoveryEcho, WhoAnswers
-from supervision import Backoff, SupervisorOptions, start_tree, stop_tree
-from tether.contracts import Tree, WatchTree
-from tether.errors import TetherError
-from tether.telemetry import logs
+from supervision.backoff import Backoff
+from supervision.contracts import Tree, WatchTree
+from supervision.errors import TetherError
+from supervision.root import start_tree, stop_tree
+from supervision.runtime import Endpoint
+from supervision.spec import SupervisorOptions
+from supervision.telemetry import logs
 
 REST_S: Final = 2.0  # between two kills of one system; a spare is warm again by then
 SILENCE_S: Final = 0.05

@@ -24,15 +24,17 @@ from typing import Any
 import psutil
 import uvloop
 
+from actors.contracts import JobKey, Outcome, Reserve, Settle, Usage
+from actors.core.ids import job_id
 from actors.reservation import Reservation, ReservationOptions
-from actors.runtime import Address, Endpoint
-from actors.system import System
+from actors.stores.embedded import Embedded
+from actors.stores.ledger import Ledger
 from bench.runtime import processor_s
-from supervision import SupervisorOptions, start_tree, stop_tree
-from tether.contracts import JobKey, Outcome, Reserve, Settle, ShowTree, Usage
-from tether.core.ids import job_id
-from tether.stores.embedded import Embedded
-from tether.stores.ledger import Ledger
+from supervision.contracts import ShowTree
+from supervision.root import start_tree, stop_tree
+from supervision.runtime import Address, Endpoint
+from supervision.spec import SupervisorOptions
+from supervision.system import System
 
 IN_FLIGHT = (1, 8, 64)
 ROUNDS = 3

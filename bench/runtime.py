@@ -22,7 +22,6 @@ from typing import Any
 
 from thespian.actors import ActorSystem
 
-from actors.runtime import Address, Endpoint
 from bench._runtime_actors import (
     BenchDrive,
     BenchDriven,
@@ -32,6 +31,7 @@ from bench._runtime_actors import (
     PlainDriver,
     PlainEcho,
 )
+from supervision.runtime import Address, Endpoint
 
 IN_FLIGHT = (1, 8, 64)
 ROUNDS = 3

@@ -28,8 +28,8 @@ from typing import Any
 
 import pytest
 
-import actors.runtime.base as tether_base
-from actors.runtime.spawning import SpawnContext, SpawnedProcess
+import supervision.runtime.thespian_base as tether_base
+from supervision.runtime.spawning import SpawnContext, SpawnedProcess
 
 # The suite gives a port and a convention to bases whose name begins with this.
 SUBJECT = "multiprocTCPTether"

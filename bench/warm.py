@@ -41,7 +41,7 @@ slots = 2
 
 def subjects(folder: Path) -> dict[str, tuple[str, str]]:
     """Engine and source by name; the tiny models are made."""
-    from tests import tiny_gguf
+    from tests.support import tiny_gguf
 
     path = tiny_gguf.make(folder)
     return {

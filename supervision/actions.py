@@ -1,13 +1,16 @@
-"""What the pure tree tells its shell to do. The shell answers each by calling the tree again."""
+"""What the pure tree tells its shell to do. The shell answers each by calling the tree again.
+
+Pure.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from supervision.contracts import ExitReason
 from supervision.events import Event
-from supervision.excuse import Excuse
+from supervision.external_cause import ExternalCause
 from supervision.spec import ChildSpec
-from tether.contracts import ExitReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +54,13 @@ class Serve:
 
 
 @dataclass(frozen=True, slots=True)
-class Finish:
+class EndTree:
     """No child is left; end, and say `reason` and `causes` (latest first) to one's parent, and what
     excuses them."""
 
     reason: ExitReason
     causes: tuple[str, ...] = ()
-    excuse: Excuse | None = None
+    excuse: ExternalCause | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,4 +70,4 @@ class Emit:
     event: Event
 
 
-Action = Spawn | Start | Stop | Kill | Serve | Finish | Emit
+Action = Spawn | Start | Stop | Kill | Serve | EndTree | Emit

@@ -1,4 +1,4 @@
-"""How long a child that keeps failing waits before it is started again."""
+"""How long a child that keeps failing waits before it is started again. Pure."""
 
 from __future__ import annotations
 

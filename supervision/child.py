@@ -8,12 +8,7 @@ from typing import Any, ClassVar, Final
 
 import msgspec
 
-from actors.runtime import Actor, Address, on
-from supervision.place import Place
-from supervision.spec import ChildSpec
-from supervision.tree_view import TreeView
-from supervision.turn import Turn
-from tether.contracts import (
+from supervision.contracts import (
     ChildReady,
     ChildStopped,
     ExitNotice,
@@ -23,8 +18,13 @@ from tether.contracts import (
     StartChild,
     StopChild,
 )
-from tether.errors import Conflict, Draining, Internal, TetherError, Unavailable
-from tether.telemetry import logs, title
+from supervision.errors import Conflict, Draining, Internal, TetherError, Unavailable
+from supervision.orphan_order import OrphanOrder
+from supervision.runtime import Actor, Address, on
+from supervision.spec import ChildSpec
+from supervision.telemetry import logs, title
+from supervision.tree_position import TreePosition
+from supervision.tree_view import TreeView
 
 ORPHAN_STOP_S: Final = 2.0  # for stop() when nobody said how long it may take
 
@@ -57,7 +57,7 @@ class Supervised(Actor):
     _child_stopping: asyncio.Task[None] | None = None
     _child_view: TreeView | None = None
     _child_numbers: tuple[int, ...] = ()  # of its place
-    _child_turn: Turn | None = None
+    _child_turn: OrphanOrder | None = None
     _child_leaving: bool = False  # of its own accord
 
     # ---- to override
@@ -167,7 +167,7 @@ class Supervised(Actor):
         numbers = msg.place if msg.path else ()
         if numbers is not None:
             root = Address.parse(msg.root) if msg.root else self.address
-            self._child_turn = Turn(self._transport, Place(numbers), root)
+            self._child_turn = OrphanOrder(self._transport, TreePosition(numbers), root)
 
     async def _child_begin(self, msg: StartChild) -> None:
         try:

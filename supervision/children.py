@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from supervision.member import Member, Phase, join
-from supervision.spec import ChildSpec, Kind
-from tether.contracts import TreeNode
-from tether.errors import Conflict
+from supervision.child_state import ChildPhase, ChildState, join
+from supervision.contracts import TreeNode
+from supervision.errors import Conflict
+from supervision.spec import ChildKind, ChildSpec
 
 
 class Children:
@@ -15,12 +15,12 @@ class Children:
 
     def __init__(self, path: str, specs: Sequence[ChildSpec]) -> None:
         self._path = path
-        self._members = {spec.id: Member(spec) for spec in specs}
+        self._members = {spec.id: ChildState(spec) for spec in specs}
 
     def __len__(self) -> int:
         return len(self._members)
 
-    def __iter__(self) -> Iterator[Member]:
+    def __iter__(self) -> Iterator[ChildState]:
         return iter(self._members.values())
 
     def __contains__(self, id: str) -> bool:
@@ -51,7 +51,7 @@ class Children:
 
     def count(self) -> dict[str, int]:
         """How many children there are: specs, active, workers, supervisors."""
-        supervisors = sum(member.spec.kind is Kind.SUPERVISOR for member in self)
+        supervisors = sum(member.spec.kind is ChildKind.SUPERVISOR for member in self)
         return {
             "specs": len(self),
             "active": sum(member.live for member in self),
@@ -71,12 +71,12 @@ class Children:
 
     # ---- for the tree
 
-    def member(self, id: str, generation: int) -> Member | None:
+    def member(self, id: str, generation: int) -> ChildState | None:
         """The child, if that is its generation still."""
         member = self._members.get(id)
         return member if member is not None and member.generation == generation else None
 
-    def known(self, id: str) -> Member:
+    def known(self, id: str) -> ChildState:
         """
         Raises:
             Conflict: there is no such child (`param` not_found).
@@ -86,26 +86,26 @@ class Children:
             raise Conflict(f"{self._path or 'the root'} has no child {id}", param="not_found")
         return member
 
-    def down(self, id: str) -> Member:
+    def down(self, id: str) -> ChildState:
         """
         Raises:
             Conflict: there is no such child (`param` not_found), or it isn't down (running or
                 restarting).
         """
         member = self.known(id)
-        if member.phase is not Phase.DONE:
-            running = member.phase in (Phase.RUNNING, Phase.STOPPING)
+        if member.phase is not ChildPhase.DONE:
+            running = member.phase in (ChildPhase.RUNNING, ChildPhase.STOPPING)
             raise Conflict(
                 f"{join(self._path, id)} is {member.shown}; terminate it first",
                 param="running" if running else "restarting",
             )
         return member
 
-    def add(self, member: Member) -> Member:
+    def add(self, member: ChildState) -> ChildState:
         """One more, the last in order."""
         self._members[member.spec.id] = member
         return member
 
-    def forget(self, member: Member) -> None:
+    def forget(self, member: ChildState) -> None:
         """It was one."""
         del self._members[member.spec.id]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from tether.contracts import Tree, TreeNode
+from supervision.contracts import Tree, TreeNode
 
 DELETED = "deleted"
 

@@ -7,15 +7,15 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from actors.runtime import Address
+from supervision.contracts import AddChild, ChildReady
+from supervision.errors import BadRequest, Overloaded
 from supervision.events import Event
+from supervision.runtime import Address
 from supervision.spec import ChildSpec, DynamicOptions
 from supervision.strategy import Strategy
 from supervision.supervisor import Supervisor
+from supervision.telemetry import bounds
 from supervision.tree import SupervisionTree
-from tether.contracts import AddChild, ChildReady
-from tether.errors import BadRequest, Overloaded
-from tether.telemetry import metrics
 
 
 class DynamicSupervisor(Supervisor):
@@ -27,8 +27,8 @@ class DynamicSupervisor(Supervisor):
 
     def plan(self, options: Any) -> SupervisionTree:
         bound = f"children of {self.path}"
-        self._used = metrics.bound_used.labels(bound)
-        self._refused = metrics.bound_refused.labels(bound)
+        self._used = bounds.used.labels(bound)
+        self._refused = bounds.refused.labels(bound)
         return SupervisionTree(
             self.path,
             options.children,

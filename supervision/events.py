@@ -11,6 +11,8 @@
 | tree.stopped | took_s | path |
 | tree.escalated | none | path, causes |
 | tree.changed | none | node |
+
+Pure.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tether.contracts import ExitReason, TreeNode
+from supervision.contracts import ExitReason, TreeNode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

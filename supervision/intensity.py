@@ -1,4 +1,4 @@
-"""How many restarts a supervisor may do before it gives up."""
+"""How many restarts a supervisor may do before it gives up. Pure."""
 
 from __future__ import annotations
 

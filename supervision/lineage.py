@@ -11,9 +11,9 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from supervision.contracts import AwaitPredecessors
+from supervision.errors import DeadlineExceeded, Hindered
 from supervision.process import ChildProcess
-from tether.contracts import AwaitPredecessors
-from tether.errors import DeadlineExceeded, Hindered
 
 if TYPE_CHECKING:
     from supervision.child import Supervised

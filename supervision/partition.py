@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from actors.runtime import Address
+from supervision.contracts import ChildDeleted, DeleteChild
+from supervision.errors import BadRequest
+from supervision.runtime import Address
 from supervision.spec import ChildSpec, PartitionOptions
 from supervision.strategy import Strategy
 from supervision.supervisor import Supervisor
 from supervision.tree import SupervisionTree
-from tether.contracts import ChildDeleted, DeleteChild
-from tether.errors import BadRequest
 
 
 class PartitionSupervisor(Supervisor):

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 
-from actors.runtime import Address
+from supervision.runtime import Address
 
 
 class ChildProcess:

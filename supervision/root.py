@@ -9,12 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from actors.runtime import Address, Endpoint, on
-from supervision.directory import Directory
-from supervision.lineage import Lineage
-from supervision.spec import SupervisorOptions
-from supervision.supervisor import Supervisor
-from tether.contracts import (
+from supervision.contracts import (
     AwaitPredecessors,
     ChildChanged,
     ExitReason,
@@ -26,8 +21,13 @@ from tether.contracts import (
     TreeNode,
     WatchTree,
 )
-from tether.errors import NoAnswer, PeerLost
-from tether.telemetry import logs, metrics
+from supervision.directory import Directory
+from supervision.errors import NoAnswer, PeerLost
+from supervision.lineage import Lineage
+from supervision.runtime import Address, Endpoint, on
+from supervision.spec import SupervisorOptions
+from supervision.supervisor import Supervisor
+from supervision.telemetry import bounds, logs
 
 _PACE_S: Final = 0.01  # between two trees to the same watcher
 _MAX_ROWS: Final = 16_384
@@ -48,8 +48,8 @@ class Root(Supervisor):
         self._bygone: OrderedDict[Address, None] = OrderedDict()
         # Of children that aren't our own. Their supervisor would sweep, but may be gone.
         self._lineage = Lineage(self.loop, self._hub.sweep_sockets)
-        self._rows = metrics.bound_used.labels("tree rows")
-        self._refused = metrics.bound_refused.labels("tree rows")
+        self._rows = bounds.used.labels("tree rows")
+        self._refused = bounds.refused.labels("tree rows")
 
     def plan(self, options: Any) -> Any:
         self._apply(

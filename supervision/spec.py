@@ -1,4 +1,4 @@
-"""What a supervisor must know of a child, and of itself: frozen, and validated when made."""
+"""What a supervisor must know of a child, and of itself: frozen, and validated when made. Pure."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from enum import StrEnum
 import msgspec
 
 from supervision.backoff import Backoff
+from supervision.capability import Capability
 from supervision.strategy import AutoShutdown, Strategy
-from tether.capability import Capability
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _START = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -33,7 +33,7 @@ class Shutdown(StrEnum):
     INFINITY = "infinity"  # as long as it takes: a supervisor has children to stop first
 
 
-class Kind(StrEnum):
+class ChildKind(StrEnum):
     """What a child is."""
 
     WORKER = "worker"  # does work
@@ -53,7 +53,7 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     isn't started while a process that ran in its place lives, as one whose supervisor was killed
     does for moments. A `significant` child may end its supervisor, see `AutoShutdown`. A child that
     `requires` something runs at whichever node of the convention has it, this one first
-    (`tether.capability.meets`), and is placed anew at every start; it ends when it loses its
+    (`supervision.capability.meets`), and is placed anew at every start; it ends when it loses its
     supervisor.
 
     Raises:
@@ -71,12 +71,12 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_memory_bytes: int = 0
     significant: bool = False
     alone: bool = False
-    kind: Kind = Kind.WORKER
+    kind: ChildKind = ChildKind.WORKER
     backoff: Backoff = Backoff()
     requires: dict[str, Capability] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.requires and self.kind is Kind.SUPERVISOR:
+        if self.requires and self.kind is ChildKind.SUPERVISOR:
             raise ValueError(f"child {self.id}: a supervisor runs at its own node; move requires")
         if not _ID.fullmatch(self.id):
             raise ValueError(
@@ -88,7 +88,7 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise ValueError(f"child {self.id}: needs must name other children, each once")
         if not isinstance(self.shutdown, Shutdown) and not 0 <= self.shutdown < math.inf:
             raise ValueError(f"child {self.id}: shutdown must be seconds from 0, or a Shutdown")
-        if self.kind is Kind.SUPERVISOR and self.shutdown is not Shutdown.INFINITY:
+        if self.kind is ChildKind.SUPERVISOR and self.shutdown is not Shutdown.INFINITY:
             raise ValueError(
                 f"child {self.id}: a supervisor's shutdown is infinity, it must stop its children"
             )

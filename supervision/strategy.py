@@ -1,4 +1,4 @@
-"""Which children are restarted together, and when a supervisor ends by itself."""
+"""Which children are restarted together, and when a supervisor ends by itself. Pure."""
 
 from __future__ import annotations
 

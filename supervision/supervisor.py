@@ -16,22 +16,11 @@ from typing import Any, ClassVar, Final
 
 import msgspec
 
-from actors.runtime import Actor, Address, on
-from actors.runtime.spawning import SpawnedProcess
-from supervision.actions import Action, Emit, Finish, Kill, Serve, Spawn, Start, Stop
+from supervision.actions import Action, Emit, EndTree, Kill, Serve, Spawn, Start, Stop
 from supervision.child import Supervised, sentence
-from supervision.events import Event, TreeChanged
-from supervision.excuse import Excuse
-from supervision.lineage import predecessors_gone
-from supervision.member import join
-from supervision.narrator import narrate
-from supervision.operated import Operated
-from supervision.process import ChildProcess, PlacedProcess
-from supervision.spec import ChildSpec, Kind, Shutdown, SupervisorOptions
-from supervision.tree import SupervisionTree
-from supervision.verbs import Verbs
-from supervision.vitals import attend
-from tether.contracts import (
+from supervision.child_commands import ChildCommands
+from supervision.child_state import join
+from supervision.contracts import (
     ChildChanged,
     ChildReady,
     ExitNotice,
@@ -40,8 +29,19 @@ from tether.contracts import (
     StopChild,
     TreeNode,
 )
-from tether.errors import TetherError, Unavailable, from_code
-from tether.telemetry import logs
+from supervision.errors import TetherError, Unavailable, from_code
+from supervision.event_log import narrate
+from supervision.events import Event, TreeChanged
+from supervision.external_cause import ExternalCause
+from supervision.lineage import predecessors_gone
+from supervision.liveness import attend
+from supervision.operator_commands import OperatorCommands
+from supervision.process import ChildProcess, PlacedProcess
+from supervision.runtime import Actor, Address, on
+from supervision.runtime.spawning import SpawnedProcess
+from supervision.spec import ChildKind, ChildSpec, Shutdown, SupervisorOptions
+from supervision.telemetry import logs
+from supervision.tree import SupervisionTree
 
 _LAST_WORDS_S: Final = 0.05  # after a process has ended, for what it said to be read
 _LINGER_S: Final = 2.0  # between a child's connection and its process
@@ -68,7 +68,7 @@ class _Child:
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
 
 
-class Supervisor(Verbs, Operated, Supervised):
+class Supervisor(ChildCommands, OperatorCommands, Supervised):
     """Starts, watches and restarts the children of its options."""
 
     Options: ClassVar[type[msgspec.Struct]] = SupervisorOptions
@@ -91,7 +91,7 @@ class Supervisor(Verbs, Operated, Supervised):
         if timeout_s is not None:
             changes.setdefault("start_timeout_s", timeout_s)
         return super().spec(
-            options, id=id, kind=Kind.SUPERVISOR, shutdown=Shutdown.INFINITY, **changes
+            options, id=id, kind=ChildKind.SUPERVISOR, shutdown=Shutdown.INFINITY, **changes
         )
 
     def plan(self, options: Any) -> SupervisionTree:
@@ -112,7 +112,7 @@ class Supervisor(Verbs, Operated, Supervised):
         self._nursery: dict[tuple[str, int], _Child] = {}
         self._by_address: dict[Address, _Child] = {}
         self._served: asyncio.Future[None] = self.loop.create_future()
-        self._finished: asyncio.Future[Finish] = self.loop.create_future()
+        self._finished: asyncio.Future[EndTree] = self.loop.create_future()
         self._tree = self.plan(options)
         self.strategy = self.kind or str(self._tree.strategy)
         self._perform(self._tree.begin(self._now()))
@@ -151,7 +151,7 @@ class Supervisor(Verbs, Operated, Supervised):
                     msg.reason,
                     msg.error,
                     self._now(),
-                    excuse=Excuse.of(msg.code),
+                    excuse=ExternalCause.of(msg.code),
                 )
             )
 
@@ -194,7 +194,7 @@ class Supervisor(Verbs, Operated, Supervised):
                 case Serve():
                     self._served.set_result(None)
                     self.keep_ready()
-                case Finish():
+                case EndTree():
                     self._finish(action)
         self._arm(told)
 
@@ -225,13 +225,15 @@ class Supervisor(Verbs, Operated, Supervised):
         """Keep spares of which a child can be made, if there are children that work: those of a
         supervisor take longer than its own process."""
         modules = {
-            spec.start_module for spec in self._tree.children.specs() if spec.kind is Kind.WORKER
+            spec.start_module
+            for spec in self._tree.children.specs()
+            if spec.kind is ChildKind.WORKER
         }
         if modules:
             options = self._transport.options
             SpawnedProcess.keep_spares(self.loop, options, {"supervision", *modules})
 
-    def _finish(self, finish: Finish) -> None:
+    def _finish(self, finish: EndTree) -> None:
         if self._timer is not None:
             self._timer.cancel()
         if not self._finished.done():
@@ -305,7 +307,7 @@ class Supervisor(Verbs, Operated, Supervised):
                         generation,
                         sentence(error),
                         self._now(),
-                        excuse=Excuse.in_error(error),
+                        excuse=ExternalCause.in_error(error),
                     )
                 )
         except asyncio.CancelledError:

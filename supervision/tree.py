@@ -6,7 +6,9 @@ when to call `tick`. `now` is monotonic, in seconds. The semantics are Erlang/OT
 (`supervisor`, design principles §5), with these differences: a start is not awaited, so the
 mailbox stays open; a process is spawned ahead of its turn to start, so that a chain restarts
 in the time of its slowest spawn; repeated failures wait (`Backoff`); what is owed to something
-outside that is missing (`Excuse`) is repeated until that is back.
+outside that is missing (`ExternalCause`) is repeated until that is back.
+
+Pure.
 """
 
 from __future__ import annotations
@@ -14,9 +16,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from supervision.actions import Action, Emit, Finish, Kill, Serve, Spawn, Start, Stop
+from supervision.actions import Action, Emit, EndTree, Kill, Serve, Spawn, Start, Stop
 from supervision.backoff import Backoff
+from supervision.child_state import ChildPhase, ChildState, join
 from supervision.children import Children
+from supervision.contracts import ExitReason
+from supervision.errors import Conflict, Overloaded
 from supervision.events import (
     ChildExited,
     ChildGaveUp,
@@ -29,13 +34,10 @@ from supervision.events import (
     TreeStopped,
     TreeStopping,
 )
-from supervision.excuse import PATIENCE, Excuse
+from supervision.external_cause import PATIENCE, ExternalCause
 from supervision.intensity import Intensity
-from supervision.member import Member, Phase, join
 from supervision.spec import ChildSpec, Restart
 from supervision.strategy import AutoShutdown, Strategy, affected
-from tether.contracts import ExitReason
-from tether.errors import Conflict, Overloaded
 
 _SELF_END_S = 1.0  # what a child that couldn't start may take to end by itself
 _KILL_AGAIN_S = 1.0  # a kill that wasn't seen to work is repeated
@@ -75,7 +77,7 @@ class SupervisionTree:
         self._max_children = max_children
         self._generation = 0
         self._reason = ExitReason.SHUTDOWN
-        self._excuse: Excuse | None = None
+        self._excuse: ExternalCause | None = None
         self._stopping_since = 0.0
         self._served = False
         self._out: list[Action] = []
@@ -105,11 +107,11 @@ class SupervisionTree:
         for member in self.children:
             if now < member.due:
                 continue
-            if member.phase is Phase.STARTING:
+            if member.phase is ChildPhase.STARTING:
                 member.cause = ExitReason.START_FAILED
                 member.error = f"it wasn't ready within {member.spec.start_timeout_s:g} s"
                 self._kill(member, member.error, now)
-            elif member.phase is Phase.STOPPING:
+            elif member.phase is ChildPhase.STOPPING:
                 self._kill(member, f"it didn't end within {now - member.began:.1f} s", now)
         return self._advance(now)
 
@@ -128,9 +130,9 @@ class SupervisionTree:
     ) -> list[Action]:
         """A child answered `Start`; `strategy` is a supervisor's own."""
         member = self.children.member(id, generation)
-        if member is None or member.phase is not Phase.STARTING:
+        if member is None or member.phase is not ChildPhase.STARTING:
             return []
-        self._show(member, Phase.RUNNING, now)
+        self._show(member, ChildPhase.RUNNING, now)
         member.pid, member.address, member.ready_at = pid, address, now
         member.strategy = strategy
         member.due, member.ever_ready = math.inf, True
@@ -148,14 +150,20 @@ class SupervisionTree:
         return self._advance(now)
 
     def start_failed(
-        self, id: str, generation: int, error: str, now: float, *, excuse: Excuse | None = None
+        self,
+        id: str,
+        generation: int,
+        error: str,
+        now: float,
+        *,
+        excuse: ExternalCause | None = None,
     ) -> list[Action]:
         """A child answered `Start` with an error; it ends by itself, or is killed."""
         member = self.children.member(id, generation)
-        if member is None or member.phase is not Phase.STARTING:
+        if member is None or member.phase is not ChildPhase.STARTING:
             return []
         member.cause, member.error, member.excuse = ExitReason.START_FAILED, error, excuse
-        self._show(member, Phase.STOPPING, now)
+        self._show(member, ChildPhase.STOPPING, now)
         member.began, member.due = now, now + _SELF_END_S
         return self._advance(now)
 
@@ -167,15 +175,15 @@ class SupervisionTree:
         error: str,
         now: float,
         *,
-        excuse: Excuse | None = None,
+        excuse: ExternalCause | None = None,
     ) -> list[Action]:
         """A child says why it is about to end; it has as long as if it were told to."""
         member = self.children.member(id, generation)
         if member is None or not member.live or member.notice is not None:
             return []
         member.notice, member.excuse = (reason, error), excuse
-        if member.phase is Phase.RUNNING:
-            self._show(member, Phase.STOPPING, now)
+        if member.phase is ChildPhase.RUNNING:
+            self._show(member, ChildPhase.STOPPING, now)
             member.began, member.due = now, now + member.spec.stop_s
         return self._advance(now)
 
@@ -185,9 +193,9 @@ class SupervisionTree:
         member = self.children.member(id, generation)
         if member is None or member.killed:
             return []
-        if member.phase is Phase.RUNNING:
+        if member.phase is ChildPhase.RUNNING:
             member.notice, member.began = (ExitReason.KILLED, why), now
-        elif member.phase is not Phase.STOPPING or member.due < math.inf:
+        elif member.phase is not ChildPhase.STOPPING or member.due < math.inf:
             return []
         self._kill(member, why, now)
         return self._advance(now)
@@ -199,7 +207,7 @@ class SupervisionTree:
         now: float,
         error: str = "",
         *,
-        excuse: Excuse | None = None,
+        excuse: ExternalCause | None = None,
     ) -> list[Action]:
         """The process of a child is gone, or could not be created; `excuse` is what its supervisor
         knows of that."""
@@ -234,7 +242,7 @@ class SupervisionTree:
             self._retire(member, now)
         else:
             self._died(member, reason, error, ran_s, now)
-        if member.phase is Phase.IDLE:
+        if member.phase is ChildPhase.IDLE:
             member.since = now
             self._changed(member, now)
         return self._advance(now)
@@ -250,7 +258,7 @@ class SupervisionTree:
             Overloaded: there are `max_children` already.
         """
         if spec.id in self.children:
-            present = self.children.known(spec.id).phase is Phase.DONE
+            present = self.children.known(spec.id).phase is ChildPhase.DONE
             raise Conflict(
                 f"{self.path} already has a child {spec.id}; take another id",
                 param="already_present" if present else "already_started",
@@ -259,7 +267,7 @@ class SupervisionTree:
             raise Conflict(f"{self.path} is {self.state} and takes no new child")
         if len(self.children) >= self._max_children:
             raise Overloaded(f"{self.path} has {self._max_children} children, as many as it may")
-        member = self.children.add(Member(spec, since=now, probation=True))
+        member = self.children.add(ChildState(spec, since=now, probation=True))
         self._changed(member, now)
         return self._advance(now)
 
@@ -273,7 +281,7 @@ class SupervisionTree:
         member.removed, member.forgotten = True, member.forgotten or forget
         if not member.live:
             self._retire(member, now)
-        elif member.phase is not Phase.STOPPING:
+        elif member.phase is not ChildPhase.STOPPING:
             self._stop(member, now)
         return self._advance(now)
 
@@ -287,7 +295,7 @@ class SupervisionTree:
         member = self.children.down(id)
         if self.state not in ("starting", "running"):
             raise Conflict(f"{self.path or 'the root'} is {self.state} and restarts nobody")
-        member.phase, member.removed, member.due = Phase.IDLE, False, now
+        member.phase, member.removed, member.due = ChildPhase.IDLE, False, now
         member.since, member.trial = now, True
         self._changed(member, now)
         return self._advance(now)
@@ -303,9 +311,9 @@ class SupervisionTree:
         member = self.children.known(id)
         if self.state not in ("starting", "running"):
             raise Conflict(f"{self.path or 'the root'} is {self.state} and restarts nobody")
-        if member.phase is Phase.DONE:
+        if member.phase is ChildPhase.DONE:
             return self.restart(id, now)
-        if member.phase is Phase.IDLE:
+        if member.phase is ChildPhase.IDLE:
             member.due = now
         for other in affected(self.strategy, self.children.ids, id):
             self._condemn(self.children.known(other), None, now)
@@ -328,14 +336,14 @@ class SupervisionTree:
         times = [
             m.due
             for m in self.children
-            if m.due < math.inf and (m.phase is not Phase.IDLE or m.due > now)
+            if m.due < math.inf and (m.phase is not ChildPhase.IDLE or m.due > now)
         ]
         return min(times, default=None)
 
     # ---- decisions
 
     def _died(
-        self, member: Member, reason: ExitReason, error: str, ran_s: float, now: float
+        self, member: ChildState, reason: ExitReason, error: str, ran_s: float, now: float
     ) -> None:
         """A child ended that nobody had told to."""
         path = join(self.path, member.spec.id)
@@ -384,21 +392,21 @@ class SupervisionTree:
         for id in affected(self.strategy, self.children.ids, member.spec.id):
             self._condemn(self.children.known(id), member, now)
 
-    def _condemn(self, member: Member, died: Member | None, now: float) -> None:
+    def _condemn(self, member: ChildState, died: ChildState | None, now: float) -> None:
         """`member` is restarted because `died` is, or because somebody says so."""
         if member is died or member.removed:
             return
-        if member.phase in (Phase.STARTING, Phase.RUNNING, Phase.STOPPING):
+        if member.phase in (ChildPhase.STARTING, ChildPhase.RUNNING, ChildPhase.STOPPING):
             member.condemned = True
-        elif member.phase is Phase.DONE:  # a transient that had ended; OTP starts it again too
-            member.phase, member.due, member.since = Phase.IDLE, now, now
+        elif member.phase is ChildPhase.DONE:  # a transient that had ended; OTP starts it again too
+            member.phase, member.due, member.since = ChildPhase.IDLE, now, now
             self._changed(member, now)
 
-    def _weigh(self, member: Member, reason: ExitReason, now: float) -> None:
+    def _weigh(self, member: ChildState, reason: ExitReason, now: float) -> None:
         """A child ended for good; does its supervisor follow?"""
         if self.auto_shutdown is AutoShutdown.NEVER or not member.spec.significant:
             return
-        others = any(m.spec.significant and m.phase is not Phase.DONE for m in self.children)
+        others = any(m.spec.significant and m.phase is not ChildPhase.DONE for m in self.children)
         if self.auto_shutdown is AutoShutdown.ANY_SIGNIFICANT or not others:
             why = f"{join(self.path, member.spec.id)} is significant and ended: {reason}"
             self._end(ExitReason.SHUTDOWN, (why,), why, now)
@@ -409,7 +417,7 @@ class SupervisionTree:
         causes: tuple[str, ...],
         why: str,
         now: float,
-        excuse: Excuse | None = None,
+        excuse: ExternalCause | None = None,
     ) -> None:
         """Stop everything; the first reason stands."""
         if self.state in ("stopping", "stopped"):
@@ -420,7 +428,7 @@ class SupervisionTree:
         live = sum(m.live for m in self.children)
         self._emit(TreeStopping(path=self.path, children=live, why=why))
         for member in self.children:
-            if member.phase is Phase.IDLE:
+            if member.phase is ChildPhase.IDLE:
                 self._retire(member, now)
 
     def _advance(self, now: float) -> list[Action]:
@@ -442,22 +450,22 @@ class SupervisionTree:
         out, self._out = self._out, []
         return out
 
-    def _stop_last(self, members: Sequence[Member], now: float) -> None:
+    def _stop_last(self, members: Sequence[ChildState], now: float) -> None:
         """Stop the last of `members` that runs, or all of them if there is no order. What was
         never told to start has nothing to lose, and goes at once."""
-        waiting: Iterable[Member] = members if self._together else members[-1:]
-        for member in [m for m in members if m.phase is Phase.SPAWNED]:
+        waiting: Iterable[ChildState] = members if self._together else members[-1:]
+        for member in [m for m in members if m.phase is ChildPhase.SPAWNED]:
             self._stop(member, now)
         for member in waiting:
-            if member.phase in (Phase.STARTING, Phase.RUNNING):
+            if member.phase in (ChildPhase.STARTING, ChildPhase.RUNNING):
                 self._stop(member, now)
 
-    def _start_next(self, members: Sequence[Member], now: float) -> None:
+    def _start_next(self, members: Sequence[ChildState], now: float) -> None:
         """Spawn all that is due; start those whose turn has come."""
         for member in members:
             if member.condemned:
                 break  # in start order, so that who is first to start isn't last to be spawned
-            if member.phase is Phase.IDLE and member.due <= now:
+            if member.phase is ChildPhase.IDLE and member.due <= now:
                 self._generation += 1
                 member.spawned(self._generation, now)
                 self._out.append(Spawn(member.spec, member.generation))
@@ -466,17 +474,17 @@ class SupervisionTree:
         earlier_settled = True
         for member in members:
             free = self._together or (self.strategy is Strategy.ONE_FOR_ONE and member.ever_ready)
-            if member.phase is Phase.SPAWNED and (free or earlier_settled):
-                member.phase = Phase.STARTING
+            if member.phase is ChildPhase.SPAWNED and (free or earlier_settled):
+                member.phase = ChildPhase.STARTING
                 member.due = now + member.spec.start_timeout_s
                 needs = tuple((id, self.children.known(id).address) for id in member.spec.needs)
                 self._out.append(Start(member.spec.id, member.generation, needs))
             earlier_settled = earlier_settled and member.settled
 
-    def _stop(self, member: Member, now: float) -> None:
-        started = member.phase is not Phase.SPAWNED
+    def _stop(self, member: ChildState, now: float) -> None:
+        started = member.phase is not ChildPhase.SPAWNED
         member.cause = ExitReason.SHUTDOWN
-        self._show(member, Phase.STOPPING, now)
+        self._show(member, ChildPhase.STOPPING, now)
         member.began, member.due = now, now + member.spec.stop_s
         if started and member.spec.stop_s > 0:
             deadline_s = member.spec.stop_s * _STOP_SHARE
@@ -486,10 +494,10 @@ class SupervisionTree:
         else:
             self._kill(member, "it has nothing to finish", now)
 
-    def _kill(self, member: Member, why: str, now: float) -> None:
+    def _kill(self, member: ChildState, why: str, now: float) -> None:
         after_s = now - member.began
-        if member.phase is not Phase.STOPPING:
-            self._show(member, Phase.STOPPING, now)
+        if member.phase is not ChildPhase.STOPPING:
+            self._show(member, ChildPhase.STOPPING, now)
             member.began = now
         member.due = now + _KILL_AGAIN_S
         self._out.append(Kill(member.spec.id, member.generation))
@@ -505,9 +513,9 @@ class SupervisionTree:
                 )
             )
 
-    def _retire(self, member: Member, now: float) -> None:
+    def _retire(self, member: ChildState, now: float) -> None:
         """It is down and stays so; temporary ones are forgotten."""
-        member.phase, member.due, member.since = Phase.DONE, math.inf, now
+        member.phase, member.due, member.since = ChildPhase.DONE, math.inf, now
         forget = member.forgotten or member.spec.restart is Restart.TEMPORARY
         if forget and self.state != "stopping":
             self.children.forget(member)
@@ -519,17 +527,17 @@ class SupervisionTree:
         self._emit(TreeStopped(path=self.path, took_s=now - self._stopping_since))
         if self._reason is ExitReason.FAILED:
             self._emit(TreeEscalated(path=self.path, causes=self.causes))
-        self._out.append(Finish(self._reason, self.causes, self._excuse))
+        self._out.append(EndTree(self._reason, self.causes, self._excuse))
 
-    def _show(self, member: Member, phase: Phase, now: float) -> None:
+    def _show(self, member: ChildState, phase: ChildPhase, now: float) -> None:
         before = member.shown
         member.phase = phase
         if member.shown != before:
             member.since = now
-            if phase is not Phase.RUNNING:
+            if phase is not ChildPhase.RUNNING:
                 self._changed(member, now)
 
-    def _changed(self, member: Member, now: float, state: str | None = None) -> None:
+    def _changed(self, member: ChildState, now: float, state: str | None = None) -> None:
         self._emit(
             TreeChanged(
                 path=join(self.path, member.spec.id), node=member.node(self.path, now, state=state)

@@ -6,10 +6,10 @@ import asyncio
 import zlib
 from collections.abc import Callable
 
-from actors.runtime import Actor, Address
-from tether.contracts import Tree, TreeNode, WatchTree
-from tether.errors import NoAnswer, TetherError
-from tether.telemetry import logs
+from supervision.contracts import Tree, TreeNode, WatchTree
+from supervision.errors import NoAnswer, TetherError
+from supervision.runtime import Actor, Address
+from supervision.telemetry import logs
 
 log = logs.get(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tether.config import Artifacts
+from tether.config import ArtifactOptions
 
 
 class DepotOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,7 +22,7 @@ class DepotOptions(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     cache_dir: str
-    artifacts: Artifacts = Artifacts()
+    artifacts: ArtifactOptions = ArtifactOptions()
     streams: int = 32
     per_node: int = 16
     readers: int = 4

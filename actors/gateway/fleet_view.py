@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from actors.follower import Follower
-from supervision import Supervised
-from tether.contracts import Catalog, Fleet, WatchCatalog, WatchFleet
-from tether.core.catalog import Index
+from actors.contracts import Catalog, Fleet, WatchCatalog, WatchFleet
+from actors.core.catalog import Index
+from supervision.child import Supervised
+from supervision.follower import Follower
 
 
 class FleetView:

@@ -8,23 +8,7 @@ from typing import ClassVar
 
 import msgspec
 
-from actors.gateway.fleet_view import FleetView
-from actors.gateway.gateway_metrics import GatewayMetrics
-from actors.gateway.keyring import Caller, Keyring
-from actors.gateway.options import GatewayOptions
-from actors.gateway.recent_requests import RecentRequests
-from actors.gateway.registry_proxy import RegistryProxy
-from actors.gateway.request_admission import RequestAdmission
-from actors.gateway.request_session import RequestSession
-from actors.gateway.session_listing import SessionListing
-from actors.gateway.session_reading import Deserted
-from actors.gateway.session_settlement import settled_by, usage_of
-from actors.gateway.settlement import Settlement
-from actors.gateway.slot_releases import SCHEDULER, SlotReleases
-from actors.runtime import Address, on
-from actors.runtime.cause import Cause
-from supervision import Supervised
-from tether.contracts import (
+from actors.contracts import (
     Catalog,
     Chunk,
     Completed,
@@ -38,15 +22,27 @@ from tether.contracts import (
     Readiness,
     Ready,
 )
-from tether.core.journal import Reader
-from tether.core.session import Sessions
-from tether.errors import (
-    Cancelled,
-    DeadlineExceeded,
-    Draining,
-    TetherError,
-)
-from tether.telemetry import logs, metrics
+from actors.core.journal import Reader
+from actors.gateway import metrics
+from actors.gateway.fleet_view import FleetView
+from actors.gateway.gateway_metrics import GatewayMetrics
+from actors.gateway.keyring import Caller, Keyring
+from actors.gateway.options import GatewayOptions
+from actors.gateway.recent_requests import RecentRequests
+from actors.gateway.registry_proxy import RegistryProxy
+from actors.gateway.request_admission import RequestAdmission
+from actors.gateway.request_session import RequestSession
+from actors.gateway.session import Sessions
+from actors.gateway.session_listing import SessionListing
+from actors.gateway.session_reading import Deserted
+from actors.gateway.session_settlement import settled_by, usage_of
+from actors.gateway.settlement import Settlement
+from actors.gateway.slot_releases import SCHEDULER, SlotReleases
+from supervision.child import Supervised
+from supervision.errors import Cancelled, DeadlineExceeded, Draining, TetherError
+from supervision.runtime import Address, on
+from supervision.runtime.cancel_cause import CancelCause
+from supervision.telemetry import logs
 
 log = logs.get(__name__)
 
@@ -138,7 +134,7 @@ class Gateway(Supervised):
         journal, reading = session.journal, session.reading
         from_seq = msg.from_seq
         reading.enter()
-        why: Cause | None = None
+        why: CancelCause | None = None
         try:
             while journal.tokens < from_seq and session.outcome is None:
                 await reading.more()
@@ -156,10 +152,10 @@ class Gateway(Supervised):
                 if type(item) is Completed:
                     return
         except asyncio.CancelledError as cancelled:
-            why = Cause.of(cancelled)
+            why = CancelCause.of(cancelled)
             raise
         except GeneratorExit:
-            why = Cause.CANCELLED
+            why = CancelCause.CANCELLED
             raise
         finally:
             left = reading.leave(why, explicit=session.explicit, now=self.loop.time())

@@ -3,9 +3,10 @@ counts are kept here and published a few times a second."""
 
 from __future__ import annotations
 
-from tether.contracts import Outcome, Usage
-from tether.core.session import Sessions
-from tether.telemetry import metrics
+from actors.contracts import Outcome, Usage
+from actors.gateway import metrics
+from actors.gateway.session import Sessions
+from supervision.telemetry import bounds as bound_metrics
 
 
 class GatewayMetrics:
@@ -18,12 +19,12 @@ class GatewayMetrics:
         self._prompt = metrics.request_tokens.labels("prompt")
         self._output = metrics.request_tokens.labels("output")
         self._first_token = metrics.first_token_seconds
-        self.refused = metrics.bound_refused.labels("gateway_sessions")
+        self.refused = bound_metrics.refused.labels("gateway_sessions")
         bounds = ("sessions", "tokens", "characters", "keys", "tenants")
-        self._retries_used = metrics.bound_used.labels("gateway_retries")
-        self._retries_refused = metrics.bound_refused.labels("gateway_retries")
+        self._retries_used = bound_metrics.used.labels("gateway_retries")
+        self._retries_refused = bound_metrics.refused.labels("gateway_retries")
         self._refused_retries = 0
-        self._used = [metrics.bound_used.labels(f"gateway_{bound}") for bound in bounds]
+        self._used = [bound_metrics.used.labels(f"gateway_{bound}") for bound in bounds]
 
     def ended(self, outcome: Outcome, usage: Usage, first_token_s: float | None) -> None:
         """A request has its outcome."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from tether.core.admission import TenantLimits
-from tether.core.keycache import KeyCache
-from tether.errors import Overloaded, Unauthenticated
-from tether.stores import keys
-from tether.stores.database import Database
+from actors.gateway.admission import TenantLimits
+from actors.gateway.keycache import KeyCache
+from actors.stores import keys
+from actors.stores.database import Database
+from supervision.errors import Overloaded, Unauthenticated
 
 PATIENCE_S = 20.0  # with PostgreSQL, at the start
 MAX_QUESTIONS = 1000  # look-ups of different keys at once

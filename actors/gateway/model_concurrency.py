@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from tether.contracts import ModelCard
-from tether.errors import RateLimited
+from actors.contracts import ModelCard
+from supervision.errors import RateLimited
 
 
 class ModelConcurrency:

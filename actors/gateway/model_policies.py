@@ -6,6 +6,16 @@ import random
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from actors.contracts import ModelCard
+from actors.contracts.policies import (
+    BulkheadTerms,
+    DeadlineTerms,
+    PolicyTerms,
+    RateTerms,
+    RequestPolicies,
+    RetryTerms,
+)
+from supervision.contracts.operating import PolicyState
 from supervision.policies import (
     Budget,
     BudgetOptions,
@@ -21,16 +31,6 @@ from supervision.policies import (
     Stack,
     Timeout,
     TimeoutOptions,
-)
-from tether.contracts import ModelCard
-from tether.contracts.operating import PolicyState
-from tether.contracts.policies import (
-    BulkheadTerms,
-    DeadlineTerms,
-    PolicyTerms,
-    RateTerms,
-    RequestPolicies,
-    RetryTerms,
 )
 
 MOST: Final = 8192  # stacks at once; the registry has room for fewer versions

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from tether.contracts.policies import RequestPolicies
-from tether.core.admission import TenantLimits
-from tether.core.session import SessionBounds
+from actors.contracts.policies import RequestPolicies
+from actors.gateway.admission import TenantLimits
+from actors.gateway.session import SessionBounds
 
 
 class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
+from actors.contracts.operating import SessionState
 from actors.gateway.request_session import RequestSession
-from tether.contracts.operating import SessionState
-from tether.telemetry import metrics
+from supervision.telemetry import bounds
 
 REMEMBERED: Final = 2048
 _Line = tuple[str, str, str, str, str, str, str, int, float, bool]
@@ -18,7 +18,7 @@ class RecentRequests:
 
     def __init__(self, kept: int = REMEMBERED) -> None:
         self._lines: deque[_Line] = deque(maxlen=kept)
-        self._used = metrics.bound_used.labels("gateway_recent")
+        self._used = bounds.used.labels("gateway_recent")
 
     def __len__(self) -> int:
         return len(self._lines)

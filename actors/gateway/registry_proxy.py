@@ -6,11 +6,11 @@ from typing import Final
 
 import msgspec
 
+from actors.contracts import Govern, ModelsShown, ShowModels
 from actors.gateway.keyring import Keyring
-from actors.runtime import Address, on
-from supervision import Supervised
-from tether.contracts import Govern, ModelsShown, ShowModels
-from tether.errors import Forbidden
+from supervision.child import Supervised
+from supervision.errors import Forbidden
+from supervision.runtime import Address, on
 
 REGISTRY: Final = "control/registry"
 FIND_S: Final = 5.0

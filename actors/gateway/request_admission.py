@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from actors.contracts import Infer, ModelCard, Usage
+from actors.gateway.admission import TenantAdmission
 from actors.gateway.fleet_view import FleetView
 from actors.gateway.gateway_metrics import GatewayMetrics
 from actors.gateway.keyring import Caller
@@ -10,11 +12,9 @@ from actors.gateway.model_policies import ModelPolicies
 from actors.gateway.options import GatewayOptions
 from actors.gateway.request_session import RequestSession
 from actors.gateway.request_validation import ValidRequest, valid_request
+from actors.gateway.session import Sessions
 from actors.gateway.session_host import SessionHost
-from tether.contracts import Infer, ModelCard, Usage
-from tether.core.admission import Admission
-from tether.core.session import Sessions
-from tether.errors import BadRequest, DeadlineExceeded, Overloaded, TetherError
+from supervision.errors import BadRequest, DeadlineExceeded, Overloaded, TetherError
 
 MAX_TOKEN_LENGTH = 255
 
@@ -38,7 +38,7 @@ class RequestAdmission:
         self._fleet = fleet
         self._metrics = metrics
         self._concurrency = ModelConcurrency()
-        self.tenants = Admission(options.tenants)
+        self.tenants = TenantAdmission(options.tenants)
         self.policies = ModelPolicies(options.policies)
 
     def enter(self, msg: Infer, caller: Caller, now: float) -> RequestSession:

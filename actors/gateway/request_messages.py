@@ -3,7 +3,7 @@ listen."""
 
 from __future__ import annotations
 
-from tether.contracts import (
+from actors.contracts import (
     Assignment,
     Attach,
     Infer,
@@ -15,7 +15,7 @@ from tether.contracts import (
     Sampling,
     Slo,
 )
-from tether.core.journal import Journal
+from actors.core.journal import Journal
 
 
 def place(

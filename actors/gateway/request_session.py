@@ -12,16 +12,10 @@ import asyncio
 import random
 from collections.abc import Awaitable
 
-from actors.gateway.session_host import Chunks, SessionHost
-from actors.gateway.session_placement import GONE, SessionPlacement
-from actors.gateway.session_reading import SessionReading
-from actors.gateway.session_settlement import outcome_of_error, settle_of
-from supervision.policies import NEVER, Call
-from tether.contracts import (
+from actors.contracts import (
     Assignment,
     Chunk,
     Completed,
-    Contract,
     Infer,
     JobKey,
     ModelCard,
@@ -29,19 +23,23 @@ from tether.contracts import (
     Sampling,
     Settle,
 )
-from tether.core.ids import job_id
-from tether.core.session import Session
-from tether.errors import (
-    AnswerGone,
+from actors.core.ids import job_id
+from actors.errors import AnswerGone, ModelNotFound, WorkerLost
+from actors.gateway.session import Session
+from actors.gateway.session_host import Chunks, SessionHost
+from actors.gateway.session_placement import GONE, SessionPlacement
+from actors.gateway.session_reading import SessionReading
+from actors.gateway.session_settlement import outcome_of_error, settle_of
+from supervision.contracts import Contract
+from supervision.errors import (
     DeadlineExceeded,
     Draining,
-    ModelNotFound,
     NoAnswer,
     PeerLost,
     TetherError,
     Unavailable,
-    WorkerLost,
 )
+from supervision.policies import NEVER, Call
 
 PLACE_MARGIN_S = 0.5  # the scheduler knows the deadline too, and its error says more than ours
 

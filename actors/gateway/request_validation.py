@@ -8,19 +8,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from tether.contracts import (
-    ChatInput,
-    EmbeddingInput,
-    Infer,
-    Input,
-    ModelCard,
-    Sampling,
-    TextInput,
-)
-from tether.contracts.catalog import Task
-from tether.core.sampling import seeded, validated
-from tether.engines import kinds
-from tether.errors import BadRequest
+from actors.contracts import ChatInput, EmbeddingInput, Infer, Input, ModelCard, Sampling, TextInput
+from actors.contracts.catalog import Task
+from actors.core import engine_kinds
+from actors.core.sampling import seeded, validated
+from supervision.errors import BadRequest
 
 _CHARACTERS_A_TOKEN = 4  # a guess for the token limit, corrected when the answer is there
 
@@ -60,7 +52,7 @@ def suits(card: ModelCard, input: Input, can: frozenset[str] | None) -> None:
     Raises:
         BadRequest: what the engine of this model can't do, by name.
     """
-    task = kinds.task(card.engine)
+    task = engine_kinds.task(card.engine)
     if isinstance(input, EmbeddingInput):
         if task is not Task.EMBED:
             raise _cannot(card, "writes answers and makes no embeddings; take another model")

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Protocol, TypeVar
 
-from tether.contracts import Contract, ModelCard, Place, Placed
-from tether.errors import TetherError
+from actors.contracts import ModelCard, Place, Placed
+from supervision.contracts import Contract
+from supervision.errors import TetherError
 
 _Held_contra = TypeVar("_Held_contra", contravariant=True)
 

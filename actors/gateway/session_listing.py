@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
+from actors.contracts.operating import FindRequest, SessionState, SessionStates, ShowSessions
 from actors.gateway.fleet_view import FleetView
 from actors.gateway.model_policies import ModelPolicies
 from actors.gateway.recent_requests import RecentRequests
 from actors.gateway.request_session import RequestSession
-from actors.runtime import Address, on
-from supervision import Supervised
-from tether.contracts.operating import (
-    FindRequest,
-    PolicyStates,
-    SessionState,
-    SessionStates,
-    ShowPolicies,
-    ShowSessions,
-)
+from supervision.child import Supervised
+from supervision.contracts.operating import PolicyStates, ShowPolicies
+from supervision.runtime import Address, on
 
 MAX_SHOWN: Final = 1000
 

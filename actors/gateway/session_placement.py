@@ -8,20 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from actors.gateway.request_messages import attach, place, run
-from supervision.policies import (
-    COMPLETED,
-    NEVER,
-    Again,
-    Call,
-    Done,
-    Ended,
-    GiveUp,
-    Go,
-    outcome_of,
-)
-from supervision.policies import Outcome as AttemptOutcome
-from tether.contracts import (
+from actors.contracts import (
     Assignment,
     Attach,
     Infer,
@@ -33,16 +20,22 @@ from tether.contracts import (
     Sampling,
     Slo,
 )
-from tether.core.attempts import verdict
-from tether.core.journal import Journal
-from tether.errors import (
-    AnswerGone,
-    DeadlineExceeded,
-    NoAnswer,
-    PeerLost,
-    TetherError,
-    Unavailable,
-    WorkerLost,
+from actors.core.journal import Journal
+from actors.errors import AnswerGone, WorkerLost
+from actors.gateway.attempts import verdict
+from actors.gateway.request_messages import attach, place, run
+from supervision.errors import DeadlineExceeded, NoAnswer, PeerLost, TetherError, Unavailable
+from supervision.policies import (
+    COMPLETED,
+    NEVER,
+    Again,
+    AttemptOutcome,
+    Call,
+    Done,
+    Ended,
+    GiveUp,
+    Go,
+    outcome_of,
 )
 
 GONE = (

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 
-from actors.runtime.cause import Cause
+from supervision.runtime.cancel_cause import CancelCause
 
 
 class Deserted(Enum):
@@ -62,16 +62,16 @@ class SessionReading:
         self.listeners += 1
         self.left_at = None
 
-    def leave(self, why: Cause | None, *, explicit: bool, now: float) -> Deserted | None:
+    def leave(self, why: CancelCause | None, *, explicit: bool, now: float) -> Deserted | None:
         """A listener has left; None where others are there still. `why` its task was
         cancelled, if it was; an `explicit` token lets a client
         find its answer again."""
         self.listeners -= 1
         if self.listeners:
             return None
-        if why is Cause.STOPPING:
+        if why is CancelCause.STOPPING:
             return Deserted.STAYS
-        if why is Cause.PEER_LOST and explicit:
+        if why is CancelCause.PEER_LOST and explicit:
             self.left_at = now
             return Deserted.WAITS
         return Deserted.ENDS

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from tether.contracts import Assignment, JobState, Outcome, Settle, Usage
-from tether.core.journal import Journal
-from tether.errors import Cancelled, Draining, TetherError
+from actors.contracts import Assignment, JobState, Outcome, Settle, Usage
+from actors.core.journal import Journal
+from supervision.errors import Cancelled, Draining, TetherError
 
 
 class Settles(Enum):

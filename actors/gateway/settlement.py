@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+from actors.contracts import Settle
 from actors.gateway.session_settlement import Settles
 from actors.gateway.unsettled import UnsettledAnswers
-from actors.settler import Settler
-from supervision import Supervised
-from tether.contracts import Settle
-from tether.errors import Overloaded
-from tether.telemetry import logs, metrics
+from actors.reservation.settler import Settler
+from supervision.child import Supervised
+from supervision.errors import Overloaded
+from supervision.telemetry import bounds, logs
 
 log = logs.get(__name__)
 
@@ -32,7 +32,7 @@ class Settlement:
         self._settler = Settler(actor, "gateway")
         self._unsettled = UnsettledAnswers(bound, keep_s)
         self._second: deque[tuple[float, Settle]] = deque(maxlen=bound)
-        self._used = metrics.bound_used.labels("gateway_completions")
+        self._used = bounds.used.labels("gateway_completions")
 
     def close(self, settle: Settle, by: Settles, worker_address: str, now: float) -> None:
         """A session has ended; `by` is who closes its job in the first place."""

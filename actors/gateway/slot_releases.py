@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from supervision import Supervised
-from tether.contracts import Finished
-from tether.errors import TetherError
+from actors.contracts import Finished
+from supervision.child import Supervised
+from supervision.errors import TetherError
 
 SCHEDULER = "control/scheduler"
 WAIT_S = 0.002

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from tether.contracts import Settle
+from actors.contracts import Settle
 
 
 class UnsettledAnswers:

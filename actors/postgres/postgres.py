@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from supervision import ChildSpec, Supervised
-from tether.stores.database import answers, connect, migrate
-from tether.stores.embedded import START_S, Embedded
-from tether.telemetry import logs
+from actors.stores.database import answers, connect, migrate
+from actors.stores.embedded import START_S, Embedded
+from supervision.child import Supervised
+from supervision.spec import ChildSpec
+from supervision.telemetry import logs
 
 log = logs.get(__name__)
 

@@ -11,11 +11,7 @@ from typing import ClassVar, Final
 import asyncpg
 import msgspec
 
-from actors.registry.vouching import artifacts_of, vouched
-from actors.runtime import Address, on
-from supervision import Supervised
-from tether.config import Artifacts
-from tether.contracts import (
+from actors.contracts import (
     Catalog,
     Command,
     ModelCard,
@@ -27,14 +23,19 @@ from tether.contracts import (
     ShowModels,
     WatchCatalog,
 )
-from tether.core.catalog import current
-from tether.core.lifecycle import Shelf
-from tether.core.version import Step, Version, check
-from tether.errors import BadRequest, Forbidden, Overloaded, TetherError, Unavailable
-from tether.stores import models
-from tether.stores.database import Database
-from tether.stores.keys import Connection
-from tether.telemetry import logs, metrics
+from actors.core.catalog import current
+from actors.core.lifecycle import VersionSet
+from actors.core.version import Version, VersionStep, check
+from actors.registry import metrics
+from actors.registry.artifact_check import artifacts_of, vouched
+from actors.stores import models
+from actors.stores.database import Database
+from actors.stores.keys import DatabaseConnection
+from supervision.child import Supervised
+from supervision.errors import BadRequest, Forbidden, Overloaded, TetherError, Unavailable
+from supervision.runtime import Address, on
+from supervision.telemetry import bounds, logs
+from tether.config import ArtifactOptions
 
 PATIENCE_S: Final = 20.0  # with PostgreSQL, at the start
 CONNECTIONS: Final = 4
@@ -44,8 +45,8 @@ TELL_S: Final = 10.0  # for the nodes to say that they have heard; nobody waits 
 MAX_REF: Final = 256  # characters
 
 log = logs.get(__name__)
-_used = metrics.bound_used.labels("registry_models")
-_refused = metrics.bound_refused.labels("registry_models")
+_used = bounds.used.labels("registry_models")
+_refused = bounds.refused.labels("registry_models")
 
 
 class RegistryOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +60,7 @@ class RegistryOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     dsn: str
     catalog: tuple[ModelCard, ...] = ()
-    artifacts: Artifacts = Artifacts()
+    artifacts: ArtifactOptions = ArtifactOptions()
     reread_s: float = 30.0
 
     def __post_init__(self) -> None:
@@ -101,9 +102,9 @@ class Registry(Supervised):
         shelf = await self._shelf(connection)
         await models.write(connection, shelf.enter(self._options.catalog, time.time()))
 
-    async def _shelf(self, connection: Connection, *refs: str) -> Shelf:
+    async def _shelf(self, connection: DatabaseConnection, *refs: str) -> VersionSet:
         """All that isn't retired, and what is named."""
-        return Shelf(await models.listed(connection, (*self._listed, *refs)), self._listed)
+        return VersionSet(await models.listed(connection, (*self._listed, *refs)), self._listed)
 
     # ---- what operators ask
 
@@ -177,12 +178,12 @@ class Registry(Supervised):
         versions = await models.shown(database, msg.ref.partition("@")[0])
         asked = [v for v in versions if msg.ref in ("", v.card.name, v.card.ref)]
         history = await models.changes(database, msg.ref) if msg.history else ()
-        return self._shown(asked, Shelf(versions, self._listed), revision, history)
+        return self._shown(asked, VersionSet(versions, self._listed), revision, history)
 
     def _shown(
         self,
         asked: Iterable[Version],
-        shelf: Shelf,
+        shelf: VersionSet,
         revision: int,
         history: tuple[ModelChange, ...],
     ) -> ModelsShown:
@@ -197,7 +198,7 @@ class Registry(Supervised):
         )
 
     async def _made(
-        self, connection: asyncpg.Connection, shelf: Shelf, steps: list[Step], ref: str
+        self, connection: asyncpg.Connection, shelf: VersionSet, steps: list[VersionStep], ref: str
     ) -> ModelsShown:
         """The steps, written down; shows the versions that they concern, or else `ref`."""
         await models.write(connection, steps)
@@ -278,7 +279,9 @@ class Registry(Supervised):
                 await self._news.wait()
 
 
-async def _since(connection: Connection, name: str, revision: int) -> tuple[ModelChange, ...]:
+async def _since(
+    connection: DatabaseConnection, name: str, revision: int
+) -> tuple[ModelChange, ...]:
     """The last change of a name after the revision that its asker has seen, if that says one."""
     return await models.changes(connection, name, revision, 1) if revision else ()
 

@@ -7,14 +7,15 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from actors.runtime import Address, on
-from supervision import ChildSpec, Supervised
-from tether.contracts import BreakerStates, Reserve, Reserved, Settle, Settled
-from tether.contracts.operating import KeepBreakers
-from tether.stores import breakers
-from tether.stores.database import answers, connect, patiently
-from tether.stores.ledger import Ledger, LedgerOptions
-from tether.telemetry import logs
+from actors.contracts import BreakerStates, Reserve, Reserved, Settle, Settled
+from actors.contracts.operating import KeepBreakers
+from actors.stores import breakers
+from actors.stores.database import answers, connect, patiently
+from actors.stores.ledger import Ledger, LedgerOptions
+from supervision.child import Supervised
+from supervision.runtime import Address, on
+from supervision.spec import ChildSpec
+from supervision.telemetry import logs
 
 log = logs.get(__name__)
 

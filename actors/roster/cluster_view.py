@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Final
 
 import tether
-from actors.roster.neighbourhood import Neighbourhood
+from actors.contracts import ClusterNode, ClusterShown, Fleet, HealthReport
+from actors.roster.cluster_members import ClusterMembers
+from actors.roster.membership import Health
 from actors.roster.options import OtherNode, RosterOptions
-from tether.contracts import ClusterNode, ClusterShown, Fleet, HealthReport
-from tether.core.membership import Health
 
 HERE: Final = "here"
 
 
 def shown(
-    options: RosterOptions, own: Fleet, others: Neighbourhood | None, now: float
+    options: RosterOptions, own: Fleet, others: ClusterMembers | None, now: float
 ) -> ClusterShown:
     """The own node first, the others in the order of the configuration."""
     here = ClusterNode(
@@ -34,7 +34,7 @@ def shown(
     return ClusterShown(node=options.node_id, nodes=(here, *rest))
 
 
-def _other(other: OtherNode, others: Neighbourhood, now: float) -> ClusterNode:
+def _other(other: OtherNode, others: ClusterMembers, now: float) -> ClusterNode:
     health = others.members.health(other.id)
     heard = others.heard.get(other.id)
     there = health in (Health.ALIVE, Health.SUSPECT)

@@ -7,20 +7,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from actors.contracts import BreakerSeen, BreakerStates, Hardware, ShowBreakers
+from actors.roster.hardware import Machine
 from actors.roster.options import RosterOptions
-from actors.runtime import Address
-from supervision import Supervised
+from supervision.child import Supervised
+from supervision.contracts import ConventionShown, ShowConvention
+from supervision.errors import TetherError
 from supervision.policies import Mode, State
-from tether.contracts import (
-    BreakerSeen,
-    BreakerStates,
-    ConventionShown,
-    Hardware,
-    ShowBreakers,
-    ShowConvention,
-)
-from tether.errors import TetherError
-from tether.telemetry.hardware import Machine
+from supervision.runtime import Address
 
 SCHEDULER: Final = "control/scheduler"
 ASK_S: Final = 2.0

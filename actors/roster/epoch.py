@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from tether.security.files import make_folder, write
-from tether.telemetry import logs
+from supervision.security.files import make_folder, write
+from supervision.telemetry import logs
 
 FILE: Final = "roster.epoch"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from tether.core.membership import MembershipOptions
-from tether.core.roster import EXPIRY_S, SUSPECT_S
+from actors.roster.fleet_snapshot import EXPIRY_S, SUSPECT_S
+from actors.roster.membership import MembershipOptions
 
 
 class OtherNode(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,13 +11,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from actors.contracts import Announce, Announced
+from actors.roster import metrics
+from actors.roster.announcement import Refusal
 from actors.roster.options import OtherNode
-from actors.runtime import Address
-from supervision import Supervised
-from tether.contracts import Announce, Announced
-from tether.core.announcement import Refusal
-from tether.errors import Overloaded, PeerLost, TetherError
-from tether.telemetry import logs, metrics
+from supervision.child import Supervised
+from supervision.errors import Overloaded, PeerLost, TetherError
+from supervision.runtime import Address
+from supervision.telemetry import logs
 
 GAP_S: Final = 0.1  # between two announcements, however much changes
 LOAD_S: Final = 1.0  # between two of them, if nothing but load has changed

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from tether.core.announcement import Refusal
-from tether.telemetry import logs, metrics
+from actors.roster import metrics
+from actors.roster.announcement import Refusal
+from supervision.telemetry import logs
 
 _EVERY_S: Final = 10.0  # between two lines of the same reason and node
 _MAX_KEYS: Final = 1024

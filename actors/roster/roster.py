@@ -9,13 +9,7 @@ from typing import ClassVar, Final
 
 import msgspec
 
-from actors.nodes import tree_of_node
-from actors.roster.cluster_view import shown
-from actors.roster.neighbourhood import WORKERS, Neighbourhood
-from actors.roster.options import OtherNode, RosterOptions
-from actors.runtime import Address, on
-from supervision import Supervised
-from tether.contracts import (
+from actors.contracts import (
     Announce,
     Announced,
     ClusterShown,
@@ -27,11 +21,18 @@ from tether.contracts import (
     ShowCluster,
     WatchFleet,
 )
-from tether.core.roster import Roster as Snapshot
-from tether.core.roster_view import RosterView
-from tether.errors import Forbidden, Unavailable
-from tether.security.identity import Identity
-from tether.telemetry import logs, metrics
+from actors.roster import metrics
+from actors.roster.cluster_members import WORKERS, ClusterMembers
+from actors.roster.cluster_view import shown
+from actors.roster.fleet_snapshot import FleetSnapshot as Snapshot
+from actors.roster.options import OtherNode, RosterOptions
+from actors.roster.roster_view import RosterView
+from supervision.child import Supervised
+from supervision.errors import Forbidden, Unavailable
+from supervision.nodes import tree_of_node
+from supervision.runtime import Address, on
+from supervision.security.identity import Identity
+from supervision.telemetry import bounds, logs
 
 ROSTER: Final = "control/roster"
 FIND_S: Final = 5.0
@@ -57,13 +58,13 @@ class Roster(Supervised):
         self._view.own(self._snapshot.fleet)
         self._news = asyncio.Event()
         self._watched: set[tuple[str, int]] = set()
-        self._refused = metrics.bound_refused.labels("roster_reports")
+        self._refused = bounds.refused.labels("roster_reports")
         self._told: Fleet | None = None
         self._unknown: OrderedDict[Address, HealthReport] = OrderedDict()
         """Reports from other nodes, of workers that may be ours."""
-        self._others: Neighbourhood | None = None
+        self._others: ClusterMembers | None = None
         if options.others:
-            self._others = Neighbourhood(
+            self._others = ClusterMembers(
                 self,
                 options,
                 self.identity(),
@@ -235,7 +236,7 @@ class Roster(Supervised):
         """All nodes as this one sees them."""
         return shown(self._options, self._snapshot.fleet, self._others, self.loop.time())
 
-    def _cluster(self) -> Neighbourhood:
+    def _cluster(self) -> ClusterMembers:
         if self._others is None:
             raise Unavailable("this node is not one of several; list them in [[nodes]]")
         return self._others

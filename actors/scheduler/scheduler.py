@@ -8,14 +8,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from actors.follower import Follower
-from actors.runtime import Address, on
-from actors.scheduler.kept import Kept
-from actors.scheduler.shown import Shown
-from actors.settler import RESERVATION, Settler
-from supervision import ChildSpec, Supervised
-from supervision.policies import Ended
-from tether.contracts import (
+from actors.contracts import (
     BreakerStates,
     Finished,
     Fleet,
@@ -31,11 +24,20 @@ from tether.contracts import (
     Usage,
     WatchFleet,
 )
-from tether.core.fairqueue import QueueFull
-from tether.core.placement import Placement, Seat
-from tether.core.waiting import Gone, Waiter, WaitingRoom
-from tether.errors import Conflict, DeadlineExceeded, Overloaded, TetherError, Unavailable
-from tether.telemetry import logs, metrics
+from actors.reservation.settler import RESERVATION, Settler
+from actors.scheduler import metrics
+from actors.scheduler.breaker_listing import BreakerListing
+from actors.scheduler.breaker_overrides import BreakerOverrides
+from actors.scheduler.fairqueue import QueueFull
+from actors.scheduler.placement import Placement, Seat
+from actors.scheduler.waiting import Gone, Waiter, WaitingRoom
+from supervision.child import Supervised
+from supervision.errors import Conflict, DeadlineExceeded, Overloaded, TetherError, Unavailable
+from supervision.follower import Follower
+from supervision.policies import Ended
+from supervision.runtime import Address, on
+from supervision.spec import ChildSpec
+from supervision.telemetry import bounds, logs
 
 log = logs.get(__name__)
 
@@ -83,14 +85,14 @@ class Scheduler(Supervised):
         self._reserve_s = options.reserve_s
         self._placement = Placement(options.region, random.random)
         self._placement.node = self.address.node
-        self._shown = Shown(self._placement.breakers, self._placement)
-        self._kept = Kept(self, self._placement.breakers)
+        self._shown = BreakerListing(self._placement.breakers, self._placement)
+        self._kept = BreakerOverrides(self, self._placement.breakers)
         self._room: WaitingRoom[asyncio.Future[Seat]] = WaitingRoom(
             options.queue, options.patience_s
         )
         self._settler = Settler(self, "scheduler")
-        self._refused = metrics.bound_refused.labels("scheduler_queue")
-        self._queue_used = metrics.bound_used.labels("scheduler_queue")
+        self._refused = bounds.refused.labels("scheduler_queue")
+        self._queue_used = bounds.used.labels("scheduler_queue")
         await self._kept.recall()
         fleet = Follower(self, "control/roster", WatchFleet(), self._see)
         self.background(fleet.run(), name="fleet")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tether.contracts import ModelCard
+from actors.contracts import ModelCard
 
 
 def estimate(card: ModelCard) -> int:

@@ -6,7 +6,7 @@ import hashlib
 import resource
 from collections.abc import Callable, Iterable
 
-from tether.contracts import HealthReport, ModelCard
+from actors.contracts import HealthReport, ModelCard
 
 CROWD_S = 1.0  # at most so often because of the number of requests alone
 

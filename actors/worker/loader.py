@@ -8,10 +8,8 @@ from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 
-from actors.worker import files
-from tether.artifacts.peers import Peers
-from tether.config import Artifacts
-from tether.contracts import (
+from actors.artifacts.peers import Peers
+from actors.contracts import (
     ChatInput,
     EmbeddingInput,
     Input,
@@ -20,12 +18,14 @@ from tether.contracts import (
     Sampling,
     TextInput,
 )
-from tether.engines.engine import Engine
-from tether.engines.factory import prepare
-from tether.engines.generation import Generation
-from tether.engines.hosted import host
-from tether.errors import ModelUnusable
-from tether.telemetry import logs
+from actors.engines.engine import Engine
+from actors.engines.factory import prepare
+from actors.engines.generation import Generation
+from actors.engines.hosted import host
+from actors.errors import ModelUnusable
+from actors.worker import files
+from supervision.telemetry import logs
+from tether.config import ArtifactOptions
 
 log = logs.get(__name__)
 
@@ -39,7 +39,7 @@ async def load(
     queue: int,
     threads: int,
     cache_dir: Path,
-    artifacts: Artifacts,
+    artifacts: ArtifactOptions,
     stuck_s: float = 60.0,
     probe_s: float = 30.0,
     prefix_bytes: int = 0,
@@ -48,7 +48,7 @@ async def load(
     sized: Callable[[int], None] = lambda size: None,
 ) -> Engine:
     """Prepare the model's files, load it, and have it answer a real request with one token. `peers`
-    are where an artifact may come from besides the replicas, see `tether.artifacts.source`. `sized`
+    are where an artifact may come from besides the replicas, see `actors.artifacts.source`. `sized`
     is told how many bytes the files have, and may raise.
 
     Raises:
@@ -87,12 +87,12 @@ async def load(
 def _prepared(
     card: ModelCard,
     cache_dir: Path,
-    artifacts: Artifacts,
+    artifacts: ArtifactOptions,
     peers: Callable[[], Peers] | None = None,
 ) -> ModelCard:
     """`card` with its files in place: those of artifacts fetched and verified."""
     if card.artifacts:
-        from tether.artifacts.source import localized
+        from actors.artifacts.source import localized
 
         card = localized(card, cache_dir, artifacts, peers=peers)
     prepare(card, cache_dir)

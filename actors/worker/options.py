@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from actors.lenders import Neighbourhood
-from tether.config import Artifacts
-from tether.contracts import ModelCard
+from actors.contracts import ModelCard
+from actors.depot.peer_sources import PeerNodes
+from tether.config import ArtifactOptions
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,8 +34,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     node_id: str
     cards: tuple[ModelCard, ...]
     cache_dir: str
-    artifacts: Artifacts = Artifacts()
-    around: Neighbourhood = Neighbourhood()
+    artifacts: ArtifactOptions = ArtifactOptions()
+    around: PeerNodes = PeerNodes()
     region: str = "local"
     slots: int = 8
     queue: int = 64

@@ -1,4 +1,4 @@
-"""The models of a worker: loaded and let go as `tether.core.warm` decides, and lent to runs."""
+"""The models of a worker: loaded and let go as `actors.worker.model_cache` decides, and lent to runs."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from copy import copy
 from typing import Any, Final
 
-from actors.worker import files
+from actors.contracts import ModelCard
+from actors.core import engine_kinds
+from actors.engines import factory
+from actors.engines.engine import Engine
+from actors.errors import ModelNotFound, ModelUnusable, WorkerLost
+from actors.worker import eligible_models, files, metrics
+from actors.worker.model_cache import ModelCache
+from actors.worker.model_lease import ModelLease
+from actors.worker.model_metrics import ModelMetrics, TokenRate
+from actors.worker.model_state import Close, Load
 from actors.worker.options import WorkerOptions
-from actors.worker.use import Use
-from actors.worker.warmth import Rate, Warmth
-from supervision import Supervised
+from supervision.child import Supervised
+from supervision.errors import Overloaded, TetherError
 from supervision.intensity import Intensity
-from tether.contracts import ModelCard
-from tether.core import repertoire
-from tether.core.warm import Warm
-from tether.core.wish import Close, Load
-from tether.engines import factory, kinds
-from tether.engines.engine import Engine
-from tether.errors import ModelNotFound, ModelUnusable, Overloaded, TetherError, WorkerLost
-from tether.telemetry import logs, metrics
+from supervision.telemetry import logs
 
 log = logs.get(__name__)
 
@@ -55,13 +56,13 @@ class Pool:
         self._keep_only = keep_only
         self._own = {card.ref: card for card in options.cards}
         self._patterns = options.models or tuple(self._own)
-        self._warm = Warm(
+        self._warm = ModelCache(
             options.model_memory_mib << 20, keep_s=options.keep_loaded_s, idle_s=options.idle_s
         )
         self._cards: dict[str, ModelCard] = {}
         self._engines: dict[str, Engine] = {}
         self._here: dict[str, ModelCard] = {}  # what is loaded, or about to be
-        self._waiting: dict[str, dict[Use, None]] = {}
+        self._waiting: dict[str, dict[ModelLease, None]] = {}
         self._restarts = Intensity(options.engine_restarts, options.engine_period_s)
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._measured_at = 0.0
@@ -69,8 +70,8 @@ class Pool:
         self._unfit: dict[str, str] = {}
         self._stopping = False
         self._fault = ""
-        self._shown = Warmth(options.model_memory_mib << 20)
-        self.rate = Rate()
+        self._shown = ModelMetrics(options.model_memory_mib << 20)
+        self.rate = TokenRate()
 
     # ---- what there is
 
@@ -110,9 +111,9 @@ class Pool:
         """These are offered from now on."""
         options = self._options
         kept = [
-            repertoire.at_home(card, self._own)
+            eligible_models.at_home(card, self._own)
             for card in cards
-            if repertoire.suits(
+            if eligible_models.suits(
                 card,
                 patterns=self._patterns,
                 region=options.region,
@@ -122,13 +123,13 @@ class Pool:
         ]
         self._cards = {card.ref: card for card in kept}
         size = files.estimate if options.model_memory_mib else lambda card: 0
-        for ref in self._warm.wish(repertoire.wishes(kept, pinned=options.pinned, size=size)):
+        for ref in self._warm.wish(eligible_models.wishes(kept, pinned=options.pinned, size=size)):
             self._serve(ref)
         for ref in [ref for ref in self._waiting if ref not in self._cards]:
             self._refuse(ref, ModelNotFound(f"{ref} is not offered any more", param="model"))
         self._go()
 
-    def use(self, ref: str) -> Use:
+    def use(self, ref: str) -> ModelLease:
         """A hold on that model, or a place among those who wait for it.
 
         Raises:
@@ -143,15 +144,15 @@ class Pool:
                 raise Overloaded(f"this worker is still starting; {ref} comes", retry_after_s=1.0)
             raise ModelNotFound(f"this worker doesn't have {ref}", param="model")
         if warm.ask(ref, now):
-            return Use(self._give_back, ref, self._engines[ref])
-        use = Use(self._give_back, ref, None)
+            return ModelLease(self._give_back, ref, self._engines[ref])
+        use = ModelLease(self._give_back, ref, None)
         use.ready = self._loop.create_future()
         self._waiting.setdefault(ref, {})[use] = None
         self._go()
         return use
 
-    def _give_back(self, use: Use) -> None:
-        """See `Use.done`."""
+    def _give_back(self, use: ModelLease) -> None:
+        """See `ModelLease.done`."""
         waiting = self._waiting.get(use.ref)
         if waiting is not None and use in waiting:
             del waiting[use]
@@ -322,5 +323,5 @@ class Pool:
         it is loaded."""
         if card.ref in self._own:
             return True
-        kind = kinds.find(card.engine)
+        kind = engine_kinds.find(card.engine)
         return kind is not None and factory.installed(kind)

@@ -6,18 +6,19 @@ import asyncio
 from collections import Counter
 from contextlib import aclosing, suppress
 
-from actors.runtime.cause import Cause
-from actors.settler import Settler
-from actors.worker.execution import Ending, Execution
+from actors.contracts import Run, Usage
+from actors.engines.engine import Engine
+from actors.errors import WorkerLost
+from actors.reservation.settler import Settler
+from actors.worker.model_lease import ModelLease
 from actors.worker.options import WorkerOptions
-from actors.worker.records import Records
-from actors.worker.use import Use
-from supervision import Supervised
-from tether.contracts import Run, Usage
-from tether.core.quota import QuotaGuard
-from tether.engines.engine import Engine
-from tether.errors import Overloaded, TetherError, WorkerLost
-from tether.telemetry import logs, metrics
+from actors.worker.run import Ending, ModelRun
+from actors.worker.run_store import RunStore
+from actors.worker.slot_limiter import QuotaGuard
+from supervision.child import Supervised
+from supervision.errors import Overloaded, TetherError
+from supervision.runtime.cancel_cause import CancelCause
+from supervision.telemetry import bounds, logs
 
 log = logs.get(__name__)
 
@@ -33,15 +34,15 @@ class Runs:
     def __init__(self, actor: Supervised, options: WorkerOptions) -> None:
         self._loop = actor.loop
         self._options = options
-        self._guard: QuotaGuard[Execution] = QuotaGuard(options.slots, options.queue)
-        self._records = Records(options.kept, options.kept_tokens, options.keep_s)
+        self._guard: QuotaGuard[ModelRun] = QuotaGuard(options.slots, options.queue)
+        self._records = RunStore(options.kept, options.kept_tokens, options.keep_s)
         self._settler = Settler(actor, "worker")
         self._cold = 0
         self._tasks = 0
         self._idle = asyncio.Event()
         self._soon: asyncio.Future[None] | None = None
-        self._undelivered: set[Execution] = set()
-        self._later: set[Execution] = set()
+        self._undelivered: set[ModelRun] = set()
+        self._later: set[ModelRun] = set()
         self._flush_timer: asyncio.TimerHandle | None = None
         self._bind_metrics()
 
@@ -60,11 +61,11 @@ class Runs:
         """How many run or wait, by the node that has sent them. Looks at all."""
         return tuple(sorted(Counter(run.placed_by for run in self._records.running).items()))
 
-    def find(self, job_id: str, fencing_token: int = 0) -> Execution | None:
+    def find(self, job_id: str, fencing_token: int = 0) -> ModelRun | None:
         """The run of this job, if it is held; with a `fencing_token`, only one under it."""
         return self._records.find(job_id, fencing_token)
 
-    def held(self, run: Run) -> Execution | None:
+    def held(self, run: Run) -> ModelRun | None:
         """The run that follows just this order already.
 
         Raises:
@@ -73,7 +74,7 @@ class Runs:
         held = self._records.check_token(run.job.job_id, run.fencing_token)
         return held if held is not None and held.same(run) else None
 
-    def begin(self, run: Run, use: Use) -> Execution:
+    def begin(self, run: Run, use: ModelLease) -> ModelRun:
         """Take a run on, and `use` with it; that its request is at fault, its readers are told.
 
         Raises:
@@ -82,7 +83,7 @@ class Runs:
         if self._tasks - self.running - self.queued >= self._options.unsettled:
             self._refused_unsettled.inc()
             raise Overloaded("too many answers wait to be settled", retry_after_s=1.0)
-        execution = Execution(run, use, run.prompt_ids, self._loop.time())
+        execution = ModelRun(run, use, run.prompt_ids, self._loop.time())
         try:
             self._admit(execution)
         except Overloaded:
@@ -99,7 +100,7 @@ class Runs:
         task.add_done_callback(lambda done: self._pumped(done, execution))
         return execution
 
-    def _admit(self, execution: Execution) -> None:
+    def _admit(self, execution: ModelRun) -> None:
         """A slot, a place in the queue, or a place among those whose model isn't loaded: these hold
         no slot, and count as the queue does.
 
@@ -119,11 +120,11 @@ class Runs:
         elif not guard.admit(execution):
             execution.slot = self._loop.create_future()
 
-    def deserted(self, execution: Execution, why: Cause) -> None:
+    def deserted(self, execution: ModelRun, why: CancelCause) -> None:
         """A run has no reader left: its client left (cancelled), or its gateway died."""
-        if why is Cause.CANCELLED:
+        if why is CancelCause.CANCELLED:
             execution.break_off(Ending.CANCELLED)
-        elif why is Cause.PEER_LOST:
+        elif why is CancelCause.PEER_LOST:
             execution.left_at = self._loop.time()
 
     async def stop(self, deadline_s: float) -> None:
@@ -141,7 +142,7 @@ class Runs:
 
     # ---- one run
 
-    async def _pump(self, execution: Execution) -> None:
+    async def _pump(self, execution: ModelRun) -> None:
         """From the engine into the journal, then to reservation."""
         await self._compute(execution)
         settle = execution.settle()
@@ -171,7 +172,7 @@ class Runs:
         if soon is not None and not soon.done():
             soon.set_result(None)
 
-    async def _compute(self, execution: Execution) -> None:
+    async def _compute(self, execution: ModelRun) -> None:
         run, journal, loop = execution.run, execution.journal, self._loop
         try:
             engine = execution.use.engine or await self._warmed(execution)
@@ -212,7 +213,7 @@ class Runs:
         finally:
             self._over(execution)
 
-    async def _warmed(self, execution: Execution) -> Engine:
+    async def _warmed(self, execution: ModelRun) -> Engine:
         """Its model, once that is loaded; from then on it is as any other run."""
         engine = await execution.use.get()
         execution.cold = False
@@ -220,7 +221,7 @@ class Runs:
         self._admit(execution)  # its place is free: it counted for one until now
         return engine
 
-    def _over(self, execution: Execution) -> None:
+    def _over(self, execution: ModelRun) -> None:
         """The engine is done with it: pass on the slot, let the readers see the end."""
         execution.use.done()
         if execution.cold:
@@ -238,7 +239,7 @@ class Runs:
         self._records.over(execution, keep=execution.error is None)
         execution.wake()
 
-    def _pumped(self, task: asyncio.Task[None], execution: Execution) -> None:
+    def _pumped(self, task: asyncio.Task[None], execution: ModelRun) -> None:
         self._tasks -= 1
         if not self._tasks:
             self._idle.set()
@@ -250,7 +251,7 @@ class Runs:
 
     # ---- time
 
-    def read_later(self, execution: Execution) -> None:
+    def read_later(self, execution: ModelRun) -> None:
         """Some reader of it waits for the window to pass; one timer serves all."""
         self._later.add(execution)
         if self._flush_timer is None:
@@ -283,10 +284,10 @@ class Runs:
             gauge.set(value)
 
     def _bind_metrics(self) -> None:
-        self._refused_slots = metrics.bound_refused.labels("worker_slots")
-        self._refused_unsettled = metrics.bound_refused.labels("worker_unsettled")
-        self._used_slots = metrics.bound_used.labels("worker_slots")
-        self._used_queue = metrics.bound_used.labels("worker_queue")
-        self._used_records = metrics.bound_used.labels("worker_records")
-        self._used_tokens = metrics.bound_used.labels("worker_record_tokens")
-        self._used_tasks = metrics.bound_used.labels("worker_unsettled")
+        self._refused_slots = bounds.refused.labels("worker_slots")
+        self._refused_unsettled = bounds.refused.labels("worker_unsettled")
+        self._used_slots = bounds.used.labels("worker_slots")
+        self._used_queue = bounds.used.labels("worker_queue")
+        self._used_records = bounds.used.labels("worker_records")
+        self._used_tokens = bounds.used.labels("worker_record_tokens")
+        self._used_tasks = bounds.used.labels("worker_unsettled")

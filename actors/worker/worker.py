@@ -10,18 +10,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from actors.follower import Follower
-from actors.lenders import Lenders
-from actors.runtime import Address, on
-from actors.runtime.cause import Cause
-from actors.worker import loader
-from actors.worker.execution import End, Execution
-from actors.worker.health import HealthReporter, memory_bytes
-from actors.worker.options import WorkerOptions
-from actors.worker.pool import Pool
-from actors.worker.runs import Runs
-from supervision import ChildSpec, Supervised
-from tether.contracts import (
+from actors.contracts import (
     Attach,
     Catalog,
     Chunk,
@@ -31,10 +20,24 @@ from tether.contracts import (
     Run,
     WatchCatalog,
 )
-from tether.contracts.operating import ActorState, Drain, Standing
-from tether.engines.engine import Engine
-from tether.errors import AnswerGone, Draining, TetherError
-from tether.telemetry import logs
+from actors.contracts.operating import Drain
+from actors.depot.peer_sources import PeerSources
+from actors.engines.engine import Engine
+from actors.errors import AnswerGone
+from actors.worker import loader
+from actors.worker.health import HealthReporter, memory_bytes
+from actors.worker.options import WorkerOptions
+from actors.worker.pool import Pool
+from actors.worker.run import End, ModelRun
+from actors.worker.runs import Runs
+from supervision.child import Supervised
+from supervision.contracts.operating import ActorState, Standing
+from supervision.errors import Draining, TetherError
+from supervision.follower import Follower
+from supervision.runtime import Address, on
+from supervision.runtime.cancel_cause import CancelCause
+from supervision.spec import ChildSpec
+from supervision.telemetry import logs
 
 log = logs.get(__name__)
 
@@ -61,7 +64,7 @@ class Worker(Supervised):
     async def start(self, options: WorkerOptions) -> None:
         self._options = options
         around = options.around
-        self._lenders = Lenders.of(self.node_options, around) if around.nodes else None
+        self._lenders = PeerSources.of(self.node_options, around) if around.nodes else None
         self._pool = Pool(self, options, self._open, self._changed, self._keep_only)
         self._runs = Runs(self, options)
         self._draining = False
@@ -125,7 +128,7 @@ class Worker(Supervised):
             window_s=options.window_s,
             characters=options.chunk_characters,
         )
-        why: Cause | None = None
+        why: CancelCause | None = None
         try:
             while True:
                 item = await end.item(self.loop, self._runs.read_later)
@@ -134,17 +137,17 @@ class Worker(Supervised):
                     execution.done_reading = True
                     return
         except asyncio.CancelledError as cancelled:
-            why = Cause.of(cancelled)
+            why = CancelCause.of(cancelled)
             raise
         except GeneratorExit:
-            why = Cause.CANCELLED
+            why = CancelCause.CANCELLED
             raise
         finally:
             end.leave()
             if why is not None and not execution.ends and execution.running:
                 self._runs.deserted(execution, why)
 
-    def _run(self, msg: Run, sender: Address) -> Execution:
+    def _run(self, msg: Run, sender: Address) -> ModelRun:
         held = self._runs.held(msg)
         if held is not None:
             return held  # the same order once more
@@ -159,7 +162,7 @@ class Worker(Supervised):
         execution.placed_by = sender.node
         return execution
 
-    def _attach(self, msg: Attach) -> Execution:
+    def _attach(self, msg: Attach) -> ModelRun:
         execution = self._runs.find(msg.job_id, msg.fencing_token)
         if execution is None:
             raise AnswerGone("this worker doesn't hold the answer (any more)")
@@ -215,7 +218,7 @@ class Worker(Supervised):
     def _keep_only(self, cards: Iterable[ModelCard]) -> None:
         options = self._options
         if options.artifacts.replicas:
-            from tether.artifacts.source import keep_only
+            from actors.artifacts.source import keep_only
 
             keep_only(cards, Path(options.cache_dir), options.artifacts)
 

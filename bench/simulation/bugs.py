@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from actors.scheduler.kept import Kept
+from actors.contracts import JobState, Reserve, Settle
+from actors.core.journal import Journal
+from actors.core.room import Room
+from actors.scheduler.breaker_overrides import BreakerOverrides
+from actors.stores.verdict import Verdict
+from actors.worker.model_state import ModelPhase, ModelState
+from actors.worker.slot_limiter import QuotaGuard
 from bench.simulation.ledger import Job, Ledger
+from supervision.child_state import ChildState
 from supervision.children import Children
-from supervision.member import Member
 from supervision.policies import Breaker
-from tether.contracts import JobState, Reserve, Settle
-from tether.core.journal import Journal
-from tether.core.quota import QuotaGuard
-from tether.core.room import Room
-from tether.core.wish import Model, Phase
-from tether.stores.verdict import Verdict
 
 Patch = tuple[Any, str, Any]
 
@@ -53,7 +53,7 @@ def stale_breaker() -> list[Patch]:
 def replayed_exit() -> list[Patch]:
     """An exit counts whatever generation it is of."""
 
-    def member(self: Children, id: str, generation: int) -> Member | None:
+    def member(self: Children, id: str, generation: int) -> ChildState | None:
         return self._members.get(id)
 
     return [(Children, "member", member)]
@@ -102,17 +102,17 @@ def given_twice() -> list[Patch]:
 def forgotten_word() -> list[Patch]:
     """A scheduler that restarts doesn't ask what operators have said of breakers."""
 
-    async def recall(self: Kept) -> None:
+    async def recall(self: BreakerOverrides) -> None:
         pass
 
-    return [(Kept, "recall", recall)]
+    return [(BreakerOverrides, "recall", recall)]
 
 
 def hasty_eviction() -> list[Patch]:
     """A model that answers makes way for another one."""
 
-    def idle(self: Room) -> Iterator[Model]:
-        return (m for m in self._models.values() if m.phase is Phase.WARM and not m.pinned)
+    def idle(self: Room) -> Iterator[ModelState]:
+        return (m for m in self._models.values() if m.phase is ModelPhase.WARM and not m.pinned)
 
     return [(Room, "idle", idle)]
 

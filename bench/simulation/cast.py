@@ -8,22 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any
 from zlib import crc32
 
-from actors.follower import Follower
-from actors.gateway.fleet_view import FleetView
-from actors.gateway.gateway import Gateway
-from actors.gateway.keyring import Caller
-from actors.gateway.options import GatewayOptions
-from actors.gateway.request_session import RequestSession
-from actors.roster import Roster, RosterOptions
-from actors.runtime import Address, on
-from actors.scheduler.scheduler import Scheduler, SchedulerOptions
-from actors.worker.execution import Execution
-from actors.worker.options import WorkerOptions
-from actors.worker.worker import Worker
-from bench.simulation.process import Body
-from bench.simulation.world import World
-from supervision.policies import BreakerOptions, Mode
-from tether.contracts import (
+from actors.contracts import (
     BreakerStates,
     Catalog,
     ChatInput,
@@ -38,13 +23,29 @@ from tether.contracts import (
     TextInput,
     WatchFleet,
 )
-from tether.contracts.operating import KeepBreakers
-from tether.core.admission import TenantLimits
-from tether.core.breakers import WorkerBreakers
-from tether.core.placement import Placement
-from tether.engines.engine import Capabilities, Snapshot
-from tether.engines.generation import Delta, Generation
-from tether.errors import ModelUnusable, Unavailable, WorkerLost
+from actors.contracts.operating import KeepBreakers
+from actors.engines.engine import Capabilities, Snapshot
+from actors.engines.generation import Delta, Generation
+from actors.errors import ModelUnusable, WorkerLost
+from actors.gateway.admission import TenantLimits
+from actors.gateway.fleet_view import FleetView
+from actors.gateway.gateway import Gateway
+from actors.gateway.keyring import Caller
+from actors.gateway.options import GatewayOptions
+from actors.gateway.request_session import RequestSession
+from actors.roster import Roster, RosterOptions
+from actors.scheduler.placement import Placement
+from actors.scheduler.scheduler import Scheduler, SchedulerOptions
+from actors.scheduler.worker_breakers import WorkerBreakers
+from actors.worker.options import WorkerOptions
+from actors.worker.run import ModelRun
+from actors.worker.worker import Worker
+from bench.simulation.process import Body
+from bench.simulation.world import World
+from supervision.errors import Unavailable
+from supervision.follower import Follower
+from supervision.policies import BreakerOptions, Mode
+from supervision.runtime import Address, on
 
 CARDS = tuple(
     ModelCard(name=name, version="1", engine="echo", memory_mib=1) for name in ("sim", "other")
@@ -57,7 +58,7 @@ LOOK_S = 0.02
 SLOTS, QUEUE = 2, 2
 
 
-class Counted(Execution):
+class Counted(ModelRun):
     """With a hash that doesn't depend on where it lies in memory."""
 
     __slots__ = ("number",)

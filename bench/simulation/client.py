@@ -8,10 +8,10 @@ from collections import Counter
 from contextlib import suppress
 from zlib import crc32
 
+from actors.contracts import Completed, Infer, Sampling, SetBreaker, TextInput
 from bench.simulation.cast import CARDS, answer
 from bench.simulation.process import Body, Process
-from tether.contracts import Completed, Infer, Sampling, SetBreaker, TextInput
-from tether.errors import Draining, PeerLost, TetherError
+from supervision.errors import Draining, PeerLost, TetherError
 
 GATEWAYS = 2
 PAUSE_S = 0.03

@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from actors.contracts import Chunk, Completed, Finish, Outcome, Run
 from actors.gateway.request_session import RequestSession
 from actors.gateway.session_placement import EARLY_S
+from actors.scheduler.placement import Placement
 from bench.simulation.ledger import Key, Ledger
 from bench.simulation.network import Peer
 from supervision.actions import Action
+from supervision.errors import DeadlineExceeded, TetherError
 from supervision.policies import State
-from tether.contracts import Chunk, Completed, Finish, Outcome, Run
-from tether.core.placement import Placement
-from tether.errors import DeadlineExceeded, TetherError
 
 INTENSITY, PERIOD_S = 3, 2.0  # of every supervisor
 

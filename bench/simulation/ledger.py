@@ -1,4 +1,4 @@
-"""The semantics of tether/stores/queries.sql in memory: jobs, leases, fencing tokens, retry tokens.
+"""The semantics of actors/stores/queries.sql in memory: jobs, leases, fencing tokens, retry tokens.
 
 Each method is one statement; its conditions stand in the order of the SQL.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tether.contracts import (
+from actors.contracts import (
     Assignment,
     BreakerState,
     JobState,
@@ -17,8 +17,8 @@ from tether.contracts import (
     Settle,
     Usage,
 )
-from tether.errors import Conflict
-from tether.stores.verdict import Verdict
+from actors.stores.verdict import Verdict
+from supervision.errors import Conflict
 
 GRACE_S = 2.0  # of a lease, beyond its request's deadline; more than a settle takes to be said
 

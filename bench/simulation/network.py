@@ -13,11 +13,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from actors.runtime import Address
-from actors.runtime.cause import Cause
+from actors.contracts import Chunk
 from bench.simulation.trace import Trace
-from tether.contracts import Chunk, Contract
-from tether.errors import PeerLost, TetherError
+from supervision.contracts import Contract
+from supervision.errors import PeerLost, TetherError
+from supervision.runtime import Address
+from supervision.runtime.cancel_cause import CancelCause
 
 NOTICE_S = 0.02  # until the loss of a connection shows, at most
 
@@ -112,7 +113,7 @@ class Network:
 
 
 class Reading:
-    """The reader's end of a stream, as `actors.runtime` gives it: forgetting it closes it."""
+    """The reader's end of a stream, as `supervision.runtime` gives it: forgetting it closes it."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
@@ -180,7 +181,7 @@ class Pipe:
         self._wake()
         if not self.over:
             self.over = True
-            stop = partial(self._stop, Cause.CANCELLED)
+            stop = partial(self._stop, CancelCause.CANCELLED)
             self.network.send(self.reader, self.writer, "close", stop)
             # a connection's close isn't lost for good
             self.network.loop.call_later(1.0, stop)
@@ -192,7 +193,7 @@ class Pipe:
         self.over = True
         loop, dice = self.network.loop, self.network.dice
         loop.call_later(dice.uniform(0, NOTICE_S), self._finish, PeerLost("the peer is gone"))
-        loop.call_later(dice.uniform(0, NOTICE_S), self._stop, Cause.PEER_LOST)
+        loop.call_later(dice.uniform(0, NOTICE_S), self._stop, CancelCause.PEER_LOST)
 
     def write(self, item: Any) -> None:
         """The writer says something."""

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from bench.simulation.laws import INTENSITY, PERIOD_S
 from bench.simulation.process import Process
 from bench.simulation.world import World
-from supervision.actions import Action, Emit, Finish, Kill, Spawn, Start, Stop
+from supervision.actions import Action, Emit, EndTree, Kill, Spawn, Start, Stop
+from supervision.errors import TetherError
 from supervision.events import ChildRestarting, TreeChanged
 from supervision.spec import ChildSpec
 from supervision.strategy import Strategy
 from supervision.tree import SupervisionTree
-from tether.errors import TetherError
 
 AGAIN_S = 0.5  # until the root starts a supervisor again that gave up
 
@@ -74,7 +74,7 @@ class Nursery:
                         process.task(process.leave(deadline_s))
                 case Kill(id, generation):
                     self.living[id].kill()
-                case Finish():
+                case EndTree():
                     world.trace.add("finish", self.path)
                     world.loop.call_later(AGAIN_S, self.begin)
                 case Emit(ChildRestarting()):

@@ -1,4 +1,4 @@
-"""A simulated process, and the surface of `actors.runtime` and `supervision` that it offers to
+"""A simulated process, and the surface of `supervision.runtime` and `supervision` that it offers to
 the real actors: they run as they are, only what they stand on is different."""
 
 from __future__ import annotations
@@ -9,21 +9,14 @@ from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
-from actors.runtime import Address
-from actors.runtime.cause import Cause
-from actors.runtime.serving import ASYNC, STREAM, handlers_of
 from bench.simulation.network import NOTICE_S, Pipe, Reading
 from bench.simulation.view import View
 from bench.simulation.world import World
-from tether.contracts import Contract
-from tether.errors import (
-    Cancelled,
-    Draining,
-    NoAnswer,
-    PeerLost,
-    ProtocolError,
-    TetherError,
-)
+from supervision.contracts import Contract
+from supervision.errors import Cancelled, Draining, NoAnswer, PeerLost, ProtocolError, TetherError
+from supervision.runtime import Address
+from supervision.runtime.cancel_cause import CancelCause
+from supervision.runtime.dispatch import ASYNC, STREAM, handlers_of
 
 
 class Process:
@@ -102,7 +95,7 @@ class Process:
             await asyncio.wait_for(self.actor.stop(deadline_s), max(deadline_s, 0.01))
         for pipe in list(self._pipes):
             if pipe.writer is self and pipe.task is not None:
-                pipe.task.cancel(Cause.STOPPING)
+                pipe.task.cancel(CancelCause.STOPPING)
                 pipe.end(Draining("it is stopping"))
         await asyncio.sleep(0.01)
         self.kill()
@@ -234,7 +227,7 @@ def _drop(_: object) -> None:
 
 
 class Body:
-    """Stands before an actor's class and takes the place of `actors.runtime.Actor` and the
+    """Stands before an actor's class and takes the place of `supervision.runtime.Actor` and the
     shell of `supervision.Supervised`."""
 
     def __init__(self, process: Process) -> None:
@@ -334,4 +327,4 @@ class Body:
 def _cancel(served: list[asyncio.Task[Any] | None]) -> None:
     for task in served:
         if task is not None and not task.done():
-            task.cancel(Cause.CANCELLED)
+            task.cancel(CancelCause.CANCELLED)

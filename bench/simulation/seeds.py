@@ -48,7 +48,7 @@ def many(
 
 def quiet() -> None:
     """The actors' logs would tell of every misfortune."""
-    from tether.telemetry import logs
+    from supervision.telemetry import logs
 
     logs.configure("CRITICAL")
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
-from actors import settler
 from actors.gateway import gateway, request_session
+from actors.reservation import settler
 from actors.scheduler import scheduler
 from actors.worker import loader, runs, worker
 from bench.simulation.bugs import BUGS, Patch

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from actors.runtime import Address
 from bench.simulation.network import Peer
 from bench.simulation.world import World
-from tether.errors import Unavailable
+from supervision.errors import Unavailable
+from supervision.runtime import Address
 
 LOOK_S = 0.02
 

@@ -6,12 +6,12 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from actors.runtime import Address
 from bench.simulation.clock import VirtualLoop
 from bench.simulation.laws import Laws, Life
 from bench.simulation.ledger import Ledger
 from bench.simulation.network import Network, Peer
 from bench.simulation.trace import Trace
+from supervision.runtime import Address
 from supervision.tree import SupervisionTree
 
 

@@ -6,7 +6,7 @@ from supervision.policies.breakers import Breakers
 from supervision.policies.budget import Budget, BudgetOptions
 from supervision.policies.bulkhead import Bulkhead, BulkheadOptions
 from supervision.policies.deadline import Deadline, DeadlineOptions
-from supervision.policies.outcome import CANCELLED, COMPLETED, Ended, Outcome, outcome_of
+from supervision.policies.outcome import CANCELLED, COMPLETED, AttemptOutcome, Ended, outcome_of
 from supervision.policies.policy import NEVER, Again, Done, GiveUp, Go, Guard, Policy, Refuse
 from supervision.policies.rate import Rate, RateOptions
 from supervision.policies.retry import Retry, RetryOptions
@@ -19,6 +19,7 @@ __all__ = [
     "COMPLETED",
     "NEVER",
     "Again",
+    "AttemptOutcome",
     "Breaker",
     "BreakerOptions",
     "Breakers",
@@ -35,7 +36,6 @@ __all__ = [
     "Go",
     "Guard",
     "Mode",
-    "Outcome",
     "Policy",
     "Rate",
     "RateOptions",

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+from supervision.contracts import Contract
+from supervision.errors import BadRequest, TetherError, Unavailable
 from supervision.policies.async_driver import Attempt, OnAgain, run
 from supervision.policies.policy import NEVER
 from supervision.policies.stack import Stack
-from tether.contracts import Contract
-from tether.errors import BadRequest, TetherError, Unavailable
 
 ASK_S = 10.0
 
 
-class Asker(Protocol):
+class AsksActors(Protocol):
     """An actor, or an endpoint."""
 
     async def ask(self, address: Any, contract: Contract, timeout: float = ...) -> Any: ...
@@ -34,7 +34,7 @@ class ActorDriver:
 
     def __init__(
         self,
-        actor: Asker,
+        actor: AsksActors,
         stack: Stack,
         find: Callable[[float], Awaitable[Any]],
         *,

@@ -8,6 +8,8 @@
                                                      └─────── the probe failed ─────┘
 
 Source: Nygard, Release It!, 2007; the defaults' shape is Polly's `CircuitBreakerStrategyOptions`.
+
+Pure.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ from typing import Final
 
 import msgspec
 
-from supervision.policies.outcome import Ended, Outcome
+from supervision.errors import Unavailable
+from supervision.policies.outcome import AttemptOutcome, Ended
 from supervision.policies.policy import DONE, NEVER, Done, Go, Refuse
 from supervision.policies.recent import Recent
-from tether.errors import Unavailable
 
 
 class BreakerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -224,7 +226,7 @@ class BreakerGuard:
                 return self._refuse(now)
         return Go(until)
 
-    def settle(self, outcome: Outcome, now: float) -> Done:
+    def settle(self, outcome: AttemptOutcome, now: float) -> Done:
         ticket, self._ticket = self._ticket, 0
         if ticket:
             self._breaker.leave(ticket, outcome.ended, now)

@@ -1,12 +1,12 @@
-"""One breaker for each thing that can break on its own, such as a worker's model."""
+"""One breaker for each thing that can break on its own, such as a worker's model. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
+from supervision.errors import Overloaded
 from supervision.policies.breaker import DEFAULT, Breaker, BreakerOptions, Mode
-from tether.errors import Overloaded
 
 K = TypeVar("K", bound=Hashable)
 

@@ -3,6 +3,8 @@
 Retries of single calls are harmless; retries of all calls at once double the load just when
 something is down, and keep it down. Source: Beyer et al., Site Reliability Engineering, 2016,
 "Handling Overload" (a per-client retry budget of 10 %); Finagle's `RetryBudget` (20 %).
+
+Pure.
 """
 
 from __future__ import annotations

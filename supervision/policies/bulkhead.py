@@ -1,12 +1,12 @@
-"""At most so many attempts at once."""
+"""At most so many attempts at once. Pure."""
 
 from __future__ import annotations
 
 import msgspec
 
-from supervision.policies.outcome import Outcome
+from supervision.errors import Overloaded
+from supervision.policies.outcome import AttemptOutcome
 from supervision.policies.policy import DONE, NEVER, Done, Go, Refuse
-from tether.errors import Overloaded
 
 
 class BulkheadOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +87,7 @@ class BulkheadGuard:
             self._inside = True
         return Go(until)
 
-    def settle(self, outcome: Outcome, now: float) -> Done:
+    def settle(self, outcome: AttemptOutcome, now: float) -> Done:
         if self._inside:
             self._inside = False
             self._bulkhead.leave()

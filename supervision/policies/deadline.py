@@ -1,12 +1,12 @@
-"""All attempts of a call together, and the pauses between them, take at most so long."""
+"""All attempts of a call together, and the pauses between them, take at most so long. Pure."""
 
 from __future__ import annotations
 
 import msgspec
 
-from supervision.policies.outcome import Ended, Outcome
+from supervision.errors import DeadlineExceeded
+from supervision.policies.outcome import AttemptOutcome, Ended
 from supervision.policies.policy import DONE, NEVER, Done, GiveUp, Go, Refuse
-from tether.errors import DeadlineExceeded
 
 
 class DeadlineOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +60,7 @@ class DeadlineGuard:
         self._at = min(self._most, until)
         return self._at
 
-    def settle(self, outcome: Outcome, now: float) -> Done | GiveUp:
+    def settle(self, outcome: AttemptOutcome, now: float) -> Done | GiveUp:
         at, self._at = self._at, NEVER
         if now < at or outcome.ended in (Ended.COMPLETED, Ended.CANCELLED, Ended.REJECTED):
             return DONE

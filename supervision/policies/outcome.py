@@ -1,4 +1,4 @@
-"""How an attempt ended, as policies see it."""
+"""How an attempt ended, as policies see it. Pure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Final
 
 import msgspec
 
-from tether.errors import (
+from actors.errors import ModelUnusable
+from supervision.errors import (
     BadRequest,
     Cancelled,
     Draining,
-    ModelUnusable,
     Overloaded,
     PeerLost,
     RateLimited,
@@ -32,7 +32,7 @@ class Ended(Enum):
     CANCELLED = auto()  # nobody waits any more; says nothing about whoever worked on it
 
 
-class Outcome(msgspec.Struct, frozen=True, gc=False):
+class AttemptOutcome(msgspec.Struct, frozen=True, gc=False):
     """The end of one attempt.
 
     `error` is None for `COMPLETED` and `CANCELLED` only. `until` is the time, on the caller's
@@ -49,20 +49,20 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     lost: bool = False
 
 
-COMPLETED: Final = Outcome(Ended.COMPLETED)
-CANCELLED: Final = Outcome(Ended.CANCELLED)
+COMPLETED: Final = AttemptOutcome(Ended.COMPLETED)
+CANCELLED: Final = AttemptOutcome(Ended.CANCELLED)
 
 
 def outcome_of(
     error: Exception, now: float = -math.inf, *, began: bool = False, lost: bool = False
-) -> Outcome:
+) -> AttemptOutcome:
     """What an exception means. Its `retry_after_s` counts from `now`."""
     until = -math.inf
     if isinstance(error, TetherError):
         if error.retry_after_s is not None:
             until = now + error.retry_after_s
         if isinstance(error, Cancelled):
-            return Outcome(Ended.CANCELLED)
+            return AttemptOutcome(Ended.CANCELLED)
         if isinstance(error, Overloaded | Draining | RateLimited):
             ended = Ended.REFUSED
         elif isinstance(error, BadRequest | ModelUnusable):
@@ -75,4 +75,4 @@ def outcome_of(
         ended = Ended.FAILED  # TimeoutError is an OSError; named since both are meant
     else:
         ended = Ended.FATAL
-    return Outcome(ended, error, until, began, lost or isinstance(error, PeerLost))
+    return AttemptOutcome(ended, error, until, began, lost or isinstance(error, PeerLost))

@@ -9,6 +9,8 @@ a count, a budget). For each call it gives a *guard*, a small state machine::
 `settle` may be called twice for one `Go`; the second time changes nothing. Times are on the
 caller's clock, in seconds, and never go back. Nobody here sleeps, reads a clock or draws a
 number: that is the business of the drivers.
+
+Pure.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from supervision.policies.outcome import Outcome
+from supervision.policies.outcome import AttemptOutcome
 
 NEVER: Final = math.inf
 
@@ -63,7 +65,7 @@ class Guard(Protocol):
         """An attempt wants to begin, and the policies outside give it until `until`."""
         ...
 
-    def settle(self, outcome: Outcome, now: float) -> Done | Again | GiveUp:
+    def settle(self, outcome: AttemptOutcome, now: float) -> Done | Again | GiveUp:
         """The attempt that was admitted has ended. Changes nothing when none is under way."""
         ...
 

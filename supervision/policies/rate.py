@@ -1,13 +1,13 @@
-"""At most so many calls a second."""
+"""At most so many calls a second. Pure."""
 
 from __future__ import annotations
 
 import msgspec
 
-from supervision.policies.outcome import Outcome
+from supervision.errors import RateLimited
+from supervision.policies.outcome import AttemptOutcome
 from supervision.policies.policy import DONE, NEVER, Done, Go, Refuse
 from supervision.policies.token_bucket import TokenBucket
-from tether.errors import RateLimited
 
 
 class RateOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,5 +61,5 @@ class Rate:
         bucket.take(1.0, now)
         return Go(until)
 
-    def settle(self, outcome: Outcome, now: float) -> Done:
+    def settle(self, outcome: AttemptOutcome, now: float) -> Done:
         return DONE

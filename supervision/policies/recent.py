@@ -1,4 +1,4 @@
-"""How the last calls ended."""
+"""How the last calls ended. Pure."""
 
 from __future__ import annotations
 

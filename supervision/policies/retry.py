@@ -1,4 +1,4 @@
-"""Another attempt after one that broke off or was sent away."""
+"""Another attempt after one that broke off or was sent away. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from supervision.policies.budget import Budget
-from supervision.policies.outcome import Ended, Outcome
+from supervision.policies.outcome import AttemptOutcome, Ended
 from supervision.policies.policy import DONE, NEVER, Again, Done, GiveUp, Go
 
 
@@ -104,7 +104,7 @@ class RetryGuard:
         self._until = until
         return until
 
-    def settle(self, outcome: Outcome, now: float) -> Done | Again | GiveUp:
+    def settle(self, outcome: AttemptOutcome, now: float) -> Done | Again | GiveUp:
         if not self._running:
             return DONE
         self._running = False

@@ -1,30 +1,22 @@
 """Policies in an explicit order, and one call's way through them.
 
 What another order would do stands in docs/policies.md, in numbers.
+
+Pure.
 """
 
 from __future__ import annotations
 
 from typing import cast
 
+from supervision.errors import Unavailable
 from supervision.policies.bulkhead import Bulkhead
 from supervision.policies.deadline import DeadlineGuard
-from supervision.policies.outcome import CANCELLED, Ended, Outcome, outcome_of
-from supervision.policies.policy import (
-    DONE,
-    NEVER,
-    Again,
-    Done,
-    GiveUp,
-    Go,
-    Guard,
-    Policy,
-    Refuse,
-)
+from supervision.policies.outcome import CANCELLED, AttemptOutcome, Ended, outcome_of
+from supervision.policies.policy import DONE, NEVER, Again, Done, GiveUp, Go, Guard, Policy, Refuse
 from supervision.policies.rate import Rate
 from supervision.policies.retry import RetryGuard
 from supervision.policies.timeout import Timeout
-from tether.errors import Unavailable
 
 
 class Stack:
@@ -88,7 +80,7 @@ class Call:
                 refused = cast("Refuse", verdict)
                 outcome = outcome_of(refused.error)
                 if outcome.ended is not Ended.FATAL:  # a refusal, whatever class its error has
-                    outcome = Outcome(Ended.REFUSED, refused.error, refused.until)
+                    outcome = AttemptOutcome(Ended.REFUSED, refused.error, refused.until)
                 return cast("Again | GiveUp", self._outwards(outcome, now))
             depth += 1
             limits[depth] = verdict.until
@@ -97,7 +89,7 @@ class Call:
         self.running = True
         return Go(limits[count])
 
-    def settle(self, outcome: Outcome, now: float) -> Done | Again | GiveUp:
+    def settle(self, outcome: AttemptOutcome, now: float) -> Done | Again | GiveUp:
         """The attempt has ended. The second time, or after `cancel`, it says what it said."""
         if not self.running:
             return self._last or DONE
@@ -116,7 +108,7 @@ class Call:
             if type(guard) is Timeout and now - self._since < 0.5 * guard.attempt_s:
                 ended = Ended.CUT_SHORT if self._limits[at] == self._limits[-1] else ended
         error = Unavailable("there was no answer in time")
-        return self.settle(Outcome(ended, error, began=began), now)
+        return self.settle(AttemptOutcome(ended, error, began=began), now)
 
     def prolong(self, until: float) -> None:
         """The caller waits until then, and not as short as it said. What policies bound by
@@ -152,7 +144,7 @@ class Call:
                 return self._limits[at]
         return self._limits[-1]
 
-    def _outwards(self, outcome: Outcome, now: float) -> Done | Again | GiveUp:
+    def _outwards(self, outcome: AttemptOutcome, now: float) -> Done | Again | GiveUp:
         guards = self._guards
         for at in range(self._depth - 1, -1, -1):
             verdict = guards[at].settle(outcome, now)

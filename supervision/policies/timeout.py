@@ -1,10 +1,10 @@
-"""One attempt takes at most so long."""
+"""One attempt takes at most so long. Pure."""
 
 from __future__ import annotations
 
 import msgspec
 
-from supervision.policies.outcome import Outcome
+from supervision.policies.outcome import AttemptOutcome
 from supervision.policies.policy import DONE, NEVER, Done, Go
 
 
@@ -36,5 +36,5 @@ class Timeout:
         at = now + self.attempt_s
         return Go(at if at < until else until)
 
-    def settle(self, outcome: Outcome, now: float) -> Done:
+    def settle(self, outcome: AttemptOutcome, now: float) -> Done:
         return DONE

@@ -1,4 +1,4 @@
-"""How often something happened lately, in memory that doesn't grow."""
+"""How often something happened lately, in memory that doesn't grow. Pure."""
 
 from __future__ import annotations
 

@@ -22,17 +22,18 @@ from typing import Any, Final
 
 import asyncpg
 import httpx2
-from capture import Capture
-from cluster_load import Load
-from cluster_process import Member, certify
-from netns import SUBNET, Network
-from node_process import tether as command
-from sse import Answer, chat, echoed
 
-import tether.stores.embedded as embedded
-from actors.runtime import Endpoint
-from tether.contracts import ClusterShown, ShowCluster, ShowTree, Tree
-from tether.errors import TetherError
+import actors.stores.embedded as embedded
+from actors.contracts import ClusterShown, ShowCluster
+from supervision.contracts import ShowTree, Tree
+from supervision.errors import TetherError
+from supervision.runtime import Endpoint
+from tests.support.capture import Capture
+from tests.support.cluster_load import Load
+from tests.support.cluster_process import Member, certify
+from tests.support.netns import SUBNET, Network
+from tests.support.node_process import tether as command
+from tests.support.sse import Answer, chat, echoed
 
 NODES: Final = ("n1", "n2", "n3")
 CUT_S: Final = 30.0

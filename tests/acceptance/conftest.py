@@ -7,9 +7,9 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from node_process import ECHO, SMOLLM2, Launcher, Node, write_config
 
-from tests.patience import PATIENCE_S
+from tests.support.node_process import ECHO, SMOLLM2, Launcher, Node, write_config
+from tests.support.waiting import PATIENCE_S
 
 _MEASURED: list[str] = []
 

@@ -17,14 +17,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import httpx2
-from cluster_process import Member, certify
-from node_process import tether
 
-from tests import tiny_gguf
-from tests.artifact_shop import Shop, files
-from tests.ports import free_port
-from tether.artifacts import digest, folder, manifest
-from tether.stores.embedded import Embedded
+from actors.artifacts import digest, folder, manifest
+from actors.stores.embedded import Embedded
+from tests.support import tiny_gguf
+from tests.support.artifact_shop import Shop, files
+from tests.support.cluster_process import Member, certify
+from tests.support.node_process import tether
+from tests.support.ports import free_port
 
 NODES = {"n1": "north", "n2": "north", "n3": "south"}
 

@@ -26,12 +26,12 @@ from pathlib import Path
 
 import httpx2
 import psutil
-from node_process import ECHO, Launcher, Node, until, write_config
-from sse import echoed
 
-from actors.runtime import Endpoint
-from tests.patience import PatientEndpoint
-from tether.contracts import ShowTree, Tree
+from supervision.contracts import ShowTree, Tree
+from supervision.runtime import Endpoint
+from tests.support.node_process import ECHO, Launcher, Node, until, write_config
+from tests.support.sse import echoed
+from tests.support.waiting import PatientEndpoint
 
 DEADLINE_S = 30.0
 EVERY_S = 0.5

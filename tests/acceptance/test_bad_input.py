@@ -10,10 +10,18 @@ from typing import Any
 
 import httpx2
 import pytest
-from node_process import ECHO, Launcher, Node, assert_gone, of_home, tether, write_config
 
-from tests.patience import PATIENCE_S
-from tests.ports import free_port
+from tests.support.node_process import (
+    ECHO,
+    Launcher,
+    Node,
+    assert_gone,
+    of_home,
+    tether,
+    write_config,
+)
+from tests.support.ports import free_port
+from tests.support.waiting import PATIENCE_S
 
 HEARS_S = 30.0  # of a revocation; by itself it would forget a key after 60
 CHAT = {"model": "echo", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}

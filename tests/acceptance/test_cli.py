@@ -8,7 +8,8 @@ import signal
 from pathlib import Path
 
 import httpx2
-from node_process import Launcher, Node, tether, until, write_config
+
+from tests.support.node_process import Launcher, Node, tether, until, write_config
 
 
 def test_the_tree_shows_every_process(echo_node: Node) -> None:

@@ -15,11 +15,11 @@ import asyncpg
 import httpx2
 import pytest
 import pytest_asyncio
-from cluster_process import Member, certify
-from node_process import tether, until
 
-from tests.ports import free_port
-from tether.stores.embedded import Embedded
+from actors.stores.embedded import Embedded
+from tests.support.cluster_process import Member, certify
+from tests.support.node_process import tether, until
+from tests.support.ports import free_port
 
 PATIENCE_S = 60.0
 CONFIG = """

@@ -11,9 +11,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from node_process import ROOT, assert_gone, environment, of_home
 
-from tests.ports import free_port
+from tests.support.node_process import ROOT, assert_gone, environment, of_home
+from tests.support.ports import free_port
 
 
 @pytest.fixture

@@ -10,10 +10,18 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from node_process import Launcher, Node, assert_gone, of_home, tether, until, write_config
-from sse import chat, echoed
 
-from tests.patience import PATIENCE_S
+from tests.support.node_process import (
+    Launcher,
+    Node,
+    assert_gone,
+    of_home,
+    tether,
+    until,
+    write_config,
+)
+from tests.support.sse import chat, echoed
+from tests.support.waiting import PATIENCE_S
 
 PROMPT = "delay=20 going down slowly"
 #: Tokens of the answers; more where they were over before anybody was turned away.

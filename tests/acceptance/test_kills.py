@@ -15,12 +15,12 @@ from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
-from node_process import ECHO, Launcher, Node, until, write_config
-from sse import Answer, chat, echoed
 
-from actors.runtime import Endpoint
-from tests.patience import PATIENCE_S, PatientEndpoint
-from tether.contracts import Tree, WatchTree
+from supervision.contracts import Tree, WatchTree
+from supervision.runtime import Endpoint
+from tests.support.node_process import ECHO, Launcher, Node, until, write_config
+from tests.support.sse import Answer, chat, echoed
+from tests.support.waiting import PATIENCE_S, PatientEndpoint
 
 VICTIMS = {
     "gateway": "control/gateways/0",

@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx2
 import openai
-from node_process import Launcher, Node, tether, until, write_config
 
-from tests.patience import PATIENCE_S
+from tests.support.node_process import Launcher, Node, tether, until, write_config
+from tests.support.waiting import PATIENCE_S
 
 NAME = "smollm2-135m-instruct"
 FIRST, SECOND = f"{NAME}@1", f"{NAME}@2"

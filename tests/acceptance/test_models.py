@@ -19,12 +19,20 @@ import asyncpg
 import httpx2
 import pytest
 import structlog.testing
-from node_process import TETHER, Launcher, Node, environment, tether, until, write_config
 
-from tests.artifact_shop import Shop
-from tests.patience import PATIENCE_S
+from supervision.telemetry.audit import NAME, read
+from tests.support.artifact_shop import Shop
+from tests.support.node_process import (
+    TETHER,
+    Launcher,
+    Node,
+    environment,
+    tether,
+    until,
+    write_config,
+)
+from tests.support.waiting import PATIENCE_S
 from tether.cli import app
-from tether.telemetry.audit import NAME, read
 
 HELD = 7  # an advisory lock that a commit waits for
 

@@ -9,10 +9,10 @@ import subprocess
 import httpx2
 import openai
 import pytest
-from node_process import Node, until
-from sse import chat, echoed
 
-from tests.patience import PATIENCE_S
+from tests.support.node_process import Node, until
+from tests.support.sse import chat, echoed
+from tests.support.waiting import PATIENCE_S
 
 MODEL = "smollm2-135m-instruct"
 QUESTIONS = [f"What is {n} plus {n + 1}? Answer with one short sentence." for n in range(16)]

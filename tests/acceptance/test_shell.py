@@ -14,20 +14,13 @@ from typing import Any
 
 import httpx2
 import pytest
-from cluster_process import certify
-from node_process import (
-    TETHER,
-    Launcher,
-    Node,
-    environment,
-    tether,
-    write_config,
-)
 from prometheus_client.parser import text_string_to_metric_families
-from terminal import Terminal
 
-from tests.ports import free_port
-from tether.telemetry.audit import NAME, Entry, read
+from supervision.telemetry.audit import NAME, AuditEntry, read
+from tests.support.cluster_process import certify
+from tests.support.node_process import TETHER, Launcher, Node, environment, tether, write_config
+from tests.support.ports import free_port
+from tests.support.terminal import Terminal
 
 WAIT_S = 60.0
 CONFIG = """
@@ -129,7 +122,7 @@ class Streaming:
         self._client.close()
 
 
-def audited(node: Node) -> list[Entry]:
+def audited(node: Node) -> list[AuditEntry]:
     return read(node.folder / ".tether" / NAME)
 
 

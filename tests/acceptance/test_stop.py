@@ -11,10 +11,10 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from node_process import Launcher, Node, assert_gone, until, write_config
-from sse import chat
 
-from tests.patience import PATIENCE_S
+from tests.support.node_process import Launcher, Node, assert_gone, until, write_config
+from tests.support.sse import chat
+from tests.support.waiting import PATIENCE_S
 
 STREAMS = 8
 STOPS: dict[str, Callable[[Node], None]] = {

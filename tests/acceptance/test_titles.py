@@ -8,9 +8,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from node_process import ECHO, Launcher, Node, of_home, until, write_config
 
-from tests import tiny_gguf
+from tests.support import tiny_gguf
+from tests.support.node_process import ECHO, Launcher, Node, of_home, until, write_config
 
 GGUF = """
 [[models]]

@@ -10,12 +10,12 @@ from typing import Any
 import httpx2
 import psutil
 import pytest
-from node_process import Launcher, Node, until, write_config
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests import tiny_gguf
-from tests.engine_process import is_engine
-from tests.patience import PATIENCE_S
+from tests.support import tiny_gguf
+from tests.support.engine_process import is_engine
+from tests.support.node_process import Launcher, Node, until, write_config
+from tests.support.waiting import PATIENCE_S
 
 MODEL = """
 [[models]]

@@ -15,9 +15,9 @@ import httpx2
 import openai
 import psutil
 import pytest
-from node_process import SMOLLM2, Launcher, Node, until, write_config
 
-from tests.engine_process import is_engine
+from tests.support.engine_process import is_engine
+from tests.support.node_process import SMOLLM2, Launcher, Node, until, write_config
 
 MODEL = "smollm2-135m-instruct"
 VLLM = SMOLLM2.replace('engine = "transformers"', 'engine = "vllm"').replace("torch", "vllm")

@@ -22,18 +22,18 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from actors.artifacts import digest, folder, layout, manifest
+from actors.artifacts.cache import Cache
+from actors.artifacts.repair import repair
+from actors.artifacts.replica import FaultKind, Replica
+from actors.contracts import ModelCard
+from actors.errors import CacheFull
 from actors.worker import loader
-from tests import tiny
-from tests.artifact_shop import MIB, S3Server, Shop, files, flip, s3_server
+from supervision.telemetry import logs
 from tests.integration.test_artifacts_kills import Loaders
-from tether.artifacts import digest, folder, layout, manifest
-from tether.artifacts.cache import Cache
-from tether.artifacts.repair import repair
-from tether.artifacts.replica import Fault, Replica
-from tether.config import Artifacts
-from tether.contracts import ModelCard
-from tether.errors import CacheFull
-from tether.telemetry import logs
+from tests.support import tiny
+from tests.support.artifact_shop import MIB, S3Server, Shop, files, flip, s3_server
+from tether.config import ArtifactOptions
 
 BIG = 160 * MIB
 
@@ -76,7 +76,7 @@ async def stores(path: Path) -> None:
         replicas = shop.replicas()
         held = await shop.pull(replicas).obtain(shop.digest)
         assert shop.same(held.folder)
-        assert replicas.faults[first.name, Fault.CORRUPT] == 6, replicas.faults
+        assert replicas.faults[first.name, FaultKind.CORRUPT] == 6, replicas.faults
         say(f"pulled past 6 damaged blocks: {dict(replicas.faults)}")
         mended = await repair(shop.replicas())
         assert (mended.repaired, mended.lost, mended.away) == (7, [], []), mended
@@ -89,7 +89,7 @@ async def stores(path: Path) -> None:
         stop = once(servers[0].close, 0.3)
         held = await shop.pull(replicas).obtain(shop.digest, stop)
         assert shop.same(held.folder)
-        assert replicas.faults[first.name, Fault.UNREACHABLE] > 0, replicas.faults
+        assert replicas.faults[first.name, FaultKind.UNREACHABLE] > 0, replicas.faults
         say(f"its first server was killed: pulled in {time.monotonic() - began:.1f} s all the same")
         again = await shop.push(ref="tiny@2")
         assert len(again.acknowledged) == 2 and list(again.left_out) == [first.name], again
@@ -148,7 +148,7 @@ async def engine(path: Path) -> None:
     await shop.push()
     source = f"artifact:{digest.address(shop.digest)}"
     card = ModelCard(name="t", version="1", engine="transformers", source=source, context=64)
-    artifacts = Artifacts(replicas=tuple(shop.urls), trust_dir=str(shop.trust))
+    artifacts = ArtifactOptions(replicas=tuple(shop.urls), trust_dir=str(shop.trust))
     loaded = await loader.load(
         card, slots=1, queue=1, threads=1, cache_dir=path / "node", artifacts=artifacts
     )
@@ -203,7 +203,7 @@ def kills(path: Path) -> None:
 def lent(path: Path) -> None:
     """A model from nodes of two regions and replicas, any of which may fail while it comes."""
     sys.path.insert(0, str(Path(__file__).parent))  # where the tests find each other
-    from lending_nodes import Lending, lending
+    from tests.support.lending_nodes import Lending, lending
 
     count = max(1, (int(sys.argv[1]) if len(sys.argv) > 1 else 100) // 5)
     draw = random.Random(int(sys.argv[2]) if len(sys.argv) > 2 else 1)

@@ -12,10 +12,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 import pytest_asyncio
-from databases import TEMPLATE, in_database
 
-from tether.stores.database import connect, migrate
-from tether.stores.embedded import Embedded
+from actors.stores.database import connect, migrate
+from actors.stores.embedded import Embedded
+from tests.support.databases import TEMPLATE, in_database
 
 
 @pytest.fixture

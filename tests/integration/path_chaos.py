@@ -16,12 +16,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from databases import TEMPLATE, in_database
-from path_node import Answer, Client, PathNode, echoed, running_path, until
-
-from tether.errors import TetherError
-from tether.stores.database import connect, migrate
-from tether.stores.embedded import Embedded
+from actors.stores.database import connect, migrate
+from actors.stores.embedded import Embedded
+from supervision.errors import TetherError
+from tests.support.databases import TEMPLATE, in_database
+from tests.support.path_node import Answer, Client, PathNode, echoed, running_path, until
 
 CLIENTS = 16
 WORKERS = ("w1", "w2", "w3")

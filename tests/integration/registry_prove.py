@@ -10,28 +10,17 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from path_node import Client, PathNode, running_path
 
-from tests.patience import PATIENCE_S
-from tether.contracts import (
-    Contract,
-    ModelCard,
-    ModelsShown,
-    MoveModel,
-    RegisterModel,
-    ShowModels,
-    Stage,
-)
-from tether.contracts.catalog import Move
-from tether.core.catalog import current
-from tether.errors import (
-    Draining,
-    ModelConflict,
-    PeerLost,
-    Unavailable,
-)
-from tether.stores import models
-from tether.stores.embedded import Embedded
+from actors.contracts import ModelCard, ModelsShown, MoveModel, RegisterModel, ShowModels, Stage
+from actors.contracts.catalog import Move
+from actors.core.catalog import current
+from actors.errors import ModelConflict
+from actors.stores import models
+from actors.stores.embedded import Embedded
+from supervision.contracts import Contract
+from supervision.errors import Draining, PeerLost, Unavailable
+from tests.support.path_node import Client, PathNode, running_path
+from tests.support.waiting import PATIENCE_S
 
 REGISTRY = "control/registry"
 OPERATORS = 4

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from actors.errors import ArtifactRefused
 from actors.worker import loader
-from tests.artifact_shop import Shop, Signer, files, flip, write_trust
+from tests.support.artifact_shop import Shop, Signer, files, flip, write_trust
 from tether.cli import app
 from tether.config import ConfigInvalid, load
-from tether.errors import ArtifactRefused
 from tether.node.plan import artifacts_of, card_of
 
 Tether = Callable[..., str]
@@ -103,7 +103,7 @@ def test_a_file_that_was_changed_in_the_cache(shop: Shop, tether: Tether) -> Non
     assert shop.same(found)
     stamps = found.parent / "stamps.json"
     flip(found / "model.safetensors")
-    from tether.artifacts.entry import stamp
+    from actors.artifacts.entry import stamp
 
     known = json.loads(stamps.read_bytes())
     known["model.safetensors"] = stamp(found / "model.safetensors")  # a disk that rots

@@ -13,13 +13,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.artifact_loader import Plan
-from tests.artifact_shop import Shop, files, flip
-from tether.artifacts import digest
-from tether.artifacts.cache import Cache
-from tether.artifacts.source import localized
-from tether.config import Artifacts
-from tether.contracts import ModelCard
+from actors.artifacts import digest
+from actors.artifacts.cache import Cache
+from actors.artifacts.source import localized
+from actors.contracts import ModelCard
+from tests.support.artifact_loader import Plan
+from tests.support.artifact_shop import Shop, files, flip
+from tether.config import ArtifactOptions
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("TETHER_ARTIFACT_KILLS", "10"))
@@ -31,7 +31,7 @@ class Loaders:
 
     def __init__(self, shop: Shop) -> None:
         self.shop = shop
-        self.artifacts = Artifacts(replicas=tuple(shop.urls), trust_dir=str(shop.trust))
+        self.artifacts = ArtifactOptions(replicas=tuple(shop.urls), trust_dir=str(shop.trust))
         self.cache_dir = shop.path / "node"
         self.cache = Cache(self.cache_dir / "artifacts", 1 << 30)
 
@@ -41,7 +41,7 @@ class Loaders:
         file = self.shop.path / f"plan-{end_at}.json"
         file.write_bytes(msgspec.json.encode(plan))
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.artifact_loader", str(file)],
+            [sys.executable, "-m", "tests.support.artifact_loader", str(file)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, cwd=ROOT,
         )  # fmt: skip

@@ -16,20 +16,12 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
-from lending_nodes import Lending, lending, refused
 
-from actors.lenders import Lenders
-from actors.runtime import Address, Endpoint
-from actors.worker import Worker, WorkerOptions
-from tests import orders, tiny_gguf
-from tests.artifact_shop import MIB, Shop, files, flip
-from tests.patience import PATIENCE_S, until
-from tether.artifacts import digest, folder, manifest
-from tether.artifacts.peers import Peer, PeerFault, Trouble
-from tether.contracts import (
+from actors.artifacts import digest, folder, manifest, metrics
+from actors.artifacts.peers import ArtifactPeer, PeerFault, Trouble
+from actors.contracts import (
     ChatInput,
     Completed,
-    Contract,
     HaveArtifacts,
     Message,
     ModelCard,
@@ -40,15 +32,17 @@ from tether.contracts import (
     Run,
     Sampling,
 )
-from tether.errors import (
-    ArtifactLost,
-    BadRequest,
-    Overloaded,
-    PeerLost,
-    TetherError,
-)
-from tether.security.authority import Authority
-from tether.telemetry import metrics
+from actors.depot.peer_sources import PeerSources
+from actors.errors import ArtifactLost
+from actors.worker import Worker, WorkerOptions
+from supervision.contracts import Contract
+from supervision.errors import BadRequest, Overloaded, PeerLost, TetherError
+from supervision.runtime import Address, Endpoint
+from supervision.security.authority import Authority
+from tests.support import messages, tiny_gguf
+from tests.support.artifact_shop import MIB, Shop, files, flip
+from tests.support.lending_nodes import Lending, lending, refused
+from tests.support.waiting import PATIENCE_S, until
 
 REGIONS = {"n1": "north", "n2": "north", "n3": "south"}
 WEIGHTS = "model.safetensors"
@@ -72,7 +66,7 @@ def reads(node: str, trouble: str) -> float:
     return metrics.artifact_peer_reads.labels(node, trouble)._value.get()
 
 
-async def the_only(lenders: Lenders, shop: Shop) -> tuple[Any, Peer]:
+async def the_only(lenders: PeerSources, shop: Shop) -> tuple[Any, ArtifactPeer]:
     """Who has it, and what asks; that must be closed."""
     asking = lenders.asking()
     [peer] = await asking.near(shop.digest)
@@ -108,7 +102,7 @@ async def test_a_worker_loads_from_a_peer_when_all_replicas_are_away(
     )
     await cluster.grow("n2", Worker.spec(options, shutdown=1.0))  # nobody settles for it
     order = Run(
-        job=orders.key(model_ref=card.ref),
+        job=messages.key(model_ref=card.ref),
         fencing_token=1,
         input=ChatInput(messages=(Message(role="user", content="the fox"),)),
         sampling=Sampling(max_tokens=4, seed=1),
@@ -293,7 +287,7 @@ async def test_nobody_without_a_certificate_is_lent_anything(
     authority = Authority.init(tmp_path / "ca", "blue")  # the same name, another key
     authority.issue("n2")
     own = str(authority.folder_of("n2"))
-    lenders = Lenders(
+    lenders = PeerSources(
         msgspec.structs.replace(cluster.options(), identity_dir=own), cluster.around()
     )
     asking = lenders.asking()
@@ -303,7 +297,7 @@ async def test_nobody_without_a_certificate_is_lent_anything(
         with pytest.raises(PeerLost):
             await taken(endpoint, depot, block)
     nobody = msgspec.structs.replace(cluster.options(), identity_dir="")
-    assert Lenders.of(nobody, cluster.around()) is None
+    assert PeerSources.of(nobody, cluster.around()) is None
 
 
 async def taken(endpoint: Endpoint, depot: Address, order: Contract) -> int:

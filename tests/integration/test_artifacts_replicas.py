@@ -12,14 +12,24 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.artifact_shop import NOW, S3Server, Shop, Signer, files, flip, s3_server, write_trust
-from tether.artifacts import layout, names
-from tether.artifacts.collect import collect
-from tether.artifacts.push import Push
-from tether.artifacts.repair import repair
-from tether.artifacts.replica import Fault, Replica, ReplicaFault
-from tether.artifacts.replicas import Replicas
-from tether.errors import ArtifactLost, ArtifactRefused, BadRequest, Conflict, ModelNotFound
+from actors.artifacts import layout, names
+from actors.artifacts.collect import collect
+from actors.artifacts.push import Push
+from actors.artifacts.repair import repair
+from actors.artifacts.replica import FaultKind, Replica, ReplicaFault
+from actors.artifacts.replicas import Replicas
+from actors.errors import ArtifactLost, ArtifactRefused, ModelNotFound
+from supervision.errors import BadRequest, Conflict
+from tests.support.artifact_shop import (
+    NOW,
+    S3Server,
+    Shop,
+    Signer,
+    files,
+    flip,
+    s3_server,
+    write_trust,
+)
 
 DAY = timedelta(days=1)
 
@@ -78,8 +88,8 @@ async def test_s3_and_two_folders(
     replicas = shop.replicas()
     held = await shop.pull(replicas).obtain(shop.digest)
     assert shop.same(held.folder)
-    assert replicas.faults[only.name, Fault.MISSING] == 1
-    assert replicas.faults[only.name, Fault.CORRUPT] == 1
+    assert replicas.faults[only.name, FaultKind.MISSING] == 1
+    assert replicas.faults[only.name, FaultKind.CORRUPT] == 1
     mended = await repair(shop.replicas())
     assert (mended.repaired, mended.lost, mended.away) == (2, [], [])
     assert (await repair(shop.replicas())).repaired == 0
@@ -89,7 +99,7 @@ async def test_s3_and_two_folders(
     monkeypatch.setenv("TETHER_TEST_S3_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(ReplicaFault, match="SignatureDoesNotMatch") as refused:
         await Replica(shop.urls[0]).get(layout.manifest(shop.digest), most=1 << 20)
-    assert refused.value.fault is Fault.UNREACHABLE
+    assert refused.value.fault is FaultKind.UNREACHABLE
     assert "wrong" not in refused.value.message
 
     listed = Replica(shop.urls[0].replace("TETHER_TEST_S3", "TETHER_NOWHERE"))
@@ -155,7 +165,7 @@ async def test_a_replica_that_lost_everything_is_not_left_alone(shop: Shop) -> N
     for _ in range(3):
         for block, size in shop.manifest.blocks().items():
             await replicas.fetch(layout.block(block), most=size, digest=block, size=size)
-    assert set(replicas.faults) == {(shop.urls[0], Fault.CORRUPT)}
+    assert set(replicas.faults) == {(shop.urls[0], FaultKind.CORRUPT)}
     mended = await repair(shop.replicas(parallel=1))
     assert (mended.repaired, mended.away) == (len(shop.manifest.blocks()), [])
 
@@ -358,7 +368,7 @@ async def test_a_replica_that_never_answers_is_passed_over(shop: Shop, credentia
         held = await shop.pull(replicas).obtain(shop.digest)
         assert shop.same(held.folder)
         assert asked > 0
-        assert replicas.faults[f"s3://models at 127.0.0.1:{port}", Fault.UNREACHABLE] > 0
+        assert replicas.faults[f"s3://models at 127.0.0.1:{port}", FaultKind.UNREACHABLE] > 0
     finally:
         server.close()
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from tests.artifact_shop import Shop, files
-from tests.patience import PATIENCE_S
+from actors.contracts import ModelCard, MoveModel
+from actors.contracts.catalog import Move
+from actors.core.lifecycle import VersionSet
+from actors.stores import models
+from actors.stores.database import Database
+from tests.support.artifact_shop import Shop, files
+from tests.support.waiting import PATIENCE_S
 from tether.cli import app, used
 from tether.config import load
-from tether.contracts import ModelCard, MoveModel
-from tether.contracts.catalog import Move
-from tether.core.lifecycle import Shelf
-from tether.stores import models
-from tether.stores.database import Database
 
 Collect = Callable[..., str]
 NOW = 1_800_000_000.0
@@ -38,11 +38,11 @@ class Registry:
         return asyncio.run(main())
 
     def register(self, card: ModelCard) -> None:
-        self.run(lambda c: models.write(c, Shelf([]).register(card, "tester", NOW)))
+        self.run(lambda c: models.write(c, VersionSet([]).register(card, "tester", NOW)))
 
     def retire(self, ref: str, at: float) -> None:
         async def work(connection: Any) -> None:
-            shelf = Shelf(await models.listed(connection))
+            shelf = VersionSet(await models.listed(connection))
             move = MoveModel(ref=ref, verb=Move.RETIRE)
             await models.write(connection, shelf.move(move, "tester", at))
 

@@ -8,15 +8,16 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from cluster_nodes import Nodes, cluster_of, grown
-from runtime_node import wait_for
-from supervised_children import Stub, StubOptions
 
-from actors.nodes import root_of_node, tree_of_node
-from actors.runtime import Address, Endpoint
-from supervision import SupervisorOptions, stop_tree
-from tether.contracts import Readiness
-from tether.errors import PeerLost, Unavailable
+from actors.contracts import Readiness
+from supervision.errors import PeerLost, Unavailable
+from supervision.nodes import root_of_node, tree_of_node
+from supervision.root import stop_tree
+from supervision.runtime import Address, Endpoint
+from supervision.spec import SupervisorOptions
+from tests.support.cluster_nodes import Nodes, cluster_of, grown
+from tests.support.runtime_node import wait_for
+from tests.support.supervised_children import Stub, StubOptions
 
 STUB = SupervisorOptions(children=(Stub.spec(StubOptions()),))
 

@@ -12,29 +12,25 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
-from cluster_nodes import Nodes, cluster_of, grown
-from runtime_node import Node, alive, wait_for
-from supervised_children import Stub, StubOptions
 
-from actors.runtime import Address, Endpoint
-from supervision import (
-    DynamicOptions,
-    DynamicSupervisor,
-    Restart,
-    SupervisorOptions,
-    stop_tree,
-)
+from actors.contracts import Readiness
 from supervision.backoff import Backoff
-from tether.contracts import (
+from supervision.contracts import (
     AddChild,
     ConventionShown,
     KillPlaced,
-    Readiness,
     ShowConvention,
     TreeNode,
     WatchTree,
 )
-from tether.errors import BadRequest, Forbidden, TetherError, Unavailable
+from supervision.dynamic import DynamicSupervisor
+from supervision.errors import BadRequest, Forbidden, TetherError, Unavailable
+from supervision.root import stop_tree
+from supervision.runtime import Address, Endpoint
+from supervision.spec import DynamicOptions, Restart, SupervisorOptions
+from tests.support.cluster_nodes import Nodes, cluster_of, grown
+from tests.support.runtime_node import Node, alive, wait_for
+from tests.support.supervised_children import Stub, StubOptions
 
 PATIENCE_S = 60.0
 PERIOD = "0:01"  # minutes and seconds between registrations, instead of Thespian's minutes

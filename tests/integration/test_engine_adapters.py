@@ -16,24 +16,24 @@ import msgspec
 import numpy as np
 import pytest
 
+from actors.artifacts import digest, manifest, signing
+from actors.artifacts import folder as scanned
+from actors.artifacts.push import Push
+from actors.contracts import ChatInput, Message, ModelCard, Sampling
+from actors.engines import gguf_adapter, lora
+from actors.engines.engine import Engine
+from actors.engines.factory import create, prepare
+from actors.engines.generation import Generation
+from actors.engines.hosted import host
+from actors.engines.llama_model import LlamaModel
+from actors.engines.model import SlotModel, load
+from actors.engines.span import Span
+from actors.errors import ModelUnusable
 from actors.worker import loader
-from tests import adapter as adapters
-from tests import tiny, tiny_gguf
-from tests.artifact_shop import Shop, files
-from tether.artifacts import digest, manifest, signing
-from tether.artifacts import folder as scanned
-from tether.artifacts.push import Push
-from tether.config import Artifacts
-from tether.contracts import ChatInput, Message, ModelCard, Sampling
-from tether.engines import gguf_adapter, lora
-from tether.engines.engine import Engine
-from tether.engines.factory import create, prepare
-from tether.engines.generation import Generation
-from tether.engines.hosted import host
-from tether.engines.llama_model import LlamaModel
-from tether.engines.model import SlotModel, load
-from tether.engines.span import Span
-from tether.errors import ModelUnusable
+from tests.support import adapter as adapters
+from tests.support import tiny, tiny_gguf
+from tests.support.artifact_shop import Shop, files
+from tether.config import ArtifactOptions
 
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -314,7 +314,7 @@ async def test_base_and_adapter_from_signed_artifacts(made: Made, tmp_path: Path
         queue=8,
         threads=1,
         cache_dir=tmp_path / "node",
-        artifacts=Artifacts(replicas=tuple(shop.urls), trust_dir=str(shop.trust)),
+        artifacts=ArtifactOptions(replicas=tuple(shop.urls), trust_dir=str(shop.trust)),
     )
     try:
         async with opened(create(made.card("plain"), cache_dir=tmp_path)) as local:

@@ -21,16 +21,17 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests import tiny, tiny_gguf
-from tests.patience import PATIENCE_S
+from actors.contracts import ChatInput, Finish, Message, ModelCard, Sampling, TextInput
+from actors.engines.engine import Engine
+from actors.engines.factory import create
+from actors.engines.generation import Generation
+from actors.engines.hosted import host
+from actors.engines.smollm2 import SOURCE
+from actors.errors import ContextExceeded
+from supervision.errors import BadRequest, Draining, Overloaded
+from tests.support import tiny, tiny_gguf
+from tests.support.waiting import PATIENCE_S
 from tether.config import load
-from tether.contracts import ChatInput, Finish, Message, ModelCard, Sampling, TextInput
-from tether.engines.engine import Engine
-from tether.engines.factory import create
-from tether.engines.generation import Generation
-from tether.engines.hosted import host
-from tether.engines.smollm2 import SOURCE
-from tether.errors import BadRequest, ContextExceeded, Draining, Overloaded
 
 SLOTS, QUEUE, CONTEXT = 4, 2, 512
 KINDS = ("echo", "transformers", "gguf", "hosted transformers", "hosted gguf")

@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import tiny
-from tests.patience import PATIENCE_S
-from tether.contracts import Sampling
-from tether.engines import host_process
-from tether.engines.batcher import Batcher
-from tether.engines.device import described, device, reserved_bytes
-from tether.engines.engine import EngineOptions
-from tether.engines.factory import create
-from tether.engines.generation import Generation
-from tether.engines.model import load
-from tether.engines.sequence import Sequence
-from tether.engines.slot_cache import SlotCache, attention
-from tether.errors import ModelUnusable
+from actors.contracts import Sampling
+from actors.engines import host_process
+from actors.engines.batcher import Batcher
+from actors.engines.device import described, device, reserved_bytes
+from actors.engines.engine import EngineOptions
+from actors.engines.factory import create
+from actors.engines.generation import Generation
+from actors.engines.model import load
+from actors.engines.sequence import Sequence
+from actors.engines.slot_cache import SlotCache, attention
+from actors.errors import ModelUnusable
+from tests.support import tiny
+from tests.support.waiting import PATIENCE_S
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,8 @@ import pytest
 import pytest_asyncio
 from numpy.typing import NDArray
 from openai.types import CreateEmbeddingResponse
-from path_node import PathNode, running_path
 
-from tether.contracts import (
+from actors.contracts import (
     Completed,
     EmbeddingInput,
     Finish,
@@ -24,13 +23,15 @@ from tether.contracts import (
     TextInput,
     Usage,
 )
-from tether.engines.engine import Engine
-from tether.engines.generation import Generation
-from tether.engines.hosted import host
-from tether.errors import BadRequest, ContextExceeded
-from tether.http.caller import Caller
-from tether.http.embeddings import EmbeddingsDialect, EmbeddingsVoice
-from tether.stores.embedded import Embedded
+from actors.engines.engine import Engine
+from actors.engines.generation import Generation
+from actors.engines.hosted import host
+from actors.errors import ContextExceeded
+from actors.stores.embedded import Embedded
+from supervision.errors import BadRequest
+from tests.support.path_node import PathNode, running_path
+from tether.http.caller import HttpCaller
+from tether.http.embeddings import EmbeddingsEncoder, EmbeddingsFormat
 
 CARD = ModelCard(
     name="minilm",
@@ -112,12 +113,12 @@ async def test_the_path_answers_and_bills_once(node: PathNode) -> None:
             await client.answer(client.infer("hi", secrets.token_hex(8), model_ref="minilm"))
 
 
-CALLER = Caller(credential="", retry_token="", deadline_s=1.0)
+CALLER = HttpCaller(credential="", retry_token="", deadline_s=1.0)
 
 
-def read(body: object) -> EmbeddingsVoice:
-    order = EmbeddingsDialect().read(json.dumps(body).encode(), {}, CALLER, "r1")
-    assert isinstance(order.voice, EmbeddingsVoice)
+def read(body: object) -> EmbeddingsEncoder:
+    order = EmbeddingsFormat().read(json.dumps(body).encode(), {}, CALLER, "r1")
+    assert isinstance(order.voice, EmbeddingsEncoder)
     assert not order.stream
     return order.voice
 

@@ -14,15 +14,16 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from tests import tiny_gguf
-from tests.patience import PATIENCE_S
-from tether.contracts import ChatInput, Message, ModelCard, Sampling
-from tether.engines import hosted
-from tether.engines.engine import Engine, EngineOptions
-from tether.engines.generation import Generation
-from tether.engines.hosted import HostedEngine
-from tether.engines.watchdog import Watchdog
-from tether.errors import ModelUnusable, PeerLost
+from actors.contracts import ChatInput, Message, ModelCard, Sampling
+from actors.engines import hosted
+from actors.engines.engine import Engine, EngineOptions
+from actors.engines.generation import Generation
+from actors.engines.hosted import HostedEngine
+from actors.engines.watchdog import Watchdog
+from actors.errors import ModelUnusable
+from supervision.errors import PeerLost
+from tests.support import tiny_gguf
+from tests.support.waiting import PATIENCE_S
 
 SEVERAL = 3
 
@@ -108,10 +109,10 @@ async def test_an_idle_engine_is_probed(
 async def test_it_ends_with_a_worker_that_is_killed(card: ModelCard, tmp_path: Path) -> None:
     program = f"""
 import asyncio, pathlib, msgspec
-from tether.contracts import ModelCard
-from tether.engines.engine import EngineOptions
-from tether.engines.hosted import HostedEngine
-from tether.engines.watchdog import Watchdog
+from actors.contracts import ModelCard
+from actors.engines.engine import EngineOptions
+from actors.engines.hosted import HostedEngine
+from actors.engines.watchdog import Watchdog
 async def main():
     card = msgspec.json.decode({msgspec_json(card)!r}, type=ModelCard)
     engine = HostedEngine(card, EngineOptions(cache_dir=pathlib.Path({str(tmp_path)!r})))

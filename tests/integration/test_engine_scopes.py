@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
-from tests import tiny_gguf
-from tests.patience import PATIENCE_S
-from tether.contracts import ModelCard, Sampling
-from tether.engines.engine import Engine
-from tether.engines.generation import Generation
-from tether.engines.hosted import host
+from actors.contracts import ModelCard, Sampling
+from actors.engines.engine import Engine
+from actors.engines.generation import Generation
+from actors.engines.hosted import host
+from tests.support import tiny_gguf
+from tests.support.waiting import PATIENCE_S
 
 PROMPT = tuple(range(2, 52))
 

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 
+from actors.contracts import ChatInput, Finish, Message, ModelCard, Sampling
+from actors.engines import smollm2
+from actors.engines.engine import Engine
+from actors.engines.factory import create, prepare
+from actors.engines.generation import Generation
+from actors.errors import ModelUnusable
 from tether.config import load
-from tether.contracts import ChatInput, Finish, Message, ModelCard, Sampling
-from tether.engines import smollm2
-from tether.engines.engine import Engine
-from tether.engines.factory import create, prepare
-from tether.engines.generation import Generation
-from tether.errors import ModelUnusable
 
 CARD = ModelCard(name="smollm2", version="1", engine="transformers", source=smollm2.SOURCE)
 QUESTIONS = ("What is the capital of France?", "Count from one to five.", "Why is the sky blue?")
@@ -120,7 +120,7 @@ def test_a_converted_model_is_taken_as_it_is(cache: Path, reference: list[list[i
 PREPARE = """
 import sys, pathlib
 from tests.integration.test_engine_smollm2 import CARD
-from tether.engines.factory import prepare
+from actors.engines.factory import prepare
 prepare(CARD, pathlib.Path(sys.argv[1]), lambda what, fraction: print(what, flush=True))
 """
 

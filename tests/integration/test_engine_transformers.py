@@ -11,22 +11,15 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests import tiny
-from tests.patience import PATIENCE_S
-from tether.contracts import ChatInput, Finish, Message, ModelCard, Sampling, TextInput
-from tether.engines.engine import Engine
-from tether.engines.factory import create
-from tether.engines.generation import Delta, Generation
-from tether.engines.transformer import TransformersEngine
-from tether.errors import (
-    BadRequest,
-    ContextExceeded,
-    Draining,
-    ModelUnusable,
-    Overloaded,
-    Unavailable,
-    WorkerLost,
-)
+from actors.contracts import ChatInput, Finish, Message, ModelCard, Sampling, TextInput
+from actors.engines.engine import Engine
+from actors.engines.factory import create
+from actors.engines.generation import Delta, Generation
+from actors.engines.transformer import TransformersEngine
+from actors.errors import ContextExceeded, ModelUnusable, WorkerLost
+from supervision.errors import BadRequest, Draining, Overloaded, Unavailable
+from tests.support import tiny
+from tests.support.waiting import PATIENCE_S
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 
 from bench._fault_node import FaultNode, run_with_node
 from bench.faults import FAULTS, Cell, crash_loop, matrix
-from supervision import Strategy
+from supervision.strategy import Strategy
 
 
 @pytest.mark.timeout(600)

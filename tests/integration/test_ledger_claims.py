@@ -13,13 +13,13 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from actors.contracts import Assignment, JobState, Outcome, Reserve, Settle, Usage
+from actors.core.ids import job_id
+from actors.stores.ledger import Ledger, LedgerOptions
 from bench.simulation.ledger import Ledger as Simulated
-from tests.orders import changed, reserve
-from tests.patience import PATIENCE_S
-from tether.contracts import Assignment, JobState, Outcome, Reserve, Settle, Usage
-from tether.core.ids import job_id
-from tether.errors import Conflict
-from tether.stores.ledger import Ledger, LedgerOptions
+from supervision.errors import Conflict
+from tests.support.messages import changed, reserve
+from tests.support.waiting import PATIENCE_S
 
 USAGE = Usage(prompt_tokens=3, completion_tokens=5)
 

@@ -9,13 +9,13 @@ import asyncpg
 import msgspec
 import pytest
 
-from tests import orders
-from tether.contracts import JobState, Outcome, Reserve, Settle, Usage
-from tether.core.ids import job_id
-from tether.stores.jobs import Desk
-from tether.stores.ledger import Ledger, LedgerOptions
-from tether.stores.queries import sql
-from tether.stores.upkeep import Upkeep
+from actors.contracts import JobState, Outcome, Reserve, Settle, Usage
+from actors.core.ids import job_id
+from actors.stores.jobs import Desk
+from actors.stores.ledger import Ledger, LedgerOptions
+from actors.stores.queries import sql
+from actors.stores.upkeep import Upkeep
+from tests.support import messages
 
 DAY_S = 86_400.0
 NEVER_S = 3600.0
@@ -26,7 +26,7 @@ OPTIONS = LedgerOptions(
 
 def reserve(token: str, days_ago: float) -> Reserve:
     made = job_id(clock=lambda: time.time_ns() - int(days_ago * DAY_S * 1e9))
-    return orders.reserve(token, job_id=made)
+    return messages.reserve(token, job_id=made)
 
 
 async def settled(

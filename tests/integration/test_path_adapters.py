@@ -9,15 +9,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from path_node import Client, running_path, until
 
-from tests import adapter as adapters
-from tests import tiny_gguf
-from tether.contracts import ChatInput, Message, ModelCard, Readiness, Sampling
-from tether.engines.factory import create
-from tether.engines.generation import Generation
-from tether.errors import TetherError
-from tether.stores.embedded import Embedded
+from actors.contracts import ChatInput, Message, ModelCard, Readiness, Sampling
+from actors.engines.factory import create
+from actors.engines.generation import Generation
+from actors.stores.embedded import Embedded
+from supervision.errors import TetherError
+from tests.support import adapter as adapters
+from tests.support import tiny_gguf
+from tests.support.path_node import Client, running_path, until
 
 TEXT = "the quick brown fox"
 TOKENS = 24

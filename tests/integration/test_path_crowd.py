@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
-from path_node import Client, PathNode, echoed, running_path, until
 
-from tether.errors import Cancelled, DeadlineExceeded, Overloaded
-from tether.stores import keys
-from tether.stores.embedded import Embedded
+from actors.stores import keys
+from actors.stores.embedded import Embedded
+from supervision.errors import Cancelled, DeadlineExceeded, Overloaded
+from tests.support.path_node import Client, PathNode, echoed, running_path, until
 
 
 @pytest.fixture(scope="module")

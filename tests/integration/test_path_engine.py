@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator, Iterator
 import psutil
 import pytest
 import pytest_asyncio
-from path_node import Answer, Client, PathNode, running_path, until
 
-from tests import tiny_gguf
-from tests.engine_process import is_engine
-from tether.stores.embedded import Embedded
+from actors.stores.embedded import Embedded
+from tests.support import tiny_gguf
+from tests.support.engine_process import is_engine
+from tests.support.path_node import Answer, Client, PathNode, running_path, until
 
 TOKENS = 560
 WORKER = "workers/w1"

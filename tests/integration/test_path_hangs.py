@@ -13,11 +13,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 import pytest_asyncio
-from path_node import Client, PathNode, echoed, running_path
 
-from tests.patience import PATIENCE_S
-from tether.errors import DeadlineExceeded
-from tether.stores.embedded import Embedded
+from actors.stores.embedded import Embedded
+from supervision.errors import DeadlineExceeded
+from tests.support.path_node import Client, PathNode, echoed, running_path
+from tests.support.waiting import PATIENCE_S
 
 RESERVE_S = 0.5  # for which the scheduler waits for reservation
 RESERVATION, SCHEDULER = "control/reservation", "control/scheduler"

@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
-from path_node import GATEWAY, Answer, Client, PathNode, echoed, running_path, until
 
-from tether.contracts import ExitReason, Infer, StopChild
-from tether.errors import Draining, PeerLost
-from tether.stores.embedded import Embedded
+from actors.contracts import Infer
+from actors.stores.embedded import Embedded
+from supervision.contracts import ExitReason, StopChild
+from supervision.errors import Draining, PeerLost
+from tests.support.path_node import GATEWAY, Answer, Client, PathNode, echoed, running_path, until
 
 TOKENS = 100
 TEXT = "alpha beta gamma delay=20"

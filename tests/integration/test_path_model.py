@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from path_node import GATEWAY, WORKERS, Answer, Client, PathNode, running_path, until
 
-from tests import tiny
-from tether.contracts import Infer, ModelCard
-from tether.errors import PeerLost
-from tether.stores.embedded import Embedded
+from actors.contracts import Infer, ModelCard
+from actors.stores.embedded import Embedded
+from supervision.errors import PeerLost
+from tests.support import tiny
+from tests.support.path_node import GATEWAY, WORKERS, Answer, Client, PathNode, running_path, until
 
 TOKENS = 560
 GREEDY: dict[str, Any] = {"temperature": 0.0}

@@ -9,21 +9,14 @@ from collections.abc import AsyncIterator, Iterator
 import asyncpg
 import pytest
 import pytest_asyncio
-from path_node import Answer, Client, PathNode, echoed, running_path
 
-from tests.patience import PATIENCE_S
-from tether.contracts import Completed, Finish, ListModels, Readiness
-from tether.errors import (
-    BadRequest,
-    Conflict,
-    ContextExceeded,
-    DeadlineExceeded,
-    ModelNotFound,
-    RateLimited,
-    Unauthenticated,
-)
-from tether.stores import keys
-from tether.stores.embedded import Embedded
+from actors.contracts import Completed, Finish, ListModels, Readiness
+from actors.errors import ContextExceeded, ModelNotFound
+from actors.stores import keys
+from actors.stores.embedded import Embedded
+from supervision.errors import BadRequest, Conflict, DeadlineExceeded, RateLimited, Unauthenticated
+from tests.support.path_node import Answer, Client, PathNode, echoed, running_path
+from tests.support.waiting import PATIENCE_S
 
 
 @pytest.fixture(scope="module")

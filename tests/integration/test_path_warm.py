@@ -10,23 +10,17 @@ from collections.abc import AsyncIterator, Iterator
 import psutil
 import pytest
 import pytest_asyncio
-from path_node import CARD, Answer, Client, PathNode, running_path, until
 
-from tests import tiny_gguf
-from tests.engine_process import is_engine
-from tests.patience import NEVER_S
-from tether.contracts import (
-    Contract,
-    Fleet,
-    HealthReport,
-    ModelCard,
-    MoveModel,
-    RegisterModel,
-    WatchFleet,
-)
-from tether.contracts.catalog import Move
-from tether.errors import ModelNotFound, TetherError
-from tether.stores.embedded import Embedded
+from actors.contracts import Fleet, HealthReport, ModelCard, MoveModel, RegisterModel, WatchFleet
+from actors.contracts.catalog import Move
+from actors.errors import ModelNotFound
+from actors.stores.embedded import Embedded
+from supervision.contracts import Contract
+from supervision.errors import TetherError
+from tests.support import tiny_gguf
+from tests.support.engine_process import is_engine
+from tests.support.path_node import CARD, Answer, Client, PathNode, running_path, until
+from tests.support.waiting import NEVER_S
 
 WORKER = "workers/w1"
 TOKENS = 500

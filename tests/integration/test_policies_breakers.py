@@ -8,11 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
-from path_node import Client, PathNode, echoed, running_path, until
 
-from tests.orders import key
-from tests.patience import PATIENCE_S
-from tether.contracts import (
+from actors.contracts import (
     Assignment,
     BreakerState,
     BreakerStates,
@@ -23,8 +20,11 @@ from tether.contracts import (
     SetBreaker,
     ShowBreakers,
 )
-from tether.errors import BadRequest, Unavailable
-from tether.stores.embedded import Embedded
+from actors.stores.embedded import Embedded
+from supervision.errors import BadRequest, Unavailable
+from tests.support.messages import key
+from tests.support.path_node import Client, PathNode, echoed, running_path, until
+from tests.support.waiting import PATIENCE_S
 
 SCHEDULER = "control/scheduler"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
-from tether.errors import Unavailable
-from tether.stores.database import Database, connect, patiently
+from actors.stores.database import Database, connect, patiently
+from supervision.errors import Unavailable
 
 SUICIDE = "nextval('attempts'), pg_terminate_backend(pg_backend_pid())"
 

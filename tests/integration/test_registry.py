@@ -10,24 +10,11 @@ from typing import Any
 import asyncpg
 import msgspec
 import pytest
-from roster_nodes import StillTree, embodied
-from tls_hubs import Cluster, cluster
 
-from actors.registry import Registry, RegistryOptions
-from actors.runtime.codec import decode
-from actors.runtime.hub import Hub
-from actors.runtime.peer import Peer
-from actors.runtime.serving import reply
-from actors.runtime.streams import Stream
-from actors.runtime.wire import ASK
-from tests.artifact_shop import Shop, flip, write_trust
-from tests.patience import PATIENCE_S, until
-from tether.config import Artifacts
-from tether.contracts import (
+from actors.contracts import (
     Catalog,
     Command,
     Commanded,
-    Contract,
     ModelCard,
     ModelPolicy,
     ModelsChanged,
@@ -38,18 +25,25 @@ from tether.contracts import (
     Stage,
     WatchCatalog,
 )
-from tether.contracts.catalog import Move
-from tether.contracts.policies import RateTerms
-from tether.core.lifecycle import Shelf
-from tether.errors import (
-    ArtifactLost,
-    ArtifactRefused,
-    BadRequest,
-    Forbidden,
-    ModelConflict,
-    ModelNotFound,
-)
-from tether.stores import models
+from actors.contracts.catalog import Move
+from actors.contracts.policies import RateTerms
+from actors.core.lifecycle import VersionSet
+from actors.errors import ArtifactLost, ArtifactRefused, ModelConflict, ModelNotFound
+from actors.registry import Registry, RegistryOptions
+from actors.stores import models
+from supervision.contracts import Contract
+from supervision.errors import BadRequest, Forbidden
+from supervision.runtime.codec import decode
+from supervision.runtime.connections import Connections
+from supervision.runtime.dispatch import reply
+from supervision.runtime.peer import Peer
+from supervision.runtime.streams import Stream
+from supervision.runtime.wire import ASK
+from tests.support.artifact_shop import Shop, flip, write_trust
+from tests.support.roster_nodes import StillTree, embodied
+from tests.support.tls_hubs import Cluster, cluster
+from tests.support.waiting import PATIENCE_S, until
+from tether.config import ArtifactOptions
 
 CARD = ModelCard(name="echo", version="1", engine="echo", context=512)
 SECOND = msgspec.structs.replace(CARD, version="2")
@@ -61,8 +55,8 @@ class Office:
     def __init__(self, hubs: Cluster, dsn: str) -> None:
         self.hubs = hubs
         self.dsn = dsn
-        self.here: Hub
-        self.there: Hub
+        self.here: Connections
+        self.there: Connections
         self.made: list[Registry] = []
         self.told: list[Contract] = []
 
@@ -86,12 +80,12 @@ class Office:
         if kind == ASK:
             reply(peer, number, Commanded(reached=("n1",)))
 
-    async def ask(self, contract: Contract, hub: Hub | None = None) -> ModelsShown:
+    async def ask(self, contract: Contract, hub: Connections | None = None) -> ModelsShown:
         shown = await (hub or self.here).ask(self.made[-1].address, contract, PATIENCE_S)
         assert isinstance(shown, ModelsShown)
         return shown
 
-    async def stages(self, hub: Hub | None = None) -> dict[str, str]:
+    async def stages(self, hub: Connections | None = None) -> dict[str, str]:
         return {card.ref: str(card.stage) for card in (await self.ask(ShowModels(), hub)).models}
 
     async def watch(self, registry: Registry) -> Stream:
@@ -124,7 +118,7 @@ async def test_it_reads_again_when_its_own_node_says_so(
     assert isinstance(first, Catalog)
     assert [card.context for card in first.models] == [512]
     wider = msgspec.structs.replace(CARD, context=1024)
-    shelf = Shelf(await models.listed(connection))
+    shelf = VersionSet(await models.listed(connection))
     await models.write(connection, shelf.enter([wider, SECOND], 1.0))  # by another configuration
     office.there.tell(registry.address, ModelsChanged())  # is not its business
     office.here.tell(registry.address, ModelsChanged())
@@ -321,7 +315,7 @@ async def test_a_change_that_nobody_told_of_is_found(
     registry = await office.registry(reread_s=0.05)
     stream = await office.watch(registry)
     await anext(stream)
-    shelf = Shelf(await models.listed(connection), ["echo@1"])
+    shelf = VersionSet(await models.listed(connection), ["echo@1"])
     move = MoveModel(ref="echo@1", verb=Move.RETIRE, force=True)
     await models.write(connection, shelf.move(move, "another node", 1.0))
     catalog = await asyncio.wait_for(anext(stream), PATIENCE_S)
@@ -332,7 +326,7 @@ async def test_a_change_that_nobody_told_of_is_found(
 
 async def test_only_what_is_signed_is_registered(office: Office, tmp_path: Path) -> None:
     shop = Shop(tmp_path, size=1000)
-    artifacts = Artifacts(replicas=tuple(shop.urls), trust_dir=str(shop.trust))
+    artifacts = ArtifactOptions(replicas=tuple(shop.urls), trust_dir=str(shop.trust))
     await office.registry(artifacts=artifacts)
     source = f"artifact:sha256:{shop.digest}"
     card = ModelCard(name="tiny", version="1", engine="transformers", source=source)

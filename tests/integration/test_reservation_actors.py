@@ -14,31 +14,22 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from open_jobs import Open, still_open
 
+from actors.contracts import Assignment, JobState, Outcome, Reserve, Settle, Settled, Usage
 from actors.postgres import Postgres, PostgresOptions
 from actors.reservation import Reservation, ReservationOptions
-from actors.runtime import Address, Endpoint
-from actors.system import System
-from supervision import SupervisorOptions, start_tree, stop_tree
-from tests.orders import reserve
-from tests.patience import PATIENCE_S, PatientEndpoint
-from tether.contracts import (
-    Assignment,
-    JobState,
-    Outcome,
-    Reserve,
-    Settle,
-    Settled,
-    ShowTree,
-    TreeNode,
-    Usage,
-    WatchTree,
-)
-from tether.errors import BadRequest, Conflict, TetherError, Unavailable
-from tether.stores.database import connect
-from tether.stores.embedded import Embedded
-from tether.stores.ledger import LedgerOptions
+from actors.stores.database import connect
+from actors.stores.embedded import Embedded
+from actors.stores.ledger import LedgerOptions
+from supervision.contracts import ShowTree, TreeNode, WatchTree
+from supervision.errors import BadRequest, Conflict, TetherError, Unavailable
+from supervision.root import start_tree, stop_tree
+from supervision.runtime import Address, Endpoint
+from supervision.spec import SupervisorOptions
+from supervision.system import System
+from tests.support.messages import reserve
+from tests.support.open_jobs import Open, still_open
+from tests.support.waiting import PATIENCE_S, PatientEndpoint
 
 NODE = "r1"
 PORT = 1956

@@ -18,17 +18,17 @@ import asyncpg
 import msgspec
 import pytest
 import pytest_asyncio
-from open_jobs import Open, still_open
 
-from tests.orders import changed, reserve
-from tests.patience import NEVER_S, PATIENCE_S
-from tether.contracts import Assignment, JobState, Outcome, Reserved, Settle, Usage
-from tether.core.ids import job_id
-from tether.errors import BadRequest, Conflict, Draining, Overloaded, TetherError, Unavailable
-from tether.stores.database import connect
-from tether.stores.embedded import Embedded
-from tether.stores.ledger import Ledger, LedgerOptions
-from tether.stores.queries import sql
+from actors.contracts import Assignment, JobState, Outcome, Reserved, Settle, Usage
+from actors.core.ids import job_id
+from actors.stores.database import connect
+from actors.stores.embedded import Embedded
+from actors.stores.ledger import Ledger, LedgerOptions
+from actors.stores.queries import sql
+from supervision.errors import BadRequest, Conflict, Draining, Overloaded, TetherError, Unavailable
+from tests.support.messages import changed, reserve
+from tests.support.open_jobs import Open, still_open
+from tests.support.waiting import NEVER_S, PATIENCE_S
 
 PATIENT = LedgerOptions(
     reserve_patience_s=PATIENCE_S, settle_patience_s=PATIENCE_S, statement_s=PATIENCE_S

@@ -10,13 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 from prometheus_client import REGISTRY
-from roster_nodes import Fake, HubRoster, Rosters, StillTree, rosters
-from tls_hubs import HOST
 
-from actors.roster.probe import refuses
-from actors.roster.publisher import LOAD_S
-from tests.patience import PATIENCE_S, until
-from tether.contracts import (
+from actors.contracts import (
     Announce,
     Announced,
     Command,
@@ -25,11 +20,16 @@ from tether.contracts import (
     ModelsChanged,
     Presence,
 )
-from tether.core.announcement import Refusal, announce, presence_topic
-from tether.core.membership import MembershipOptions
-from tether.security.authority import Authority
-from tether.security.identity import Identity
-from tether.security.signature import Seal
+from actors.roster.announcement import Refusal, announce, presence_topic
+from actors.roster.membership import MembershipOptions
+from actors.roster.probe import refuses
+from actors.roster.publisher import LOAD_S
+from supervision.security.authority import Authority
+from supervision.security.identity import Identity
+from supervision.security.signature import Seal
+from tests.support.roster_nodes import Fake, HubRoster, Rosters, StillTree, rosters
+from tests.support.tls_hubs import HOST
+from tests.support.waiting import PATIENCE_S, until
 
 QUICK = {
     "announce_s": 0.3,
@@ -340,7 +340,7 @@ async def test_orders_reach_all_and_say_who_was_missed(tmp_path: Path):
 
 
 async def _refused(by: Any, roster: HubRoster, command: Command) -> str:
-    from tether.errors import TetherError
+    from supervision.errors import TetherError
 
     try:
         await by.hub.ask(roster.address, command, PATIENCE_S)

@@ -11,7 +11,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 import pytest_asyncio
-from runtime_actors import (
+
+from actors.errors import ContextExceeded
+from supervision.errors import (
+    Forbidden,
+    Internal,
+    NoAnswer,
+    Overloaded,
+    PeerLost,
+    ProtocolError,
+    RateLimited,
+    Unavailable,
+)
+from supervision.runtime import Address, Endpoint
+from tests.support.runtime_actors import (
     Broken,
     Echo,
     Gated,
@@ -35,21 +48,8 @@ from runtime_actors import (
     Stubborn,
     Threaded,
 )
-from runtime_node import Node, alive, running_node, wait_for
-
-from actors.runtime import Address, Endpoint
-from tests.patience import NEVER_S, PATIENCE_S, PatientEndpoint, until
-from tether.errors import (
-    ContextExceeded,
-    Forbidden,
-    Internal,
-    NoAnswer,
-    Overloaded,
-    PeerLost,
-    ProtocolError,
-    RateLimited,
-    Unavailable,
-)
+from tests.support.runtime_node import Node, alive, running_node, wait_for
+from tests.support.waiting import NEVER_S, PATIENCE_S, PatientEndpoint, until
 
 
 @pytest.fixture(scope="module")
@@ -382,7 +382,7 @@ async def test_a_class_that_is_not_on_the_list_is_forbidden(endpoint: Endpoint) 
     with pytest.raises(Forbidden):
         await endpoint.create("shutil.rmtree")
     with pytest.raises(Unavailable):
-        await endpoint.create("runtime_actors.NoSuchActor")
+        await endpoint.create("tests.support.runtime_actors.NoSuchActor")
 
 
 async def test_global_names(endpoint: Endpoint) -> None:
@@ -391,7 +391,7 @@ async def test_global_names(endpoint: Endpoint) -> None:
     assert await endpoint.lookup("someone") == made
     assert await endpoint.create(Echo, global_name="someone") == made
     with pytest.raises(Unavailable):
-        await endpoint.create("runtime_actors.NoSuchActor", global_name="other")
+        await endpoint.create("tests.support.runtime_actors.NoSuchActor", global_name="other")
     other = await endpoint.create(Echo, global_name="other")  # the failure didn't take the name
     assert other != made
     kill(made)
@@ -400,7 +400,7 @@ async def test_global_names(endpoint: Endpoint) -> None:
 
 async def test_the_admin_says_when_a_process_dies_before_it_is_up(endpoint: Endpoint) -> None:
     with pytest.raises(Unavailable, match="before it was up"):
-        await endpoint.create("runtime_dies.Never")
+        await endpoint.create("tests.support.runtime_dies.Never")
 
 
 async def test_an_endpoint_that_closes_cancels_what_it_asked(node: Node, echo: Address) -> None:

@@ -10,8 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from runtime_actors import Echo, Parent, PlainParent, RtCreate, RtExit, RtPing, RtSync
-from runtime_node import alive, fresh_node, running_node, wait_for
 from thespian.actors import (
     ActorSystem,
     InvalidActorSpecification,
@@ -20,9 +18,11 @@ from thespian.actors import (
 )
 from thespian.system.messages.admin import RegisterSourceAuthority
 
-from actors.runtime import Endpoint, unpickler
-from tests.patience import NEVER_S, PATIENCE_S
-from tether.errors import NoAnswer, PeerLost, Unavailable
+from supervision.errors import NoAnswer, PeerLost, Unavailable
+from supervision.runtime import Endpoint, unpickler
+from tests.support.runtime_actors import Echo, Parent, PlainParent, RtCreate, RtExit, RtPing, RtSync
+from tests.support.runtime_node import alive, fresh_node, running_node, wait_for
+from tests.support.waiting import NEVER_S, PATIENCE_S
 
 
 async def test_actors_end_when_their_admin_is_killed() -> None:
@@ -142,7 +142,7 @@ async def test_an_endpoint_waits_for_a_node_that_is_still_starting(folder: Path)
     endpoint = await waiting
     await endpoint.aclose()
     with pytest.raises((NoCompatibleSystemForActor, InvalidActorSpecification)):
-        await asyncio.to_thread(lambda: system.createActor("runtime_actors.Echo"))
+        await asyncio.to_thread(lambda: system.createActor("tests.support.runtime_actors.Echo"))
     await asyncio.to_thread(system.shutdown)
     await asyncio.to_thread(wait_for, lambda: not list((folder / "n1").iterdir()))
 

@@ -13,28 +13,28 @@ from thespian.actors import ActorAddress
 from thespian.system.messages.admin import PendingActor
 from thespian.system.utilis import AssocList
 
-from actors.runtime import Address
-from actors.runtime.hub import Hub
-from actors.runtime.peer import Peer
-from actors.runtime.placements import Placements, guardian_of
-from actors.runtime.serving import reply
-from actors.runtime.sockets import fresh_name
-from actors.runtime.wire import ASK
-from tests.patience import PATIENCE_S, until
-from tether.contracts import ActorFound
+from supervision.contracts import ActorFound
+from supervision.runtime import Address
+from supervision.runtime.connections import Connections
+from supervision.runtime.dispatch import reply
+from supervision.runtime.peer import Peer
+from supervision.runtime.placements import Placements, guardian_of
+from supervision.runtime.sockets import fresh_name
+from supervision.runtime.wire import ASK
+from tests.support.waiting import PATIENCE_S, until
 
 ASKING, OURS = Address.admin("n1", 1900), Address.admin("n2", 1901)
 OUTSIDE = Address("n1", fresh_name())  # who asked, and is gone
 
 
-async def admin_at(address: Address, run_dir: Path) -> Hub:
+async def admin_at(address: Address, run_dir: Path) -> Connections:
     """What an Admin is for another one: it answers."""
 
     def answer(peer: Peer, kind: int, number: int, _: bytes) -> None:
         if kind == ASK:
             reply(peer, number, ActorFound())
 
-    hub = Hub(asyncio.get_running_loop(), str(run_dir), address)
+    hub = Connections(asyncio.get_running_loop(), str(run_dir), address)
     hub.on_request = answer
     await hub.start()
     return hub
@@ -43,7 +43,9 @@ async def admin_at(address: Address, run_dir: Path) -> Hub:
 class Scene:
     """n1 has placed a process at n2."""
 
-    def __init__(self, asking: Hub, ours: Hub, process: asyncio.subprocess.Process) -> None:
+    def __init__(
+        self, asking: Connections, ours: Connections, process: asyncio.subprocess.Process
+    ) -> None:
         self.asking, self.ours, self.process = asking, ours, process
         self.child = Address("n2", f"{process.pid}-placed")
         parents = AssocList()
@@ -59,7 +61,7 @@ class Scene:
 
 @pytest_asyncio.fixture
 async def scene(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
-    monkeypatch.setattr("actors.runtime.placements.ORPHAN_S", 0.05)
+    monkeypatch.setattr("supervision.runtime.placements.ORPHAN_S", 0.05)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", "input()", stdin=asyncio.subprocess.PIPE
     )

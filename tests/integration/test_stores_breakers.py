@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
-from tether.contracts import BreakerState
-from tether.errors import BadRequest
-from tether.stores.breakers import keep, kept
+from actors.contracts import BreakerState
+from actors.stores.breakers import keep, kept
+from supervision.errors import BadRequest
 
 
 def said(worker: str, mode: str, model: str = "m@1") -> BreakerState:

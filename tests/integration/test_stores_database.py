@@ -9,10 +9,10 @@ from importlib import resources
 import asyncpg
 import pytest
 
-from tether.errors import Internal, Unavailable
-from tether.stores.database import Database, Migration, connect, migrate, migrations
-from tether.stores.embedded import binaries
-from tether.stores.queries import QUERIES
+from actors.stores.database import Database, Migration, connect, migrate, migrations
+from actors.stores.embedded import binaries
+from actors.stores.queries import QUERIES
+from supervision.errors import Internal, Unavailable
 
 
 def dump(dsn: str) -> list[str]:
@@ -30,7 +30,7 @@ def dump(dsn: str) -> list[str]:
 
 async def test_the_schema_for_readers_is_what_the_migrations_make(dsn: str, empty_dsn: str) -> None:
     connection = await connect(empty_dsn)
-    await connection.execute(resources.files("tether.stores").joinpath("schema.sql").read_text())
+    await connection.execute(resources.files("actors.stores").joinpath("schema.sql").read_text())
     await connection.close()
     read, migrated = await asyncio.gather(
         asyncio.to_thread(dump, empty_dsn), asyncio.to_thread(dump, dsn)

@@ -19,12 +19,12 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from tests.patience import PATIENCE_S
-from tether.stores import embedded as module
-from tether.stores import postmaster
-from tether.stores.database import connect
-from tether.stores.embedded import Embedded, binaries
-from tether.stores.serveruser import EmbeddedError, choose
+from actors.stores import embedded as module
+from actors.stores import postmaster
+from actors.stores.database import connect
+from actors.stores.embedded import Embedded, binaries
+from actors.stores.serveruser import EmbeddedError, choose
+from tests.support.waiting import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ async def test_a_server_whose_manager_was_killed_is_adopted(folder: Path) -> Non
     script = (
         "import asyncio, sys, time\n"
         "from pathlib import Path\n"
-        "from tether.stores.embedded import Embedded\n"
+        "from actors.stores.embedded import Embedded\n"
         "folder = Path(sys.argv[1])\n"
         "made = Embedded(folder / 'pg', folder / 's')\n"
         "asyncio.run(made.start())\n"

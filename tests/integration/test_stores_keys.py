@@ -8,9 +8,9 @@ import hashlib
 import asyncpg
 import pytest
 
-from tests.patience import PATIENCE_S
-from tether.errors import BadRequest
-from tether.stores import keys
+from actors.stores import keys
+from supervision.errors import BadRequest
+from tests.support.waiting import PATIENCE_S
 
 
 async def test_a_key_is_made_found_listed_and_ended(connection: asyncpg.Connection) -> None:

@@ -8,15 +8,16 @@ import asyncpg
 import msgspec
 import pytest
 
-from tests.patience import PATIENCE_S
-from tether.contracts import ModelCard, ModelPolicy, MoveModel, Stage
-from tether.contracts.catalog import Slo, Warming
-from tether.contracts.policies import RateTerms, RetryTerms
-from tether.core.lifecycle import Shelf
-from tether.core.version import Version
-from tether.errors import ModelConflict, Unavailable
-from tether.stores import models
-from tether.stores.database import Database, connect, migrate, migrations
+from actors.contracts import ModelCard, ModelPolicy, MoveModel, Stage
+from actors.contracts.catalog import Slo, Warming
+from actors.contracts.policies import RateTerms, RetryTerms
+from actors.core.lifecycle import VersionSet
+from actors.core.version import Version
+from actors.errors import ModelConflict
+from actors.stores import models
+from actors.stores.database import Database, connect, migrate, migrations
+from supervision.errors import Unavailable
+from tests.support.waiting import PATIENCE_S
 
 CARD = ModelCard(
     name="org/m",
@@ -42,7 +43,7 @@ async def make(database: Database, verb: str, ref: str, **more: object) -> None:
 
     async def work(connection: asyncpg.Connection) -> None:
         await models.lock(connection)
-        shelf = Shelf(await models.listed(connection, [ref]), listed=[ref, "a@2"])
+        shelf = VersionSet(await models.listed(connection, [ref]), listed=[ref, "a@2"])
         msg = MoveModel(ref=ref, verb=verb, **more)  # type: ignore[arg-type]
         await models.write(connection, shelf.move(msg, "tester", 1000.0))
 
@@ -54,7 +55,7 @@ async def test_a_version_is_kept_with_all_that_it_is_and_told(dsn: str) -> None:
     listener = await connect(dsn)
     await listener.add_listener("tether_models", lambda *a: told.put_nowait(a[2]))
     async with Database(dsn) as database:
-        steps = Shelf([]).register(CARD, "alice", 1_800_000_000.25)
+        steps = VersionSet([]).register(CARD, "alice", 1_800_000_000.25)
         await models.write(database, steps)
         assert await asyncio.wait_for(told.get(), PATIENCE_S) == "tether_models"
         [found] = await models.listed(database)
@@ -64,7 +65,9 @@ async def test_a_version_is_kept_with_all_that_it_is_and_told(dsn: str) -> None:
         assert await models.changes(database, "") == (steps[0].line,)
         assert await models.revision(database) == 1
         # What is written again keeps its age.
-        entered = Shelf([found]).enter([msgspec.structs.replace(CARD, context=3)], 1_900_000_000.0)
+        entered = VersionSet([found]).enter(
+            [msgspec.structs.replace(CARD, context=3)], 1_900_000_000.0
+        )
         await models.write(database, entered)
         [again] = await models.listed(database)
         assert (again.card.context, again.card.created_s) == (3, 1_800_000_000)
@@ -78,7 +81,7 @@ async def test_what_is_shown(dsn: str) -> None:
         for name, version in (("b", "1"), ("a", "1"), ("a", "2"))
     ]
     async with Database(dsn) as database:
-        await models.write(database, Shelf([]).enter(cards, 500.0))
+        await models.write(database, VersionSet([]).enter(cards, 500.0))
         await make(database, "retire", "a@1")
 
         async def refs(ref: str) -> list[str]:
@@ -102,7 +105,7 @@ async def test_two_who_change_the_same_name_come_one_after_the_other(dsn: str) -
     cards = [ModelCard(name="m", version=str(n), engine="echo") for n in range(8)]
     async with Database(dsn, size=8) as database:
         for card in cards:
-            await models.write(database, Shelf([]).register(card, "x", 1.0))
+            await models.write(database, VersionSet([]).register(card, "x", 1.0))
         done = await asyncio.gather(
             *(make(database, "promote", card.ref, to="canary") for card in cards),
             return_exceptions=True,
@@ -115,7 +118,7 @@ async def test_two_who_change_the_same_name_come_one_after_the_other(dsn: str) -
 
 async def test_what_fails_leaves_nothing_of_a_change(dsn: str) -> None:
     async with Database(dsn) as database:
-        steps = Shelf([]).register(CARD, "x", 1.0)
+        steps = VersionSet([]).register(CARD, "x", 1.0)
         bad = msgspec.structs.replace(steps[0].line, what="burnt")
 
         async def work(connection: asyncpg.Connection) -> None:
@@ -132,7 +135,8 @@ async def test_what_fails_leaves_nothing_of_a_change(dsn: str) -> None:
 async def test_a_policy_that_nobody_can_read_is_offered_to_nobody(dsn: str) -> None:
     async with Database(dsn) as database:
         await models.write(
-            database, Shelf([]).enter([CARD, ModelCard(name="m", version="2", engine="echo")], 9.0)
+            database,
+            VersionSet([]).enter([CARD, ModelCard(name="m", version="2", engine="echo")], 9.0),
         )
         for policy in ("[]", '{"canary_share": 2}', '{"tenants": "all"}', '{"slo": "best"}'):
             await database.execute(

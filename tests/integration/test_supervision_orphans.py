@@ -18,22 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from supervised_children import Stub, StubOptions
 
-from actors.runtime import Address, Endpoint
-from actors.runtime.sockets import socket_path
-from supervision import (
-    ChildSpec,
-    DynamicOptions,
-    DynamicSupervisor,
-    Strategy,
-    Supervisor,
-    SupervisorOptions,
-    start_tree,
-)
-from tests.patience import PATIENCE_S, PatientEndpoint
-from tests.ports import free_port
-from tether.contracts import ShowTree
+from supervision.contracts import ShowTree
+from supervision.dynamic import DynamicSupervisor
+from supervision.root import start_tree
+from supervision.runtime import Address, Endpoint
+from supervision.runtime.sockets import socket_path
+from supervision.spec import ChildSpec, DynamicOptions, SupervisorOptions
+from supervision.strategy import Strategy
+from supervision.supervisor import Supervisor
+from tests.support.ports import free_port
+from tests.support.supervised_children import Stub, StubOptions
+from tests.support.waiting import PATIENCE_S, PatientEndpoint
 
 NODE = "t1"
 LEDGER = "control/ledger"
@@ -120,7 +116,7 @@ async def ended(pid: int) -> None:
 
 OWNER = """
 import json, os, sys
-from actors.system import System
+from supervision.system import System
 system = System.start({**json.loads(sys.argv[1]), "Owner Pid": os.getpid()})
 print("up", flush=True)
 sys.stdin.readline()
@@ -136,7 +132,7 @@ async def run(tmp_path: Path) -> AsyncIterator[Run]:
             "Node Id": NODE,
             "Admin Port": port,
             "Run Dir": folder,
-            "Actor Classes": ["supervision.*", "supervised_children.*"],
+            "Actor Classes": ["supervision.*", "tests.support.supervised_children.*"],
         }
         owner = subprocess.Popen(  # noqa: ASYNC220
             [sys.executable, "-c", OWNER, json.dumps(capabilities)],

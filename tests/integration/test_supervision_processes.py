@@ -14,33 +14,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from supervised_children import Stub, StubOptions
 
-from actors.runtime import Address, Endpoint
-from actors.system import System
-from supervision import (
-    Backoff,
-    ChildSpec,
-    DynamicOptions,
-    DynamicSupervisor,
-    PartitionOptions,
-    PartitionSupervisor,
-    Restart,
-    Strategy,
-    Supervisor,
-    SupervisorOptions,
-    index_of,
-    start_tree,
-    stop_tree,
-)
-from tests.patience import PATIENCE_S, PatientEndpoint
-from tether.contracts import (
+from actors.contracts import ListModels, Readiness
+from supervision.backoff import Backoff
+from supervision.contracts import (
     AddChild,
     ChildCounts,
     CountChildren,
     DeleteChild,
-    ListModels,
-    Readiness,
     RestartChild,
     ShowChildren,
     ShowTree,
@@ -49,7 +30,18 @@ from tether.contracts import (
     TreeNode,
     WatchTree,
 )
-from tether.errors import BadRequest, Conflict, Overloaded, PeerLost, TetherError, Unavailable
+from supervision.dynamic import DynamicSupervisor
+from supervision.errors import BadRequest, Conflict, Overloaded, PeerLost, TetherError, Unavailable
+from supervision.partition import PartitionSupervisor
+from supervision.root import start_tree, stop_tree
+from supervision.runtime import Address, Endpoint
+from supervision.spec import ChildSpec, DynamicOptions, PartitionOptions, Restart, SupervisorOptions
+from supervision.strategy import Strategy
+from supervision.supervisor import Supervisor
+from supervision.system import System
+from supervision.tree_view import index_of
+from tests.support.supervised_children import Stub, StubOptions
+from tests.support.waiting import PATIENCE_S, PatientEndpoint
 
 NODE = "t1"
 PORT = 1955
@@ -68,7 +60,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 "Node Id": NODE,
                 "Admin Port": PORT,
                 "Run Dir": name,
-                "Actor Classes": ["supervision.*", "supervised_children.*"],
+                "Actor Classes": ["supervision.*", "tests.support.supervised_children.*"],
                 "Owner Pid": os.getpid(),
             }
         )
@@ -419,7 +411,7 @@ async def test_a_dynamic_supervisor_takes_children_and_lets_go_of_them(
         with pytest.raises(Unavailable, match=r"w1 did not start.*the disk is on fire"):
             await add(stub("w1", broken=str(tmp_path / "broken")))
         with pytest.raises(Unavailable, match="w1 did not start"):
-            await add(ChildSpec(id="w1", start="supervised_children:Nobody"))
+            await add(ChildSpec(id="w1", start="tests.support.supervised_children:Nobody"))
         with pytest.raises(Unavailable, match="'Actor Classes'"):
             await add(ChildSpec(id="w1", start="os:system"))
         ready = await add(stub("w1"))

@@ -13,12 +13,15 @@ from typing import Any
 
 import psutil
 import pytest
-from supervised_children import Stub, StubOptions
 
-from actors.runtime import Endpoint
-from actors.system import System
-from supervision import Backoff, ChildSpec, SupervisorOptions, start_tree, stop_tree
-from tether.contracts import ListModels, Readiness, ShowTree, Tree, TreeNode, WatchTree
+from actors.contracts import ListModels, Readiness
+from supervision.backoff import Backoff
+from supervision.contracts import ShowTree, Tree, TreeNode, WatchTree
+from supervision.root import start_tree, stop_tree
+from supervision.runtime import Endpoint
+from supervision.spec import ChildSpec, SupervisorOptions
+from supervision.system import System
+from tests.support.supervised_children import Stub, StubOptions
 
 PATIENCE_S = 60.0
 NODE = "spares"
@@ -33,7 +36,7 @@ def run_dir() -> Iterator[str]:
             {
                 "Node Id": NODE,
                 "Run Dir": name,
-                "Actor Classes": ["supervision.*", "supervised_children.*"],
+                "Actor Classes": ["supervision.*", "tests.support.supervised_children.*"],
                 "Owner Pid": os.getpid(),
                 "Warm Spares": 1,
             }

@@ -17,15 +17,14 @@ import pytest_asyncio
 import structlog
 import uvloop
 from cryptography import x509
-from runtime_actors import RtCount, RtNothing, RtPing, RtPong
-from tls_hubs import HOST, Cluster, Stranger, answer, cluster, hello, pings, shows
 
-from actors.runtime import Address, on
-from actors.runtime.hub import Hub
-from actors.runtime.last_words import LastWords
-from actors.runtime.serving import Serving, handlers_of
-from actors.runtime.tls import TlsConnection
-from actors.runtime.wire import (
+from supervision.errors import PeerLost
+from supervision.runtime import Address, metrics, on
+from supervision.runtime.closing_frame import ClosingFrame
+from supervision.runtime.connections import Connections
+from supervision.runtime.dispatch import Dispatch, handlers_of
+from supervision.runtime.tls import TlsConnection
+from supervision.runtime.wire import (
     ASK,
     HEADER,
     HELLO,
@@ -36,19 +35,20 @@ from actors.runtime.wire import (
     greet,
     read_greeting,
 )
-from tests.patience import NEVER_S, PATIENCE_S, until
-from tether.errors import PeerLost
-from tether.security.authority import Authority
-from tether.security.certificate import (
+from supervision.security.authority import Authority
+from supervision.security.certificate import (
     certificate_pem,
     key_pem,
     new_certificate,
     new_key,
     read_key,
 )
-from tether.security.identity import Identity
-from tether.security.name import NodeName
-from tether.telemetry import metrics
+from supervision.security.identity import Identity
+from supervision.security.name import NodeName
+from supervision.telemetry import bounds
+from tests.support.runtime_actors import RtCount, RtNothing, RtPing, RtPong
+from tests.support.tls_hubs import HOST, Cluster, Stranger, answer, cluster, hello, pings, shows
+from tests.support.waiting import NEVER_S, PATIENCE_S, until
 
 # The hook that is to replace the fixture would change the loop of all tests of the folder.
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
@@ -70,8 +70,8 @@ async def blue(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[C
         "moving.MOVE_S",
         "leaving.ANSWER_S",
     ):
-        monkeypatch.setattr(f"actors.runtime.{bound}", NEVER_S)
-    monkeypatch.setattr("actors.runtime.border.LOOK_S", 0.05)
+        monkeypatch.setattr(f"supervision.runtime.{bound}", NEVER_S)
+    monkeypatch.setattr("supervision.runtime.node_transport.LOOK_S", 0.05)
     async with cluster(folder) as made:
         yield made
 
@@ -85,10 +85,10 @@ def closed(reason: str) -> float:
 
 
 def refused(bound: str) -> float:
-    return float(metrics.bound_refused.labels(bound)._value.get())
+    return float(bounds.refused.labels(bound)._value.get())
 
 
-async def caught_up(hub: Hub) -> None:
+async def caught_up(hub: Connections) -> None:
     """Waits until the hub knows what is in the folder of its identity."""
     assert hub.border is not None
     here = hub.border.identity
@@ -122,10 +122,10 @@ class Talker:
             yield RtPong(number=number, payload=msg.payload)
 
 
-def talks(hub: Hub) -> Talker:
+def talks(hub: Connections) -> Talker:
     """Lets `hub` answer as an actor would."""
     talker = Talker()
-    Serving(hub, handlers_of(talker), 64, "talker").begin()
+    Dispatch(hub, handlers_of(talker), 64, "talker").begin()
     return talker
 
 
@@ -265,7 +265,7 @@ async def test_a_node_of_the_release_before_is_refused_and_logged_once(blue: Clu
             "event": "refused a peer of another release",
             "reason": OLD,
             "log_level": "error",
-            "module": "actors.runtime.connection",
+            "module": "supervision.runtime.connection",
         }
     ]
     assert not asked
@@ -464,7 +464,7 @@ async def test_a_frame_of_a_gibibyte_is_refused_when_it_is_announced(blue: Clust
 async def test_silence_after_the_handshake_is_ended(
     blue: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("actors.runtime.connection.GREETING_TIMEOUT", 0.1)
+    monkeypatch.setattr("supervision.runtime.connection.GREETING_TIMEOUT", 0.1)
     one = await blue.hub("n1")
     blue.authority.issue("n2")
     silent = await Stranger.to(one, shows(blue.authority, "n2"))
@@ -476,7 +476,7 @@ async def test_silence_after_the_handshake_is_ended(
 async def test_slow_handshakes_are_ended(
     blue: Cluster, monkeypatch: pytest.MonkeyPatch, drip: bytes
 ) -> None:
-    monkeypatch.setattr("actors.runtime.border.HANDSHAKE_S", 1.0)
+    monkeypatch.setattr("supervision.runtime.node_transport.HANDSHAKE_S", 1.0)
     one, two = await blue.hub("n1"), await blue.hub("n2")
     before = counted("in", "timeout")
     slow = [await Stranger.to(one, None) for _ in range(10)]
@@ -501,7 +501,7 @@ async def test_slow_handshakes_are_ended(
 async def test_a_crowd_of_slow_handshakes_gives_way(
     blue: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("actors.runtime.border.MAX_HANDSHAKES", 8)
+    monkeypatch.setattr("supervision.runtime.node_transport.MAX_HANDSHAKES", 8)
     one, two = await blue.hub("n1"), await blue.hub("n2")
     before, crowded = refused("tls_handshakes"), counted("in", "crowded_out")
     crowd = [await Stranger.to(one, None) for _ in range(40)]
@@ -517,7 +517,7 @@ async def test_a_crowd_of_slow_handshakes_gives_way(
 async def test_connections_of_one_node_are_bounded(
     blue: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("actors.runtime.border.MAX_PER_NODE", 3)
+    monkeypatch.setattr("supervision.runtime.node_transport.MAX_PER_NODE", 3)
     one, three = await blue.hub("n1"), await blue.hub("n3")
     blue.authority.issue("n2")
     tls = shows(blue.authority, "n2")
@@ -552,9 +552,9 @@ async def test_no_descriptor_is_left_behind(blue: Cluster) -> None:
     await until(lambda: descriptors() <= before)
 
 
-def grow_old(monkeypatch: pytest.MonkeyPatch, idle_s: float, *hubs: Hub) -> None:
+def grow_old(monkeypatch: pytest.MonkeyPatch, idle_s: float, *hubs: Connections) -> None:
     """From now on, and at once, connections of `hubs` are left that are silent so long."""
-    monkeypatch.setattr("actors.runtime.leaving.IDLE_S", idle_s)
+    monkeypatch.setattr("supervision.runtime.idle_close.IDLE_S", idle_s)
     for hub in hubs:
         for connection in hub.connections:
             connection.leave_at = 0.0  # type: ignore[attr-defined]
@@ -600,8 +600,8 @@ async def test_two_that_have_dialed_each_other_leave_both_connections(
 async def test_who_speaks_while_leaving_is_heard(
     blue: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("actors.runtime.border.LOOK_S", 0.005)
-    monkeypatch.setattr("actors.runtime.leaving.IDLE_S", 0.05)
+    monkeypatch.setattr("supervision.runtime.node_transport.LOOK_S", 0.005)
+    monkeypatch.setattr("supervision.runtime.idle_close.IDLE_S", 0.05)
     one, two = await blue.hub("n1"), await blue.hub("n2")
     for pause in (0.04, 0.045, 0.05, 0.055, 0.06, 0.065, 0.07, 0.08, 0.1) * 3:
         assert await pings(one, two)
@@ -612,9 +612,9 @@ async def test_who_speaks_while_leaving_is_heard(
 async def test_a_release_that_does_not_know_how_to_leave_stays(
     blue: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("actors.runtime.border.LOOK_S", 0.02)
-    monkeypatch.setattr("actors.runtime.leaving.IDLE_S", 0.1)
-    monkeypatch.setattr("actors.runtime.leaving.ANSWER_S", 0.2)
+    monkeypatch.setattr("supervision.runtime.node_transport.LOOK_S", 0.02)
+    monkeypatch.setattr("supervision.runtime.idle_close.IDLE_S", 0.1)
+    monkeypatch.setattr("supervision.runtime.idle_close.ANSWER_S", 0.2)
     one, two = await blue.hub("n1"), await blue.hub("n2")
     asked = asyncio.Event()
     two.on_link = lambda *_: asked.set()
@@ -672,7 +672,7 @@ def renew(blue: Cluster, lifetime_s: float) -> None:
         blue.authority.renew(node, lifetime_s=lifetime_s)
 
 
-async def cross(monkeypatch: pytest.MonkeyPatch, one: Hub, two: Hub) -> None:
+async def cross(monkeypatch: pytest.MonkeyPatch, one: Connections, two: Connections) -> None:
     """Each dials the other, and neither hears of it before."""
     held: list[asyncio.ReadTransport] = []
     own = TlsConnection.connection_made
@@ -695,13 +695,13 @@ async def cross(monkeypatch: pytest.MonkeyPatch, one: Hub, two: Hub) -> None:
 
 def meet(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on two sides say their last words in the same turn of the loop."""
-    barrier, own = asyncio.Barrier(2), LastWords.say
+    barrier, own = asyncio.Barrier(2), ClosingFrame.say
 
     async def together(*args: Any) -> int:
         await barrier.wait()
         return await own(*args)
 
-    monkeypatch.setattr(LastWords, "say", together)
+    monkeypatch.setattr(ClosingFrame, "say", together)
 
 
 @pytest.mark.parametrize("how", ["one dialed", "both dialed", "both at once"])
@@ -726,7 +726,7 @@ async def test_conversations_move_on_before_their_certificates_end(
     counts = {"one asks": 0, "two asks": 0, "one reads": 0}
     moved = metrics.tls_moves.labels("moved")._value.get()
 
-    async def asks(name: str, asker: Hub, asked: Hub) -> None:
+    async def asks(name: str, asker: Connections, asked: Connections) -> None:
         while not over.is_set():
             counts[name] += 1
             number = counts[name]
@@ -785,7 +785,7 @@ async def test_a_move_that_breaks_off_is_a_lost_peer(
     renew(blue, 7200)
     await caught_up(one)
     await caught_up(two)
-    monkeypatch.setattr("actors.runtime.moving.MOVE_S", 1.0)
+    monkeypatch.setattr("supervision.runtime.tls_rotation.MOVE_S", 1.0)
     while not gone.is_set():  # on a slow machine the time may be up before the last word is said
         failed = metrics.tls_moves.labels("failed")._value.get()
         blue.ahead_s = max(3000.0, blue.ahead_s + 200.0)

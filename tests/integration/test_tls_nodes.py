@@ -16,8 +16,6 @@ from typing import Any
 
 import psutil
 import pytest
-from runtime_actors import Echo, OffTheList, Parent, Picky, RtCreate, RtPing, RtRead, RtReport
-from runtime_node import Node, alive, running_node, wait_for
 from thespian.actors import (
     ActorSystem,
     InvalidActorSpecification,
@@ -25,13 +23,24 @@ from thespian.actors import (
 )
 from thespian.system.messages.admin import SystemShutdown
 
-from actors.runtime import Address, Endpoint, unpickler
-from actors.runtime.placements import ORPHAN_S
-from tests.patience import NEVER_S, PATIENCE_S
-from tests.ports import free_port
-from tether.errors import PeerLost
-from tether.security.authority import Authority
-from tether.security.identity import IdentityUnusable
+from supervision.errors import PeerLost
+from supervision.runtime import Address, Endpoint, unpickler
+from supervision.runtime.placements import ORPHAN_S
+from supervision.security.authority import Authority
+from supervision.security.identity import IdentityUnusable
+from tests.support.ports import free_port
+from tests.support.runtime_actors import (
+    Echo,
+    OffTheList,
+    Parent,
+    Picky,
+    RtCreate,
+    RtPing,
+    RtRead,
+    RtReport,
+)
+from tests.support.runtime_node import Node, alive, running_node, wait_for
+from tests.support.waiting import NEVER_S, PATIENCE_S
 
 HOST = "127.0.0.1"
 
@@ -52,7 +61,13 @@ class Pair:
             running_node(
                 **self.capabilities("n2"),
                 **leader,
-                **{"gpu": True, "Actor Classes": ["runtime_actors:Echo", "runtime_actors:Picky"]},
+                **{
+                    "gpu": True,
+                    "Actor Classes": [
+                        "tests.support.runtime_actors:Echo",
+                        "tests.support.runtime_actors:Picky",
+                    ],
+                },
             )
         )
 
@@ -184,7 +199,7 @@ async def test_every_process_takes_the_new_certificate_while_it_runs(pair: Pair)
         def shown() -> int:
             import ssl
 
-            from tls_hubs import shows
+            from tests.support.tls_hubs import shows
 
             with (
                 socket.create_connection((HOST, two.port), timeout=PATIENCE_S) as sock,

@@ -19,18 +19,19 @@ import psutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests import adapter as adapters
-from tests import tiny
-from tests.patience import PATIENCE_S
+from actors.contracts import ChatInput, Message, ModelCard, Sampling
+from actors.engines import vllm_home
+from actors.engines.engine import Engine, EngineOptions
+from actors.engines.factory import create
+from actors.engines.generation import Generation
+from actors.engines.hosted import HostedEngine
+from actors.engines.smollm2 import SOURCE
+from actors.errors import ModelUnusable
+from supervision.errors import Internal, PeerLost
+from tests.support import adapter as adapters
+from tests.support import tiny
+from tests.support.waiting import PATIENCE_S
 from tether.config import load
-from tether.contracts import ChatInput, Message, ModelCard, Sampling
-from tether.engines import vllm_home
-from tether.engines.engine import Engine, EngineOptions
-from tether.engines.factory import create
-from tether.engines.generation import Generation
-from tether.engines.hosted import HostedEngine
-from tether.engines.smollm2 import SOURCE
-from tether.errors import Internal, ModelUnusable, PeerLost
 
 CACHE = load(Path(__file__).parents[2] / "cluster.toml").cache_dir
 CONTEXT, TOKENS = 512, 48
@@ -274,10 +275,10 @@ def _is_of(process: psutil.Process, pid: int) -> bool:
 
 BREAKS = """
 import asyncio, pathlib, sys
-from tether.contracts import ModelCard, Sampling
-from tether.engines.generation import Generation
-from tether.engines.factory import create
-from tether.errors import Unavailable, WorkerLost
+from actors.contracts import ModelCard, Sampling
+from actors.engines.generation import Generation
+from actors.engines.factory import create
+from supervision.errors import Unavailable, WorkerLost
 
 def broken():
     raise RuntimeError("a kernel failed")

@@ -14,12 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.artifact_shop import Shop, files, flip, make_model
-from tether.artifacts import digest, entry, folder, manifest, pull
-from tether.artifacts.cache import Cache
-from tether.artifacts.locks import FileLock
-from tether.artifacts.manifest import Manifest
-from tether.errors import ArtifactRefused, CacheFull, Unavailable
+from actors.artifacts import digest, entry, folder, manifest, pull
+from actors.artifacts.cache import Cache
+from actors.artifacts.locks import FileLock
+from actors.artifacts.manifest import Manifest
+from actors.errors import ArtifactRefused, CacheFull
+from supervision.errors import Unavailable
+from tests.support.artifact_shop import Shop, files, flip, make_model
 
 STEPS = ("bring", "part", "pin", "unpin", "use", "evict", "spoil")
 
@@ -255,7 +256,7 @@ async def test_a_full_disk_is_said_and_costs_nothing_else(
             case "sync":
                 patch.setattr(entry, "sync_one", full)
             case "signature":
-                patch.setattr(entry.Entry, "add_signature", full)
+                patch.setattr(entry.CacheEntry, "add_signature", full)
             case "begin":
                 patch.setattr(entry.disk, "write", full)
         with pytest.raises(CacheFull, match=r"the disk of .*cache is full"):
@@ -272,7 +273,7 @@ async def test_too_little_disk_is_said_before_anything_is_fetched(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type("Usage", (), {"free": 20 << 20})
-    monkeypatch.setattr("tether.artifacts.cache.shutil.disk_usage", lambda _path: usage)
+    monkeypatch.setattr("actors.artifacts.cache.shutil.disk_usage", lambda _path: usage)
     replicas = shop.replicas()
     with pytest.raises(CacheFull, match="the disk has 20971520 free"):
         await shop.pull(replicas).obtain(shop.digest)

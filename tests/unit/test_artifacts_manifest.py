@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.artifact_shop import make_model, safetensors
-from tether.artifacts import digest, filename, folder, layout, manifest
-from tether.artifacts.manifest import BLOCK, File
-from tether.errors import ArtifactRefused, BadRequest
+from actors.artifacts import digest, filename, folder, layout, manifest
+from actors.artifacts.manifest import BLOCK, File
+from actors.errors import ArtifactRefused
+from supervision.errors import BadRequest
+from tests.support.artifact_shop import make_model, safetensors
 
 HEX = digest.of(b"x")
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.artifact_shop import MIB, Shop, now
-from tether.artifacts import layout, peers, sources
-from tether.artifacts.manifest import BLOCK, encode
-from tether.artifacts.peers import Peer, PeerFault, Trouble
-from tether.artifacts.pull import Pull
-from tether.artifacts.replica import Fault
-from tether.artifacts.trust import Trust
-from tether.errors import ArtifactLost, ArtifactRefused
+from actors.artifacts import layout, peers, sources
+from actors.artifacts.manifest import BLOCK, encode
+from actors.artifacts.peers import ArtifactPeer, PeerFault, Trouble
+from actors.artifacts.pull import Pull
+from actors.artifacts.replica import FaultKind
+from actors.artifacts.trust import Trust
+from actors.errors import ArtifactLost, ArtifactRefused
+from tests.support.artifact_shop import MIB, Shop, now
 
 
 class Holder:
@@ -57,11 +57,11 @@ class Around:
         self.left_alone: dict[str, float] = {}
         self.asked: Counter[str] = Counter()
 
-    async def near(self, artifact: str) -> Sequence[Peer]:
+    async def near(self, artifact: str) -> Sequence[ArtifactPeer]:
         self.asked["near"] += 1
         return [peer for peer in self._near if not self.left_alone.get(peer.node)]
 
-    async def far(self, artifact: str) -> Sequence[Peer]:
+    async def far(self, artifact: str) -> Sequence[ArtifactPeer]:
         self.asked["far"] += 1
         return [peer for peer in self._far if not self.left_alone.get(peer.node)]
 
@@ -258,5 +258,5 @@ async def test_a_replica_is_still_passed_over_for_a_far_peer(shop: Shop) -> None
     held = await pull.obtain(shop.digest)
     assert shop.same(held.folder)
     assert far.given["block"] >= 1 and far.given["manifest"] == 0
-    assert all(replicas.faults[url.rstrip("/"), Fault.CORRUPT] == 1 for url in shop.urls)
+    assert all(replicas.faults[url.rstrip("/"), FaultKind.CORRUPT] == 1 for url in shop.urls)
     held.release()

@@ -13,11 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.artifact_shop import NOW, Signer, make_model, write_trust
-from tether.artifacts import digest, folder, manifest, signature, signing
-from tether.artifacts.signature import SignatureUnusable
-from tether.artifacts.trust import Trust
-from tether.errors import ArtifactRefused, BadRequest
+from actors.artifacts import digest, folder, manifest, signature, signing
+from actors.artifacts.signature import SignatureUnusable
+from actors.artifacts.trust import Trust
+from actors.errors import ArtifactRefused
+from supervision.errors import BadRequest
+from tests.support.artifact_shop import NOW, Signer, make_model, write_trust
 
 
 class Signed:

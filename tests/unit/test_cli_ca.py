@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from supervision.security.identity import Identity, IdentityUnusable
 from tether.cli import app
-from tether.security.identity import Identity, IdentityUnusable
 
 
 class Command:

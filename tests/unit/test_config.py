@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tether.capability import meets
+from supervision.capability import meets
 from tether.config import ConfigInvalid, load, parse
 
 ROOT = Path(__file__).parents[2]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tether.config import ConfigInvalid, Policy, model, parse, policy
-from tether.contracts import ModelPolicy
-from tether.contracts.policies import RateTerms, RequestPolicies
+from actors.contracts import ModelPolicy
+from actors.contracts.policies import RateTerms, RequestPolicies
+from tether.config import ConfigInvalid, ModelPolicyOptions, model, parse, policy
 from tether.node.plan import card_of
 
 TEXT = """
@@ -48,9 +48,9 @@ def test_a_model_of_the_configuration_becomes_a_card() -> None:
 
 def test_both_kinds_of_policy_are_the_same() -> None:
     """The configuration's, which is checked, and the contract's, which travels."""
-    assert Policy.__struct_fields__ == ModelPolicy.__struct_fields__
-    for field in Policy.__struct_fields__:
-        assert getattr(Policy(), field) == getattr(ModelPolicy(), field)
+    assert ModelPolicyOptions.__struct_fields__ == ModelPolicy.__struct_fields__
+    for field in ModelPolicyOptions.__struct_fields__:
+        assert getattr(ModelPolicyOptions(), field) == getattr(ModelPolicy(), field)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_mistake_in_the_policies_is_named(changed: tuple[str, str], path: str,
 
 
 def test_a_policy_by_itself() -> None:
-    assert policy({"slo": "batch"}) == Policy(slo="batch")
+    assert policy({"slo": "batch"}) == ModelPolicyOptions(slo="batch")
     for wrong in (3, {"slo": 3}, {"x": 1}):
         with pytest.raises(ConfigInvalid):
             policy(wrong)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tether.contracts import Catalog, ModelCard, ModelPolicy, Stage
-from tether.core.catalog import Index, current
-from tether.errors import ModelNotFound
+from actors.contracts import Catalog, ModelCard, ModelPolicy, Stage
+from actors.core.catalog import Index, current
+from actors.errors import ModelNotFound
 
 
 def card(version: str, stage: Stage = Stage.STABLE, at: float = 0.0, **policy: object) -> ModelCard:

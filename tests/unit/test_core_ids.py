@@ -7,7 +7,7 @@ import uuid
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tether.core.ids import first_id, job_id
+from actors.core.ids import first_id, job_id
 
 
 def test_the_example_of_the_rfc() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tether.contracts import ModelCard, ModelsShown, Stage
-from tether.contracts.catalog import Move
-from tether.core.intention import meant
+from actors.contracts import ModelCard, ModelsShown, Stage
+from actors.contracts.catalog import Move
+from actors.core.intention import meant
 
 
 def shown(current: str = "", unlisted: tuple[str, ...] = (), **stages: Stage) -> ModelsShown:

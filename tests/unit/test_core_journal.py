@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tether.contracts import Chunk, Completed, Finish, Usage
-from tether.core.journal import MAX_PIECES, Journal, Reader
-from tether.errors import AnswerGone, WorkerLost
+from actors.contracts import Chunk, Completed, Finish, Usage
+from actors.core.journal import MAX_PIECES, Journal, Reader
+from actors.errors import AnswerGone, WorkerLost
 
 PIECES = st.lists(
     st.tuples(st.lists(st.integers(0, 9), max_size=3).map(tuple), st.text("abc", max_size=3)),

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tether.contracts import ModelCard, ModelChange, ModelPolicy, MoveModel, Stage
-from tether.contracts.catalog import Move, Slo, Warming
-from tether.core.catalog import current
-from tether.core.lifecycle import CONFIGURATION, MAX_LIVE, Shelf
-from tether.core.version import Version, check
-from tether.errors import BadRequest, ModelConflict, ModelNotFound, Overloaded, TetherError
+from actors.contracts import ModelCard, ModelChange, ModelPolicy, MoveModel, Stage
+from actors.contracts.catalog import Move, Slo, Warming
+from actors.core.catalog import current
+from actors.core.lifecycle import CONFIGURATION, MAX_LIVE, VersionSet
+from actors.core.version import Version, check
+from actors.errors import ModelConflict, ModelNotFound
+from supervision.errors import BadRequest, Overloaded, TetherError
 
 NAMES = ("a", "b")
 REFS = tuple(f"{name}@{version}" for name in NAMES for version in "123")
@@ -33,14 +34,14 @@ class Registry:
     """What the store does, in memory."""
 
     def __init__(self) -> None:
-        self.shelf = Shelf([])
+        self.shelf = VersionSet([])
         self.history: list[ModelChange] = []
 
     def do(self, order: tuple[str, Any], now: float) -> int:
         """One order of whoever; how many steps it made."""
         kind, what = order
         if kind == "configure":
-            self.shelf = Shelf(self.shelf.versions.values(), frozenset(what))
+            self.shelf = VersionSet(self.shelf.versions.values(), frozenset(what))
             steps = self.shelf.enter([card(ref) for ref in what], now)
         elif kind == "register":
             steps = self.shelf.register(card(what), "alice", now)
@@ -145,7 +146,7 @@ def test_what_is_entered_again_stays_where_it_was() -> None:
 
 
 def test_a_change_says_what() -> None:
-    shelf = Shelf([], {"a@1"})
+    shelf = VersionSet([], {"a@1"})
     shelf = shelf.after(shelf.enter([card("a@1")], 1.0))
     steps = shelf.enter([card("a@1", context=9, policy=ModelPolicy(regions=("eu",)))], 2.0)
     assert [s.line.note for s in steps] == ["context 2048 → 9, policy.regions () → ('eu',)"]
@@ -153,7 +154,7 @@ def test_a_change_says_what() -> None:
 
 
 def test_an_operator_s_version_may_be_given_another_policy_only() -> None:
-    shelf = Shelf([])
+    shelf = VersionSet([])
     first = card("a@1", policy=ModelPolicy(max_tokens=5))
     shelf = shelf.after(shelf.register(first, "x", 1.0))
     assert shelf.register(first, "x", 2.0) == []
@@ -225,7 +226,7 @@ def test_who_has_seen_something_else_is_told_what_has_changed() -> None:
 
 
 def test_there_is_an_end_to_what_is_registered() -> None:
-    shelf = Shelf([])
+    shelf = VersionSet([])
     for number in range(MAX_LIVE):
         shelf.versions |= {
             s.version.card.ref: s.version for s in shelf._registered(card(f"m@{number}"), "x", 1.0)
@@ -236,7 +237,7 @@ def test_there_is_an_end_to_what_is_registered() -> None:
     shelf = shelf.after(shelf.register(card("m@more"), "x", 3.0))
     tenants = tuple(f"tenant-{n:050}" for n in range(1024))
     big = card("m@0", policy=ModelPolicy(tenants=tenants))
-    shelf = Shelf(
+    shelf = VersionSet(
         Version(msgspec.structs.replace(big, version=str(number)), "operator")
         for number in range(100)
     )

@@ -7,7 +7,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from tether.errors import DeadlineExceeded, NoAnswer, from_code
+from supervision.errors import DeadlineExceeded, NoAnswer, from_code
 from tether.http.errors import answer
 
 ROOT = Path(__file__).parents[2]
@@ -18,9 +18,9 @@ KEEPERS = {
     "actors/gateway/request_admission.py",
     "actors/gateway/session_placement.py",
     "actors/scheduler/scheduler.py",  # of who waits for a worker
-    "actors/worker/execution.py",
+    "actors/worker/run.py",
     "supervision/policies/deadline.py",  # of a call, as its caller has set it
-    "tether/http/lifeline.py",
+    "tether/http/cancellation.py",
 }
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.patience import PATIENCE_S
-from tether.contracts import ModelCard
-from tether.engines.batch_engine import BatchEngine, Loaded
-from tether.engines.engine import Capabilities, EngineOptions
-from tether.errors import ModelUnusable
+from actors.contracts import ModelCard
+from actors.engines.batch_engine import BatchEngine, Loaded
+from actors.engines.engine import Capabilities, EngineOptions
+from actors.errors import ModelUnusable
+from tests.support.waiting import PATIENCE_S
 
 
 class Halfway(BatchEngine):

@@ -13,17 +13,17 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
+from actors.contracts import Finish, Sampling
+from actors.engines.batcher import Batcher
+from actors.engines.generation import Delta, Generation
+from actors.engines.model import SlotModel, load
+from actors.engines.sequence import Sequence
+from actors.engines.slot_cache import SlotCache
+from actors.engines.span import Span
+from actors.engines.text import byte_table
 from bench.batcher_equal import differing, run_all
-from tests import tiny
-from tether.contracts import Finish, Sampling
-from tether.engines.batcher import Batcher
-from tether.engines.generation import Delta, Generation
-from tether.engines.model import SlotModel, load
-from tether.engines.sequence import Sequence
-from tether.engines.slot_cache import SlotCache
-from tether.engines.span import Span
-from tether.engines.text import byte_table
-from tether.errors import Internal
+from supervision.errors import Internal
+from tests.support import tiny
 
 TOKENS = 40
 POISON = 77  # a token id that some tests make fatal

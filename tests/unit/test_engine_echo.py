@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tether.contracts import ChatInput, Finish, Message, ModelCard, Sampling, TextInput
-from tether.engines.engine import Engine
-from tether.engines.factory import create
-from tether.engines.generation import Delta, Generation
-from tether.errors import BadRequest, ContextExceeded, Draining, Overloaded
+from actors.contracts import ChatInput, Finish, Message, ModelCard, Sampling, TextInput
+from actors.engines.engine import Engine
+from actors.engines.factory import create
+from actors.engines.generation import Delta, Generation
+from actors.errors import ContextExceeded
+from supervision.errors import BadRequest, Draining, Overloaded
 
 
 def engine(*, slots: int = 4, queue: int = 2, context: int = 1000) -> Engine:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tether.contracts import ModelCard
-from tether.engines import folder
-from tether.engines.factory import create, prepare
-from tether.errors import ModelUnusable
+from actors.contracts import ModelCard
+from actors.engines import folder
+from actors.engines.factory import create, prepare
+from actors.errors import ModelUnusable
 
 
 def weights(path: Path, size: int = 16, cut: int = 0) -> None:
@@ -103,7 +103,7 @@ def test_an_unknown_engine_is_told(tmp_path: Path) -> None:
 
 
 def test_an_install_without_torch_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tether.engines.weights.util.find_spec", lambda name: None)
+    monkeypatch.setattr("actors.engines.weights.util.find_spec", lambda name: None)
     for engine in ("transformers", "embedding"):
         with pytest.raises(ModelUnusable, match="needs torch; run scripts/install"):
             prepare(card(engine=engine), tmp_path)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tether.engines.prefix import Prefixes, common
+from actors.engines.prefix import Prefixes, common
 
 Tokens = tuple[int, ...]
 WORDS = st.lists(st.integers(0, 2), max_size=12).map(tuple)

@@ -15,15 +15,15 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tests import tiny, tiny_gguf
-from tether.contracts import Sampling
-from tether.engines.batcher import Batcher
-from tether.engines.engine import EngineOptions
-from tether.engines.generation import Delta, Generation
-from tether.engines.llama_model import LlamaModel
-from tether.engines.model import SlotModel, load
-from tether.engines.sequence import Sequence
-from tether.engines.span import Span
+from actors.contracts import Sampling
+from actors.engines.batcher import Batcher
+from actors.engines.engine import EngineOptions
+from actors.engines.generation import Delta, Generation
+from actors.engines.llama_model import LlamaModel
+from actors.engines.model import SlotModel, load
+from actors.engines.sequence import Sequence
+from actors.engines.span import Span
+from tests.support import tiny, tiny_gguf
 
 TOKENS = 12
 SLOTS = 6

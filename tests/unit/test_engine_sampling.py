@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tether.engines.sampling import draw, uniforms
+from actors.engines.sampling import draw, uniforms
 
 
 def logits_of(seed: int, size: int = 50, scale: float = 3.0) -> np.ndarray:

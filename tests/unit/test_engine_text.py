@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import tiny
-from tether.engines.text import StopScanner, TextState, byte_table
-from tether.errors import ModelUnusable
+from actors.engines.text import StopScanner, TextState, byte_table
+from actors.errors import ModelUnusable
+from tests.support import tiny
 
 BYTES = tuple(bytes([b]) for b in range(256))
 

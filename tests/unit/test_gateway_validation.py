@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.gateway.model_concurrency import ModelConcurrency
-from actors.gateway.request_validation import valid_request
-from tether.contracts import (
+from actors.contracts import (
     ChatInput,
     EmbeddingInput,
     Infer,
@@ -17,8 +15,10 @@ from tether.contracts import (
     Sampling,
     TextInput,
 )
-from tether.engines.engine import Capabilities
-from tether.errors import BadRequest, RateLimited
+from actors.engines.engine import Capabilities
+from actors.gateway.model_concurrency import ModelConcurrency
+from actors.gateway.request_validation import valid_request
+from supervision.errors import BadRequest, RateLimited
 
 CHAT = ChatInput(messages=(Message(role="user", content="abcdefgh"),))
 TEXT = TextInput(prompt="abcdefgh")

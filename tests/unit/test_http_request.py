@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervision import index_of
-from tether.errors import (
+from supervision.errors import (
     BadRequest,
     BodyTooLarge,
     Cancelled,
@@ -24,12 +23,13 @@ from tether.errors import (
     TetherError,
     Unauthenticated,
 )
+from supervision.tree_view import index_of
 from tether.http import errors
-from tether.http.admission import Admission
+from tether.http.admission import DoorAdmission
 from tether.http.body import read_body
 from tether.http.caller import read_caller, tenant_of
+from tether.http.cancellation import GRACE_S, Cancellation
 from tether.http.identity import clean_request_id, continue_trace, new_id, new_traceparent
-from tether.http.lifeline import GRACE_S, Lifeline
 from tether.http.listener import PortTaken, listen
 from tether.http.options import DoorOptions
 
@@ -129,7 +129,7 @@ def test_traceparent_continues_a_valid_one() -> None:
     assert continue_trace(new_traceparent("1" * 32).encode()) is not None
 
 
-SHOWN = {"tether.errors", "tether.http.errors"}
+SHOWN = {"supervision.errors", "tether.http.errors"}
 
 
 def test_every_error_has_openais_shape() -> None:
@@ -200,7 +200,7 @@ async def never() -> Any:
 
 
 async def wait_forever(receive: Any, deadline_s: float) -> None:
-    with Lifeline(receive, deadline_s, 5.0) as line:
+    with Cancellation(receive, deadline_s, 5.0) as line:
         line.listening()
         await never()
 
@@ -220,7 +220,7 @@ async def test_lifeline_ends_when_the_client_leaves() -> None:
 
 
 async def test_lifeline_ends_a_slow_body() -> None:
-    with pytest.raises(errors.BodyTooSlow), Lifeline(never, 30.0, 0.01):
+    with pytest.raises(errors.BodyTooSlow), Cancellation(never, 30.0, 0.01):
         await never()
 
 
@@ -233,7 +233,7 @@ async def test_lifeline_leaves_other_cancellations_alone() -> None:
 
 
 async def test_admission_counts_and_drains() -> None:
-    admission = Admission(2)
+    admission = DoorAdmission(2)
     admission.enter()
     admission.enter()
     with pytest.raises(Overloaded):

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from tether.contracts import ChatInput, Message, Sampling, TextInput
-from tether.errors import BadRequest, Forbidden
-from tether.http.caller import Caller
-from tether.http.infer import InferDialect
+from actors.contracts import ChatInput, Message, Sampling, TextInput
+from supervision.errors import BadRequest, Forbidden
+from tether.http.caller import HttpCaller
+from tether.http.infer import InferFormat
 from tether.http.openai_schema import read_chat, read_text
 
 USER = {"role": "user", "content": "hi"}
-CALLER = Caller("tether-acme-secret", "", 10.0)
+CALLER = HttpCaller("tether-acme-secret", "", 10.0)
 
 
 def chat(**fields: Any) -> bytes:
@@ -175,9 +175,11 @@ def test_malformed_bodies_say_where(body: bytes, says: str) -> None:
     assert says in caught.value.message
 
 
-def infer(headers: dict[bytes, bytes] | None = None, caller: Caller = CALLER, **fields: Any) -> Any:
+def infer(
+    headers: dict[bytes, bytes] | None = None, caller: HttpCaller = CALLER, **fields: Any
+) -> Any:
     body = json.dumps({"modelId": "m", "input": "hi", **fields}).encode()
-    return InferDialect(64).read(body, headers or {}, caller, "id1")
+    return InferFormat(64).read(body, headers or {}, caller, "id1")
 
 
 def test_infer_reads_the_contract_of_the_seed() -> None:

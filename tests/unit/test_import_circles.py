@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tether.engines import kinds
+from actors.core import engine_kinds
 
 ROOT = Path(__file__).parents[2]
 
@@ -121,9 +121,9 @@ def test_no_module_leads_back_to_itself(package: str) -> None:
 
 def test_engines_are_straight_though_the_table_names_them() -> None:
     """The factory imports what the rows name, which no reader of its source would see."""
-    links = graph(ROOT, "tether.engines")
-    named = {name for kind in kinds.KINDS for name in (kind.module, kind.home) if name}
-    links["tether.engines.factory"] |= {f"tether.engines.{name}" for name in named}
+    links = graph(ROOT, "actors.engines")
+    named = {name for kind in engine_kinds.KINDS for name in (kind.module, kind.home) if name}
+    links["actors.engines.factory"] |= {f"actors.engines.{name}" for name in named}
     assert circles(links) == []
 
 

@@ -18,58 +18,58 @@ LAYERS: tuple[tuple[str, int], ...] = (
     ("tether.node", 6),
     ("tether.http", 6),
     ("tether.admin", 6),
-    ("actors.runtime", 2),
+    ("supervision.runtime", 2),
     ("actors", 4),
     ("supervision.spec", 1),
     ("supervision.strategy", 1),
     ("supervision.intensity", 1),
     ("supervision.backoff", 1),
     ("supervision.tree", 1),
-    ("supervision.member", 1),
+    ("supervision.child_state", 1),
     ("supervision.children", 1),
     ("supervision.actions", 1),
     ("supervision.events", 1),
-    ("supervision.excuse", 1),
+    ("supervision.external_cause", 1),
     ("supervision.directory", 1),
     ("supervision.policies.async_driver", 2),
     ("supervision.policies.actor_driver", 2),
     ("supervision.policies", 1),
     ("supervision", 3),
-    ("tether.stores", 3),
-    ("tether.engines.kinds", 0),  # the table: which engines there are
-    ("tether.engines", 3),
-    ("tether.artifacts", 3),
-    ("tether.security", 1),  # the runtime shows and checks certificates
-    ("tether.telemetry", 1),  # metrics and logs are used by the runtime itself
-    ("tether.core", 1),
-    ("tether.capability", 0),
-    ("tether.contracts", 0),
+    ("actors.stores", 3),
+    ("actors.core.engine_kinds", 0),  # the table: which engines there are
+    ("actors.engines", 3),
+    ("actors.artifacts", 3),
+    ("supervision.security", 1),  # the runtime shows and checks certificates
+    ("supervision.telemetry", 1),  # metrics and logs are used by the runtime itself
+    ("actors.core", 1),
+    ("supervision.capability", 0),
+    ("actors.contracts", 0),
     ("tether.config", 0),
-    ("tether.errors", 0),
+    ("supervision.errors", 0),
 )
 # Pure modules: they decide, and know neither actors nor sockets nor SQL.
 PURE = (
-    "tether.core",
-    "tether.contracts",
+    "actors.core",
+    "actors.contracts",
     "tether.config",
-    "tether.errors",
-    "tether.capability",
-    "tether.engines.kinds",
+    "supervision.errors",
+    "supervision.capability",
+    "actors.core.engine_kinds",
 )
 PURE_SUPERVISION = tuple(prefix for prefix, layer in LAYERS if layer == 1 and "super" in prefix)
 PURE_ARTIFACTS = tuple(
-    f"tether.artifacts.{name}"
+    f"actors.artifacts.{name}"
     for name in ("bandwidth", "digest", "filename", "layout", "manifest", "signature")
 )
 SHELL_WORDS = frozenset({"thespian", "asyncio", "asyncpg", "socket", "uvicorn", "starlette"})
 # What engines may know of us: their host runs in vLLM's environment, which has no more than that.
 ENGINES_KNOW = (
-    "tether.capability",
-    "tether.contracts",
-    "tether.core",
-    "tether.engines",
-    "tether.errors",
-    "tether.telemetry",
+    "supervision.capability",
+    "actors.contracts",
+    "actors.core",
+    "actors.engines",
+    "supervision.errors",
+    "supervision.telemetry",
 )
 TORCH_WORDS = frozenset({"torch", "transformers", "vllm"})
 
@@ -130,17 +130,17 @@ def faults(module: str, source: str, *, is_package: bool = False) -> Iterator[st
         if pure and first in SHELL_WORDS:
             yield f"{where}: this module is pure, and imports {first}"
         if (
-            within(module, "tether.engines")
+            within(module, "actors.engines")
             and first in PACKAGES
             and not any(within(target, known) for known in ENGINES_KNOW)
         ):
             yield f"{where}: an engine knows nothing of {target}"
-        if first == "obstore" and not within(module, "tether.artifacts"):
-            yield f"{where}: {first} is imported outside tether.artifacts"
+        if first == "obstore" and not within(module, "actors.artifacts"):
+            yield f"{where}: {first} is imported outside actors.artifacts"
         if module in PURE_ARTIFACTS and first in (*SHELL_WORDS, "obstore", "os", "pathlib"):
             yield f"{where}: this module is pure, and imports {first}"
-        if first in TORCH_WORDS and not within(module, "tether.engines"):
-            yield f"{where}: {first} is imported outside tether.engines"
+        if first in TORCH_WORDS and not within(module, "actors.engines"):
+            yield f"{where}: {first} is imported outside actors.engines"
 
 
 def _same_package(module: str, target: str) -> bool:
@@ -167,23 +167,23 @@ def test_every_module_stands_in_a_layer() -> None:
 @pytest.mark.parametrize(
     ("module", "source", "told"),
     [
-        ("tether.core.x", "from actors.runtime import Actor", "upwards"),
-        ("tether.core.x", "def f():\n    import tether.stores", "upwards"),
-        ("tether.core.x", "import asyncio", "pure"),
+        ("actors.core.x", "from supervision.runtime import Actor", "upwards"),
+        ("actors.core.x", "def f():\n    import actors.stores", "upwards"),
+        ("actors.core.x", "import asyncio", "pure"),
         ("tether.http.x", "import thespian.actors", "outside"),
-        ("actors.worker.x", "import torch", "tether.engines"),
+        ("actors.worker.x", "import torch", "actors.engines"),
         ("supervision.spec", "from supervision.supervisor import S", "upwards"),
         ("supervision.policies.stack", "import asyncio", "pure"),
         ("supervision.policies.retry", "from supervision.policies import async_driver", "upwards"),
         ("actors.gateway.x", "from tether.http import door", "upwards"),
         ("actors.gateway.x", "from tether import http", "upwards"),
-        ("actors.worker.x", "import obstore", "tether.artifacts"),
-        ("tether.artifacts.manifest", "import asyncio", "pure"),
-        ("tether.engines.x", "from tether.config import Model", "an engine knows nothing"),
-        ("tether.engines.x", "def f():\n    import tether.stores", "an engine knows nothing"),
-        ("tether.engines.kinds", "from tether.engines import factory", "upwards"),
-        ("tether.engines.kinds", "import asyncio", "pure"),
-        ("tether.artifacts.pull", "from actors.worker import loader", "upwards"),
+        ("actors.worker.x", "import obstore", "actors.artifacts"),
+        ("actors.artifacts.manifest", "import asyncio", "pure"),
+        ("actors.engines.x", "from tether.config import Model", "an engine knows nothing"),
+        ("actors.engines.x", "def f():\n    import actors.stores", "an engine knows nothing"),
+        ("actors.core.engine_kinds", "from actors.engines import factory", "upwards"),
+        ("actors.core.engine_kinds", "import asyncio", "pure"),
+        ("actors.artifacts.pull", "from actors.worker import loader", "upwards"),
     ],
 )
 def test_the_rule_sees_what_breaks_it(module: str, source: str, told: str) -> None:

@@ -9,22 +9,17 @@ import pytest
 
 from actors.depot import DepotOptions
 from actors.gateway import GatewayOptions
-from actors.placer import PlacerOptions
+from actors.placer.placer import PlacerOptions
 from actors.reservation import ReservationOptions
 from actors.roster import RosterOptions
-from actors.runtime.options import NodeOptions
 from actors.worker import WorkerOptions
-from supervision import ChildSpec, DynamicOptions, PartitionOptions, SupervisorOptions
+from supervision.runtime.options import NodeOptions
+from supervision.security.authority import Authority
+from supervision.spec import ChildSpec, DynamicOptions, PartitionOptions, SupervisorOptions
 from tether.config import Config, parse
 from tether.http.options import DoorOptions
-from tether.node.capabilities import (
-    ACTOR_CLASSES,
-    NotOfCluster,
-    capabilities_of,
-    check_identity,
-)
+from tether.node.capabilities import ACTOR_CLASSES, NotOfCluster, capabilities_of, check_identity
 from tether.node.plan import dsn_of, own_models, possible_models, tree_of
-from tether.security.authority import Authority
 
 TEXT = """
 [cluster]

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from actors.errors import WorkerLost
+from supervision.contracts import Contract, ShowTree
+from supervision.errors import BadRequest, Cancelled, DeadlineExceeded, PeerLost, Unavailable
 from supervision.policies import (
     NEVER,
     Breaker,
@@ -23,15 +26,6 @@ from supervision.policies import (
 )
 from supervision.policies.actor_driver import ActorDriver
 from supervision.policies.async_driver import Attempt, run
-from tether.contracts import Contract, ShowTree
-from tether.errors import (
-    BadRequest,
-    Cancelled,
-    DeadlineExceeded,
-    PeerLost,
-    Unavailable,
-    WorkerLost,
-)
 
 RETRY = RetryOptions(attempts=3, initial_s=0.001, max_s=0.002)
 

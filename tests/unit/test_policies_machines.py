@@ -10,11 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
+from actors.errors import ModelUnusable, WorkerLost
+from supervision.errors import (
+    BadRequest,
+    Cancelled,
+    DeadlineExceeded,
+    Draining,
+    Internal,
+    Overloaded,
+    PeerLost,
+    RateLimited,
+    Unavailable,
+)
 from supervision.policies import (
     CANCELLED,
     COMPLETED,
     NEVER,
     Again,
+    AttemptOutcome,
     Breaker,
     BreakerOptions,
     Breakers,
@@ -29,7 +42,6 @@ from supervision.policies import (
     GiveUp,
     Go,
     Mode,
-    Outcome,
     Rate,
     RateOptions,
     Refuse,
@@ -43,25 +55,12 @@ from supervision.policies import (
 from supervision.policies.recent import Recent
 from supervision.policies.retry import RetryGuard
 from supervision.policies.window import Window
-from tether.errors import (
-    BadRequest,
-    Cancelled,
-    DeadlineExceeded,
-    Draining,
-    Internal,
-    ModelUnusable,
-    Overloaded,
-    PeerLost,
-    RateLimited,
-    Unavailable,
-    WorkerLost,
-)
 
-FAILED = Outcome(Ended.FAILED, Unavailable("broke off"))
-FATAL = Outcome(Ended.FATAL, Internal("a bug"))
-REFUSED = Outcome(Ended.REFUSED, Overloaded("full"))
-REJECTED = Outcome(Ended.REJECTED, BadRequest("no"))
-CUT_SHORT = Outcome(Ended.CUT_SHORT, Unavailable("no time"))
+FAILED = AttemptOutcome(Ended.FAILED, Unavailable("broke off"))
+FATAL = AttemptOutcome(Ended.FATAL, Internal("a bug"))
+REFUSED = AttemptOutcome(Ended.REFUSED, Overloaded("full"))
+REJECTED = AttemptOutcome(Ended.REJECTED, BadRequest("no"))
+CUT_SHORT = AttemptOutcome(Ended.CUT_SHORT, Unavailable("no time"))
 OUTCOMES = (COMPLETED, FAILED, FATAL, REFUSED, REJECTED, CUT_SHORT, CANCELLED)
 steps = st.floats(0, 40, allow_nan=False)
 
@@ -218,7 +217,7 @@ def test_a_budget_is_never_exceeded_in_any_window(
     st.integers(0, 1000),
 )
 def test_a_retry_keeps_its_bounds_whatever_happens(
-    outcomes: list[Outcome], attempts: int, refusals: int, seed: int
+    outcomes: list[AttemptOutcome], attempts: int, refusals: int, seed: int
 ) -> None:
     options = RetryOptions(attempts=attempts, refusals=refusals, initial_s=0.1, max_s=5.0)
     guard = Retry(options, Random(seed).random, None).begin()
@@ -251,7 +250,7 @@ def test_jitter_stays_at_the_cap() -> None:
 
 
 @pytest.mark.parametrize("outcome", [FATAL, REJECTED, CUT_SHORT, CANCELLED, COMPLETED])
-def test_what_must_not_be_retried(outcome: Outcome) -> None:
+def test_what_must_not_be_retried(outcome: AttemptOutcome) -> None:
     guard = Retry(RetryOptions(), Random(1).random, None).begin()
     guard.admit(0.0)
     assert not isinstance(guard.settle(outcome, 0.0), Again)
@@ -260,7 +259,7 @@ def test_what_must_not_be_retried(outcome: Outcome) -> None:
 def test_no_retry_after_the_first_chunk() -> None:
     guard = Retry(RetryOptions(), Random(1).random, None).begin()
     guard.admit(0.0)
-    verdict = guard.settle(Outcome(Ended.FAILED, FAILED.error, began=True), 0.0)
+    verdict = guard.settle(AttemptOutcome(Ended.FAILED, FAILED.error, began=True), 0.0)
     assert verdict == GiveUp(FAILED.error)  # type: ignore[arg-type]
 
 
@@ -270,7 +269,7 @@ def test_no_pause_that_would_outlast_the_deadline_and_none_shorter_than_wanted()
     assert isinstance(guard.settle(FAILED, 0.0), GiveUp)
     guard = Retry(RetryOptions(initial_s=0.1), Random(1).random, None).begin()
     guard.admit(0.0, 60.0)
-    verdict = guard.settle(Outcome(Ended.REFUSED, REFUSED.error, until=7.0), 0.0)
+    verdict = guard.settle(AttemptOutcome(Ended.REFUSED, REFUSED.error, until=7.0), 0.0)
     assert isinstance(verdict, Again)
     assert 7.05 <= verdict.at <= 7.1, "not before, and not all at once"
 
@@ -307,7 +306,7 @@ class BulkheadMachine(RuleBasedStateMachine):
         return guard, isinstance(verdict, Go)
 
     @rule(entry=consumes(guards), outcome=st.sampled_from(OUTCOMES), times=st.integers(1, 3))
-    def settle(self, entry: object, outcome: Outcome, times: int) -> None:
+    def settle(self, entry: object, outcome: AttemptOutcome, times: int) -> None:
         guard, admitted = entry  # type: ignore[misc]
         for _ in range(times):
             assert guard.settle(outcome, 0.0) == Done()
@@ -369,7 +368,7 @@ class BreakerMachine(RuleBasedStateMachine):
         return guard, went
 
     @rule(entry=consumes(guards), outcome=st.sampled_from(OUTCOMES), times=st.integers(1, 2))
-    def settle(self, entry: object, outcome: Outcome, times: int) -> None:
+    def settle(self, entry: object, outcome: AttemptOutcome, times: int) -> None:
         guard, went = entry  # type: ignore[misc]
         breaker = self.breaker
         before, mode = breaker.state, breaker.mode
@@ -527,12 +526,12 @@ def test_breakers_are_shared_bounded_and_keep_what_operators_set() -> None:
 GATEWAY = RetryOptions(
     initial_s=0, max_s=0, heeds=False, charges_refusals=False, forgives_loss=True
 )
-LOST = Outcome(Ended.FAILED, WorkerLost("killed"), lost=True)
-BROKE = Outcome(Ended.FAILED, WorkerLost("broke"))
-FULL = Outcome(Ended.REFUSED, Overloaded("full", retry_after_s=9), until=9.0)
+LOST = AttemptOutcome(Ended.FAILED, WorkerLost("killed"), lost=True)
+BROKE = AttemptOutcome(Ended.FAILED, WorkerLost("broke"))
+FULL = AttemptOutcome(Ended.REFUSED, Overloaded("full", retry_after_s=9), until=9.0)
 
 
-def again(guard: RetryGuard, outcome: Outcome, now: float = 0.0) -> bool:
+def again(guard: RetryGuard, outcome: AttemptOutcome, now: float = 0.0) -> bool:
     guard.admit(now, 100.0)
     verdict = guard.settle(outcome, now)
     assert verdict in (Again(now), GiveUp(outcome.error or AssertionError()))

@@ -8,11 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from supervision.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    Internal,
+    Overloaded,
+    RateLimited,
+    Unavailable,
+)
 from supervision.policies import (
     CANCELLED,
     COMPLETED,
     NEVER,
     Again,
+    AttemptOutcome,
     Breaker,
     BreakerOptions,
     Budget,
@@ -25,7 +34,6 @@ from supervision.policies import (
     Ended,
     GiveUp,
     Go,
-    Outcome,
     Rate,
     RateOptions,
     Refuse,
@@ -37,25 +45,17 @@ from supervision.policies import (
     TimeoutOptions,
 )
 from supervision.policies.policy import DONE
-from tether.errors import (
-    BadRequest,
-    DeadlineExceeded,
-    Internal,
-    Overloaded,
-    RateLimited,
-    Unavailable,
-)
 
-FAILED = Outcome(Ended.FAILED, Unavailable("broke off"))
+FAILED = AttemptOutcome(Ended.FAILED, Unavailable("broke off"))
 OUTCOMES = (
     COMPLETED,
     FAILED,
-    Outcome(Ended.REFUSED, Overloaded("full")),
-    Outcome(Ended.REJECTED, BadRequest("no")),
-    Outcome(Ended.FATAL, Internal("a bug")),
-    Outcome(Ended.CUT_SHORT, Unavailable("no time")),
+    AttemptOutcome(Ended.REFUSED, Overloaded("full")),
+    AttemptOutcome(Ended.REJECTED, BadRequest("no")),
+    AttemptOutcome(Ended.FATAL, Internal("a bug")),
+    AttemptOutcome(Ended.CUT_SHORT, Unavailable("no time")),
     CANCELLED,
-    Outcome(Ended.FAILED, FAILED.error, began=True),
+    AttemptOutcome(Ended.FAILED, FAILED.error, began=True),
 )
 ORDER = ["Rate", "Deadline", "Retry", "Breaker", "Bulkhead", "Timeout"]
 
@@ -158,7 +158,7 @@ class SpyGuard:
         self.spy.open += 1
         return Go(until)
 
-    def settle(self, outcome: Outcome, now: float) -> Done:
+    def settle(self, outcome: AttemptOutcome, now: float) -> Done:
         self.spy.open -= 1
         assert self.spy.open >= 0, "settled without being admitted"
         return DONE
@@ -177,7 +177,7 @@ class SpyGuard:
     seed=st.integers(0, 99),
 )
 def test_whatever_the_order_each_go_is_settled_exactly_once(
-    order: list[str], script: list[tuple[str, Outcome]], seed: int
+    order: list[str], script: list[tuple[str, AttemptOutcome]], seed: int
 ) -> None:
     bulkhead = Bulkhead(BulkheadOptions(at_once=2))
     policies = {
@@ -341,12 +341,12 @@ def test_a_caller_that_waits_longer_than_it_had_said() -> None:
     assert call.lasting_until == 5.0, "it never waits less long"
     call.prolong(20.0)
     assert call.lasting_until == 20.0
-    late = call.settle(Outcome(Ended.FAILED, OSError("broke")), 10.0)
+    late = call.settle(AttemptOutcome(Ended.FAILED, OSError("broke")), 10.0)
     assert late == Again(10.0), "there is time for another attempt"
     assert call.admit(10.0) == Go(20.0)
     call.prolong(100.0)
     assert call.lasting_until == 30.0, "a deadline of its own holds"
-    assert type(call.settle(Outcome(Ended.FAILED, OSError("broke")), 30.0)) is GiveUp
+    assert type(call.settle(AttemptOutcome(Ended.FAILED, OSError("broke")), 30.0)) is GiveUp
 
 
 def test_an_attempt_takes_no_longer_because_its_caller_waits() -> None:

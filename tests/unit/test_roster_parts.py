@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from actors.roster import OtherNode, RosterOptions, epoch, refusals
+from actors.roster.announcement import Refusal
+from actors.roster.membership import MembershipOptions
 from actors.roster.refusals import Refusals
-from tether.core.announcement import Refusal
-from tether.core.membership import MembershipOptions
 
 
 def test_an_epoch_is_above_the_last_whatever_the_clock_does(tmp_path: Path):

@@ -12,10 +12,10 @@ import pytest
 from thespian.actors import ActorAddress, ActorExitRequest, ChildActorExited
 from thespian.system.messages.admin import PendingActor
 
-from actors.runtime import Address, codec, unpickler
-from tether.contracts import Contract, Fleet, Usage, WatchFleet, known
-from tether.errors import (
-    AnswerGone,
+from actors.contracts import Fleet, Usage, WatchFleet
+from actors.errors import AnswerGone
+from supervision.contracts import Contract, known
+from supervision.errors import (
     Internal,
     PeerLost,
     ProtocolError,
@@ -23,6 +23,7 @@ from tether.errors import (
     TetherError,
     from_code,
 )
+from supervision.runtime import Address, codec, unpickler
 
 
 def test_contracts_survive():

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import pytest
 
-from actors.runtime.options import NodeOptions
-from actors.runtime.routes import MAX_LEARNED, Place, Routes
+from supervision.runtime.options import NodeOptions
+from supervision.runtime.routes import MAX_LEARNED, ListenAddress, Routes
 
 
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("10.0.0.2", Place("10.0.0.2")),
-        ("node-2.example:1900", Place("node-2.example", 1900, 1900)),
-        ("10.0.0.2:7000-7999", Place("10.0.0.2", 7000, 7999)),
-        ("::1", Place("::1")),
-        ("[::1]", Place("::1")),
-        ("[::1]:1900", Place("::1", 1900, 1900)),
+        ("10.0.0.2", ListenAddress("10.0.0.2")),
+        ("node-2.example:1900", ListenAddress("node-2.example", 1900, 1900)),
+        ("10.0.0.2:7000-7999", ListenAddress("10.0.0.2", 7000, 7999)),
+        ("::1", ListenAddress("::1")),
+        ("[::1]", ListenAddress("::1")),
+        ("[::1]:1900", ListenAddress("::1", 1900, 1900)),
     ],
 )
-def test_a_place_is_read(text: str, place: Place):
-    assert Place.parse(text) == place
+def test_a_place_is_read(text: str, place: ListenAddress):
+    assert ListenAddress.parse(text) == place
 
 
 @pytest.mark.parametrize("text", ["", ":1900", "h:x", "h:2-1", "h:70000", "h:1-2-3"])
 def test_what_is_no_place(text: str):
     with pytest.raises(ValueError):
-        Place.parse(text)
+        ListenAddress.parse(text)
 
 
 def test_what_was_told_comes_before_what_was_learned():

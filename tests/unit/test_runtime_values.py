@@ -8,12 +8,12 @@ import pickle
 import pytest
 from thespian.actors import ActorAddress
 
-from actors.runtime import Address, on
-from actors.runtime.cause import Cause
-from actors.runtime.options import NodeOptions
-from actors.runtime.serving import ASYNC, STREAM, SYNC, handlers_of
-from actors.runtime.sockets import socket_path
-from tether.contracts import Catalog, Fleet, WatchFleet
+from actors.contracts import Catalog, Fleet, WatchFleet
+from supervision.runtime import Address, on
+from supervision.runtime.cancel_cause import CancelCause
+from supervision.runtime.dispatch import ASYNC, STREAM, SYNC, handlers_of
+from supervision.runtime.options import NodeOptions
+from supervision.runtime.sockets import socket_path
 
 
 def test_an_address_is_its_text():
@@ -58,7 +58,7 @@ def test_what_is_no_address(text: str):
 
 
 def test_the_cache_of_addresses_is_bounded():
-    from actors.runtime import address
+    from supervision.runtime import address
 
     for number in range(10_000):
         Address.parse(f"n1/{number}-x/0")
@@ -167,12 +167,12 @@ def test_two_methods_for_one_contract_are_refused():
         on()
 
 
-@pytest.mark.parametrize("cause", Cause)
-def test_a_cancellation_says_its_cause(cause: Cause):
-    assert Cause.of(asyncio.CancelledError(cause)) is cause
-    assert Cause.of(asyncio.CancelledError(str(cause))) is cause
+@pytest.mark.parametrize("cause", CancelCause)
+def test_a_cancellation_says_its_cause(cause: CancelCause):
+    assert CancelCause.of(asyncio.CancelledError(cause)) is cause
+    assert CancelCause.of(asyncio.CancelledError(str(cause))) is cause
 
 
 @pytest.mark.parametrize("said", [(), ("stalled",), (7,), ([],)])
 def test_a_cancellation_that_says_nothing_of_it_comes_from_within(said: tuple[object, ...]):
-    assert Cause.of(asyncio.CancelledError(*said)) is Cause.CANCELLED
+    assert CancelCause.of(asyncio.CancelledError(*said)) is CancelCause.CANCELLED

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.runtime.strangers import MAX_STRANGERS, Strangers
-from actors.runtime.wire import (
+from supervision.errors import ProtocolError
+from supervision.runtime.refused_peers import MAX_STRANGERS, RefusedPeers
+from supervision.runtime.wire import (
     ASK,
     HEADER,
     HELLO,
@@ -24,7 +25,6 @@ from actors.runtime.wire import (
     read_greeting,
     spoken,
 )
-from tether.errors import ProtocolError
 
 LIMIT = 4096
 frames = st.lists(
@@ -106,8 +106,8 @@ def test_greeting():
 def test_adjacent_releases_speak_the_newest_version_that_both_know(
     ours: tuple[int, int], theirs: tuple[int, int], both: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("actors.runtime.wire.PROTOCOL_VERSION", ours[0])
-    monkeypatch.setattr("actors.runtime.wire.OLDEST_VERSION", ours[1])
+    monkeypatch.setattr("supervision.runtime.wire.PROTOCOL_VERSION", ours[0])
+    monkeypatch.setattr("supervision.runtime.wire.OLDEST_VERSION", ours[1])
     assert spoken(Greeting(theirs[0], "n1", "n1/12-ab/0", 4096, 77, theirs[1]), "n1") == both
 
 
@@ -149,8 +149,8 @@ def test_a_version_too_far_away_is_refused_and_both_are_named(
     said: str,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr("actors.runtime.wire.PROTOCOL_VERSION", ours[0])
-    monkeypatch.setattr("actors.runtime.wire.OLDEST_VERSION", ours[1])
+    monkeypatch.setattr("supervision.runtime.wire.PROTOCOL_VERSION", ours[0])
+    monkeypatch.setattr("supervision.runtime.wire.OLDEST_VERSION", ours[1])
     greeting = Greeting(theirs[0], "n2", "n2/12-ab/0", 4096, 77, theirs[1])
     with pytest.raises(OtherVersion, match=said):
         spoken(greeting, here)
@@ -162,7 +162,7 @@ def test_a_job_cannot_be_read_by_the_release_before_and_the_version_says_so():
 
 
 def test_a_node_of_another_release_is_new_once():
-    strangers = Strangers()
+    strangers = RefusedPeers()
     assert strangers.new("n2", 1)
     assert not strangers.new("n2", 1)
     assert strangers.new("n2", 3), "it was upgraded too far"

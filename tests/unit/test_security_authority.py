@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from tether.security.authority import DAY, Authority, AuthorityUnusable
-from tether.security.certificate import read_key, uris_of
-from tether.security.name import NodeName
-from tether.security.revocation import read_list
+from supervision.security.authority import DAY, Authority, AuthorityUnusable
+from supervision.security.certificate import read_key, uris_of
+from supervision.security.name import NodeName
+from supervision.security.revocation import read_list
 
 NOW = 1_800_000_000.0
 

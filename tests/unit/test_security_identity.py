@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tether.security.authority import DAY, Authority
-from tether.security.identity import CertificateRefused, Identity, IdentityUnusable, Reason
+from supervision.security.authority import DAY, Authority
+from supervision.security.identity import CertificateRefused, Identity, IdentityUnusable, Reason
 
 URI = "tether://blue/node/n2"
 

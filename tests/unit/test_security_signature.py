@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tether.security.authority import Authority
-from tether.security.identity import CertificateRefused, Identity, Reason
-from tether.security.signature import Forged, Seal, Signed
+from supervision.security.authority import Authority
+from supervision.security.identity import CertificateRefused, Identity, Reason
+from supervision.security.signature import Forged, Seal, Signed
 
 
 def identity(authority: Authority, node: str, **issue: object) -> Identity:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from tests.orders import changed, reserve
-from tether.contracts import Outcome, Reserve, Settle, Usage
-from tether.core.ids import job_id
-from tether.errors import BadRequest, Unauthenticated
-from tether.stores import keys
-from tether.stores.database import migrations
-from tether.stores.jobs import check
-from tether.stores.ledger import LedgerOptions
-from tether.stores.queries import QUERIES, parse, sql
+from actors.contracts import Outcome, Reserve, Settle, Usage
+from actors.core.ids import job_id
+from actors.stores import keys
+from actors.stores.database import migrations
+from actors.stores.jobs import check
+from actors.stores.ledger import LedgerOptions
+from actors.stores.queries import QUERIES, parse, sql
+from supervision.errors import BadRequest, Unauthenticated
+from tests.support.messages import changed, reserve
 
 SECRET = "A" * 21 + "-" * 21 + "_"
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from supervision.contracts import TreeNode
 from supervision.directory import Directory
-from tether.contracts import TreeNode
 
 
 def node(path: str, *, pid: int = 1, state: str = "running", since_s: float = 0.0) -> TreeNode:

@@ -20,15 +20,15 @@ from hypothesis.stateful import (
     rule,
 )
 
-from supervision.actions import Action, Emit, Finish, Kill, Serve, Spawn, Start, Stop
+from supervision.actions import Action, Emit, EndTree, Kill, Serve, Spawn, Start, Stop
 from supervision.backoff import Backoff
+from supervision.contracts import ExitReason
+from supervision.errors import Conflict, Overloaded
 from supervision.events import ChildRestarting
-from supervision.excuse import Excuse
+from supervision.external_cause import ExternalCause
 from supervision.spec import ChildSpec, Restart
 from supervision.strategy import Strategy
 from supervision.tree import SupervisionTree
-from tether.contracts import ExitReason
-from tether.errors import Conflict, Overloaded
 
 MAX_CHILDREN = 5
 
@@ -96,7 +96,7 @@ class Machine(RuleBasedStateMachine):
         self.terminated: set[str] = set()
         self.exits: list[tuple[str, int]] = []
         self.restart_times: list[float] = []
-        self.finished: Finish | None = None
+        self.finished: EndTree | None = None
         self.served = 0
         self.tree = SupervisionTree(
             "top",
@@ -123,7 +123,7 @@ class Machine(RuleBasedStateMachine):
                     self.on_start(id, generation)
                 case Stop(id, generation, _, _) | Kill(id, generation):
                     self.on_stop(id, generation, kill=isinstance(action, Kill))
-                case Finish():
+                case EndTree():
                     assert not self.processes, "finished, and left processes behind"
                     self.finished = action
                 case Serve():
@@ -236,8 +236,8 @@ class Machine(RuleBasedStateMachine):
             self.bury(found[0])
 
     @precondition(lambda self: self.processes)
-    @rule(data=st.data(), excuse=st.sampled_from([None, *Excuse]))
-    def cannot_start(self, data: st.DataObject, excuse: Excuse | None) -> None:
+    @rule(data=st.data(), excuse=st.sampled_from([None, *ExternalCause]))
+    def cannot_start(self, data: st.DataObject, excuse: ExternalCause | None) -> None:
         process = self.one(data, "starting")
         if process and not process.killed:
             process.state = "failing"

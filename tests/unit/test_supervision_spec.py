@@ -8,9 +8,9 @@ import pytest
 from supervision.backoff import Backoff
 from supervision.intensity import Intensity
 from supervision.spec import (
+    ChildKind,
     ChildSpec,
     DynamicOptions,
-    Kind,
     PartitionOptions,
     Restart,
     Shutdown,
@@ -35,7 +35,7 @@ def spec(id: str = "a", **changes: object) -> ChildSpec:
         ({"shutdown": -1.0}, "shutdown must be"),
         ({"shutdown": float("inf")}, "shutdown must be"),
         ({"shutdown": float("nan")}, "shutdown must be"),
-        ({"kind": Kind.SUPERVISOR}, "shutdown is infinity"),
+        ({"kind": ChildKind.SUPERVISOR}, "shutdown is infinity"),
         ({"start_timeout_s": 0.0}, "start_timeout_s"),
         ({"significant": True}, "permanent one never ends"),
     ],
@@ -92,7 +92,7 @@ def test_options_survive_the_wire_with_children_in_children() -> None:
         children=(
             spec(
                 "control",
-                kind=Kind.SUPERVISOR,
+                kind=ChildKind.SUPERVISOR,
                 shutdown=Shutdown.INFINITY,
                 args=msgspec.msgpack.encode(inner),
             ),
@@ -143,6 +143,6 @@ def test_backoff_doubles_up_to_its_maximum_and_is_halved_at_most() -> None:
 def test_a_supervisor_runs_at_its_own_node() -> None:
     with pytest.raises(ValueError, match="its own node"):
         ChildSpec(
-            id="a", start="m:C", kind=Kind.SUPERVISOR, shutdown=Shutdown.INFINITY,
+            id="a", start="m:C", kind=ChildKind.SUPERVISOR, shutdown=Shutdown.INFINITY,
             requires={"gpu_class": "a100"},
         )  # fmt: skip

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
-from supervision.actions import Action, Emit, Finish, Kill, Serve, Spawn, Start, Stop
+from supervision.actions import Action, Emit, EndTree, Kill, Serve, Spawn, Start, Stop
 from supervision.backoff import Backoff
-from supervision.spec import ChildSpec, Kind, Restart, Shutdown
+from supervision.contracts import ExitReason
+from supervision.errors import Conflict, Overloaded
+from supervision.spec import ChildKind, ChildSpec, Restart, Shutdown
 from supervision.strategy import AutoShutdown, Strategy
 from supervision.tree import SupervisionTree
-from tether.contracts import ExitReason
-from tether.errors import Conflict, Overloaded
 
 
 def spec(id: str, **changes: object) -> ChildSpec:
@@ -40,7 +40,7 @@ def short(actions: list[Action]) -> list[str]:
                 words.append(f"{type(action).__name__.lower()} {id}")
             case Serve():
                 words.append("serve")
-            case Finish(reason, _, _):
+            case EndTree(reason, _, _):
                 words.append(f"finish {reason}")
             case Emit(event) if event.name == "child.exited":
                 words.append(f"exited:{event.reason} {event.path.removeprefix('top/')}")  # type: ignore[attr-defined]
@@ -113,7 +113,7 @@ def test_a_failed_first_start_undoes_what_was_started_in_reverse() -> None:
     assert gone(t, "b", 0) == ["exited:shutdown b", "stop a"]
     last = t.exited("a", 1, 0)
     assert short(last)[-2:] == ["tree.escalated top", "finish failed"]
-    assert last[-1] == Finish(ExitReason.FAILED, ("top/c could not start: no model folder",))
+    assert last[-1] == EndTree(ExitReason.FAILED, ("top/c could not start: no model folder",))
 
 
 def test_one_for_one_restarts_that_child_alone_and_at_once() -> None:
@@ -177,7 +177,7 @@ def test_reaching_the_intensity_stops_the_rest_and_escalates_with_causes() -> No
     words = gone(t, "b", 2)
     assert words == ["exited:failed b", "child.gave_up b", "tree.stopping top", "stop a"]
     last = t.exited("a", 1, 2.1)
-    assert last[-1] == Finish(
+    assert last[-1] == EndTree(
         ExitReason.FAILED,
         ("top/b had to be restarted more than 1 times in 5 s, last because of failed", "disk full"),
     )
@@ -249,7 +249,7 @@ def test_whoever_outlives_its_shutdown_is_killed_again_and_again() -> None:
 
 def test_brutal_kill_asks_nobody_and_a_supervisor_has_all_time() -> None:
     t = tree(
-        spec("a", kind=Kind.SUPERVISOR, shutdown=Shutdown.INFINITY),
+        spec("a", kind=ChildKind.SUPERVISOR, shutdown=Shutdown.INFINITY),
         spec("b", shutdown=Shutdown.BRUTAL_KILL),
     )
     up(t)
@@ -457,7 +457,7 @@ def test_a_restart_that_was_asked_for_and_fails_is_not_repeated() -> None:
 
 
 def test_a_supervisor_that_hangs_while_it_stops_is_killed() -> None:
-    t = tree(spec("a"), spec("s", kind=Kind.SUPERVISOR, shutdown=Shutdown.INFINITY))
+    t = tree(spec("a"), spec("s", kind=ChildKind.SUPERVISOR, shutdown=Shutdown.INFINITY))
     up(t)
     assert short(t.stop(10))[-1] == "stop s"
     assert t.doomed("a", 1, "hung", 10) != []  # it doesn't wait for its turn

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from tether.telemetry.logs import FEW, _Steady, few
+from supervision.telemetry.logs import FEW, _Steady, few
 
 
 def test_what_nobody_reads_fails_nobody() -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tether.telemetry.title import ROOM
+from supervision.telemetry.title import ROOM
 
 PROGRAM = """
 import sys
-from tether.telemetry import title
+from supervision.telemetry import title
 title.show("n1", sys.argv[1])
 print(title.under("engine m@1"), flush=True)
 sys.stdin.read()

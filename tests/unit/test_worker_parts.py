@@ -9,14 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from actors.gateway.unsettled import UnsettledAnswers
-from actors.worker.execution import End, Ending, Execution
-from actors.worker.health import HealthReporter, digest_of
-from actors.worker.options import WorkerOptions
-from actors.worker.records import Records
-from actors.worker.use import Use
-from tests.orders import key
-from tether.contracts import (
+from actors.contracts import (
     ChatInput,
     Chunk,
     Completed,
@@ -30,15 +23,23 @@ from tether.contracts import (
     Settle,
     Usage,
 )
-from tether.engines.factory import create
-from tether.errors import AnswerGone, DeadlineExceeded, Draining, WorkerLost
+from actors.engines.factory import create
+from actors.errors import AnswerGone, WorkerLost
+from actors.gateway.unsettled import UnsettledAnswers
+from actors.worker.health import HealthReporter, digest_of
+from actors.worker.model_lease import ModelLease
+from actors.worker.options import WorkerOptions
+from actors.worker.run import End, Ending, ModelRun
+from actors.worker.run_store import RunStore
+from supervision.errors import DeadlineExceeded, Draining
+from tests.support.messages import key
 
 CARD = ModelCard(name="echo", version="1", engine="echo")
 
 
 def execution(
     job_id: str = "job", token: int = 1, tenant_id: str = "acme", **changes: Any
-) -> Execution:
+) -> ModelRun:
     values: dict[str, Any] = {
         "input": ChatInput(messages=(Message(role="user", content="hi"),)),
         "sampling": Sampling(seed=1),
@@ -46,27 +47,27 @@ def execution(
     }
     job = key(job_id=job_id, tenant_id=tenant_id, model_ref="echo@1")
     run = Run(job=job, fencing_token=token, **(values | changes))
-    use = Use(None, CARD.ref, create(CARD, cache_dir=Path()))
-    return Execution(run, use, (7, 8), 0.0)
+    use = ModelLease(None, CARD.ref, create(CARD, cache_dir=Path()))
+    return ModelRun(run, use, (7, 8), 0.0)
 
 
-def end(made: Execution, **changes: Any) -> End:
+def end(made: ModelRun, **changes: Any) -> End:
     values = {"from_seq": 0, "whole": False, "split_at": 0, "window_s": 0.02, "characters": 100}
     return End(made, **(values | changes))
 
 
-def finish(made: Execution, now: float = 1.0) -> None:
+def finish(made: ModelRun, now: float = 1.0) -> None:
     made.journal.close(Finish.STOP, Usage(prompt_tokens=2, completion_tokens=made.journal.tokens))
     made.finished_at = now
     made.wake()
 
 
-async def item(reader: End, later: list[Execution]) -> Chunk | Completed:
+async def item(reader: End, later: list[ModelRun]) -> Chunk | Completed:
     return await reader.item(asyncio.get_running_loop(), later.append)
 
 
 async def test_the_first_token_at_once_and_the_next_when_the_window_has_passed() -> None:
-    made, later = execution(), list[Execution]()
+    made, later = execution(), list[ModelRun]()
     reader = end(made, window_s=60.0)
     made.journal.add((1,), "a")
     first = await item(reader, later)
@@ -174,7 +175,7 @@ def test_a_fault_is_the_gateways_to_settle_and_an_answer_ours() -> None:
 
 
 def test_the_same_order_twice_is_one_run_and_a_stale_one_is_refused() -> None:
-    records = Records(10, 1000, 30.0)
+    records = RunStore(10, 1000, 30.0)
     made = execution(token=2)
     records.add(made)
     assert made.same(made.run)
@@ -189,7 +190,7 @@ def test_the_same_order_twice_is_one_run_and_a_stale_one_is_refused() -> None:
 
 
 def test_records_are_bounded_by_number_tokens_and_time() -> None:
-    def over(records: Records, job_id: str, tokens: int, now: float) -> None:
+    def over(records: RunStore, job_id: str, tokens: int, now: float) -> None:
         made = execution(job_id)
         records.add(made)
         made.journal.add(tuple(range(tokens)), "x")
@@ -197,14 +198,14 @@ def test_records_are_bounded_by_number_tokens_and_time() -> None:
         records.over(made, keep=True)
         records.over(made, keep=True)
 
-    records = Records(kept=2, kept_tokens=1000, keep_s=30.0)
+    records = RunStore(kept=2, kept_tokens=1000, keep_s=30.0)
     for number in range(4):
         over(records, f"j{number}", 1, float(number))
     assert [records.find(f"j{n}") is not None for n in range(4)] == [False, False, True, True]
     records.sweep(32.5)
     assert records.find("j2") is None
     assert records.find("j3") is not None
-    records = Records(kept=10, kept_tokens=20, keep_s=30.0)
+    records = RunStore(kept=10, kept_tokens=20, keep_s=30.0)
     for number in range(3):
         over(records, f"j{number}", 8, 0.0)
     assert records.finished == 2
@@ -214,7 +215,7 @@ def test_records_are_bounded_by_number_tokens_and_time() -> None:
 
 
 def test_a_faulty_run_is_not_kept_and_a_superseded_one_displaces_nothing() -> None:
-    records = Records(10, 1000, 30.0)
+    records = RunStore(10, 1000, 30.0)
     old, new = execution(token=1), execution(token=2)
     records.add(old)
     records.add(new)

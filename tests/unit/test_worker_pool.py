@@ -10,24 +10,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from actors.worker.execution import Ending
+from actors.contracts import ChatInput, Message, ModelCard, Run, Sampling
+from actors.engines.engine import Engine
+from actors.engines.factory import create
+from actors.errors import ModelNotFound, ModelUnusable, WorkerLost
+from actors.worker.model_metrics import TokenRate
 from actors.worker.options import WorkerOptions
 from actors.worker.pool import Pool
+from actors.worker.run import Ending
 from actors.worker.runs import Runs
-from actors.worker.warmth import Rate
-from tests.orders import key
-from tests.patience import until
-from tether.contracts import ChatInput, Message, ModelCard, Run, Sampling
-from tether.engines.engine import Engine
-from tether.engines.factory import create
-from tether.errors import (
-    DeadlineExceeded,
-    ModelNotFound,
-    ModelUnusable,
-    Overloaded,
-    TetherError,
-    WorkerLost,
-)
+from supervision.errors import DeadlineExceeded, Overloaded, TetherError
+from tests.support.messages import key
+from tests.support.waiting import until
 
 A, B, C = (
     ModelCard(name=name, version="1", engine="echo", memory_mib=10) for name in ("a", "b", "c")
@@ -265,7 +259,7 @@ async def test_an_engine_that_breaks_is_started_anew_and_not_for_ever() -> None:
 
 
 def test_tokens_per_second_of_engines_that_come_and_go() -> None:
-    rate = Rate(over_s=10.0)
+    rate = TokenRate(over_s=10.0)
     assert rate.per_s(0.0) == 0.0
     rate.see({"a": 0}, 0.0)
     rate.see({"a": 50, "b": 50}, 5.0)

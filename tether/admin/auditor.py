@@ -6,10 +6,10 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from tether.admin.node import Node
-from tether.contracts.operating import WriteAudit
-from tether.errors import TetherError
-from tether.telemetry.audit import BEGINS, Audit, Unwritable
+from supervision.contracts.operating import WriteAudit
+from supervision.errors import TetherError
+from supervision.telemetry.audit import BEGINS, Audit, Unwritable
+from tether.admin.node import NodeClient
 
 Outcome = Callable[[str], Awaitable[None]]
 
@@ -43,7 +43,7 @@ class HereAuditor:
 class ThereAuditor:
     """Has a node on another machine write to its file."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: NodeClient) -> None:
         self._node = node
 
     async def begins(self, command: str, arguments: Sequence[str]) -> Outcome:

@@ -8,19 +8,19 @@ from typing import Final
 
 import msgspec
 
-from tether.admin import acting, looking, traffic
+from supervision.telemetry.logs import LEVELS
+from tether.admin import mutations, queries, traffic
 from tether.admin.names import listed, nearest
-from tether.admin.node import Node
+from tether.admin.node import NodeClient
+from tether.admin.output import Output, aligned, table
 from tether.admin.policies import policies
-from tether.admin.refused import Refused
-from tether.admin.shown import Shown, aligned, table
-from tether.telemetry.logs import LEVELS
+from tether.admin.refused import CommandRefused
 
 Words = list[str]
-Run = Callable[[Node, Words], Awaitable[Shown]]
+Run = Callable[[NodeClient, Words], Awaitable[Output]]
 
 
-class Kind(StrEnum):
+class ArgumentKind(StrEnum):
     """What a word of a command is, for completion."""
 
     CHILD = "child"  # a path of the tree
@@ -37,7 +37,7 @@ class Kind(StrEnum):
     FREE = "free"  # anything
 
 
-class Command(msgspec.Struct, frozen=True):
+class ShellCommand(msgspec.Struct, frozen=True):
     """`least` words at least, and one of each of `kinds` at most. `writes` says whether these
     words change anything. A `live` command goes on on a terminal until it is interrupted."""
 
@@ -45,7 +45,7 @@ class Command(msgspec.Struct, frozen=True):
     usage: str
     help: str
     run: Run
-    kinds: tuple[Kind, ...] = ()
+    kinds: tuple[ArgumentKind, ...] = ()
     least: int = 0
     writes: Callable[[Words], bool] = lambda _: False
     live: bool = False
@@ -56,85 +56,85 @@ class Command(msgspec.Struct, frozen=True):
             Refused: there are too few words, or too many.
         """
         if not self.least <= len(words) <= len(self.kinds):
-            raise Refused(f"write `{self.usage}`", code=2)
+            raise CommandRefused(f"write `{self.usage}`", code=2)
 
 
 def _always(_: Words) -> bool:
     return True
 
 
-async def _breaker(node: Node, words: Words) -> Shown:
-    return await (traffic.breakers(node) if words == ["ls"] else acting.breaker(node, words))
+async def _breaker(node: NodeClient, words: Words) -> Output:
+    return await (traffic.breakers(node) if words == ["ls"] else mutations.breaker(node, words))
 
 
-async def _loglevel(node: Node, words: Words) -> Shown:
+async def _loglevel(node: NodeClient, words: Words) -> Output:
     if words:
-        return await acting.loglevel(node, words)
+        return await mutations.loglevel(node, words)
     standing = await node.inspected((await node.look()).nodes)
     rows = [{"id": p or "root", "level": s.log_level if s else "?"} for p, s in standing.items()]
     return table(("id", "level"), rows, empty="no process is left")
 
 
-async def _help(node: Node, words: Words) -> Shown:
+async def _help(node: NodeClient, words: Words) -> Output:
     return explained(words[0]) if words else overview()
 
 
-def all_commands() -> dict[str, Command]:
+def all_commands() -> dict[str, ShellCommand]:
     """By name, in the order of `help`; made anew for each shell, since `top` remembers."""
-    child = (Kind.CHILD,)
+    child = (ArgumentKind.CHILD,)
     found = (
-        Command("help", "help [COMMAND]", "What there is, or what a command does.", _help,
-                (Kind.COMMAND,)),
-        Command("tree", "tree", "The supervision tree, and how each process stands.",
-                looking.tree),
-        Command("ps", "ps", "All processes: memory, processor time, since when, restarts.",
-                looking.ps),
-        Command("top", "top", "What the processes use and do now; goes on until Ctrl-C.",
-                looking.Top(), live=True),
-        Command("inspect", "inspect ID", "One actor: spec, state, children, mailbox, peers.",
-                looking.inspect, child, 1),
-        Command("stats", "stats ID [PART]",
+        ShellCommand("help", "help [COMMAND]", "What there is, or what a command does.", _help,
+                (ArgumentKind.COMMAND,)),
+        ShellCommand("tree", "tree", "The supervision tree, and how each process stands.",
+                queries.tree),
+        ShellCommand("ps", "ps", "All processes: memory, processor time, since when, restarts.",
+                queries.ps),
+        ShellCommand("top", "top", "What the processes use and do now; goes on until Ctrl-C.",
+                queries.Top(), live=True),
+        ShellCommand("inspect", "inspect ID", "One actor: spec, state, children, mailbox, peers.",
+                queries.inspect, child, 1),
+        ShellCommand("stats", "stats ID [PART]",
                 "What a process adds to /metrics; only names that hold PART.",
-                looking.stats, (Kind.CHILD, Kind.FREE), 1),
-        Command("workers", "workers", "All workers, as the roster sees them.", traffic.workers),
-        Command("leases", "leases", "The leases in the database.", traffic.leases),
-        Command("sessions", "sessions", "The requests that run.", traffic.sessions),
-        Command("trace", "trace REQUEST",
+                queries.stats, (ArgumentKind.CHILD, ArgumentKind.FREE), 1),
+        ShellCommand("workers", "workers", "All workers, as the roster sees them.", traffic.workers),
+        ShellCommand("leases", "leases", "The leases in the database.", traffic.leases),
+        ShellCommand("sessions", "sessions", "The requests that run.", traffic.sessions),
+        ShellCommand("trace", "trace REQUEST",
                 "A request by its x-request-id, Idempotency-Key or job: session, job, lease, bill.",
-                traffic.trace, (Kind.FREE,), 1),
-        Command("breaker", "breaker ls | open|close|disable WORKER [MODEL]",
+                traffic.trace, (ArgumentKind.FREE,), 1),
+        ShellCommand("breaker", "breaker ls | open|close|disable WORKER [MODEL]",
                 "The breakers; force one open, disable it, or close it and let it decide again.",
-                _breaker, (Kind.SETTING, Kind.WORKER, Kind.MODEL), 1,
+                _breaker, (ArgumentKind.SETTING, ArgumentKind.WORKER, ArgumentKind.MODEL), 1,
                 writes=lambda words: words != ["ls"]),
-        Command("policies", "policies [MODEL]",
+        ShellCommand("policies", "policies [MODEL]",
                 "What the requests to a model pass, outermost first, with options and state.",
-                policies, (Kind.OFFERED,)),
-        Command("restart", "restart ID",
+                policies, (ArgumentKind.OFFERED,)),
+        ShellCommand("restart", "restart ID",
                 "Stop a child in order, if it runs, and start it, with those that depend on it.",
-                acting.restart, child, 1, writes=_always),
-        Command("stop", "stop ID", "Stop a child in order; it stays down until `restart`.",
-                acting.stop, child, 1, writes=_always),
-        Command("kill", "kill ID", "SIGKILL a process; its supervisor starts it again.",
-                acting.kill, child, 1, writes=_always),
-        Command("suspend", "suspend ID",
+                mutations.restart, child, 1, writes=_always),
+        ShellCommand("stop", "stop ID", "Stop a child in order; it stays down until `restart`.",
+                mutations.stop, child, 1, writes=_always),
+        ShellCommand("kill", "kill ID", "SIGKILL a process; its supervisor starts it again.",
+                mutations.kill, child, 1, writes=_always),
+        ShellCommand("suspend", "suspend ID",
                 "Have an actor take no new requests: they wait. What runs goes on.",
-                acting.suspend, child, 1, writes=_always),
-        Command("resume", "resume ID", "Undo `suspend`.", acting.resume, child, 1, writes=_always),
-        Command("drain", "drain NODE|ID [off]",
+                mutations.suspend, child, 1, writes=_always),
+        ShellCommand("resume", "resume ID", "Undo `suspend`.", mutations.resume, child, 1, writes=_always),
+        ShellCommand("drain", "drain NODE|ID [off]",
                 "Have a worker, a door, or all of a node, turn new requests away; `off` undoes it.",
-                acting.drain, (Kind.DRAINED, Kind.OFF), 1, writes=_always),
-        Command("loglevel", "loglevel [[ID] LEVEL]",
+                mutations.drain, (ArgumentKind.DRAINED, ArgumentKind.OFF), 1, writes=_always),
+        ShellCommand("loglevel", "loglevel [[ID] LEVEL]",
                 f"The levels of logs, or set one: {listed(LEVELS)}.",
-                _loglevel, (Kind.TARGET, Kind.LEVEL), writes=bool),
-        Command("send", "send ID CONTRACT [JSON]",
-                f"Ask an actor a contract; {listed(acting.SENDABLE)}.",
-                acting.send, (Kind.CHILD, Kind.CONTRACT, Kind.FREE), 2, writes=_always),
-        Command("eval", "eval EXPRESSION",
+                _loglevel, (ArgumentKind.TARGET, ArgumentKind.LEVEL), writes=bool),
+        ShellCommand("send", "send ID CONTRACT [JSON]",
+                f"Ask an actor a contract; {listed(mutations.SENDABLE)}.",
+                mutations.send, (ArgumentKind.CHILD, ArgumentKind.CONTRACT, ArgumentKind.FREE), 2, writes=_always),
+        ShellCommand("eval", "eval EXPRESSION",
                 "Run Python in the process of this shell: node, endpoint, tree, ask(ID, CONTRACT) "
                 "and all contracts are at hand, and await works. Whoever may do this may do "
                 "anything that the user of this shell may, so it needs --allow-eval of `tether up` "
                 "and of `tether shell`. It takes all the rest of the line.",
-                acting.evaluate, (Kind.FREE,), 1, writes=_always),
+                mutations.evaluate, (ArgumentKind.FREE,), 1, writes=_always),
     )  # fmt: skip
     return {command.name: command for command in found}
 
@@ -143,18 +143,20 @@ ALL: Final = "`help` shows all"
 _TABLE: Final = all_commands()
 
 
-def named(name: str, table_: dict[str, Command] | None = None) -> Command:
+def named(name: str, table_: dict[str, ShellCommand] | None = None) -> ShellCommand:
     """
     Raises:
         Refused: there is no such command.
     """
     found = (_TABLE if table_ is None else table_).get(name)
     if found is None:
-        raise Refused(f"there is no command {name!r}; {nearest(name, list(_TABLE), ALL)}", code=2)
+        raise CommandRefused(
+            f"there is no command {name!r}; {nearest(name, list(_TABLE), ALL)}", code=2
+        )
     return found
 
 
-def overview() -> Shown:
+def overview() -> Output:
     """All commands, a line each."""
     rows = [{"command": c.usage, "help": c.help} for c in _TABLE.values()]
     lines = aligned([[c.usage, _first(c.help)] for c in _TABLE.values()])
@@ -163,13 +165,13 @@ def overview() -> Shown:
         "A semicolon ends a command. An ID is a path of `tree`, the last part of one, or a pid.",
         "Tab completes; exit or Ctrl-D leaves.",
     )
-    return Shown(lines=(*lines, *more), rows=tuple(rows))
+    return Output(lines=(*lines, *more), rows=tuple(rows))
 
 
-def explained(name: str) -> Shown:
+def explained(name: str) -> Output:
     """One command."""
     command = named(name)
-    return Shown(
+    return Output(
         lines=(command.usage, f"  {command.help}"),
         rows=({"command": command.usage, "help": command.help},),
     )

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import msgspec
 
-from tether.admin.acting import MODES, SENDABLE
-from tether.admin.commands import Command, Kind
+from supervision.telemetry.logs import LEVELS
+from tether.admin.commands import ArgumentKind, ShellCommand
+from tether.admin.mutations import MODES, SENDABLE
 from tether.admin.names import ROOT
-from tether.telemetry.logs import LEVELS
 
 LEAVING = ("exit", "quit")
 
@@ -22,7 +22,9 @@ class Known(msgspec.Struct):
     workers: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)  # and their models
 
 
-def completions(line: str, commands: dict[str, Command], known: Known) -> list[tuple[str, int]]:
+def completions(
+    line: str, commands: dict[str, ShellCommand], known: Known
+) -> list[tuple[str, int]]:
     """What the last word of `line` may become, each with the characters of it that are there."""
     last = line.rpartition(";")[2].lstrip()
     words = last.split()
@@ -37,35 +39,37 @@ def completions(line: str, commands: dict[str, Command], known: Known) -> list[t
     return _fitting(_choices(command.kinds[len(words) - 2], words[1:-1], known, command), typed)
 
 
-def _choices(kind: Kind, before: list[str], known: Known, command: Command) -> Iterable[str]:
+def _choices(
+    kind: ArgumentKind, before: list[str], known: Known, command: ShellCommand
+) -> Iterable[str]:
     children = (*(c for c in known.children if c), ROOT)
     match kind:
-        case Kind.CHILD:
+        case ArgumentKind.CHILD:
             return children
-        case Kind.TARGET:
+        case ArgumentKind.TARGET:
             return (*LEVELS, *children)
-        case Kind.DRAINED:
+        case ArgumentKind.DRAINED:
             ends = ("workers/", "doors/")
             return (known.node, *known.workers, *(c for c in known.children if c.startswith(ends)))
-        case Kind.WORKER:
+        case ArgumentKind.WORKER:
             return () if before == ["ls"] else known.workers
-        case Kind.MODEL:
+        case ArgumentKind.MODEL:
             return known.workers.get(before[-1], ())
-        case Kind.OFFERED:
+        case ArgumentKind.OFFERED:
             return sorted({ref for models in known.workers.values() for ref in models})
-        case Kind.SETTING:
+        case ArgumentKind.SETTING:
             return ("ls", *MODES)
-        case Kind.OFF:
+        case ArgumentKind.OFF:
             return ("off",)
-        case Kind.LEVEL:
+        case ArgumentKind.LEVEL:
             return () if before[0].upper() in LEVELS else LEVELS
-        case Kind.CONTRACT:
+        case ArgumentKind.CONTRACT:
             return SENDABLE
-        case Kind.COMMAND:
+        case ArgumentKind.COMMAND:
             from tether.admin.commands import all_commands
 
             return all_commands()
-        case Kind.FREE:
+        case ArgumentKind.FREE:
             return ()
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Final
 
-from tether.admin.refused import Refused
-from tether.contracts import Tree, TreeNode
+from supervision.contracts import Tree, TreeNode
+from tether.admin.refused import CommandRefused
 
 ROOT: Final = "root"
 _NEAR: Final = 3
@@ -34,10 +34,10 @@ def find(tree: Tree, name: str, node: str = "") -> TreeNode:
     if len(found) == 1:
         return found[0]
     if found:
-        raise Refused(
+        raise CommandRefused(
             f"{name!r} may be {listed(n.path for n in found)}; write the whole path", code=2
         )
-    raise Refused(f"there is no {name!r} here; {nearest(name, names(tree))}", code=2)
+    raise CommandRefused(f"there is no {name!r} here; {nearest(name, names(tree))}", code=2)
 
 
 def _stem(path: str) -> str:

@@ -8,14 +8,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self, TypeVar
 
-from actors.runtime import Address, Endpoint
+from actors.stores.database import Database
+from supervision.contracts import Contract, ShowTree, Tree, TreeNode
+from supervision.contracts.operating import Inspect, Inspected, ShowSpec, SpecShown
+from supervision.errors import PeerLost, TetherError
+from supervision.runtime import Address, Endpoint
 from tether.admin import names
-from tether.admin.refused import Refused
-from tether.contracts import Contract, ShowTree, Tree, TreeNode
-from tether.contracts.operating import Inspect, Inspected, ShowSpec, SpecShown
-from tether.errors import PeerLost, TetherError
+from tether.admin.refused import CommandRefused
 from tether.node.home import NodeState, running
-from tether.stores.database import Database
 
 ASK_S: Final = 5.0
 LOOK_S: Final = 1.0  # how long one of many actors may take to say how it stands
@@ -24,7 +24,7 @@ AT_ONCE: Final = 64  # actors that are asked at once
 _T = TypeVar("_T", bound=Contract)
 
 
-class Node:
+class NodeClient:
     """Entered with `async with`.
 
     Raises, on entering:
@@ -48,7 +48,7 @@ class Node:
     async def __aenter__(self) -> Self:
         state = running(self.home)
         if state is None or not state.root:
-            raise Refused(f"no node runs on {self.home}; `tether up` starts one")
+            raise CommandRefused(f"no node runs on {self.home}; `tether up` starts one")
         self.state = state
         self.endpoint = Endpoint.connect(
             run_dir=state.run_dir,
@@ -60,9 +60,9 @@ class Node:
         try:
             await self.endpoint.__aenter__()
         except TetherError as error:
-            raise Refused(f"{error.message} (or start it with `tether up`)") from error
+            raise CommandRefused(f"{error.message} (or start it with `tether up`)") from error
         except OSError as error:
-            raise Refused(
+            raise CommandRefused(
                 f"the sockets of the node are not for you ({error.strerror}); be the user that "
                 "runs it, or root"
             ) from error
@@ -115,7 +115,7 @@ class Node:
         found = await self.child(name)
         if not found.address:
             do = f"`restart {found.path}` starts it" if found.state == "stopped" else "try again"
-            raise Refused(f"{found.path} is {found.state} and has no process; {do}")
+            raise CommandRefused(f"{found.path} is {found.state} and has no process; {do}")
         return found
 
     async def at(self, path: str) -> str:
@@ -126,7 +126,7 @@ class Node:
         """
         address = (await self.look()).address(path)
         if address is None:
-            raise Refused(f"{path} doesn't run just now; try again, or see `tree`")
+            raise CommandRefused(f"{path} doesn't run just now; try again, or see `tree`")
         return address
 
     def supervisor(self, child: TreeNode) -> str:
@@ -136,11 +136,13 @@ class Node:
             Refused: it has none, or that doesn't run.
         """
         if not child.path:
-            raise Refused("the root has no supervisor; `tether down` stops the node", code=2)
+            raise CommandRefused("the root has no supervisor; `tether down` stops the node", code=2)
         parent = child.path.rpartition("/")[0]
         address = self.tree.address(parent)
         if address is None:
-            raise Refused(f"the supervisor {parent or names.ROOT} doesn't run just now; try again")
+            raise CommandRefused(
+                f"the supervisor {parent or names.ROOT} doesn't run just now; try again"
+            )
         return address
 
     async def spec(self, child: TreeNode) -> dict[str, str]:
@@ -150,7 +152,7 @@ class Node:
         try:
             question = ShowSpec(id=child.path.rpartition("/")[2])
             found = await self.ask(self.supervisor(child), question, SpecShown)
-        except (TetherError, Refused):
+        except (TetherError, CommandRefused):
             return {}
         return {name: value for name, value in found.fields if value}
 
@@ -166,7 +168,7 @@ class Node:
         """
         found = await self.endpoint.ask(address, contract, timeout)
         if not isinstance(found, answer):
-            raise Refused("the node is of another release; use the `tether` that started it")
+            raise CommandRefused("the node is of another release; use the `tether` that started it")
         return found
 
     async def inspected(self, nodes: Iterable[TreeNode]) -> dict[str, Inspected | None]:
@@ -197,7 +199,7 @@ class Node:
         await self.look()  # a node that is gone has no database
         if self._database is None:
             if not self.state.dsn:
-                raise Refused("the node has not said where its database is; try again")
+                raise CommandRefused("the node has not said where its database is; try again")
             database = Database(self.state.dsn, size=1)
             await database.open()
             self._database = database

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from actors.contracts import BreakerStates, HealthReport, ShowBreakers
+from actors.contracts.operating import BreakerState
+from supervision.contracts.operating import PolicyState, PolicyStates, ShowPolicies
 from tether.admin.names import nearest
-from tether.admin.node import Node
-from tether.admin.refused import Refused
-from tether.admin.shown import Shown, table
+from tether.admin.node import NodeClient
+from tether.admin.output import Output, table
+from tether.admin.refused import CommandRefused
 from tether.admin.traffic import SCHEDULER, fleet, of_total, seen_by_gateways
-from tether.contracts import BreakerStates, HealthReport, ShowBreakers
-from tether.contracts.operating import BreakerState, PolicyState, PolicyStates, ShowPolicies
 
 COLUMNS = ("model", "place", "policy", "at", "options", "from", "state")
 
 Words = list[str]
 
 
-async def policies(node: Node, words: Words) -> Shown:
+async def policies(node: NodeClient, words: Words) -> Output:
     """Of one version, the versions of a name, or all models: what each gateway has a request pass,
     outermost first, then the breakers of the scheduler, then the slots of the workers."""
     asked = words[0] if words else ""
@@ -27,7 +28,7 @@ async def policies(node: Node, words: Words) -> Shown:
     if asked and not refs:
         known = await seen_by_gateways(node, ShowPolicies(), PolicyStates)
         models = dict.fromkeys(state.model_ref for _, all_ in known for state in all_.policies)
-        raise Refused(
+        raise CommandRefused(
             f"no model is called {asked!r}; {nearest(asked, list(models), '`policies` shows all')}",
             code=2,
         )

@@ -13,10 +13,10 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory
 
+from supervision.telemetry.audit import private
 from tether.admin.completing import completions
 from tether.admin.lines import interruptible
 from tether.admin.shell import OK, Left, Shell
-from tether.telemetry.audit import private
 
 MAX_HISTORY: Final = 256 << 10  # bytes that a new shell finds; older ones are dropped
 LEARN_S: Final = 3.0  # between two looks at what completion offers, while somebody types

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Refused(Exception):
+class CommandRefused(Exception):
     """One sentence that says why and what to do; `code` is the exit code of a script: 1 when it
     could not be done, 2 when it was asked wrongly."""
 

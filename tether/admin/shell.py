@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from supervision.errors import TetherError
+from supervision.telemetry.audit import Unwritable
 from tether.admin.auditor import Auditor
-from tether.admin.commands import Command, all_commands, named
+from tether.admin.commands import ShellCommand, all_commands, named
 from tether.admin.completing import LEAVING, Known
-from tether.admin.node import Node
-from tether.admin.refused import Refused
-from tether.admin.shown import Shown
-from tether.admin.words import Misspelt, commands
-from tether.errors import TetherError
-from tether.telemetry.audit import Unwritable
+from tether.admin.node import NodeClient
+from tether.admin.output import Output
+from tether.admin.parser import Misspelt, commands
+from tether.admin.refused import CommandRefused
 
 REFRESH_S: Final = 1.0
 _CLEAR: Final = "\x1b[H\x1b[2J"
@@ -34,7 +34,7 @@ class Shell:
 
     def __init__(
         self,
-        node: Node,
+        node: NodeClient,
         audit: Auditor,
         *,
         write: Callable[[str], object],
@@ -70,7 +70,7 @@ class Shell:
                 raise Left
             try:
                 await self._run(named(name, self.commands), words)
-            except Refused as error:
+            except CommandRefused as error:
                 self._complain(error.sentence)
                 return error.code
             except TetherError as error:
@@ -81,7 +81,7 @@ class Shell:
                 return FAILED
         return OK
 
-    async def _run(self, command: Command, words: list[str]) -> None:
+    async def _run(self, command: ShellCommand, words: list[str]) -> None:
         command.check(words)
         if not command.writes(words):
             await self._show(command, words)
@@ -91,7 +91,7 @@ class Shell:
             if command.name == "eval":
                 self._check_eval()
             await self._show(command, words)
-        except Refused as error:
+        except CommandRefused as error:
             await outcome(f"refused: {error.sentence}")
             raise
         except TetherError as error:
@@ -102,7 +102,7 @@ class Shell:
             raise
         await outcome("done")
 
-    async def _show(self, command: Command, words: list[str]) -> None:
+    async def _show(self, command: ShellCommand, words: list[str]) -> None:
         shown = await command.run(self.node, words)
         if not (command.live and self._live):
             self._print(shown)
@@ -113,17 +113,17 @@ class Shell:
             await asyncio.sleep(REFRESH_S)
             shown = await command.run(self.node, words)
 
-    def _print(self, shown: Shown) -> None:
+    def _print(self, shown: Output) -> None:
         self._write(shown.text(as_json=self._as_json))
 
     def _check_eval(self) -> None:
         if not self._allow_eval:
-            raise Refused(
+            raise CommandRefused(
                 "eval is off: start the shell with `tether shell --allow-eval` (whoever may use it "
                 "may do anything that you may)"
             )
         if not self.node.state.allow_eval:
-            raise Refused("eval is off on this node: it was not started with `--allow-eval`")
+            raise CommandRefused("eval is off on this node: it was not started with `--allow-eval`")
 
     async def learn(self) -> None:
         """Look at the node for what completion offers; keeps what it knew when that fails."""
@@ -133,6 +133,6 @@ class Shell:
             tree = await self.node.look()
             self.known.children = tuple(child.path for child in tree.nodes)
             found = await fleet(self.node)
-        except (TetherError, Refused):
+        except (TetherError, CommandRefused):
             return
         self.known.workers = {worker.worker_id: worker.models for worker in found.workers}

@@ -7,13 +7,14 @@ import uuid
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
-from tether.admin.node import ASK_S, Node
-from tether.admin.refused import Refused
-from tether.admin.shown import Shown, age, fields, plain, size, table, together
-from tether.contracts import BreakerStates, Contract, Fleet, ShowBreakers, WatchFleet
-from tether.contracts.operating import FindRequest, SessionState, SessionStates, ShowSessions
-from tether.errors import TetherError
-from tether.stores.queries import sql
+from actors.contracts import BreakerStates, Fleet, ShowBreakers, WatchFleet
+from actors.contracts.operating import FindRequest, SessionState, SessionStates, ShowSessions
+from actors.stores.queries import sql
+from supervision.contracts import Contract
+from supervision.errors import TetherError
+from tether.admin.node import ASK_S, NodeClient
+from tether.admin.output import Output, age, fields, plain, size, table, together
+from tether.admin.refused import CommandRefused
 
 MAX_LEASES: Final = 1000
 SCHEDULER: Final = "control/scheduler"
@@ -24,7 +25,7 @@ Words = list[str]
 _T = TypeVar("_T", bound=Contract)
 
 
-async def fleet(node: Node) -> Fleet:
+async def fleet(node: NodeClient) -> Fleet:
     """The workers as the roster sees them.
 
     Raises:
@@ -37,15 +38,15 @@ async def fleet(node: Node) -> Fleet:
         async with asyncio.timeout(ASK_S):
             found = await anext(stream)
     except TimeoutError:
-        raise Refused("the roster does not answer; try again") from None
+        raise CommandRefused("the roster does not answer; try again") from None
     finally:
         await stream.aclose()
     if not isinstance(found, Fleet):
-        raise Refused("the node is of another release; use the `tether` that started it")
+        raise CommandRefused("the node is of another release; use the `tether` that started it")
     return found
 
 
-async def workers(node: Node, words: Words) -> Shown:
+async def workers(node: NodeClient, words: Words) -> Output:
     """All workers, as the roster sees them."""
     found = await fleet(node)
     rows = [
@@ -82,7 +83,7 @@ def _standing(suspect: bool, draining: bool) -> str:
     return "suspect" if suspect else "draining" if draining else "ready"
 
 
-async def leases(node: Node, words: Words) -> Shown:
+async def leases(node: NodeClient, words: Words) -> Output:
     """The leases, those first that end first."""
     rows = await node.rows(sql("list_leases"), MAX_LEASES)
     shown = [
@@ -104,7 +105,7 @@ async def leases(node: Node, words: Words) -> Shown:
     return of_total(table(columns, shown, empty="no lease"), rows[0]["total"] if rows else 0)
 
 
-async def sessions(node: Node, words: Words) -> Shown:
+async def sessions(node: NodeClient, words: Words) -> Output:
     """The requests that run, as the gateways hold them."""
     found = await seen_by_gateways(node, ShowSessions(), SessionStates)
     rows = [row for path, states in found for row in _session_rows(path, states)]
@@ -115,11 +116,11 @@ async def sessions(node: Node, words: Words) -> Shown:
     return of_total(table(columns, rows, empty="no request runs"), total)
 
 
-def of_total(shown: Shown, total: int) -> Shown:
+def of_total(shown: Output, total: int) -> Output:
     """A list that is a part of `total` says so."""
     if total <= len(shown.rows):
         return shown
-    return Shown(lines=(*shown.lines, f"… {len(shown.rows)} of {total}"), rows=shown.rows)
+    return Output(lines=(*shown.lines, f"… {len(shown.rows)} of {total}"), rows=shown.rows)
 
 
 def _session_rows(path: str, states: SessionStates) -> list[dict[str, Any]]:
@@ -145,7 +146,7 @@ def _session_row(path: str, state: SessionState) -> dict[str, Any]:
 
 
 async def seen_by_gateways(
-    node: Node, question: Contract, answered: type[_T]
+    node: NodeClient, question: Contract, answered: type[_T]
 ) -> list[tuple[str, _T]]:
     """What all gateways answer, by path; one that is gone or hangs is left out, unless all are."""
     gateways = (await node.look()).under(GATEWAYS)
@@ -164,11 +165,11 @@ async def seen_by_gateways(
     ]
     if not good:
         errors = [answer for answer in answers if isinstance(answer, TetherError)]
-        raise errors[0] if errors else Refused("no gateway runs just now; see `tree`")
+        raise errors[0] if errors else CommandRefused("no gateway runs just now; see `tree`")
     return good
 
 
-async def trace(node: Node, words: Words) -> Shown:
+async def trace(node: NodeClient, words: Words) -> Output:
     """All that is known of one request: its session, its job, its lease, its bill, its worker."""
     name = words[0]
     found = await seen_by_gateways(node, FindRequest(request_id=name), SessionStates)
@@ -178,13 +179,13 @@ async def trace(node: Node, words: Words) -> Shown:
     if node.local:
         rows = await node.rows(sql("trace_job"), [*ids, *_uuids(name)], name)
     if not live and not rows:
-        raise Refused(
+        raise CommandRefused(
             f"nobody knows a request {name!r}: give the x-request-id of its answer (the gateways "
             "remember the last 2,048 of those that clients chose themselves), its "
             "Idempotency-Key, or its job"
         )
     workers = {report.worker_id: report for report in (await fleet(node)).workers}
-    parts: list[Shown] = []
+    parts: list[Output] = []
     for row in rows:
         job = {key: _text(value) for key, value in row.items()}
         session = next(((p, s) for p, s in live if s.job_id == job["job"]), None)
@@ -223,13 +224,13 @@ def _text(value: Any) -> Any:
     return value.isoformat(timespec="milliseconds") if isinstance(value, datetime) else value
 
 
-async def breakers(node: Node) -> Shown:
+async def breakers(node: NodeClient) -> Output:
     """All breakers of the scheduler."""
     found = await node.ask(await node.at(SCHEDULER), ShowBreakers(), BreakerStates)
     return shown_breakers(found)
 
 
-def shown_breakers(found: BreakerStates) -> Shown:
+def shown_breakers(found: BreakerStates) -> Output:
     """Breakers as a table."""
     rows = [
         {

@@ -11,11 +11,11 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter
 
 import tether
+from supervision.errors import TetherError
 from tether.cli.certificates import ca
 from tether.cli.failure import CommandFailed
 from tether.cli.models import artifacts, models
 from tether.config import Config, ConfigInvalid, load
-from tether.errors import TetherError
 
 _CONFIG = Path("cluster.toml")
 ConfigPath = Annotated[Path, Parameter(name=["--config", "-c"], help="The configuration file.")]

@@ -13,24 +13,25 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn
 
-from tether.artifacts import digest as digests
-from tether.artifacts import folder as folders
-from tether.artifacts import layout, names, signing, source
-from tether.artifacts.cache import Cache, Held
-from tether.artifacts.collect import Collected, collect
-from tether.artifacts.entry import Damaged
-from tether.artifacts.manifest import Manifest
-from tether.artifacts.pull import Pull
-from tether.artifacts.push import Push
-from tether.artifacts.repair import repair as repair_all
-from tether.artifacts.replicas import Replicas
-from tether.artifacts.trust import FILE, Trust
+from actors.artifacts import digest as digests
+from actors.artifacts import folder as folders
+from actors.artifacts import layout, names, signing, source
+from actors.artifacts.cache import Cache, Held
+from actors.artifacts.collect import Collected, collect
+from actors.artifacts.entry import Damaged
+from actors.artifacts.manifest import Manifest
+from actors.artifacts.pull import Pull
+from actors.artifacts.push import Push
+from actors.artifacts.repair import repair as repair_all
+from actors.artifacts.replicas import Replicas
+from actors.artifacts.trust import FILE, Trust
+from actors.errors import ArtifactRefused
+from supervision.errors import TetherError
+from supervision.telemetry import logs
 from tether.cli import used
 from tether.cli.failure import CommandFailed
 from tether.config import Config, load
-from tether.errors import ArtifactRefused, TetherError
 from tether.node.plan import artifacts_of
-from tether.telemetry import logs
 
 
 def push(

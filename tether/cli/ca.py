@@ -12,9 +12,9 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from supervision.security.authority import REVOKED, Authority, AuthorityUnusable, Issued
+from supervision.security.certificate import KeyKind
 from tether.cli.failure import CommandFailed
-from tether.security.authority import REVOKED, Authority, AuthorityUnusable, Issued
-from tether.security.certificate import KeyKind
 
 _WIDTH: Final = 160  # whatever the terminal has: a serial is there to be copied whole
 _HOUR: Final = 3600.0

@@ -9,9 +9,9 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from actors.contracts import ClusterNode, ClusterShown, ShowCluster
 from tether.cli.node import ask
 from tether.config import Config
-from tether.contracts import ClusterNode, ClusterShown, ShowCluster
 
 _WIDTH: Final = 160
 _COLOURS: Final = {"here": "green", "alive": "green", "suspect": "yellow", "unknown": "yellow"}

@@ -9,11 +9,11 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from actors.contracts import ModelCard, ModelPolicy
+from actors.core.version import check
+from supervision.errors import BadRequest
 from tether.cli.failure import CommandFailed
 from tether.config import ConfigInvalid, policy
-from tether.contracts import ModelCard, ModelPolicy
-from tether.core.version import check
-from tether.errors import BadRequest
 
 _LISTS: Final = ("tenants", "regions", "order")  # of a policy
 

@@ -13,7 +13,7 @@ from typing import Final
 from tether.cli.failure import CommandFailed
 from tether.config import Config
 from tether.node.home import is_held, running
-from tether.node.remains import end_remains
+from tether.node.leftovers import end_remains
 
 _STEP_S: Final = 0.05
 _GRACE_S: Final = 2.0

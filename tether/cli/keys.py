@@ -10,11 +10,11 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from actors.stores import keys
+from actors.stores.database import Database
 from tether.cli.failure import CommandFailed
 from tether.config import Config
 from tether.node.home import running
-from tether.stores import keys
-from tether.stores.database import Database
 
 _T = TypeVar("_T")
 
@@ -33,7 +33,7 @@ def create(config: Config, tenant: str, name: str, *, operator: bool) -> int:
 def list_(config: Config, tenant: str | None, *, as_json: bool) -> int:
     """Print all keys, or those of `tenant`."""
 
-    async def run(database: Database) -> list[keys.Key]:
+    async def run(database: Database) -> list[keys.ApiKey]:
         return await keys.listed(database, tenant)
 
     found = asyncio.run(_with_database(config, run))

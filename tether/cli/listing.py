@@ -12,15 +12,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tether.artifacts import digest as digests
-from tether.artifacts import names, source
-from tether.artifacts.replicas import Replicas
+from actors.artifacts import digest as digests
+from actors.artifacts import names, source
+from actors.artifacts.replicas import Replicas
+from actors.contracts import ModelCard, ModelsShown, Stage
+from supervision.errors import TetherError
 from tether.cli import registry
 from tether.cli.artifacts import configured, report
 from tether.cli.failure import CommandFailed
 from tether.config import Config, ConfigInvalid, load
-from tether.contracts import ModelCard, ModelsShown, Stage
-from tether.errors import TetherError
 
 _WIDTH: Final = 200  # whatever the terminal has: an address is there to be copied whole
 

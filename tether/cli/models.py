@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from actors.core import engine_kinds
 from tether.config import load
-from tether.engines import kinds
 
 _CONFIG = Path("cluster.toml")
 ConfigPath = Annotated[Path, Parameter(name=["--config", "-c"], help="The configuration file.")]
@@ -45,7 +45,7 @@ class Described:
 
 
 @dataclass(frozen=True)
-class Pushed(Described):
+class PushReport(Described):
     """The same for a version that is pushed."""
 
     engine: str = "transformers"
@@ -60,7 +60,7 @@ def push(
     signature: Path | None = None,
     unsigned: bool = False,
     register: bool = False,
-    described: Annotated[Pushed, Parameter(name="*")] = Pushed(),
+    described: Annotated[PushReport, Parameter(name="*")] = PushReport(),
     config: ConfigPath = _CONFIG,
     node: NodeId = "",
 ) -> int:
@@ -115,7 +115,7 @@ def register(
     from tether.cli.description import Description
 
     there, of = load(config, node), Description(**asdict(described))
-    kind = kinds.find(of.engine)
+    kind = engine_kinds.find(of.engine)
     if source or (kind is not None and not kind.weights):
         return registry.register(there, of.card(version, source))
     return registry.register_pushed(there, version, of)

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
-from actors.runtime import Endpoint
+from supervision.contracts import Contract, ShowTree, Tree
+from supervision.errors import Draining, NoAnswer, PeerLost, TetherError, Unavailable
+from supervision.runtime import Endpoint
+from supervision.telemetry.audit import Audit, Unwritable, Who
 from tether.cli.failure import CommandFailed
 from tether.config import Config
-from tether.contracts import Contract, ShowTree, Tree
-from tether.errors import Draining, NoAnswer, PeerLost, TetherError, Unavailable
 from tether.node.home import NodeState, running
-from tether.telemetry.audit import Audit, Unwritable, Who
 
 ASK_S: Final = 5.0
 _PAUSE_S: Final = 0.2

@@ -14,15 +14,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tether.artifacts import digest as digests
-from tether.artifacts import names
-from tether.artifacts.replicas import Replicas
-from tether.cli.description import Description
-from tether.cli.failure import CommandFailed
-from tether.cli.node import ask, audited
-from tether.config import Config
-from tether.contracts import (
-    Contract,
+from actors.artifacts import digest as digests
+from actors.artifacts import names
+from actors.artifacts.replicas import Replicas
+from actors.contracts import (
     ModelCard,
     ModelChange,
     ModelPolicy,
@@ -32,10 +27,15 @@ from tether.contracts import (
     ShowModels,
     Stage,
 )
-from tether.contracts.catalog import Move
-from tether.core.intention import meant
-from tether.core.version import DESCRIBED
-from tether.telemetry.audit import Who
+from actors.contracts.catalog import Move
+from actors.core.intention import meant
+from actors.core.version import DESCRIBED
+from supervision.contracts import Contract
+from supervision.telemetry.audit import Who
+from tether.cli.description import Description
+from tether.cli.failure import CommandFailed
+from tether.cli.node import ask, audited
+from tether.config import Config
 
 REGISTRY: Final = "control/registry"
 PATIENCE_S: Final = 30.0  # with a change: the registry may be restarting

@@ -9,16 +9,16 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from supervision.telemetry import logs
+from supervision.telemetry.audit import Audit, Who
 from tether.admin.auditor import Auditor, HereAuditor, ThereAuditor
-from tether.admin.away import AwayNode
 from tether.admin.lines import script
-from tether.admin.node import Node
-from tether.admin.refused import Refused
+from tether.admin.node import NodeClient
+from tether.admin.refused import CommandRefused
+from tether.admin.remote import RemoteNode
 from tether.admin.shell import OK, Left, Shell
 from tether.cli.failure import CommandFailed
 from tether.config import Config
-from tether.telemetry import logs
-from tether.telemetry.audit import Audit, Who
 
 HISTORY: Final = "shell_history"
 
@@ -32,7 +32,7 @@ def shell(config: Config, command: str | None, *, as_json: bool, allow_eval: boo
     """
     home, who = config.data_dir, Who.here()
     others = {m.id: m.place for m in config.nodes if m.id != config.node.id}
-    node = Node(home, identity=config.identity_dir if others else None, routes=others)
+    node = NodeClient(home, identity=config.identity_dir if others else None, routes=others)
 
     def auditor() -> Auditor:
         return HereAuditor(Audit(home, who, node.state.node))
@@ -62,8 +62,8 @@ def shell_away(
         place = member.place
     try:
         routes = {m.id: m.place for m in config.nodes} if config else {}
-        node = AwayNode(id_, place, identity, routes)
-    except Refused as error:
+        node = RemoteNode(id_, place, identity, routes)
+    except CommandRefused as error:
         raise CommandFailed(error.sentence, code=error.code) from error
     flags = _Flags(command, as_json, allow_eval=False)
     return _done(_run(node, lambda: ThereAuditor(node), flags, identity / HISTORY, ""))
@@ -79,12 +79,12 @@ def _done(work: Coroutine[Any, Any, int]) -> int:
     logs.configure(os.environ.get("TETHER_LOG_LEVEL", "CRITICAL"))  # sentences say what is wrong
     try:
         return asyncio.run(work)
-    except Refused as error:
+    except CommandRefused as error:
         raise CommandFailed(error.sentence, code=error.code) from error
 
 
 async def _run(
-    node: Node, auditor: Callable[[], Auditor], flags: _Flags, history: Path, user: str
+    node: NodeClient, auditor: Callable[[], Auditor], flags: _Flags, history: Path, user: str
 ) -> int:
     typed = flags.command is None and sys.stdin.isatty()
     async with node:

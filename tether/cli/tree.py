@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree as Drawing
 
+from supervision.contracts import ShowTree, Tree, TreeNode
 from tether.cli.node import ask, state_of
 from tether.config import Config
-from tether.contracts import ShowTree, Tree, TreeNode
 from tether.node.home import NodeState
 
 _COLOURS: Final = {"running": "green", "starting": "yellow", "restarting": "yellow"}

@@ -13,10 +13,10 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from supervision.telemetry import logs
 from tether.cli.failure import CommandFailed
 from tether.config import Config
 from tether.node.launcher import Launcher, NodeFailed
-from tether.telemetry import logs
 
 
 def up(config: Config, *, dev: bool, log_file: Path | None, allow_eval: bool = False) -> int:

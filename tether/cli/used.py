@@ -8,13 +8,13 @@ from typing import TypeVar
 
 import asyncpg
 
-from tether.artifacts import digest as digests
+from actors.artifacts import digest as digests
+from actors.stores import models
+from actors.stores.database import Database
+from supervision.errors import TetherError
 from tether.cli.failure import CommandFailed
 from tether.cli.keys import dsn
 from tether.config import Config, load
-from tether.errors import TetherError
-from tether.stores import models
-from tether.stores.database import Database
 
 _T = TypeVar("_T")
 

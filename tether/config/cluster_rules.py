@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from tether.config.problem import Problem
-from tether.config.sections import Config, Member, Worker
+from tether.config.sections import Config, MemberSection, WorkerSection
 
 OURS: Final = ("node", "region", "roles")  # capabilities that every node has anyway
 _MAX_ID: Final = 64  # of a child of a supervisor
 
 
 def cluster_violations(
-    config: Config, nodes: Sequence[Member | None], workers: Sequence[Worker | None]
+    config: Config, nodes: Sequence[MemberSection | None], workers: Sequence[WorkerSection | None]
 ) -> Iterator[Problem]:
     """A problem for each rule that is broken; None stands for an entry that could not be read, as
     in `rules.violations`."""
@@ -27,7 +27,7 @@ def cluster_violations(
         yield from _placed(config, readable, workers)
 
 
-def _each(config: Config, nodes: Sequence[Member | None]) -> Iterator[Problem]:
+def _each(config: Config, nodes: Sequence[MemberSection | None]) -> Iterator[Problem]:
     ids: dict[str, int] = {}
     places: dict[str, int] = {}
     hosts: dict[str, int] = {}
@@ -60,7 +60,7 @@ def _each(config: Config, nodes: Sequence[Member | None]) -> Iterator[Problem]:
         yield from _ports(path, member)
 
 
-def _ports(path: str, member: Member) -> Iterator[Problem]:
+def _ports(path: str, member: MemberSection) -> Iterator[Problem]:
     if member.ports:
         first, _, last = member.ports.partition("-")
         if not 1 <= int(first) <= int(last) <= 65535:
@@ -85,7 +85,7 @@ def _shared(config: Config) -> Iterator[Problem]:
         )
 
 
-def _whole(config: Config, nodes: Sequence[Member]) -> Iterator[Problem]:
+def _whole(config: Config, nodes: Sequence[MemberSection]) -> Iterator[Problem]:
     for role, what in (("gateway", "takes requests"), ("worker", "runs models")):
         if not any(role in member.roles for member in nodes):
             yield Problem("nodes", f"no node has the role {role!r}, so none {what}")
@@ -102,7 +102,7 @@ def _whole(config: Config, nodes: Sequence[Member]) -> Iterator[Problem]:
 
 
 def _placed(
-    config: Config, nodes: Sequence[Member], workers: Sequence[Worker | None]
+    config: Config, nodes: Sequence[MemberSection], workers: Sequence[WorkerSection | None]
 ) -> Iterator[Problem]:
     by_id = {member.id: member for member in nodes}
     longest = max((len(m.id) for m in nodes), default=-1)

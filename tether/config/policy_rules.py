@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tether.config.policy import Policy
+from actors.contracts.policies import PolicyName, RequestPolicies
+from tether.config.policy import ModelPolicyOptions
 from tether.config.problem import Problem
-from tether.contracts.policies import PolicyName, RequestPolicies
 
 
 def policy_violations(
-    said: Policy | RequestPolicies, prefix: str, order: Sequence[PolicyName] = ()
+    said: ModelPolicyOptions | RequestPolicies, prefix: str, order: Sequence[PolicyName] = ()
 ) -> Iterator[Problem]:
     """What is wrong with `[policies]`, or a model's policy; `prefix` stands before the names of
     its fields. `order` is that of all models, which counts where a model has none; without any,

@@ -1,4 +1,4 @@
-"""Reading `cluster.toml`: every mistake is found at once, each with the path of its key."""
+"""Reading `cluster.toml`: every mistake is found at once, each with the path of its key. Pure."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from tether.config.cluster_rules import cluster_violations
-from tether.config.policy import Policy
+from tether.config.policy import ModelPolicyOptions
 from tether.config.policy_rules import policy_violations
 from tether.config.problem import ConfigInvalid, Problem
 from tether.config.rules import model_violations, violations
-from tether.config.sections import Config, Model
+from tether.config.sections import Config, ModelOptions
 
 _SECTION = TypeVar("_SECTION", bound=msgspec.Struct)
 _INTERNAL = frozenset({"folder"})  # set by `load`, not by the file
@@ -70,14 +70,14 @@ def parse(text: str, *, folder: Path) -> Config:
     return msgspec.structs.replace(config, folder=folder)
 
 
-def model(raw: object) -> Model:
+def model(raw: object) -> ModelOptions:
     """One model as an entry of `[[models]]` spells it.
 
     Raises:
         ConfigInvalid: with all mistakes; their paths are the names of its fields.
     """
     problems: list[Problem] = []
-    read = _section(Model, raw, "", problems, {})
+    read = _section(ModelOptions, raw, "", problems, {})
     if read is not None:
         problems += model_violations(read, "")
     if read is None or problems:
@@ -85,14 +85,14 @@ def model(raw: object) -> Model:
     return read
 
 
-def policy(raw: object) -> Policy:
+def policy(raw: object) -> ModelPolicyOptions:
     """One `[models.policy]`.
 
     Raises:
         ConfigInvalid: with all mistakes.
     """
     problems: list[Problem] = []
-    read = _section(Policy, raw, "", problems, {})
+    read = _section(ModelPolicyOptions, raw, "", problems, {})
     if read is not None:
         problems += policy_violations(read, "")
     if read is None or problems:

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
+from actors.contracts.policies import PolicyName
+from actors.core import engine_kinds
+from actors.core.engine_kinds import EngineKind
 from tether.config.policy_rules import policy_violations
 from tether.config.problem import Problem
-from tether.config.sections import EVERY, Config, Model, Worker, matching
-from tether.contracts.policies import PolicyName
-from tether.engines import kinds
-from tether.engines.kinds import EngineKind
+from tether.config.sections import EVERY, Config, ModelOptions, WorkerSection, matching
 
 _MIN_PEER_BANDWIDTH: Final = 1 << 20  # bytes per second
 _SCHEMES: Final = ("file", "s3", "gs", "az")
@@ -21,7 +21,7 @@ _PACKAGE: Final = re.compile(r"package:[A-Za-z0-9][A-Za-z0-9._-]{0,126}")
 
 
 def violations(
-    config: Config, models: Sequence[Model | None], workers: Sequence[Worker | None]
+    config: Config, models: Sequence[ModelOptions | None], workers: Sequence[WorkerSection | None]
 ) -> Iterator[Problem]:
     """A problem for each rule that is broken. `models` and `workers` are the listed ones in the
     file's order, None standing for an entry that could not be read, about which enough was said:
@@ -82,7 +82,7 @@ def _stores(config: Config) -> Iterator[Problem]:
         )
 
 
-def _artifacts(config: Config, models: Sequence[Model | None]) -> Iterator[Problem]:
+def _artifacts(config: Config, models: Sequence[ModelOptions | None]) -> Iterator[Problem]:
     artifacts = config.artifacts
     count = len(artifacts.replicas)
     for number, url in enumerate(artifacts.replicas):
@@ -111,7 +111,9 @@ def _artifacts(config: Config, models: Sequence[Model | None]) -> Iterator[Probl
                 yield Problem(path, "no replica has artifacts; list some in artifacts.replicas")
 
 
-def _models(models: Sequence[Model | None], order: Sequence[PolicyName] = ()) -> Iterator[Problem]:
+def _models(
+    models: Sequence[ModelOptions | None], order: Sequence[PolicyName] = ()
+) -> Iterator[Problem]:
     if not models:
         yield Problem("models", "no model is listed; add one under [[models]]")
     seen: dict[str, int] = {}
@@ -129,14 +131,14 @@ def _models(models: Sequence[Model | None], order: Sequence[PolicyName] = ()) ->
 
 
 def model_violations(
-    model: Model, prefix: str, order: Sequence[PolicyName] = ()
+    model: ModelOptions, prefix: str, order: Sequence[PolicyName] = ()
 ) -> Iterator[Problem]:
     """What is wrong with one model by itself; `prefix` stands before the names of its fields, and
     `order` is that of the policies of all models, where it is known."""
     yield from policy_violations(model.policy, f"{prefix}policy.", order)
-    kind = kinds.find(model.engine)
+    kind = engine_kinds.find(model.engine)
     if kind is None:
-        known = ", ".join(map(repr, kinds.NAMES))
+        known = ", ".join(map(repr, engine_kinds.NAMES))
         yield Problem(f"{prefix}engine", f"{model.engine!r} is not known; it may be {known}")
     else:
         yield from _unsuited(model, kind, prefix)
@@ -152,7 +154,7 @@ def model_violations(
             yield Problem(f"{prefix}{field}", f"{source!r} holds what can't be printed")
 
 
-def _unsuited(model: Model, kind: EngineKind, prefix: str) -> Iterator[Problem]:
+def _unsuited(model: ModelOptions, kind: EngineKind, prefix: str) -> Iterator[Problem]:
     if model.source and not kind.weights:
         yield Problem(f"{prefix}source", f"the {kind.name} engine has no source; remove it")
     if not model.source and kind.weights:
@@ -163,12 +165,12 @@ def _unsuited(model: Model, kind: EngineKind, prefix: str) -> Iterator[Problem]:
     if model.adapter and not kind.takes_adapters:
         yield Problem(
             f"{prefix}adapter",
-            f"engine {kind.name} takes no adapter, only {' and '.join(kinds.TAKE_ADAPTERS)} do; "
+            f"engine {kind.name} takes no adapter, only {' and '.join(engine_kinds.TAKE_ADAPTERS)} do; "
             "remove it",
         )
 
 
-def _workers(workers: Sequence[Worker | None]) -> Iterator[Problem]:
+def _workers(workers: Sequence[WorkerSection | None]) -> Iterator[Problem]:
     if not workers:
         yield Problem("workers", "no worker is listed; add one under [[workers]]")
     seen: dict[str, int] = {}
@@ -183,7 +185,9 @@ def _workers(workers: Sequence[Worker | None]) -> Iterator[Problem]:
                 break
 
 
-def _offered(models: Sequence[Model], workers: Sequence[Worker | None]) -> Iterator[Problem]:
+def _offered(
+    models: Sequence[ModelOptions], workers: Sequence[WorkerSection | None]
+) -> Iterator[Problem]:
     listed = ", ".join(dict.fromkeys(m.name for m in models)) or "none"
     for number, worker in enumerate(workers):
         if worker is None:
@@ -203,7 +207,7 @@ def _offered(models: Sequence[Model], workers: Sequence[Worker | None]) -> Itera
         yield from _pinned(models, worker, f"workers[{number}].pinned")
 
 
-def _pinned(models: Sequence[Model], worker: Worker, path: str) -> Iterator[Problem]:
+def _pinned(models: Sequence[ModelOptions], worker: WorkerSection, path: str) -> Iterator[Problem]:
     runs = set(matching(models, worker.models))
     for index, name in enumerate(worker.pinned):
         if EVERY not in (name, *worker.models) and not runs & set(matching(models, (name,))):
@@ -218,7 +222,7 @@ def _pinned(models: Sequence[Model], worker: Worker, path: str) -> Iterator[Prob
         )
 
 
-def _served(models: Sequence[Model], workers: Sequence[Worker]) -> Iterator[Problem]:
+def _served(models: Sequence[ModelOptions], workers: Sequence[WorkerSection]) -> Iterator[Problem]:
     served = {m for worker in workers for m in matching(models, worker.models)}
     for number, model in enumerate(models):
         if workers and model not in served:

@@ -1,4 +1,4 @@
-"""What all sections of `cluster.toml` are made of."""
+"""What all sections of `cluster.toml` are made of. Pure."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Bounds stand in the types, so that a field is described once: `reading` checks each leaf
 against its annotation, and `rules` checks what concerns several fields.
+
+Pure.
 """
 
 from __future__ import annotations
@@ -14,11 +16,11 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from tether.capability import Capability, meets
-from tether.config.policy import Policy
+from actors.contracts.policies import RequestPolicies
+from supervision.capability import Capability, meets
+from tether.config.policy import ModelPolicyOptions
 from tether.config.problem import ConfigInvalid, Problem
 from tether.config.section import Section, Word
-from tether.contracts.policies import RequestPolicies
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1, le=1_000_000_000)]
@@ -28,14 +30,14 @@ EVERY: Final = "*"
 """In the models of a worker: all of them."""
 
 
-class Cluster(Section, frozen=True, kw_only=True):
+class ClusterSection(Section, frozen=True, kw_only=True):
     """Which network this node belongs to. Placement prefers workers of the same region."""
 
     name: Word = "tether"
     region: Word = "local"
 
 
-class Node(Section, frozen=True, kw_only=True):
+class NodeSection(Section, frozen=True, kw_only=True):
     """This machine's part. `data_dir` is taken from the folder of the file when relative.
     `admin_port` is part of the address of Thespian's Admin, and is not listened on
     while a node is alone. `cache_dir` holds converted models; empty means
@@ -57,7 +59,7 @@ class Node(Section, frozen=True, kw_only=True):
     warm_spares: Annotated[int, Meta(ge=0, le=16)] = 1
 
 
-class Member(Section, frozen=True, kw_only=True):
+class MemberSection(Section, frozen=True, kw_only=True):
     """One node of the cluster, as all of them know it. Its processes listen and are dialed at
     `host`, at the ports `ports` ("first-last"; empty: any), its Admin at `admin_port`. `region` is
     that of `[cluster]` if empty. Leaders keep the convention of their region; the first of the
@@ -96,7 +98,7 @@ class Member(Section, frozen=True, kw_only=True):
         return "worker" in self.roles and meets(self.capabilities, requires)
 
 
-class Http(Section, frozen=True, kw_only=True):
+class HttpSection(Section, frozen=True, kw_only=True):
     """The front door. In `host`, `{host}` stands for that of the node. `port` 0 picks a free one,
     which `tether up` prints. `cors_origins` are full origins, or `*`; none means that browsers of
     other origins are refused."""
@@ -110,7 +112,7 @@ class Http(Section, frozen=True, kw_only=True):
     max_deadline_s: Seconds = 600.0
 
 
-class Stores(Section, frozen=True, kw_only=True):
+class StoresSection(Section, frozen=True, kw_only=True):
     """`postgres` is a DSN (`postgresql://user@host/name`); empty runs an embedded PostgreSQL in
     the data directory, whose superuser listens on a Unix socket only. Settled jobs are deleted
     after `keep_jobs_days`, and their idempotency keys forgotten; what was billed after
@@ -121,7 +123,7 @@ class Stores(Section, frozen=True, kw_only=True):
     keep_ledger_days: Annotated[float, Meta(ge=0, le=36_500)] = 0.0
 
 
-class Artifacts(Section, frozen=True, kw_only=True):
+class ArtifactOptions(Section, frozen=True, kw_only=True):
     """Where signed models come from (docs/operations.md). `replicas` are asked in this order:
     `file:///folder`, `s3://bucket/prefix?endpoint=…&region=…&credentials=NAME`, `gs://…`,
     `az://…`. A push goes to all of them, which must be `min_replicas` at least, and holds when
@@ -144,7 +146,7 @@ class Artifacts(Section, frozen=True, kw_only=True):
     peer_bandwidth: Annotated[int, Meta(ge=0)] = 0
 
 
-class Gateway(Section, frozen=True, kw_only=True):
+class GatewaySection(Section, frozen=True, kw_only=True):
     """`partitions` gateways share the tenants by stable hash. One gateway holds at most
     `max_sessions` answers, and in all of their journals at most `journal_tokens` token ids and
     `journal_characters` of text."""
@@ -155,7 +157,7 @@ class Gateway(Section, frozen=True, kw_only=True):
     journal_characters: Positive = 128_000_000
 
 
-class Limits(Section, frozen=True, kw_only=True):
+class LimitsSection(Section, frozen=True, kw_only=True):
     """What one tenant may do unless its row in PostgreSQL says otherwise. 0 means no limit."""
 
     requests_per_minute: Annotated[int, Meta(ge=0)] = 6_000
@@ -163,7 +165,7 @@ class Limits(Section, frozen=True, kw_only=True):
     max_concurrency: Annotated[int, Meta(ge=0)] = 256
 
 
-class Model(Section, frozen=True, kw_only=True):
+class ModelOptions(Section, frozen=True, kw_only=True):
     """One model of the catalog. `source` is a folder, `package:NAME` for weights that came
     with a Python package, or `artifact:sha256:…` for a signed one; engine `echo` has none.
     `adapter` is a LoRA adapter over it, found likewise. `context` is in tokens. `gpu_class` and
@@ -178,7 +180,7 @@ class Model(Section, frozen=True, kw_only=True):
     adapter: str = ""
     gpu_class: Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$")] = ""
     memory_mib: Annotated[int, Meta(ge=0, le=1 << 24)] = 0
-    policy: Policy = Policy()
+    policy: ModelPolicyOptions = ModelPolicyOptions()
 
     @property
     def ref(self) -> str:
@@ -186,7 +188,7 @@ class Model(Section, frozen=True, kw_only=True):
         return f"{self.name}@{self.version}"
 
 
-class Worker(Section, frozen=True, kw_only=True):
+class WorkerSection(Section, frozen=True, kw_only=True):
     """`count` worker processes, each with `slots` requests at once and `threads` of the processor
     for its engines. It runs what the catalog offers of `models`: `name` is all versions of one,
     `name@version` that one, `*` everything. `model_memory_mib` is what they may take together
@@ -226,17 +228,17 @@ class Worker(Section, frozen=True, kw_only=True):
 class Config(Section, frozen=True, kw_only=True):
     """All of `cluster.toml`. `folder` is where the file lies: relative paths start there."""
 
-    cluster: Cluster = Cluster()
-    node: Node = Node()
-    nodes: tuple[Member, ...] = ()
-    http: Http = Http()
-    stores: Stores = Stores()
-    artifacts: Artifacts = Artifacts()
-    gateway: Gateway = Gateway()
-    limits: Limits = Limits()
+    cluster: ClusterSection = ClusterSection()
+    node: NodeSection = NodeSection()
+    nodes: tuple[MemberSection, ...] = ()
+    http: HttpSection = HttpSection()
+    stores: StoresSection = StoresSection()
+    artifacts: ArtifactOptions = ArtifactOptions()
+    gateway: GatewaySection = GatewaySection()
+    limits: LimitsSection = LimitsSection()
     policies: RequestPolicies = RequestPolicies()
-    models: tuple[Model, ...] = ()
-    workers: tuple[Worker, ...] = ()
+    models: tuple[ModelOptions, ...] = ()
+    workers: tuple[WorkerSection, ...] = ()
     folder: Path = Path()
 
     @property
@@ -263,16 +265,16 @@ class Config(Section, frozen=True, kw_only=True):
         return self._directory(self.node.identity_dir) if self.node.identity_dir else None
 
     @property
-    def member(self) -> Member | None:
+    def member(self) -> MemberSection | None:
         """This node among `nodes`; None when it is alone."""
         return next((m for m in self.nodes if m.id == self.node.id), None)
 
     @property
-    def region_members(self) -> tuple[Member, ...]:
+    def region_members(self) -> tuple[MemberSection, ...]:
         """The nodes of this node's region, itself included; empty when it is alone."""
         return tuple(m for m in self.nodes if self.region_of(m) == self.cluster.region)
 
-    def region_of(self, member: Member) -> str:
+    def region_of(self, member: MemberSection) -> str:
         """Its own region, or that of the cluster."""
         return member.region or self.cluster.region
 
@@ -306,7 +308,7 @@ class Config(Section, frozen=True, kw_only=True):
         named = path.replace("{node}", self.node.id)
         return (self.folder / Path(named).expanduser()).resolve()
 
-    def matching(self, patterns: Iterable[str]) -> tuple[Model, ...]:
+    def matching(self, patterns: Iterable[str]) -> tuple[ModelOptions, ...]:
         """The models that a worker with these `models` runs, in the order of the patterns."""
         return matching(self.models, patterns)
 
@@ -316,7 +318,7 @@ def _unknown(node: str, why: str) -> ConfigInvalid:
     return ConfigInvalid((Problem("nodes", f"{what}; {why}"),))
 
 
-def matching(models: Sequence[Model], patterns: Iterable[str]) -> tuple[Model, ...]:
+def matching(models: Sequence[ModelOptions], patterns: Iterable[str]) -> tuple[ModelOptions, ...]:
     """See `Config.matching`."""
     return tuple(
         dict.fromkeys(

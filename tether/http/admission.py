@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from tether.errors import Draining, Overloaded
-from tether.telemetry import metrics
+from supervision.errors import Draining, Overloaded
+from supervision.telemetry import bounds
 
 TELL_S = 0.25
 
 
-class Admission:
+class DoorAdmission:
     """Counts the inference requests of a door; turns away what is above `limit` or comes
     while the door drains."""
 
@@ -21,8 +21,8 @@ class Admission:
         self._idle = asyncio.Event()
         self._idle.set()
         self._telling = False
-        self._used = metrics.bound_used.labels("door_requests")
-        self._refused = metrics.bound_refused.labels("door_requests")
+        self._used = bounds.used.labels("door_requests")
+        self._refused = bounds.refused.labels("door_requests")
 
     def enter(self) -> None:
         """Takes a place; `leave` gives it back.

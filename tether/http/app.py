@@ -13,43 +13,43 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tether.errors import BadRequest, Internal, TetherError
+from supervision.errors import BadRequest, Internal, TetherError
 from tether.http import errors
-from tether.http.admission import Admission
-from tether.http.completions import ChatDialect, TextDialect
-from tether.http.dialect import Dialect
-from tether.http.embeddings import EmbeddingsDialect
+from tether.http.admission import DoorAdmission
+from tether.http.api_format import ApiFormat
+from tether.http.completions import ChatFormat, TextFormat
+from tether.http.embeddings import EmbeddingsFormat
 from tether.http.envelope import Enveloped
 from tether.http.exchange import Exchange
 from tether.http.gateways import Gateways
-from tether.http.infer import InferDialect
+from tether.http.infer import InferFormat
 from tether.http.models import Models
 from tether.http.options import DoorOptions
 from tether.http.probes import Probes
-from tether.http.registry import Registry
+from tether.http.registry import RegistryRoutes
 
 EXPOSED = ("x-request-id", "traceparent", "retry-after")
 
 
-def application(gateways: Gateways, admission: Admission, options: DoorOptions) -> ASGIApp:
+def application(gateways: Gateways, admission: DoorAdmission, options: DoorOptions) -> ASGIApp:
     """The ASGI application of a front door. Hot paths are plain ASGI endpoints."""
     models, probes = Models(gateways), Probes(gateways, admission)
     limit = options.default_max_tokens
 
-    def exchange(dialect: Dialect) -> Exchange:
+    def exchange(dialect: ApiFormat) -> Exchange:
         return Exchange(dialect, gateways, admission, options)
 
     hot = [
-        Route("/v1/chat/completions", exchange(ChatDialect(limit)), methods=["POST"]),
-        Route("/v1/completions", exchange(TextDialect()), methods=["POST"]),
-        Route("/v1/embeddings", exchange(EmbeddingsDialect()), methods=["POST"]),
-        Route("/v1/infer", exchange(InferDialect(limit)), methods=["POST"]),
+        Route("/v1/chat/completions", exchange(ChatFormat(limit)), methods=["POST"]),
+        Route("/v1/completions", exchange(TextFormat()), methods=["POST"]),
+        Route("/v1/embeddings", exchange(EmbeddingsFormat()), methods=["POST"]),
+        Route("/v1/infer", exchange(InferFormat(limit)), methods=["POST"]),
     ]
     routes = [
         *hot,
         Route("/v1/models", models.index),
         Route("/v1/models/{model_id:path}", models.show),
-        *Registry(gateways).routes,
+        *RegistryRoutes(gateways).routes,
         Route("/healthz", probes.healthz),
         Route("/readyz", probes.readyz),
         Route("/metrics", probes.metrics),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import Receive
 
-from tether.errors import BadRequest, BodyTooLarge, Cancelled
+from supervision.errors import BadRequest, BodyTooLarge, Cancelled
 
 
 async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:

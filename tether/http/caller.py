@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from tether.errors import BadRequest, Unauthenticated
+from supervision.errors import BadRequest, Unauthenticated
 from tether.http.options import DoorOptions
 
 MAX_CREDENTIAL = 512
 MAX_RETRY_TOKEN = 255
 
 
-class Caller(NamedTuple):
+class HttpCaller(NamedTuple):
     """`credential` is the key as sent; `retry_token` the `Idempotency-Key` or empty;
     `deadline_s` the seconds that the answer may take."""
 
@@ -21,14 +21,14 @@ class Caller(NamedTuple):
     deadline_s: float
 
 
-def read_caller(headers: dict[bytes, bytes], options: DoorOptions) -> Caller:
+def read_caller(headers: dict[bytes, bytes], options: DoorOptions) -> HttpCaller:
     """The caller of one inference request.
 
     Raises:
         Unauthenticated: no key, or none that could be one.
         BadRequest: a malformed Idempotency-Key or x-request-timeout-s.
     """
-    return Caller(
+    return HttpCaller(
         read_credential(headers),
         check_retry_token(headers.get(b"idempotency-key", b"").decode("latin-1")),
         _deadline(headers.get(b"x-request-timeout-s"), options),

@@ -11,11 +11,11 @@ import time
 
 import msgspec
 
-from tether.contracts import Chunk, Completed, Usage
-from tether.errors import TetherError
+from actors.contracts import Chunk, Completed, Usage
+from supervision.errors import TetherError
 from tether.http import errors, openai_schema
-from tether.http.caller import Caller
-from tether.http.dialect import Order
+from tether.http.api_format import ParsedRequest
+from tether.http.caller import HttpCaller
 
 _json = msgspec.json.Encoder().encode
 DONE = b"data: [DONE]\n\n"
@@ -30,7 +30,7 @@ def _usage(usage: Usage) -> bytes:
     )
 
 
-class _Voice:
+class _Encoder:
     """What chat and text share: the head of the object, usage and the end."""
 
     content_type = SSE
@@ -66,7 +66,7 @@ class _Voice:
         return b"data: " + errors.body(error) + b"\n\n"
 
 
-class ChatVoice(_Voice):
+class ChatEncoder(_Encoder):
     kind = b"chat.completion"
     chunk_kind = b"chat.completion.chunk"
     prefix = b"chatcmpl-"
@@ -124,7 +124,7 @@ class ChatVoice(_Voice):
         )
 
 
-class TextVoice(_Voice):
+class TextEncoder(_Encoder):
     kind = b"text_completion"
     chunk_kind = b"text_completion"
     prefix = b"cmpl-"
@@ -161,7 +161,7 @@ def _fingerprint(item: Completed) -> bytes:
     return b',"system_fingerprint":' + _json(item.model_ref)
 
 
-class ChatDialect:
+class ChatFormat:
     """`POST /v1/chat/completions`."""
 
     route = "chat_completions"
@@ -170,25 +170,25 @@ class ChatDialect:
         self._default_max_tokens = default_max_tokens
 
     def read(
-        self, body: bytes, headers: dict[bytes, bytes], caller: Caller, request_id: str
-    ) -> Order:
+        self, body: bytes, headers: dict[bytes, bytes], caller: HttpCaller, request_id: str
+    ) -> ParsedRequest:
         asked = openai_schema.read_chat(body, self._default_max_tokens)
-        voice = ChatVoice(
+        voice = ChatEncoder(
             request_id, asked.model, stream=asked.stream, with_usage=asked.include_usage
         )
-        return Order(asked.model, asked.input, asked.sampling, asked.stream, voice)
+        return ParsedRequest(asked.model, asked.input, asked.sampling, asked.stream, voice)
 
 
-class TextDialect:
+class TextFormat:
     """`POST /v1/completions`."""
 
     route = "completions"
 
     def read(
-        self, body: bytes, headers: dict[bytes, bytes], caller: Caller, request_id: str
-    ) -> Order:
+        self, body: bytes, headers: dict[bytes, bytes], caller: HttpCaller, request_id: str
+    ) -> ParsedRequest:
         asked = openai_schema.read_text(body)
-        voice = TextVoice(
+        voice = TextEncoder(
             request_id, asked.model, stream=asked.stream, with_usage=asked.include_usage
         )
-        return Order(asked.model, asked.input, asked.sampling, asked.stream, voice)
+        return ParsedRequest(asked.model, asked.input, asked.sampling, asked.stream, voice)

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from tether.contracts import Chunk, Completed, EmbeddingInput, Sampling
-from tether.errors import BadRequest, TetherError
+from actors.contracts import Chunk, Completed, EmbeddingInput, Sampling
+from supervision.errors import BadRequest, TetherError
 from tether.http import errors, json_body
-from tether.http.caller import Caller
-from tether.http.dialect import Order
+from tether.http.api_format import ParsedRequest
+from tether.http.caller import HttpCaller
 
 _json = msgspec.json.Encoder().encode
 MOST_TEXTS = 256
@@ -34,7 +34,7 @@ class EmbeddingsBody(msgspec.Struct, kw_only=True):
 _decoder = msgspec.json.Decoder(EmbeddingsBody)
 
 
-class EmbeddingsVoice:
+class EmbeddingsEncoder:
     """Says the vectors of `count` texts; there is nothing to stream."""
 
     content_type = b"application/json"
@@ -81,14 +81,14 @@ class EmbeddingsVoice:
         return errors.body(error)
 
 
-class EmbeddingsDialect:
+class EmbeddingsFormat:
     """`POST /v1/embeddings`."""
 
     route = "embeddings"
 
     def read(
-        self, body: bytes, headers: dict[bytes, bytes], caller: Caller, request_id: str
-    ) -> Order:
+        self, body: bytes, headers: dict[bytes, bytes], caller: HttpCaller, request_id: str
+    ) -> ParsedRequest:
         asked = json_body.decode(_decoder, body)
         if not asked.model:
             raise BadRequest("model is empty; GET /v1/models lists them", param="model")
@@ -106,5 +106,7 @@ class EmbeddingsDialect:
                 )
             if not text:
                 raise BadRequest(f"input[{at}] is empty; send some text", param="input")
-        voice = EmbeddingsVoice(asked.model, len(texts), as_text=asked.encoding_format == "base64")
-        return Order(asked.model, EmbeddingInput(texts=texts), SAMPLING, False, voice)
+        voice = EmbeddingsEncoder(
+            asked.model, len(texts), as_text=asked.encoding_format == "base64"
+        )
+        return ParsedRequest(asked.model, EmbeddingInput(texts=texts), SAMPLING, False, voice)

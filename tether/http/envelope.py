@@ -8,8 +8,8 @@ from time import perf_counter
 from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tether.http import metrics
 from tether.http.identity import clean_request_id, continue_trace, new_id, new_traceparent
-from tether.telemetry import metrics
 
 # The answers are JSON for programs: no browser shall sniff, frame, or run anything from them.
 SECURITY = (

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from tether.errors import BadRequest, Draining, TetherError, Unauthenticated
+from supervision.errors import BadRequest, Draining, TetherError, Unauthenticated
 
 Headers = list[tuple[bytes, bytes]]
 

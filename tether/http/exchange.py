@@ -14,19 +14,19 @@ from time import perf_counter
 
 from starlette.types import Receive, Scope, Send
 
-from tether.contracts import Completed, Infer
-from tether.errors import Cancelled, Draining, Internal, TetherError
-from tether.http import errors
-from tether.http.admission import Admission
+from actors.contracts import Completed, Infer
+from supervision.errors import Cancelled, Draining, Internal, TetherError
+from supervision.telemetry import logs
+from tether.http import errors, metrics
+from tether.http.admission import DoorAdmission
+from tether.http.api_format import ApiFormat, Encoder
 from tether.http.body import read_body
 from tether.http.caller import read_caller
-from tether.http.dialect import Dialect, Voice
+from tether.http.cancellation import Cancellation
 from tether.http.envelope import Envelope
 from tether.http.gateways import Batches, Gateways
 from tether.http.identity import new_traceparent
-from tether.http.lifeline import Lifeline
 from tether.http.options import DoorOptions
-from tether.telemetry import logs, metrics
 
 LAST_WORDS_S = 2.0
 
@@ -37,7 +37,7 @@ class Exchange:
     """The endpoint of one dialect."""
 
     def __init__(
-        self, dialect: Dialect, gateways: Gateways, admission: Admission, options: DoorOptions
+        self, dialect: ApiFormat, gateways: Gateways, admission: DoorAdmission, options: DoorOptions
     ) -> None:
         self._dialect = dialect
         self._gateways = gateways
@@ -85,7 +85,7 @@ class Exchange:
     async def _run(self, envelope: Envelope, receive: Receive, reply: _Reply) -> None:
         headers, options = envelope.headers, self._options
         caller = read_caller(headers, options)
-        with Lifeline(receive, caller.deadline_s, options.body_timeout_s) as line:
+        with Cancellation(receive, caller.deadline_s, options.body_timeout_s) as line:
             body = await read_body(receive, headers, options.max_body_bytes)
             line.listening()
             order = self._dialect.read(body, headers, caller, envelope.id)
@@ -116,7 +116,7 @@ class Exchange:
                 await batches.aclose()
 
     async def _stream(
-        self, envelope: Envelope, reply: _Reply, voice: Voice, batches: Batches
+        self, envelope: Envelope, reply: _Reply, voice: Encoder, batches: Batches
     ) -> None:
         async for batch in batches:
             frames: list[bytes] = []
@@ -131,7 +131,7 @@ class Exchange:
                 self._first_chunk.observe(perf_counter() - envelope.began)
             await reply.more(b"".join(frames) if len(frames) > 1 else frames[0])
 
-    async def _whole(self, reply: _Reply, voice: Voice, batches: Batches) -> None:
+    async def _whole(self, reply: _Reply, voice: Encoder, batches: Batches) -> None:
         async for batch in batches:
             item = batch[-1]
             if not isinstance(item, Completed):
@@ -149,7 +149,7 @@ class _Reply:
         self._send = send
         self.started = False
         self.ended = False
-        self.voice: Voice | None = None
+        self.voice: Encoder | None = None
 
     async def whole(self, content: bytes) -> None:
         """All of an answer that is not streamed."""

@@ -13,12 +13,10 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from supervision import index_of
-from tether.contracts import (
+from actors.contracts import (
     Catalog,
     Chunk,
     Completed,
-    Contract,
     Govern,
     Infer,
     ListModels,
@@ -29,9 +27,12 @@ from tether.contracts import (
     RegisterModel,
     ShowModels,
 )
-from tether.errors import Draining, Internal, PeerLost, TetherError, Unavailable
+from supervision.contracts import Contract
+from supervision.errors import Draining, Internal, PeerLost, TetherError, Unavailable
+from supervision.telemetry import logs
+from supervision.tree_view import index_of
+from tether.http import metrics
 from tether.http.caller import tenant_of
-from tether.telemetry import logs, metrics
 
 ROOT = "control/gateways"
 MAX_REOPENS = 8
@@ -67,7 +68,7 @@ class Road(Protocol):
     async def ask(self, address: Any, contract: Contract, timeout: float = 5.0) -> Any: ...
 
 
-class TreeView(Protocol):
+class TreeLookup(Protocol):
     """The live tree of the node, as far as it matters here."""
 
     def address(self, path: str) -> Any: ...
@@ -85,7 +86,7 @@ class Gateways:
         wait_s: how long a request waits for its gateway to come (back) up.
     """
 
-    def __init__(self, road: Road, tree: TreeView, *, partitions: int, wait_s: float) -> None:
+    def __init__(self, road: Road, tree: TreeLookup, *, partitions: int, wait_s: float) -> None:
         self._road = road
         self._tree = tree
         self._wait_s = wait_s

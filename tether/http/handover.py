@@ -18,9 +18,9 @@ import socket
 from struct import Struct
 from typing import Final
 
-from actors.runtime.sockets import Listener, connected, credentials_of
-from tether.errors import Hindered
-from tether.telemetry import logs
+from supervision.errors import Hindered
+from supervision.runtime.sockets import Listener, connected, credentials_of
+from supervision.telemetry import logs
 
 RECEIVE_S: Final = 5.0  # in which a door must have got it
 _VERSION: Final = b"1"

@@ -17,11 +17,11 @@ from typing import Any
 
 import msgspec
 
-from tether.contracts import ChatInput, Chunk, Completed, TextInput
-from tether.errors import BadRequest, Forbidden, TetherError
+from actors.contracts import ChatInput, Chunk, Completed, TextInput
+from supervision.errors import BadRequest, Forbidden, TetherError
 from tether.http import errors, json_body, openai_schema
-from tether.http.caller import Caller, check_retry_token
-from tether.http.dialect import Order
+from tether.http.api_format import ParsedRequest
+from tether.http.caller import HttpCaller, check_retry_token
 
 _json = msgspec.json.Encoder().encode
 _CORRELATION = re.compile(r"[\x21-\x7e]{1,128}")
@@ -52,7 +52,7 @@ class InferBody(msgspec.Struct, rename="camel", kw_only=True):
 _decoder = msgspec.json.Decoder(InferBody)
 
 
-class InferVoice:
+class InferEncoder:
     """Says an answer in objects `{correlationId, seq, payload, done}`."""
 
     __slots__ = ("_after", "_before", "_head", "content_type")
@@ -100,7 +100,7 @@ class InferVoice:
         return self._before + line + b"}" + self._after
 
 
-class InferDialect:
+class InferFormat:
     """`POST /v1/infer`."""
 
     route = "infer"
@@ -109,8 +109,8 @@ class InferDialect:
         self._default_max_tokens = default_max_tokens
 
     def read(
-        self, body: bytes, headers: dict[bytes, bytes], caller: Caller, request_id: str
-    ) -> Order:
+        self, body: bytes, headers: dict[bytes, bytes], caller: HttpCaller, request_id: str
+    ) -> ParsedRequest:
         asked = json_body.decode(_decoder, body)
         if asked.tenant_id is not None and not caller.credential.startswith(
             f"tether-{asked.tenant_id}-"
@@ -142,12 +142,12 @@ class InferDialect:
         model_ref, source = _model_ref(asked.model_id, asked.version), _input(asked.input)
         # A retry may come with another correlationId or traceId and still be the same request.
         same = blake2b(_json((model_ref, source, sampling)), digest_size=32).digest()
-        return Order(
+        return ParsedRequest(
             model_ref=model_ref,
             input=source,
             sampling=sampling,
             stream=bool(asked.stream),
-            voice=InferVoice(correlation_id, events=events),
+            voice=InferEncoder(correlation_id, events=events),
             retry_token=token,
             correlation_id=correlation_id,
             trace_id=asked.trace_id or "",

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
-from tether.errors import BadRequest
+from supervision.errors import BadRequest
 
 T = TypeVar("T")
 _PLACE = re.compile(r" - at `\$\.?(.*)`$")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from tether.errors import Unavailable
+from supervision.errors import Unavailable
 
 BACKLOG = 4096
 UNREAD_MS = 120_000  # a client that takes nothing for so long is cut off

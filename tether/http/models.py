@@ -10,8 +10,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tether.contracts import ModelCard
-from tether.errors import ModelNotFound
+from actors.contracts import ModelCard
+from actors.errors import ModelNotFound
 from tether.http.caller import read_credential
 from tether.http.envelope import Envelope
 from tether.http.gateways import Gateways

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from tether.contracts import ChatInput, Message, Sampling, TextInput
-from tether.errors import BadRequest
+from actors.contracts import ChatInput, Message, Sampling, TextInput
+from supervision.errors import BadRequest
 from tether.http import json_body
 
 ROLES = {
@@ -31,14 +31,14 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
-class Part(msgspec.Struct):
+class ContentPart(msgspec.Struct):
     type: str
     text: str | None = None
 
 
 class ChatMessage(msgspec.Struct):
     role: str
-    content: str | list[Part] | None = None
+    content: str | list[ContentPart] | None = None
     tool_calls: Any = None
     function_call: Any = None
 

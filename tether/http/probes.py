@@ -11,14 +11,14 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tether.http.admission import Admission
+from tether.http.admission import DoorAdmission
 from tether.http.gateways import Gateways
 
 
 class Probes:
     """Endpoints that need no key."""
 
-    def __init__(self, gateways: Gateways, admission: Admission) -> None:
+    def __init__(self, gateways: Gateways, admission: DoorAdmission) -> None:
         self._gateways = gateways
         self._admission = admission
         self._scrape = asyncio.Lock()

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from tether.errors import BadRequest, Overloaded, TetherError
+from supervision.errors import BadRequest, Overloaded, TetherError
+from supervision.telemetry import bounds as bound_metrics
 from tether.http import errors
-from tether.telemetry import metrics
 
 MAX_HEAD_BYTES = 32 << 10  # also of chunk extensions and trailers, with which no body comes
 STUCK_S = 10.0  # between two looks at a client that doesn't read
@@ -151,5 +151,5 @@ class DoorProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-_connections = metrics.bound_used.labels("door_connections")
-_refused = metrics.bound_refused.labels("door_connections")
+_connections = bound_metrics.used.labels("door_connections")
+_refused = bound_metrics.refused.labels("door_connections")

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tether.contracts import (
+from actors.contracts import (
     ModelCard,
     ModelPolicy,
     ModelsShown,
@@ -30,10 +30,11 @@ from tether.contracts import (
     ShowModels,
     Stage,
 )
-from tether.contracts.catalog import Move
-from tether.core.intention import meant
-from tether.engines import kinds
-from tether.errors import BadRequest, ModelNotFound
+from actors.contracts.catalog import Move
+from actors.core import engine_kinds
+from actors.core.intention import meant
+from actors.errors import ModelNotFound
+from supervision.errors import BadRequest
 from tether.http.body import read_body
 from tether.http.caller import read_credential
 from tether.http.envelope import Envelope
@@ -86,7 +87,7 @@ _cards = msgspec.json.Decoder(_Card)
 _moves = msgspec.json.Decoder(_Move)
 
 
-class Registry:
+class RegistryRoutes:
     """Endpoints over the gateways, which know whose key is an operator's."""
 
     def __init__(self, gateways: Gateways) -> None:
@@ -176,7 +177,7 @@ def _entry(card: ModelCard, current: bool) -> dict[str, Any]:
         **_said(card),
         "object": "model_version",
         "ref": card.ref,
-        "task": kinds.task(card.engine),
+        "task": engine_kinds.task(card.engine),
         "current": current,
         "policy": _said(card.policy),
     }

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from tether.http.admission import Admission
+from tether.http.admission import DoorAdmission
 from tether.http.listener import BACKLOG
 from tether.http.options import DoorOptions
 from tether.http.protocol import DoorProtocol
@@ -30,7 +30,7 @@ class HttpServer:
     """
 
     def __init__(
-        self, app: ASGIApp, sock: socket.socket, admission: Admission, options: DoorOptions
+        self, app: ASGIApp, sock: socket.socket, admission: DoorAdmission, options: DoorOptions
     ) -> None:
         config = uvicorn.Config(
             app,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from tether.config import Config, Member
-from tether.security.identity import Identity, IdentityUnusable
+from supervision.security.identity import Identity, IdentityUnusable
+from tether.config import Config, MemberSection
 
 #: What the Admin of a node may start.
-ACTOR_CLASSES: Final = ("actors.*", "supervision.*", "tether.http.door:FrontDoor")
+ACTOR_CLASSES: Final = ("actors.*", "supervision.*", "tether.http.server_actor:FrontDoor")
 #: Thespian's words for how often a member of a convention registers (minutes and seconds); what
 #: ends is noticed by connections, so this only bounds how long a node that has just come is alone.
 CONVENTION_PERIODS: Final = {
@@ -23,7 +23,7 @@ class NotOfCluster(Exception):
 
 
 def capabilities_of(config: Config, run_dir: Path, *, owner_pid: int) -> dict[str, Any]:
-    """The capabilities of `ActorSystem("tether", …)`; see `actors.runtime.options`. Pure."""
+    """The capabilities of `ActorSystem("tether", …)`; see `supervision.runtime.options`. Pure."""
     node = config.node
     told: dict[str, Any] = {
         "Node Id": node.id,
@@ -50,7 +50,7 @@ def capabilities_of(config: Config, run_dir: Path, *, owner_pid: int) -> dict[st
     return told
 
 
-def leader_of(member: Member) -> str:
+def leader_of(member: MemberSection) -> str:
     """Its Admin, as Thespian is told of a leader: in the same order at every node."""
     return f"{member.id}/admin/{member.admin_port}"
 

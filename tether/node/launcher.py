@@ -18,16 +18,19 @@ from typing import Any, Final
 import msgspec
 from prometheus_client import multiprocess
 
-from actors.lenders import Lenders
-from actors.nodes import ROOT
-from actors.runtime import Address, Endpoint
-from actors.runtime.options import NodeOptions
-from actors.system import System
-from supervision import Root, stop_tree
+from actors.depot.peer_sources import PeerSources
+from actors.engines.factory import prepare
+from actors.stores import keys
+from actors.stores.database import Database
+from supervision.contracts import StartChild, Tree, WatchTree
+from supervision.errors import PeerLost, TetherError
+from supervision.nodes import ROOT
+from supervision.root import Root, stop_tree
+from supervision.runtime import Address, Endpoint
+from supervision.runtime.options import NodeOptions
+from supervision.system import System
+from supervision.telemetry import logs, title
 from tether.config import Config
-from tether.contracts import StartChild, Tree, WatchTree
-from tether.engines.factory import prepare
-from tether.errors import PeerLost, TetherError
 from tether.node.capabilities import (
     CONVENTION_PERIODS,
     NotOfCluster,
@@ -35,7 +38,7 @@ from tether.node.capabilities import (
     check_identity,
 )
 from tether.node.home import Home, NodeState, read_state
-from tether.node.narrator import Narrator
+from tether.node.leftovers import end_remains
 from tether.node.plan import (
     around,
     artifacts_of,
@@ -48,14 +51,11 @@ from tether.node.plan import (
     possible_models,
     tree_of,
 )
-from tether.node.ports import FrontPort, PortTaken, check_free
+from tether.node.ports import FrontPort, NodePortTaken, check_free
 from tether.node.processes import MARK, adopt_orphans, reap
+from tether.node.progress import Progress
 from tether.node.readiness import excused, models_here, ready_models
-from tether.node.remains import end_remains
 from tether.node.systemd import Notifier
-from tether.stores import keys
-from tether.stores.database import Database
-from tether.telemetry import logs, title
 
 STALE_GRACE_S: Final = 5.0
 END_GRACE_S: Final = 3.0
@@ -74,7 +74,7 @@ class Launcher:
     """One run of a node."""
 
     def __init__(
-        self, config: Config, narrator: Narrator, *, dev: bool = False, allow_eval: bool = False
+        self, config: Config, narrator: Progress, *, dev: bool = False, allow_eval: bool = False
     ) -> None:
         self._config = config
         self._narrator = narrator
@@ -144,12 +144,12 @@ class Launcher:
             if config.member is not None and config.identity_dir is not None:
                 keys = f"host and admin_port of node {config.node.id} in nodes"
                 check_free(config.member.host, config.node.admin_port, keys)
-        except (NotOfCluster, PortTaken) as error:
+        except (NotOfCluster, NodePortTaken) as error:
             raise NodeFailed(str(error)) from None
 
     def _prepare_models(self) -> None:
         capabilities = capabilities_of(self._config, self._home.run_dir, owner_pid=os.getpid())
-        lenders = Lenders.of(NodeOptions.of(capabilities), around(self._config))
+        lenders = PeerSources.of(NodeOptions.of(capabilities), around(self._config))
         for model in possible_models(self._config):
             what = f"model {model.ref}"
 
@@ -158,7 +158,7 @@ class Launcher:
 
             card = card_of(self._config, model)
             if card.artifacts:
-                from tether.artifacts.source import localized
+                from actors.artifacts.source import localized
 
                 artifacts = artifacts_of(self._config)
                 peers = lenders.asking if lenders else None

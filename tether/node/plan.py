@@ -22,35 +22,28 @@ from typing import Final
 
 import msgspec
 
+from actors.contracts import ModelCard, ModelPolicy
+from actors.depot.peer_sources import PeerNode, PeerNodes
 from actors.gateway import Gateway, GatewayOptions
-from actors.lenders import Neighbour, Neighbourhood
-from actors.placer import Placer, PlacerOptions
+from actors.gateway.admission import TenantLimits
+from actors.gateway.session import SessionBounds
+from actors.placer.placer import Placer, PlacerOptions
 from actors.postgres import Postgres, PostgresOptions
 from actors.registry import Registry, RegistryOptions
 from actors.reservation import Reservation, ReservationOptions
 from actors.roster import OtherNode, Roster, RosterOptions
 from actors.scheduler import Scheduler, SchedulerOptions
+from actors.stores.embedded import Embedded
+from actors.stores.ledger_options import LedgerOptions
 from actors.worker import Worker, WorkerOptions
-from supervision import (
-    ChildSpec,
-    DynamicOptions,
-    DynamicSupervisor,
-    PartitionOptions,
-    PartitionSupervisor,
-    Restart,
-    Strategy,
-    Supervisor,
-    SupervisorOptions,
-)
-from tether.config import Artifacts, Config, Model
-from tether.config import Worker as WorkerSection
-from tether.contracts import ModelCard, ModelPolicy
-from tether.core.admission import TenantLimits
-from tether.core.session import SessionBounds
-from tether.http.door import FrontDoor
+from supervision.dynamic import DynamicSupervisor
+from supervision.partition import PartitionSupervisor
+from supervision.spec import ChildSpec, DynamicOptions, PartitionOptions, Restart, SupervisorOptions
+from supervision.strategy import Strategy
+from supervision.supervisor import Supervisor
+from tether.config import ArtifactOptions, Config, ModelOptions, WorkerSection
 from tether.http.options import DoorOptions
-from tether.stores.embedded import Embedded
-from tether.stores.ledger_options import LedgerOptions
+from tether.http.server_actor import FrontDoor
 
 #: As many times as long as others may a worker be silent: engines share its interpreter.
 WORKER_PROBE: Final = 4
@@ -78,7 +71,7 @@ def tree_of(config: Config, run_dir: Path, *, port: int) -> SupervisorOptions:
         DynamicSupervisor.spec(workers, id="workers"),
     ]
     if has_depot(config):
-        from actors.depot import Depot, DepotOptions  # brings all of tether.artifacts
+        from actors.depot import Depot, DepotOptions  # brings all of actors.artifacts
 
         lent = DepotOptions(cache_dir=str(config.cache_dir), artifacts=artifacts_of(config))
         children.append(Depot.spec(lent))
@@ -114,21 +107,21 @@ def has_depot(config: Config) -> bool:
     return lends and len(config.nodes) > 1 and has_role(config, "worker")
 
 
-def around(config: Config) -> Neighbourhood:
+def around(config: Config) -> PeerNodes:
     """The nodes that may lend artifacts to this one."""
     if not config.artifacts.peers or not config.artifacts.replicas:
-        return Neighbourhood()
-    return Neighbourhood(
+        return PeerNodes()
+    return PeerNodes(
         region=config.cluster.region,
         nodes=tuple(
-            Neighbour(id=m.id, region=config.region_of(m), admin_port=m.admin_port)
+            PeerNode(id=m.id, region=config.region_of(m), admin_port=m.admin_port)
             for m in config.nodes
             if "worker" in m.roles
         ),
     )
 
 
-def own_models(config: Config) -> tuple[Model, ...]:
+def own_models(config: Config) -> tuple[ModelOptions, ...]:
     """The models that this node's own workers run."""
     return config.matching(name for worker in _own(config) for name in worker.models)
 
@@ -138,7 +131,7 @@ def own_workers(config: Config) -> int:
     return sum(len(worker.ids) for worker in _own(config))
 
 
-def possible_models(config: Config) -> tuple[Model, ...]:
+def possible_models(config: Config) -> tuple[ModelOptions, ...]:
     """Those, and what may be placed here."""
     member = config.member
     placed = config.matching(
@@ -157,12 +150,12 @@ def dsn_of(config: Config, run_dir: Path) -> str:
     )
 
 
-def artifacts_of(config: Config) -> Artifacts:
+def artifacts_of(config: Config) -> ArtifactOptions:
     """Where artifacts come from; the trust store's folder is absolute."""
     return msgspec.structs.replace(config.artifacts, trust_dir=str(config.trust_dir))
 
 
-def card_of(config: Config, model: Model) -> ModelCard:
+def card_of(config: Config, model: ModelOptions) -> ModelCard:
     """A model of the configuration as the catalog knows it; its folder is absolute."""
 
     def absolute(source: str) -> str:
@@ -184,7 +177,7 @@ def card_of(config: Config, model: Model) -> ModelCard:
     )
 
 
-def _cards(config: Config, models: Iterable[Model]) -> tuple[ModelCard, ...]:
+def _cards(config: Config, models: Iterable[ModelOptions]) -> tuple[ModelCard, ...]:
     return tuple(card_of(config, model) for model in models)
 
 

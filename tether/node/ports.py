@@ -13,7 +13,7 @@ from tether.http.listener import opened
 PORT_GRACE_S: Final = 2.0
 
 
-class PortTaken(Exception):
+class NodePortTaken(Exception):
     """Nobody can listen there; one sentence."""
 
 
@@ -67,7 +67,7 @@ def _listening(host: str, port: int, keys: str) -> socket.socket:
             return opened(host, port)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() >= until:
-                raise PortTaken(
+                raise NodePortTaken(
                     f"nobody can listen on {host}:{port} ({error.strerror}); stop what does, or "
                     f"set {keys}"
                 ) from None

@@ -2,7 +2,7 @@
 
 Thespian's Admin leaves the process group of its starter (it forks twice), so neither group nor
 parent tells what belongs to a node. All its processes inherit `TETHER_NODE_HOME`, though, and show
-it to whoever may look: titles leave the environment alone (`tether/telemetry/title.py`).
+it to whoever may look: titles leave the environment alone (`supervision/telemetry/title.py`).
 """
 
 from __future__ import annotations

@@ -7,9 +7,10 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from actors.runtime import Address, Endpoint
-from tether.contracts import Catalog, Contract, Fleet, HealthReport, WatchCatalog, WatchFleet
-from tether.errors import TetherError
+from actors.contracts import Catalog, Fleet, HealthReport, WatchCatalog, WatchFleet
+from supervision.contracts import Contract
+from supervision.errors import TetherError
+from supervision.runtime import Address, Endpoint
 
 _TIMEOUT_S: Final = 5.0
 _MAX_BYTES: Final = 1 << 20

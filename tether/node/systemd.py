@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
-from tether.telemetry import logs
+from supervision.telemetry import logs
 
 log = logs.get(__name__)
 

@@ -13,28 +13,25 @@ from pathlib import Path
 import openai
 import pytest
 
-from actors.runtime import Address, Endpoint
-from actors.system import System
-from supervision import (
-    PartitionOptions,
-    PartitionSupervisor,
-    Strategy,
-    Supervisor,
-    SupervisorOptions,
-    index_of,
-    start_tree,
-    stop_tree,
-)
-from tests.echo_actor import EchoGatewayActor
-from tests.patience import PATIENCE_S, PatientEndpoint
-from tests.ports import free_port
-from tests.raw_http import Raw, call, chat, events, said
-from tests.served import KEY
-from tether.contracts import ListModels, ShowTree, TreeNode
-from tether.errors import TetherError
-from tether.http.door import FrontDoor
+from actors.contracts import ListModels
+from supervision.contracts import ShowTree, TreeNode
+from supervision.errors import TetherError
+from supervision.partition import PartitionSupervisor
+from supervision.root import start_tree, stop_tree
+from supervision.runtime import Address, Endpoint
+from supervision.spec import PartitionOptions, SupervisorOptions
+from supervision.strategy import Strategy
+from supervision.supervisor import Supervisor
+from supervision.system import System
+from supervision.tree_view import index_of
+from tests.support.echo_actor import EchoGatewayActor
+from tests.support.http_server import KEY
+from tests.support.ports import free_port
+from tests.support.raw_http import Raw, call, chat, events, said
+from tests.support.waiting import PATIENCE_S, PatientEndpoint
 from tether.http.listener import listen
 from tether.http.options import DoorOptions
+from tether.http.server_actor import FrontDoor
 
 CHAT = "/v1/chat/completions"
 NODE, PORT = "d1", 1957
@@ -52,7 +49,11 @@ def run_dir() -> Iterator[str]:
                 "Node Id": NODE,
                 "Admin Port": PORT,
                 "Run Dir": folder,
-                "Actor Classes": ["supervision.*", "tests.echo_actor.*", "tether.http.door.*"],
+                "Actor Classes": [
+                    "supervision.*",
+                    "tests.support.echo_actor.*",
+                    "tether.http.server_actor.*",
+                ],
                 "Owner Pid": os.getpid(),
             }
         )

@@ -10,9 +10,9 @@ from hashlib import blake2b
 import openai
 import pytest
 
-from tests.patience import PATIENCE_S
-from tests.raw_http import Raw, call, chat, events, request, said
-from tests.served import KEY, Served, served
+from tests.support.http_server import KEY, Served, served
+from tests.support.raw_http import Raw, call, chat, events, request, said
+from tests.support.waiting import PATIENCE_S
 from tether.http.options import DoorOptions
 
 CHAT = "/v1/chat/completions"

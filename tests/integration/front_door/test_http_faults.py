@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.echo_gateway import InProcess
-from tests.patience import NEVER_S, PATIENCE_S, until
-from tests.raw_http import Raw, call, chat, events, request, said
-from tests.served import Served, served
+from tests.support.echo_gateway import InProcess
+from tests.support.http_server import Served, served
+from tests.support.raw_http import Raw, call, chat, events, request, said
+from tests.support.waiting import NEVER_S, PATIENCE_S, until
 from tether.http import protocol
 from tether.http.options import DoorOptions
 

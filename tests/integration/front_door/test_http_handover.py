@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from actors.runtime.sockets import Listener
-from tests.patience import PATIENCE_S, until
-from tests.raw_http import Raw, call, chat, events, said
-from tests.served import served
-from tether.errors import Hindered
+from supervision.errors import Hindered
+from supervision.runtime.sockets import Listener
+from tests.support.http_server import served
+from tests.support.raw_http import Raw, call, chat, events, said
+from tests.support.waiting import PATIENCE_S, until
 from tether.http.handover import Handover, receive
 from tether.http.listener import opened
 from tether.http.options import DoorOptions

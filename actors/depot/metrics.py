@@ -1,0 +1,16 @@
+"""What other nodes borrow, counted. Bind children where they are used, never per request."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter
+
+artifact_lent = Counter(
+    "tether_artifact_lent_total",
+    "What other nodes asked this one for: lent, absent, refused, busy, stalled, broken_off",
+    ["result"],
+)
+artifact_lent_bytes = Counter("tether_artifact_lent_bytes_total", "Bytes of artifacts lent")
+artifact_lent_wait = Counter(
+    "tether_artifact_lent_wait_seconds_total",
+    "Seconds that lending has waited for artifacts.peer_bandwidth",
+)

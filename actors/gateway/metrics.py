@@ -1,0 +1,20 @@
+"""Requests that a gateway is done with, counted. Bind children where they are used, never per request."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Histogram
+
+requests = Counter(
+    "tether_requests_total", "Requests that a gateway is done with, by outcome", ["outcome"]
+)
+request_tokens = Counter(
+    "tether_request_tokens_total", "Tokens of completed and cancelled requests", ["kind"]
+)
+request_resumes = Counter(
+    "tether_request_resumes_total", "Attempts after the first, by why the one before ended", ["why"]
+)
+first_token_seconds = Histogram(
+    "tether_first_token_seconds",
+    "From a request's arrival at the gateway to its first token",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)

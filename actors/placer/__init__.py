@@ -1,0 +1,1 @@
+"""The placer: workers that may run at any node of the region."""

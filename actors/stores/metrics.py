@@ -1,0 +1,31 @@
+"""Rounds of statements, and what came of them, counted. Bind children where they are used, never per request."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Histogram
+
+reservation_round_items = Histogram(
+    "tether_reservation_round_items",
+    "Reserves and settles of one round",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+)
+reservation_round_seconds = Histogram(
+    "tether_reservation_round_seconds",
+    "Time that PostgreSQL took for a round",
+    buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0),
+)
+reservation_retried = Counter(
+    "tether_reservation_rounds_retried_total", "Rounds sent again because the connection was lost"
+)
+reservation_known = Counter(
+    "tether_reservation_known_total", "Reserves whose retry token was taken by an older job"
+)
+reservation_stale = Counter(
+    "tether_reservation_stale_settles_total", "Settles that changed nothing: late, or repeated"
+)
+reservation_expired = Counter(
+    "tether_reservation_expired_total", "Jobs whose lease ran out and that nobody settled"
+)
+reservation_pruned = Counter(
+    "tether_reservation_pruned_total", "Rows deleted because they were kept long enough", ["table"]
+)

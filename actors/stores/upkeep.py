@@ -1,0 +1,112 @@
+"""What a ledger does besides: expire leases that ran out, and delete what was kept long enough."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import asyncpg
+
+from actors.core.ids import first_id
+from actors.stores import metrics
+from actors.stores.database import LOST
+from actors.stores.jobs import Desk
+from actors.stores.ledger_options import LedgerOptions
+from supervision.errors import TetherError
+from supervision.telemetry import logs
+
+log = logs.get(__name__)
+
+_SWEEPS = 50  # batches of one sweep; the rest waits for the next
+_BREATH_S = 0.02  # between two batches of deletions: requests go first
+
+
+class Upkeep:
+    """Two loops, each with a connection of its own.
+
+    Args:
+        desk: opens a connection.
+        tick: is called before each sweep.
+    """
+
+    def __init__(
+        self,
+        options: LedgerOptions,
+        desk: Callable[[], Awaitable[Desk]],
+        tick: Callable[[], object],
+    ) -> None:
+        self._options = options
+        self._desk = desk
+        self._tick = tick
+
+    async def sweep(self) -> None:
+        """Expire leases, until cancelled."""
+        desk: Desk | None = None
+        try:
+            while True:
+                # Also after connecting: settles that waited for PostgreSQL go before the sweep.
+                await asyncio.sleep(self._options.sweep_s)
+                self._tick()
+                try:
+                    if desk is None or desk.closed:
+                        desk = await self._desk()
+                        continue
+                    await self.sweep_once(desk)
+                except (*LOST, TetherError, asyncpg.PostgresError) as error:
+                    log.warning("sweep.failed", reason=str(error))
+                    if desk is not None:
+                        desk.close()
+        finally:
+            if desk is not None:
+                desk.close()
+
+    async def sweep_once(self, desk: Desk) -> int:
+        """Expire every job whose lease has run out; returns how many there were."""
+        total, batch = 0, self._options.sweep_batch
+        for _ in range(_SWEEPS):
+            swept = await desk.sweep(batch)
+            total += swept
+            if swept < batch:
+                break
+        if total:
+            metrics.reservation_expired.inc(total)
+            log.warning("leases.expired", jobs=total)
+        return total
+
+    async def prune(self) -> None:
+        """Delete what is old, until cancelled; ends at once where all is kept."""
+        options = self._options
+        while options.keep_jobs_s or options.keep_ledger_s:
+            await asyncio.sleep(options.prune_s)
+            try:
+                desk = await self._desk()
+                try:
+                    await self.prune_once(desk)
+                finally:
+                    desk.close()
+            except (*LOST, TetherError, asyncpg.PostgresError) as error:
+                log.warning("prune.failed", reason=str(error))
+
+    async def prune_once(self, desk: Desk) -> dict[str, int]:
+        """Delete all that was kept long enough; how many rows, by table. Their ids tell when
+        they were made, so the primary key finds them, in order."""
+        counts = {}
+        for table, keep_s in (
+            ("jobs", self._options.keep_jobs_s),
+            ("ledger", self._options.keep_ledger_s),
+        ):
+            if not keep_s:
+                continue
+            counts[table] = 0
+            while True:
+                before = first_id(time.time_ns() - int(keep_s * 1e9))
+                pruned = await desk.prune(table, before, keep_s, self._options.prune_batch)
+                counts[table] += pruned
+                metrics.reservation_pruned.labels(table).inc(pruned)
+                if pruned < self._options.prune_batch:
+                    break
+                await asyncio.sleep(_BREATH_S)
+        if any(counts.values()):
+            log.info("rows.deleted", **counts)
+        return counts

@@ -1,0 +1,256 @@
+"""One run on this worker: what it has said so far, who listens, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import Enum, auto
+
+from actors.contracts import Chunk, Completed, Outcome, Run, Settle, Usage
+from actors.core.journal import Journal, Reader
+from actors.engines.generation import Generation
+from actors.errors import AnswerGone
+from actors.worker.coalescer import Coalescer
+from actors.worker.model_lease import ModelLease
+from supervision.errors import Cancelled, DeadlineExceeded, Draining, TetherError
+
+
+class Ending(Enum):
+    """Why a run was broken off from our side."""
+
+    CANCELLED = auto()  # its client left, or its gateway did not come back
+    LATE = auto()  # its deadline passed
+    SUPERSEDED = auto()  # it runs elsewhere, or here under a later fencing token
+    STOPPING = auto()  # the worker goes; another one continues
+
+
+class ModelRun:
+    """The record of a run. It outlives its readers for a while, so that a gateway which lost
+    its memory, or its life, finds the answer again."""
+
+    __slots__ = (
+        "cold",
+        "deadline",
+        "delivered",
+        "done_reading",
+        "ending",
+        "ends",
+        "error",
+        "finished_at",
+        "journal",
+        "left_at",
+        "placed_by",
+        "run",
+        "slot",
+        "task",
+        "use",
+    )
+
+    def __init__(self, run: Run, use: ModelLease, prompt_ids: tuple[int, ...], now: float) -> None:
+        self.run = run
+        self.use = use
+        self.cold = use.engine is None
+        """Does it wait for its model, and for a slot only then?"""
+        self.journal = Journal(len(run.emitted_ids))
+        self.journal.prompt_ids = prompt_ids
+        self.deadline = now + run.deadline_s
+        self.slot: asyncio.Future[None] | None = None
+        """Set while it waits for one."""
+        self.task: asyncio.Task[None] | None = None
+        self.ends: list[End] = []
+        self.error: TetherError | None = None
+        self.ending: Ending | None = None
+        self.finished_at: float | None = None
+        self.left_at: float | None = None
+        """Since when no gateway listens, after one was lost."""
+        self.placed_by = ""
+        """The node whose gateway has sent it."""
+        self.delivered: asyncio.Future[None] | None = None
+        """Set while the finished answer is still on its way to a reader."""
+        self.done_reading = False
+        """Has a reader taken all of it?"""
+
+    @property
+    def running(self) -> bool:
+        """Has it no end yet?"""
+        return self.finished_at is None
+
+    def same(self, run: Run) -> bool:
+        """Is `run` the order that this run follows?"""
+        return (
+            self.run.fencing_token == run.fencing_token
+            and self.error is None
+            and self.ending is None
+            and self.journal.base == len(run.emitted_ids)
+        )
+
+    def generation(self) -> Generation:
+        """What the engine is to compute, now that the prompt's ids are known. A tenant's prompts
+        are told from others' by no time that they save."""
+        run = self.run
+        return Generation(
+            prompt_ids=self.journal.prompt_ids,
+            emitted_ids=run.emitted_ids,
+            sampling=run.sampling,
+            scope=run.job.tenant_id,
+        )
+
+    def news(self, now: float) -> bool:
+        """Wakes the readers that should read now; whether others are left for later."""
+        later = False
+        for end in self.ends:
+            waiter = end.waiter
+            if waiter is not None:
+                if end.due(now):
+                    end.wake()
+                elif end.pending:
+                    later = True
+        return later
+
+    def wake(self) -> None:
+        """Wakes all readers."""
+        for end in self.ends:
+            end.wake()
+
+    def delivered_or_not(self) -> None:
+        """Nobody need wait any longer for the last chunk to leave."""
+        if self.delivered is not None and not self.delivered.done():
+            self.delivered.set_result(None)
+
+    def break_off(self, ending: Ending) -> None:
+        """End it; its task does the rest. Safe to call twice."""
+        if self.running and self.ending is None:
+            self.ending = ending
+            if self.task is not None:
+                self.task.cancel()
+
+    def explain(self) -> TetherError:
+        """What a reader is told of a run that was broken off."""
+        match self.ending:
+            case Ending.LATE if self.cold:
+                return DeadlineExceeded(
+                    f"{self.run.job.model_ref} was not loaded here by the request's deadline"
+                )
+            case Ending.LATE:
+                return DeadlineExceeded("the answer was not complete by its deadline")
+            case Ending.STOPPING:
+                return Draining("the worker is stopping; another one can continue")
+            case Ending.SUPERSEDED:
+                return AnswerGone("the run was moved; ask where it is now")
+            case _:
+                return Cancelled("the run was cancelled")
+
+    def settle(self) -> Settle | None:
+        """How the job is closed; None where that is somebody else's business: a run that moves
+        on, and a fault, after which the gateway decides whether there is another attempt."""
+        run = self.run
+        journal = self.journal
+        usage = Usage(prompt_tokens=len(journal.prompt_ids), completion_tokens=journal.tokens)
+        if journal.finish is not None:
+            return Settle(
+                job_id=run.job.job_id,
+                fencing_token=run.fencing_token,
+                outcome=Outcome.COMPLETED,
+                usage=journal.usage,
+                finish=journal.finish,
+                delivered=self.done_reading,
+            )
+        if self.ending is Ending.CANCELLED:
+            return Settle(
+                job_id=run.job.job_id,
+                fencing_token=run.fencing_token,
+                outcome=Outcome.CANCELLED,
+                usage=usage,
+            )
+        if self.ending is Ending.LATE:
+            return Settle(
+                job_id=run.job.job_id,
+                fencing_token=run.fencing_token,
+                outcome=Outcome.FAILED,
+                usage=usage,
+                error_code=DeadlineExceeded.code,
+            )
+        return None
+
+
+class End(Reader):
+    """A reader with a pace, and somebody who waits for it."""
+
+    __slots__ = ("_coalescer", "_execution", "waiter")
+
+    def __init__(
+        self,
+        execution: ModelRun,
+        *,
+        from_seq: int,
+        whole: bool,
+        split_at: int,
+        window_s: float,
+        characters: int,
+    ) -> None:
+        super().__init__(
+            execution.journal,
+            from_seq,
+            whole=whole,
+            split_at=split_at,
+            # only who may have to continue needs the prompt's ids; a whole answer comes at its end
+            with_prompt=not whole,
+        )
+        self._execution = execution
+        self._coalescer = None if whole else Coalescer(window_s, characters)
+        self.waiter: asyncio.Future[None] | None = None
+        execution.ends.append(self)
+        execution.left_at = None
+
+    def due(self, now: float) -> bool:
+        """Should what there is be read now?"""
+        execution = self._execution
+        if execution.finished_at is not None or execution.journal.finish is not None:
+            return True
+        coalescer = self._coalescer
+        return (
+            coalescer is not None
+            and self.pending
+            and coalescer.due(execution.journal.characters - self.characters, now)
+        )
+
+    async def item(
+        self, loop: asyncio.AbstractEventLoop, later: Callable[[ModelRun], None]
+    ) -> Chunk | Completed:
+        """The next item, when it is due. `later` is told when something waits for its time.
+
+        Raises:
+            TetherError: the run ended without an answer.
+        """
+        execution = self._execution
+        while True:
+            now = loop.time()
+            if not self.due(now):
+                if self.pending:
+                    later(execution)
+                self.waiter = loop.create_future()
+                try:
+                    await self.waiter
+                finally:
+                    self.waiter = None
+                now = loop.time()
+            item = self.next()
+            if item is not None:
+                if self._coalescer is not None:
+                    self._coalescer.left(now)
+                return item
+            if execution.error is not None:
+                raise execution.error
+
+    def wake(self) -> None:
+        """Let it look."""
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    def leave(self) -> None:
+        """It reads no more."""
+        execution = self._execution
+        if self in execution.ends:
+            execution.ends.remove(self)
+        if not execution.ends:
+            execution.delivered_or_not()

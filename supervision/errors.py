@@ -1,0 +1,149 @@
+"""Everything that can go wrong with a request, as one tree.
+
+::
+
+    TetherError
+    ├── BadRequest 400               the request itself is at fault; never retried
+    │   ├── ContextExceeded 400      prompt + max_tokens do not fit the model
+    │   ├── Unauthenticated 401      no key, or an unknown or revoked one
+    │   ├── Forbidden 403            the key may not use this model
+    │   ├── ModelNotFound 404        nobody serves this name
+    │   ├── Conflict 409             the retry token is taken by something else
+    │   │   ├── AnswerGone 409       it was answered, and nobody holds the answer any more
+    │   │   └── ModelConflict 409    a version is in no stage for this, or was changed meanwhile
+    │   ├── BodyTooLarge 413
+    │   └── ProtocolError 400        a message that nobody here understands
+    ├── RateLimited 429              retry after `retry_after_s`
+    ├── Cancelled 499                the client left
+    ├── Internal 500                 a bug of ours
+    ├── Unavailable 503              nothing was answered; try again, elsewhere or later
+    │   ├── Overloaded 503           a bound was reached
+    │   ├── Draining 503             it is on its way out
+    │   ├── Hindered 503             a predecessor, or what gives it its socket, is in its way
+    │   ├── DiskFull 503             a disk of the node is full; the sentence names the folder
+    │   ├── ModelUnusable 503        its folder is incomplete, or of a kind that no engine runs
+    │   │   ├── ArtifactRefused 503  unsigned, tampered with, revoked, or of no safe kind
+    │   │   └── CacheFull 503        its weights have no place on this machine's disk
+    │   ├── ArtifactLost 503         no replica has it whole, or too few can be reached
+    │   ├── NoAnswer 503             a wait of ours ended; what was asked may be done yet
+    │   └── PeerLost 503             the process at the other end is gone
+    ├── WorkerLost 502               it began, broke off, and could not be resumed
+    └── DeadlineExceeded 504         the request's own deadline passed, and no other
+
+An error crosses the wire as (code, message, retry_after_s, param) and is raised again as
+the same class at the other end; `from_code` is the way back.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TetherError(Exception):
+    """Base of all. `code` is stable and public; `status` is HTTP's; `retryable` says whether
+    the same request may be sent again at once or after `retry_after_s`."""
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self, message: str, *, retry_after_s: float | None = None, param: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_s = retry_after_s
+        self.param = param
+
+
+class BadRequest(TetherError):
+    code, status = "invalid_request", 400
+
+
+class Unauthenticated(BadRequest):
+    code, status = "invalid_api_key", 401
+
+
+class Forbidden(BadRequest):
+    code, status = "forbidden", 403
+
+
+class Conflict(BadRequest):
+    code, status = "idempotency_conflict", 409
+
+
+class BodyTooLarge(BadRequest):
+    code, status = "body_too_large", 413
+
+
+class ProtocolError(BadRequest):
+    code = "protocol_error"
+
+
+class RateLimited(TetherError):
+    code, status, retryable = "rate_limit_exceeded", 429, True
+
+
+class Cancelled(TetherError):
+    code, status = "cancelled", 499
+
+
+class Internal(TetherError):
+    pass
+
+
+class Unavailable(TetherError):
+    code, status, retryable = "unavailable", 503, True
+
+
+class Overloaded(Unavailable):
+    code = "overloaded"
+
+
+class Draining(Unavailable):
+    code = "draining"
+
+
+class Hindered(Unavailable):
+    """An actor can't start for a cause that isn't its own and that another try may find gone: a
+    predecessor holds what there is one of, or nobody hands over what it needs. No crash, see
+    `supervision.external_cause`."""
+
+    code = "hindered"
+
+
+class DiskFull(Unavailable):
+    code = "disk_full"
+
+
+class NoAnswer(Unavailable):
+    """Somebody on the way didn't answer for as long as we waited: it hangs, or has too much to do.
+    What it was asked is safe to ask twice; the deadline of the request is another matter."""
+
+    code = "no_answer"
+
+
+class PeerLost(Unavailable):
+    code = "peer_lost"
+
+
+class DeadlineExceeded(TetherError):
+    """Raised by those who keep the deadline of a request, once it has passed. A wait of our own
+    that took too long is `NoAnswer`."""
+
+    code, status = "deadline_exceeded", 504
+
+
+def from_code(
+    code: str, message: str, retry_after_s: float | None = None, param: str | None = None
+) -> TetherError:
+    """The error that `code` names; `Internal` for a code of another release."""
+    pending: list[type[TetherError]] = [TetherError]
+    while pending:
+        cls = pending.pop()
+        if cls.code == code and (cls is not TetherError):
+            return cls(message, retry_after_s=retry_after_s, param=param)
+        pending.extend(cls.__subclasses__())
+    return Internal(message, retry_after_s=retry_after_s, param=param)

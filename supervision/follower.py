@@ -1,0 +1,48 @@
+"""A stream from another child of the node, kept open over that child's restarts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from supervision.child import Supervised
+from supervision.contracts import Contract
+from supervision.errors import TetherError
+from supervision.telemetry import logs
+
+log = logs.get(__name__)
+
+PAUSE_S = 0.1  # after a loss, before the tree is asked again: it hears a little later than we do
+FIND_S = 5.0
+
+
+class Follower:
+    """Opens `opening` at whoever runs at `path` and hands every item to `apply`, for ever.
+
+    Credit is small on purpose: such streams say how something is *now*, so what a slow reader
+    missed is skipped by the writer, not queued.
+    """
+
+    def __init__(
+        self, actor: Supervised, path: str, opening: Contract, apply: Callable[[Any], object]
+    ) -> None:
+        self._actor = actor
+        self._path = path
+        self._opening = opening
+        self._apply = apply
+        self.first = asyncio.Event()
+        """Set when the first item was applied."""
+
+    async def run(self) -> None:
+        """Until cancelled; meant for `background`."""
+        actor = self._actor
+        while True:
+            try:
+                address = await actor.tree.wait(self._path, FIND_S)
+                async for item in actor.stream(address, self._opening, credit=2):
+                    self._apply(item)
+                    self.first.set()
+            except TetherError as error:
+                log.info("lost a stream, will open it again", path=self._path, error=error.message)
+            await asyncio.sleep(PAUSE_S)

@@ -1,0 +1,291 @@
+"""Who this node is, and whom it believes: read from a folder, and read again when it changes.
+
+::
+
+    DIR/node.pem   key and certificate of the node; `tether ca renew` replaces it
+    DIR/ca.pem     the authorities of the cluster
+    DIR/crl.pem    what they have revoked; may be absent
+
+What was read stays in use while the folder holds something broken or half-copied.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from supervision.security.files import is_private, write
+from supervision.security.name import NodeName
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+    from supervision.security.certificate import Key
+    from supervision.security.revocation import RevokedSerials
+
+NODE: Final = "node.pem"
+AUTHORITIES: Final = "ca.pem"
+REVOKED: Final = "crl.pem"
+PROTOCOL: Final = (
+    "tether/1"  # ALPN, RFC 7301: no other service's certificate holder gets in by mistake
+)
+
+
+class Reason(StrEnum):
+    """Why a certificate, or a connection with it, was refused."""
+
+    ABSENT = "absent"  # there is none
+    FOREIGN = "foreign"  # another authority, or another cluster, or names no node
+    EXPIRED = "expired"  # its time is over
+    REVOKED = "revoked"  # the authority took it back
+    OTHER_NODE = "other_node"  # it is good, and somebody else's
+    CROWDED = "crowded"  # it is good, and its node has too many connections
+
+
+class CertificateRefused(Exception):
+    """A certificate is not believed."""
+
+    def __init__(self, reason: Reason, sentence: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
+
+
+class IdentityUnusable(Exception):
+    """The files of a node's identity can't be used; one sentence."""
+
+
+class Vouched(msgspec.Struct, frozen=True):
+    """What a certificate that is believed says; `ends_at` in seconds since the epoch."""
+
+    node: str
+    serial: int
+    ends_at: float
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """What the folder said when it was last good."""
+
+    name: NodeName
+    serial: int
+    ends_at: float
+    key: Key
+    certificate: bytes  # DER
+    authorities: tuple[x509.Certificate, ...]
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+    revocations: RevokedSerials
+
+
+class Identity:
+    """`load` reads; everything else only looks. `load` may run in a thread: it exchanges one
+    frozen value for another."""
+
+    def __init__(self, folder: Path, node: str, *, clock: Callable[[], float] = time.time) -> None:
+        self.folder = folder
+        self.node = node
+        self._clock = clock
+        self._seen: object = None
+        self._current: Credentials | None = None
+
+    @property
+    def current(self) -> Credentials:
+        """
+        Raises:
+            IdentityUnusable: nothing was loaded yet.
+        """
+        if self._current is None:
+            raise IdentityUnusable(f"the identity in {self.folder} was not loaded")
+        return self._current
+
+    def now(self) -> float:
+        """Seconds since the epoch, by the clock that ends certificates."""
+        return self._clock()
+
+    def changed(self) -> bool:
+        """Is there anything that `load` hasn't seen? Costs three looks at files."""
+        return self._stamp() != self._seen
+
+    def load(self) -> None:
+        """
+        Raises:
+            IdentityUnusable: the folder holds no identity of this node. An earlier one stays.
+        """
+        self._seen = self._stamp()
+        # Imported when it is needed, which is in a thread after the start: an actor is up sooner.
+        from cryptography.exceptions import UnsupportedAlgorithm
+
+        try:
+            self._current = self._read()
+        except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise IdentityUnusable(
+                f"the identity in {self.folder} can't be used: {error}"
+            ) from error
+
+    def adopt(self, revoked: bytes) -> bool:
+        """Takes over a revocation list (PEM) that has come by whatever road, into the folder too,
+        for the node's other processes; false if it is no newer than ours.
+
+        Raises:
+            ValueError: it is no list that an authority of ours has signed.
+            OSError: it can't be written.
+        """
+        from supervision.security.revocation import read_list
+
+        found = read_list(revoked, self.current.authorities)
+        if found.number <= self._newest().number:
+            return False
+        write(self.folder / REVOKED, revoked)
+        self._current = msgspec.structs.replace(self.current, revocations=found)
+        return True
+
+    def vouch(self, certificate: Mapping[str, Any] | None) -> Vouched:
+        """What `certificate`, the form of `SSLSocket.getpeercert()`, says, if it is believed. That
+        an authority of ours has signed it was seen in the handshake.
+
+        Raises:
+            CertificateRefused: it isn't.
+        """
+        current = self.current
+        if not certificate:
+            raise CertificateRefused(Reason.ABSENT, "the peer has shown no certificate")
+        uris = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
+        name = NodeName.of(uris)
+        if name is None:
+            raise CertificateRefused(Reason.FOREIGN, f"the certificate names no one node: {uris}")
+        if name.cluster != current.name.cluster:
+            raise CertificateRefused(
+                Reason.FOREIGN, f"{name.uri} is no node of cluster {current.name.cluster}"
+            )
+        vouched = Vouched(
+            name.node,
+            int(certificate["serialNumber"], 16),
+            float(ssl.cert_time_to_seconds(certificate["notAfter"])),
+        )
+        self.still_good(vouched)
+        return vouched
+
+    def still_good(self, vouched: Vouched, ends_at: float | None = None) -> None:
+        """Is `vouched` good now, or until `ends_at` where that is given?
+
+        Raises:
+            CertificateRefused: it has ended, or was revoked, meanwhile.
+        """
+        if vouched.serial in self.current.revocations.serials:
+            raise CertificateRefused(
+                Reason.REVOKED, f"the certificate {vouched.serial:x} of {vouched.node} was revoked"
+            )
+        if (vouched.ends_at if ends_at is None else ends_at) <= self._clock():
+            raise CertificateRefused(
+                Reason.EXPIRED, f"the certificate {vouched.serial:x} of {vouched.node} has ended"
+            )
+
+    @staticmethod
+    def named(folder: Path) -> NodeName:
+        """Whom the certificate in `folder` names.
+
+        Raises:
+            IdentityUnusable: there is none, or it names nobody.
+        """
+        from cryptography import x509
+
+        from supervision.security.certificate import uris_of
+
+        path = folder / NODE
+        try:
+            certificate = x509.load_pem_x509_certificate(_certificate_in(path.read_bytes()))
+            name = NodeName.of(uris_of(certificate))
+        except (OSError, ValueError) as error:
+            raise IdentityUnusable(f"the identity in {folder} can't be used: {error}") from error
+        if name is None:
+            raise IdentityUnusable(f"the certificate in {path} names neither node nor operator")
+        return name
+
+    def _stamp(self) -> object:
+        stamps: list[tuple[int, int, int] | None] = []
+        for name in (NODE, AUTHORITIES, REVOKED):
+            try:
+                found = (self.folder / name).stat()
+            except OSError:
+                stamps.append(None)
+            else:
+                stamps.append((found.st_ino, found.st_mtime_ns, found.st_size))
+        return tuple(stamps)
+
+    def _read(self) -> Credentials:
+        from cryptography import x509
+        from cryptography.hazmat.primitives.serialization import Encoding
+
+        from supervision.security.certificate import read_key, uris_of
+
+        path = self.folder / NODE
+        if not is_private(path):
+            raise ValueError(f"others may read {path}, which holds a key; chmod 600 it")
+        pem = path.read_bytes()
+        certificate = x509.load_pem_x509_certificate(_certificate_in(pem))
+        name = NodeName.of(uris_of(certificate))
+        if name is None or name.node != self.node:
+            raise ValueError(
+                f"{NODE} is of {name.uri if name else 'no node'}, and this is node {self.node}"
+            )
+        authorities = x509.load_pem_x509_certificates((self.folder / AUTHORITIES).read_bytes())
+        return Credentials(
+            name=name,
+            serial=certificate.serial_number,
+            ends_at=certificate.not_valid_after_utc.timestamp(),
+            key=read_key(pem),
+            certificate=certificate.public_bytes(Encoding.DER),
+            authorities=tuple(authorities),
+            server=self._context(ssl.PROTOCOL_TLS_SERVER),
+            client=self._context(ssl.PROTOCOL_TLS_CLIENT),
+            revocations=self._revocations(authorities),
+        )
+
+    def _revocations(self, authorities: list[x509.Certificate]) -> RevokedSerials:
+        from supervision.security.revocation import MAX_BYTES, RevokedSerials, read_list
+
+        before = self._current.revocations if self._current is not None else RevokedSerials()
+        try:
+            with (self.folder / REVOKED).open("rb") as file:
+                found = read_list(file.read(MAX_BYTES + 1), authorities)
+        except FileNotFoundError:
+            return before
+        return found if found.number >= before.number else before
+
+    def _newest(self) -> RevokedSerials:
+        """The newer one of what was read and what lies in the folder: `tether ca` may just have
+        put it there, and it must not be overwritten with an older one."""
+        current = self.current
+        try:
+            return self._revocations(list(current.authorities))
+        except (OSError, ValueError):
+            return current.revocations
+
+    def _context(self, side: int) -> ssl.SSLContext:
+        """One end of mutual TLS 1.3 (RFC 8446). Without tickets, so that every connection shows
+        its certificate anew."""
+        context = ssl.SSLContext(side)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.check_hostname = False  # a node is known by its URI, wherever it stands
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION
+        if side == ssl.PROTOCOL_TLS_SERVER:
+            context.num_tickets = 0
+        context.set_alpn_protocols([PROTOCOL])
+        context.load_verify_locations(cafile=str(self.folder / AUTHORITIES))
+        context.load_cert_chain(str(self.folder / NODE))
+        return context
+
+
+def _certificate_in(pem: bytes) -> bytes:
+    """The part of a file with a key and a certificate that is the certificate."""
+    begin = pem.find(b"-----BEGIN CERTIFICATE-----")
+    if begin < 0:
+        raise ValueError(f"{NODE} holds no certificate")
+    return pem[begin:]

@@ -1,0 +1,1 @@
+"""Logs, bounds and the audit log: declared once, exported elsewhere."""

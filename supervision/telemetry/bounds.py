@@ -1,0 +1,15 @@
+"""Whatever can fill up says here how full it is, and what it turned away. Bind children where they are used, never per request."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge
+
+used = Gauge(
+    "tether_bound_used",
+    "Entries held in something bounded",
+    ["bound"],
+    multiprocess_mode="livesum",
+)
+refused = Counter(
+    "tether_bound_refused_total", "Entries turned away because a bound was reached", ["bound"]
+)

@@ -1,1 +1,0 @@
-"""Pure decisions of the request path: no sockets, no clock, no Thespian."""

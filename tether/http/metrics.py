@@ -1,0 +1,28 @@
+"""What clients see, counted. Bind children where they are used, never per request."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Histogram
+
+http_requests = Counter("tether_http_requests_total", "HTTP requests answered", ["route", "status"])
+http_seconds = Histogram(
+    "tether_http_request_seconds",
+    "From the head of a request to the end of its answer",
+    ["route"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120),
+)
+http_first_chunk_seconds = Histogram(
+    "tether_http_first_chunk_seconds",
+    "From the head of a request to the first text of its stream",
+    ["route"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120),
+)
+http_streams_broken = Counter(
+    "tether_http_streams_broken_total", "Streams that ended with an error event", ["code"]
+)
+http_streams_reopened = Counter(
+    "tether_http_streams_reopened_total", "Answers taken up again after their gateway was lost"
+)
+http_hangups = Counter(
+    "tether_http_hangups_total", "Clients that left before their answer was complete"
+)
