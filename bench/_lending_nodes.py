@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 from thespian.actors import ActorSystem
 
+from actors.artifacts.options import ArtifactOptions
 from actors.depot import Depot, DepotOptions
 from actors.depot.peer_sources import PeerNode, PeerNodes, PeerSources
 from bench.between_nodes import HOST, free_port
@@ -20,7 +21,6 @@ from supervision.runtime import Endpoint
 from supervision.runtime.options import NodeOptions
 from supervision.security.authority import Authority
 from supervision.spec import SupervisorOptions
-from tether.config import ArtifactOptions
 
 
 class LendingNodes:

@@ -29,6 +29,7 @@ from actors.artifacts import digest, folder, manifest
 from actors.artifacts.cache import Cache
 from actors.artifacts.entry import verify_file
 from actors.artifacts.manifest import BLOCK
+from actors.artifacts.options import ArtifactOptions
 from actors.artifacts.pull import Pull
 from actors.artifacts.push import Push
 from actors.artifacts.replica import Replica
@@ -36,7 +37,6 @@ from actors.artifacts.replicas import Replicas
 from actors.artifacts.source import cache_of
 from bench._lending_nodes import LendingNodes
 from supervision.telemetry import logs
-from tether.config import ArtifactOptions
 
 ROUNDS = 3
 

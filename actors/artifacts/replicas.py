@@ -10,11 +10,11 @@ from typing import Final
 from actors.artifacts import layout
 from actors.artifacts.bandwidth import Bandwidth
 from actors.artifacts.manifest import MAX_MANIFEST, Manifest, decode
+from actors.artifacts.options import ArtifactOptions
 from actors.artifacts.replica import FaultKind, Replica, ReplicaFault
 from actors.errors import ArtifactLost
 from supervision.errors import BadRequest
 from supervision.telemetry import logs
-from tether.config import ArtifactOptions
 
 log = logs.get(__name__)
 

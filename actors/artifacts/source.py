@@ -11,12 +11,12 @@ import msgspec
 
 from actors.artifacts import digest as digests
 from actors.artifacts.cache import Cache, Held
+from actors.artifacts.options import ArtifactOptions
 from actors.artifacts.peers import Peers
 from actors.artifacts.pull import Progress, Pull
 from actors.artifacts.replicas import Replicas
 from actors.artifacts.trust import Trust
 from actors.contracts import ModelCard
-from tether.config import ArtifactOptions
 
 # What this process has loaded: an engine reads its files as long as it runs, so they are not
 # evicted before it ends, or `keep_only` says that it doesn't. The models of the catalog bound it.

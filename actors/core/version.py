@@ -10,8 +10,9 @@ import msgspec
 
 from actors.contracts import ModelCard, ModelChange
 from actors.contracts.catalog import Change
+from actors.core.model_options import read_model
 from supervision.errors import BadRequest
-from tether.config import ConfigInvalid, model
+from supervision.settings import ConfigInvalid
 
 #: What a version is, beside its name. What else a card says was given to it here.
 DESCRIBED: Final = (
@@ -67,7 +68,7 @@ def check(card: ModelCard) -> None:
     """
     fields = {name: getattr(card, name) for name in ("name", "version", *DESCRIBED)}
     try:
-        model({**fields, "policy": msgspec.to_builtins(msgspec.structs.asdict(card.policy))})
+        read_model({**fields, "policy": msgspec.to_builtins(msgspec.structs.asdict(card.policy))})
     except ConfigInvalid as error:
         first = error.problems[0]
         raise BadRequest(f"{first.path}: {first.sentence}", param=first.path) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tether.config import ArtifactOptions
+from actors.artifacts.options import ArtifactOptions
 
 
 class DepotOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,10 +7,10 @@ from contextlib import suppress
 from typing import Final
 
 from actors.artifacts import digest as digests
+from actors.artifacts.options import ArtifactOptions
 from actors.contracts import ModelCard
 from actors.errors import ArtifactRefused
 from supervision.errors import BadRequest, Unavailable
-from tether.config import ArtifactOptions
 
 VOUCH_S: Final = 40.0
 

@@ -11,6 +11,7 @@ from typing import ClassVar, Final
 import asyncpg
 import msgspec
 
+from actors.artifacts.options import ArtifactOptions
 from actors.contracts import (
     Catalog,
     Command,
@@ -35,7 +36,6 @@ from supervision.child import Supervised
 from supervision.errors import BadRequest, Forbidden, Overloaded, TetherError, Unavailable
 from supervision.runtime import Address, on
 from supervision.telemetry import bounds, logs
-from tether.config import ArtifactOptions
 
 PATIENCE_S: Final = 20.0  # with PostgreSQL, at the start
 CONNECTIONS: Final = 4

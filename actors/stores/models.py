@@ -11,11 +11,11 @@ import msgspec
 
 from actors.contracts import ModelCard, ModelChange, ModelPolicy, Stage
 from actors.contracts.catalog import Change
+from actors.core.policy_options import ModelPolicyOptions
 from actors.core.version import Origin, Version, VersionStep
 from actors.stores.keys import DatabaseConnection
 from actors.stores.queries import sql
 from supervision.telemetry import logs
-from tether.config import ModelPolicyOptions
 
 LOCK: Final = 0x7E7A_2D51  # any numbers that no other program locks in this database
 ARTIFACTS: Final = 0x7E7A_2D52

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 
+from actors.artifacts.options import ArtifactOptions
 from actors.artifacts.peers import Peers
 from actors.contracts import (
     ChatInput,
@@ -25,7 +26,6 @@ from actors.engines.hosted import host
 from actors.errors import ModelUnusable
 from actors.worker import files
 from supervision.telemetry import logs
-from tether.config import ArtifactOptions
 
 log = logs.get(__name__)
 

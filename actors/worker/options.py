@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from actors.artifacts.options import ArtifactOptions
 from actors.contracts import ModelCard
 from actors.depot.peer_sources import PeerNodes
-from tether.config import ArtifactOptions
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):

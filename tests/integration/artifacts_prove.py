@@ -24,6 +24,7 @@ from pathlib import Path
 
 from actors.artifacts import digest, folder, layout, manifest
 from actors.artifacts.cache import Cache
+from actors.artifacts.options import ArtifactOptions
 from actors.artifacts.repair import repair
 from actors.artifacts.replica import FaultKind, Replica
 from actors.contracts import ModelCard
@@ -33,7 +34,6 @@ from supervision.telemetry import logs
 from tests.integration.test_artifacts_kills import Loaders
 from tests.support import tiny
 from tests.support.artifact_shop import MIB, S3Server, Shop, files, flip, s3_server
-from tether.config import ArtifactOptions
 
 BIG = 160 * MIB
 

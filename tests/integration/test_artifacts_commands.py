@@ -12,9 +12,10 @@ import pytest
 
 from actors.errors import ArtifactRefused
 from actors.worker import loader
+from supervision.settings import ConfigInvalid
 from tests.support.artifact_shop import Shop, Signer, files, flip, write_trust
 from tether.cli import app
-from tether.config import ConfigInvalid, load
+from tether.config import load
 from tether.node.plan import artifacts_of, card_of
 
 Tether = Callable[..., str]

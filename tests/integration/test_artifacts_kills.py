@@ -15,11 +15,11 @@ import pytest
 
 from actors.artifacts import digest
 from actors.artifacts.cache import Cache
+from actors.artifacts.options import ArtifactOptions
 from actors.artifacts.source import localized
 from actors.contracts import ModelCard
 from tests.support.artifact_loader import Plan
 from tests.support.artifact_shop import Shop, files, flip
-from tether.config import ArtifactOptions
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("TETHER_ARTIFACT_KILLS", "10"))

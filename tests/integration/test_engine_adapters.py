@@ -18,6 +18,7 @@ import pytest
 
 from actors.artifacts import digest, manifest, signing
 from actors.artifacts import folder as scanned
+from actors.artifacts.options import ArtifactOptions
 from actors.artifacts.push import Push
 from actors.contracts import ChatInput, Message, ModelCard, Sampling
 from actors.engines import gguf_adapter, lora
@@ -33,7 +34,6 @@ from actors.worker import loader
 from tests.support import adapter as adapters
 from tests.support import tiny, tiny_gguf
 from tests.support.artifact_shop import Shop, files
-from tether.config import ArtifactOptions
 
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},

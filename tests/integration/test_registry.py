@@ -11,6 +11,7 @@ import asyncpg
 import msgspec
 import pytest
 
+from actors.artifacts.options import ArtifactOptions
 from actors.contracts import (
     Catalog,
     Command,
@@ -43,7 +44,6 @@ from tests.support.artifact_shop import Shop, flip, write_trust
 from tests.support.roster_nodes import StillTree, embodied
 from tests.support.tls_hubs import Cluster, cluster
 from tests.support.waiting import PATIENCE_S, until
-from tether.config import ArtifactOptions
 
 CARD = ModelCard(name="echo", version="1", engine="echo", context=512)
 SECOND = msgspec.structs.replace(CARD, version="2")

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import msgspec
 
+from actors.artifacts.options import ArtifactOptions
 from actors.artifacts.source import localized
 from actors.contracts import ModelCard
 from actors.engines import folder
 from supervision.telemetry import logs
-from tether.config import ArtifactOptions
 
 
 class Plan(msgspec.Struct):

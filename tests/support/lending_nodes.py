@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.artifacts.cache import Cache, Held
+from actors.artifacts.options import ArtifactOptions
 from actors.artifacts.pull import Progress, Pull
 from actors.artifacts.replicas import Replicas
 from actors.artifacts.source import cache_of
@@ -26,7 +27,6 @@ from supervision.spec import ChildSpec, SupervisorOptions
 from tests.support.artifact_shop import MIB, Shop, Signer, now, write_trust
 from tests.support.cluster_nodes import Nodes, cluster_of, grown
 from tests.support.waiting import PATIENCE_S
-from tether.config import ArtifactOptions
 
 CLASSES = ["supervision.*", "tests.support.supervised_children.*", "actors.*"]
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervision.capability import meets
-from tether.config import ConfigInvalid, load, parse
+from supervision.settings import ConfigInvalid
+from tether.config import load, parse
 
 ROOT = Path(__file__).parents[2]
 SMALL = """

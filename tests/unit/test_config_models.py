@@ -9,7 +9,10 @@ import pytest
 
 from actors.contracts import ModelPolicy
 from actors.contracts.policies import RateTerms, RequestPolicies
-from tether.config import ConfigInvalid, ModelPolicyOptions, model, parse, policy
+from actors.core.model_options import read_model
+from actors.core.policy_options import ModelPolicyOptions, read_policy
+from supervision.settings import ConfigInvalid
+from tether.config import parse
 from tether.node.plan import card_of
 
 TEXT = """
@@ -98,9 +101,9 @@ def test_a_mistake_in_a_policy_is_named(changed: tuple[str, str], path: str) -> 
     ],
 )
 def test_a_mistake_in_one_model_is_named_as_in_a_file(changes: dict[str, Any], path: str) -> None:
-    assert model(GOOD).ref == "m@1"
+    assert read_model(GOOD).ref == "m@1"
     with pytest.raises(ConfigInvalid) as caught:
-        model(GOOD | changes)
+        read_model(GOOD | changes)
     assert [p.path for p in caught.value.problems] == [path]
 
 
@@ -125,7 +128,9 @@ models = ["*"]
 
 def test_a_model_passes_its_own_policies_and_otherwise_those_of_all() -> None:
     config = parse(POLICIES, folder=Path("/srv"))
-    echo, own = (card_of(config, model).policy.policies(config.policies) for model in config.models)
+    echo, own = (
+        card_of(config, read_model).policy.policies(config.policies) for read_model in config.models
+    )
     assert echo == config.policies
     assert [name for name, _ in echo.terms()] == ["bulkhead", "deadline", "retry"]
     assert [name for name, _ in own.terms()] == ["rate", "retry", "timeout"]
@@ -153,7 +158,7 @@ def test_a_mistake_in_the_policies_is_named(changed: tuple[str, str], path: str,
 
 
 def test_a_policy_by_itself() -> None:
-    assert policy({"slo": "batch"}) == ModelPolicyOptions(slo="batch")
+    assert read_policy({"slo": "batch"}) == ModelPolicyOptions(slo="batch")
     for wrong in (3, {"slo": 3}, {"x": 1}):
         with pytest.raises(ConfigInvalid):
-            policy(wrong)
+            read_policy(wrong)

@@ -13,12 +13,13 @@ import pytest
 from actors.contracts import ModelCard
 from actors.core import engine_kinds
 from actors.core.engine_kinds import KINDS, EngineKind
+from actors.core.model_options import read_model
 from actors.engines import factory
 from actors.engines.echo import EchoEngine
 from actors.engines.factory import EngineHome, EngineModule
 from actors.engines.hosted import HostedEngine, host
 from actors.errors import ModelUnusable
-from tether.config import ConfigInvalid, model
+from supervision.settings import ConfigInvalid
 
 BLOCKED = """
 import sys
@@ -101,7 +102,7 @@ def test_an_engine_of_nobody_is_refused_with_those_there_are(tmp_path: Path) -> 
         with pytest.raises(ModelUnusable, match=told):
             refuse()
     with pytest.raises(ConfigInvalid) as caught:
-        model({"name": "m", "engine": "abacus", "source": "/x"})
+        read_model({"name": "m", "engine": "abacus", "source": "/x"})
     (problem,) = caught.value.problems
     assert (problem.path, problem.sentence) == (
         "engine",

@@ -12,10 +12,11 @@ from cyclopts import App, CycloptsError, Parameter
 
 import tether
 from supervision.errors import TetherError
+from supervision.settings import ConfigInvalid
 from tether.cli.certificates import ca
 from tether.cli.failure import CommandFailed
 from tether.cli.models import artifacts, models
-from tether.config import Config, ConfigInvalid, load
+from tether.config import Config, load
 
 _CONFIG = Path("cluster.toml")
 ConfigPath = Annotated[Path, Parameter(name=["--config", "-c"], help="The configuration file.")]

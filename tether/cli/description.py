@@ -10,10 +10,11 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from actors.contracts import ModelCard, ModelPolicy
+from actors.core.policy_options import read_policy
 from actors.core.version import check
 from supervision.errors import BadRequest
+from supervision.settings import ConfigInvalid
 from tether.cli.failure import CommandFailed
-from tether.config import ConfigInvalid, policy
 
 _LISTS: Final = ("tenants", "regions", "order")  # of a policy
 
@@ -82,7 +83,7 @@ def policy_of(said: Iterable[str]) -> ModelPolicy:
                     raise CommandFailed(f"in the policy {word!r}, {table} is no table", code=2)
             into[last] = _value(value)
     try:
-        return ModelPolicy(**msgspec.structs.asdict(policy(fields)))
+        return ModelPolicy(**msgspec.structs.asdict(read_policy(fields)))
     except ConfigInvalid as error:
         first = error.problems[0]
         raise BadRequest(f"policy.{first.path}: {first.sentence}") from None

@@ -17,10 +17,11 @@ from actors.artifacts import names, source
 from actors.artifacts.replicas import Replicas
 from actors.contracts import ModelCard, ModelsShown, Stage
 from supervision.errors import TetherError
+from supervision.settings import ConfigInvalid
 from tether.cli import registry
 from tether.cli.artifacts import configured, report
 from tether.cli.failure import CommandFailed
-from tether.config import Config, ConfigInvalid, load
+from tether.config import Config, load
 
 _WIDTH: Final = 200  # whatever the terminal has: an address is there to be copied whole
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from tether.config.problem import Problem
+from supervision.settings import Problem
 from tether.config.sections import Config, MemberSection, WorkerSection
 
 OURS: Final = ("node", "region", "roles")  # capabilities that every node has anyway

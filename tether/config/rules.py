@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
 from actors.contracts.policies import PolicyName
-from actors.core import engine_kinds
-from actors.core.engine_kinds import EngineKind
-from tether.config.policy_rules import policy_violations
-from tether.config.problem import Problem
-from tether.config.sections import EVERY, Config, ModelOptions, WorkerSection, matching
+from actors.core.model_options import ModelOptions, model_violations
+from actors.core.policy_options import policy_violations
+from supervision.settings import Problem
+from tether.config.sections import EVERY, Config, WorkerSection, matching
 
 _MIN_PEER_BANDWIDTH: Final = 1 << 20  # bytes per second
 _SCHEMES: Final = ("file", "s3", "gs", "az")
-_ARTIFACT: Final = re.compile(r"artifact:sha256:[0-9a-f]{64}")
-_PACKAGE: Final = re.compile(r"package:[A-Za-z0-9][A-Za-z0-9._-]{0,126}")
 
 
 def violations(
@@ -128,46 +124,6 @@ def _models(
                 "give it another version, or remove one",
             )
         yield from model_violations(model, f"models[{number}].", order)
-
-
-def model_violations(
-    model: ModelOptions, prefix: str, order: Sequence[PolicyName] = ()
-) -> Iterator[Problem]:
-    """What is wrong with one model by itself; `prefix` stands before the names of its fields, and
-    `order` is that of the policies of all models, where it is known."""
-    yield from policy_violations(model.policy, f"{prefix}policy.", order)
-    kind = engine_kinds.find(model.engine)
-    if kind is None:
-        known = ", ".join(map(repr, engine_kinds.NAMES))
-        yield Problem(f"{prefix}engine", f"{model.engine!r} is not known; it may be {known}")
-    else:
-        yield from _unsuited(model, kind, prefix)
-    for field in ("source", "adapter"):
-        source = getattr(model, field)
-        if source.startswith("artifact:") and not _ARTIFACT.fullmatch(source):
-            yield Problem(
-                f"{prefix}{field}", f"{source!r} is no artifact:sha256: and 64 hex digits"
-            )
-        elif source.startswith("package:") and not _PACKAGE.fullmatch(source):
-            yield Problem(f"{prefix}{field}", f"{source!r} is no package: and the name of one")
-        elif any(not c.isprintable() for c in source):
-            yield Problem(f"{prefix}{field}", f"{source!r} holds what can't be printed")
-
-
-def _unsuited(model: ModelOptions, kind: EngineKind, prefix: str) -> Iterator[Problem]:
-    if model.source and not kind.weights:
-        yield Problem(f"{prefix}source", f"the {kind.name} engine has no source; remove it")
-    if not model.source and kind.weights:
-        yield Problem(
-            f"{prefix}source",
-            f"engine {kind.name} needs a folder, package:NAME or artifact:sha256:…; add it",
-        )
-    if model.adapter and not kind.takes_adapters:
-        yield Problem(
-            f"{prefix}adapter",
-            f"engine {kind.name} takes no adapter, only {' and '.join(engine_kinds.TAKE_ADAPTERS)} do; "
-            "remove it",
-        )
 
 
 def _workers(workers: Sequence[WorkerSection | None]) -> Iterator[Problem]:

@@ -16,15 +16,12 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from actors.artifacts.options import ArtifactOptions
 from actors.contracts.policies import RequestPolicies
+from actors.core.model_options import ModelOptions
 from supervision.capability import Capability, meets
-from tether.config.policy import ModelPolicyOptions
-from tether.config.problem import ConfigInvalid, Problem
-from tether.config.section import Section, Word
+from supervision.settings import ConfigInvalid, Port, Positive, Problem, Seconds, Section, Word
 
-Port = Annotated[int, Meta(ge=0, le=65535)]
-Positive = Annotated[int, Meta(ge=1, le=1_000_000_000)]
-Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Key = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 EVERY: Final = "*"
 """In the models of a worker: all of them."""
@@ -123,29 +120,6 @@ class StoresSection(Section, frozen=True, kw_only=True):
     keep_ledger_days: Annotated[float, Meta(ge=0, le=36_500)] = 0.0
 
 
-class ArtifactOptions(Section, frozen=True, kw_only=True):
-    """Where signed models come from (docs/operations.md). `replicas` are asked in this order:
-    `file:///folder`, `s3://bucket/prefix?endpoint=…&region=…&credentials=NAME`, `gs://…`,
-    `az://…`. A push goes to all of them, which must be `min_replicas` at least, and holds when
-    `quorum` have it. `trust` "required" loads only what a key in `trust_dir` has signed. Models
-    are kept on disk up to `cache_bytes`. `parallel` blocks of 8 MiB are under way at once, with at
-    most `bandwidth` bytes per second from replicas and other regions (0: no limit). With `peers`,
-    the nodes of a cluster lend each other what they have, each at most `peer_bandwidth` bytes per
-    second (0: no limit)."""
-
-    replicas: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
-    min_replicas: Annotated[int, Meta(ge=1, le=64)] = 3
-    quorum: Annotated[int, Meta(ge=1, le=64)] = 2
-    trust: Literal["required", "off"] = "required"
-    trust_dir: Annotated[str, Meta(min_length=1)] = "trust"
-    cache_bytes: Annotated[int, Meta(ge=1 << 20)] = 100 << 30
-    parallel: Annotated[int, Meta(ge=1, le=256)] = 8
-    bandwidth: Annotated[int, Meta(ge=0)] = 0
-    timeout_s: Seconds = 60.0
-    peers: bool = True
-    peer_bandwidth: Annotated[int, Meta(ge=0)] = 0
-
-
 class GatewaySection(Section, frozen=True, kw_only=True):
     """`partitions` gateways share the tenants by stable hash. One gateway holds at most
     `max_sessions` answers, and in all of their journals at most `journal_tokens` token ids and
@@ -163,29 +137,6 @@ class LimitsSection(Section, frozen=True, kw_only=True):
     requests_per_minute: Annotated[int, Meta(ge=0)] = 6_000
     tokens_per_minute: Annotated[int, Meta(ge=0)] = 2_000_000
     max_concurrency: Annotated[int, Meta(ge=0)] = 256
-
-
-class ModelOptions(Section, frozen=True, kw_only=True):
-    """One model of the catalog. `source` is a folder, `package:NAME` for weights that came
-    with a Python package, or `artifact:sha256:…` for a signed one; engine `echo` has none.
-    `adapter` is a LoRA adapter over it, found likewise. `context` is in tokens. `gpu_class` and
-    `memory_mib` are what it needs of a worker (empty: any; 0: as its files are large)."""
-
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,126}$")]
-    version: Word = "1"
-    engine: str
-    source: str = ""
-    context: Annotated[int, Meta(ge=16, le=1 << 24)] = 2048
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    adapter: str = ""
-    gpu_class: Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$")] = ""
-    memory_mib: Annotated[int, Meta(ge=0, le=1 << 24)] = 0
-    policy: ModelPolicyOptions = ModelPolicyOptions()
-
-    @property
-    def ref(self) -> str:
-        """The full name, `name@version`."""
-        return f"{self.name}@{self.version}"
 
 
 class WorkerSection(Section, frozen=True, kw_only=True):

@@ -22,7 +22,9 @@ from typing import Final
 
 import msgspec
 
+from actors.artifacts.options import ArtifactOptions
 from actors.contracts import ModelCard, ModelPolicy
+from actors.core.model_options import ModelOptions
 from actors.depot.peer_sources import PeerNode, PeerNodes
 from actors.gateway import Gateway, GatewayOptions
 from actors.gateway.admission import TenantLimits
@@ -41,7 +43,7 @@ from supervision.partition import PartitionSupervisor
 from supervision.spec import ChildSpec, DynamicOptions, PartitionOptions, Restart, SupervisorOptions
 from supervision.strategy import Strategy
 from supervision.supervisor import Supervisor
-from tether.config import ArtifactOptions, Config, ModelOptions, WorkerSection
+from tether.config import Config, WorkerSection
 from tether.http.options import DoorOptions
 from tether.http.server_actor import FrontDoor
 

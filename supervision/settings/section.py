@@ -1,4 +1,4 @@
-"""What all sections of `cluster.toml` are made of. Pure."""
+"""What all sections of a configuration are made of. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import msgspec
 from msgspec import Meta
 
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
-Tenant = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9_-]{0,62}[a-z0-9])?$")]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Positive = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True):

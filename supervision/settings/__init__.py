@@ -1,0 +1,16 @@
+"""What a program is told before it starts: sections, how they are read, what is wrong with them."""
+
+from supervision.settings.problem import ConfigInvalid, Problem
+from supervision.settings.reading import read_section
+from supervision.settings.section import Port, Positive, Seconds, Section, Word
+
+__all__ = [
+    "ConfigInvalid",
+    "Port",
+    "Positive",
+    "Problem",
+    "Seconds",
+    "Section",
+    "Word",
+    "read_section",
+]
