@@ -7,7 +7,8 @@
     ├── ContextExceeded 400          prompt + max_tokens do not fit the model
     ├── ModelNotFound 404            nobody serves this name
     └── Conflict 409
-        ├── AnswerGone 409           it was answered, and nobody holds the answer any more
+        ├── IdempotencyConflict 409  the retry token is taken by something else
+        │   └── AnswerGone 409       it was answered, and nobody holds the answer any more
         └── ModelConflict 409        a version is in no stage for this, or was changed meanwhile
     Unavailable 503
     ├── ModelUnusable 503            its folder is incomplete, or of a kind that no engine runs
@@ -32,7 +33,11 @@ class ModelNotFound(BadRequest):
     code, status = "model_not_found", 404
 
 
-class AnswerGone(Conflict):
+class IdempotencyConflict(Conflict):
+    code = "idempotency_conflict"
+
+
+class AnswerGone(IdempotencyConflict):
     code = "answer_gone"
 
 
@@ -41,7 +46,7 @@ class ModelConflict(Conflict):
 
 
 class ModelUnusable(Unavailable):
-    code, retryable = "model_unusable", False
+    code, retryable, blames_request = "model_unusable", False, True
 
 
 class ArtifactRefused(ModelUnusable):

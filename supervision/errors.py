@@ -8,7 +8,7 @@
     │   ├── Unauthenticated 401      no key, or an unknown or revoked one
     │   ├── Forbidden 403            the key may not use this model
     │   ├── ModelNotFound 404        nobody serves this name
-    │   ├── Conflict 409             the retry token is taken by something else
+    │   ├── Conflict 409             it is taken, or stands otherwise than was thought
     │   │   ├── AnswerGone 409       it was answered, and nobody holds the answer any more
     │   │   └── ModelConflict 409    a version is in no stage for this, or was changed meanwhile
     │   ├── BodyTooLarge 413
@@ -30,8 +30,8 @@
     ├── WorkerLost 502               it began, broke off, and could not be resumed
     └── DeadlineExceeded 504         the request's own deadline passed, and no other
 
-An error crosses the wire as (code, message, retry_after_s, param) and is raised again as
-the same class at the other end; `from_code` is the way back.
+An error crosses the wire with its code, status and whether it may be retried, and is raised again
+as the same class at the other end, or as `Unfamiliar` where that class isn't imported.
 
 Pure.
 """
@@ -43,11 +43,13 @@ from typing import ClassVar
 
 class TetherError(Exception):
     """Base of all. `code` is stable and public; `status` is HTTP's; `retryable` says whether
-    the same request may be sent again at once or after `retry_after_s`."""
+    the same request may be sent again at once or after `retry_after_s`; `blames_request` that
+    the request is at fault, and whoever says so is well."""
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
+    blames_request: ClassVar[bool] = False
 
     def __init__(
         self, message: str, *, retry_after_s: float | None = None, param: str | None = None
@@ -59,7 +61,7 @@ class TetherError(Exception):
 
 
 class BadRequest(TetherError):
-    code, status = "invalid_request", 400
+    code, status, blames_request = "invalid_request", 400, True
 
 
 class Unauthenticated(BadRequest):
@@ -71,7 +73,7 @@ class Forbidden(BadRequest):
 
 
 class Conflict(BadRequest):
-    code, status = "idempotency_conflict", 409
+    code, status = "conflict", 409
 
 
 class BodyTooLarge(BadRequest):
@@ -136,14 +138,41 @@ class DeadlineExceeded(TetherError):
     code, status = "deadline_exceeded", 504
 
 
-def from_code(
-    code: str, message: str, retry_after_s: float | None = None, param: str | None = None
-) -> TetherError:
-    """The error that `code` names; `Internal` for a code of another release."""
+class Unfamiliar(TetherError):
+    """An error whose class isn't imported here: an actor of another floor, or another release, has
+    raised it, and it means to callers what it says of itself."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        status: int,
+        retryable: bool,
+        blames_request: bool,
+        retry_after_s: float | None = None,
+        param: str | None = None,
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s, param=param)
+        # of this one error, where a class that is known says it for all of its kind
+        self.__dict__.update(
+            code=code, status=status, retryable=retryable, blames_request=blames_request
+        )
+
+
+def class_of(code: str) -> type[TetherError] | None:
+    """The class that bears `code`, as far as it is imported here."""
     pending: list[type[TetherError]] = [TetherError]
     while pending:
         cls = pending.pop()
-        if cls.code == code and (cls is not TetherError):
-            return cls(message, retry_after_s=retry_after_s, param=param)
+        if cls.code == code and cls is not TetherError and cls is not Unfamiliar:
+            return cls
         pending.extend(cls.__subclasses__())
-    return Internal(message, retry_after_s=retry_after_s, param=param)
+    return None
+
+
+def from_code(
+    code: str, message: str, retry_after_s: float | None = None, param: str | None = None
+) -> TetherError:
+    """The error that `code` names; `Internal` for a code that nobody here knows."""
+    return (class_of(code) or Internal)(message, retry_after_s=retry_after_s, param=param)

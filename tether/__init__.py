@@ -1,3 +1,1 @@
-"""Tether: an AI-inference network made of supervised actors."""
-
-__version__ = "0.1.0"
+"""How people use Tether: HTTP, commands, the shell, a node from its configuration to its end."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from supervision.contracts import Contract, Value
+from supervision.contracts import ControlMessage, Value
 
 
 class BreakerState(Value, frozen=True):
@@ -23,11 +23,11 @@ class BreakerState(Value, frozen=True):
     until_s: float = 0.0
 
 
-class ShowBreakers(Contract, frozen=True):
+class ShowBreakers(ControlMessage, frozen=True):
     """→ scheduler: its `BreakerStates`."""
 
 
-class BreakerStates(Contract, frozen=True):
+class BreakerStates(ControlMessage, frozen=True):
     """All breakers that a scheduler has, by worker and model. `workers` is what operators have said
     of workers as a whole; no `model_ref` is given there."""
 
@@ -35,7 +35,7 @@ class BreakerStates(Contract, frozen=True):
     workers: tuple[BreakerState, ...] = ()
 
 
-class SetBreaker(Contract, frozen=True):
+class SetBreaker(ControlMessage, frozen=True):
     """→ scheduler, asked: from now on this breaker is in `mode` (as in `BreakerState`); answered
     with the `BreakerStates` concerned. Without a `model_ref`: all those of the worker, and those of
     the models that it has yet to load. Back in automatic mode a breaker begins closed. It is
@@ -47,7 +47,7 @@ class SetBreaker(Contract, frozen=True):
     model_ref: str = ""
 
 
-class KeepBreakers(Contract, frozen=True):
+class KeepBreakers(ControlMessage, frozen=True):
     """Scheduler → reservation, asked: write down the modes of these breakers, which an operator
     has set; without a `model_ref` it is the word about all of a worker, and those about its models
     are forgotten. So is an automatic one that says nothing new. Answered with the `BreakerStates`
@@ -56,14 +56,14 @@ class KeepBreakers(Contract, frozen=True):
     breakers: tuple[BreakerState, ...] = ()
 
 
-class Drain(Contract, frozen=True):
+class Drain(ControlMessage, frozen=True):
     """→ worker or front door, asked: turn new requests away while what runs finishes, or take
     them again (`on` false). Answered with a `Standing`."""
 
     on: bool = True
 
 
-class ShowSessions(Contract, frozen=True):
+class ShowSessions(ControlMessage, frozen=True):
     """→ gateway: its `SessionStates`."""
 
 
@@ -85,7 +85,7 @@ class SessionState(Value, frozen=True):
     explicit: bool = False
 
 
-class SessionStates(Contract, frozen=True):
+class SessionStates(ControlMessage, frozen=True):
     """The sessions of one gateway, oldest first, at most as many as were asked for; `total` says
     how many there are."""
 
@@ -93,8 +93,34 @@ class SessionStates(Contract, frozen=True):
     total: int
 
 
-class FindRequest(Contract, frozen=True):
+class FindRequest(ControlMessage, frozen=True):
     """→ gateway: what it knows of a request, by the client's id of it, its job's id, or its
     retry token; `SessionStates` with the newest first, also of some that it is done with."""
 
     request_id: str
+
+
+class ShowPolicies(ControlMessage, frozen=True):
+    """→ gateway: the `PolicyStates` of a version, of all versions of a name, or of all models
+    ("")."""
+
+    model_ref: str = ""
+
+
+class PolicyState(Value, frozen=True):
+    """One policy that the requests to a model pass, at one gateway: its name, its options, whether
+    the model's own policy says these (`own`) or `[policies]` does, and how it stands, in words."""
+
+    model_ref: str
+    name: str
+    options: tuple[tuple[str, float], ...] = ()
+    own: bool = False
+    state: str = ""
+
+
+class PolicyStates(ControlMessage, frozen=True):
+    """By model, and in the order in which a request passes them; at most as many as were asked
+    for, of `total`."""
+
+    policies: tuple[PolicyState, ...]
+    total: int

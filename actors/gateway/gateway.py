@@ -123,7 +123,7 @@ class Gateway(Supervised):
         Raises:
             Unauthenticated, ModelNotFound, BadRequest: the request is at fault.
             RateLimited: the tenant's limits.
-            Conflict, AnswerGone: the retry token.
+            IdempotencyConflict, AnswerGone: the retry token.
             Unavailable, WorkerLost, DeadlineExceeded: it couldn't be answered.
         """
         now = self.loop.time()

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from actors.contracts import ModelCard
+from actors.contracts.operating import PolicyState
 from actors.contracts.policies import (
     BulkheadTerms,
     DeadlineTerms,
@@ -15,7 +16,6 @@ from actors.contracts.policies import (
     RequestPolicies,
     RetryTerms,
 )
-from supervision.contracts.operating import PolicyState
 from supervision.policies import (
     Budget,
     BudgetOptions,

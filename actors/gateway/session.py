@@ -14,7 +14,8 @@ from collections import OrderedDict
 import msgspec
 
 from actors.core.journal import Journal
-from supervision.errors import Conflict, Overloaded
+from actors.errors import IdempotencyConflict
+from supervision.errors import Overloaded
 
 
 class SessionBounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,11 +86,11 @@ class Sessions:
         """The session of this (tenant, retry token), if there is one.
 
         Raises:
-            Conflict: the token belongs to another body.
+            IdempotencyConflict: the token belongs to another body.
         """
         session = self._by_key.get(key)
         if session is not None and session.fingerprint != fingerprint:
-            raise Conflict(
+            raise IdempotencyConflict(
                 "this idempotency key was used with another body; use a new key for a new request",
                 param="retry_token",
             )

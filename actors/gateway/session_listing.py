@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
-from actors.contracts.operating import FindRequest, SessionState, SessionStates, ShowSessions
+from actors.contracts.operating import (
+    FindRequest,
+    PolicyStates,
+    SessionState,
+    SessionStates,
+    ShowPolicies,
+    ShowSessions,
+)
 from actors.gateway.fleet_view import FleetView
 from actors.gateway.model_policies import ModelPolicies
 from actors.gateway.recent_requests import RecentRequests
 from actors.gateway.request_session import RequestSession
 from supervision.child import Supervised
-from supervision.contracts.operating import PolicyStates, ShowPolicies
 from supervision.runtime import Address, on
 
 MAX_SHOWN: Final = 1000

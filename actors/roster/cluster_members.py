@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-import tether
 from actors.contracts import (
     Announce,
     Announced,
@@ -43,6 +42,7 @@ from actors.roster.remote_commands import RemoteCommands
 from actors.roster.roster_view import RosterView
 from supervision.child import Supervised
 from supervision.errors import TetherError, Unavailable
+from supervision.release import VERSION
 from supervision.runtime import Address
 from supervision.security.identity import REVOKED, CertificateRefused, Identity, IdentityUnusable
 from supervision.security.signature import MAX_CERTIFICATE, Forged, Seal, Signed
@@ -292,7 +292,7 @@ class ClusterMembers:
             workers=workers,
             hardware=self.condition.hardware,
             breakers=self.condition.breakers,
-            release=tether.__version__,
+            release=VERSION,
             draining=self.orders.draining,
             leaving=self._leaving,
             leads=self.condition.leads,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-import tether
 from actors.contracts import ClusterNode, ClusterShown, Fleet, HealthReport
 from actors.roster.cluster_members import ClusterMembers
 from actors.roster.membership import Health
 from actors.roster.options import OtherNode, RosterOptions
+from supervision.release import VERSION
 
 HERE: Final = "here"
 
@@ -24,7 +24,7 @@ def shown(
         host=options.host,
         roles=options.roles,
         leads=others is not None and others.condition.leads,
-        version=tether.__version__,
+        version=VERSION,
         epoch=0 if others is None else others.epoch,
         workers=own.workers,
         models=_models(own.workers),

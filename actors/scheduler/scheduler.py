@@ -24,6 +24,7 @@ from actors.contracts import (
     Usage,
     WatchFleet,
 )
+from actors.errors import IdempotencyConflict
 from actors.reservation.settler import RESERVATION, Settler
 from actors.scheduler import metrics
 from actors.scheduler.breaker_listing import BreakerListing
@@ -32,7 +33,7 @@ from actors.scheduler.fairqueue import QueueFull
 from actors.scheduler.placement import Placement, Seat
 from actors.scheduler.waiting import Gone, Waiter, WaitingRoom
 from supervision.child import Supervised
-from supervision.errors import Conflict, DeadlineExceeded, Overloaded, TetherError, Unavailable
+from supervision.errors import DeadlineExceeded, Overloaded, TetherError, Unavailable
 from supervision.follower import Follower
 from supervision.policies import Ended
 from supervision.runtime import Address, on
@@ -220,7 +221,7 @@ class Scheduler(Supervised):
                 retry_after_s=1.0,
             ) from None
         except ValueError:
-            raise Conflict(f"job {job.job_id} waits for a worker already") from None
+            raise IdempotencyConflict(f"job {job.job_id} waits for a worker already") from None
         try:
             seat = await call
         except BaseException:

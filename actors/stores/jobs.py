@@ -9,10 +9,11 @@ import asyncpg
 from asyncpg.pgproto.pgproto import UUID
 
 from actors.contracts import Assignment, JobState, Outcome, Reserve, Reserved, Settle, Settled
+from actors.errors import IdempotencyConflict
 from actors.stores.database import connect
 from actors.stores.queries import sql
 from actors.stores.verdict import Verdict
-from supervision.errors import BadRequest, Conflict, TetherError
+from supervision.errors import BadRequest, TetherError
 
 # The tables of jobs and leases churn, so their statistics are always wrong; every access is by
 # key, and a plan by index is right at any size.
@@ -231,7 +232,7 @@ def _answer(m: Reserve, row: Any) -> Answer:
     if verdict is Verdict.FREE:
         return _free(m)
     if verdict is Verdict.CONFLICT:
-        return Conflict(
+        return IdempotencyConflict(
             "this Idempotency-Key was used for another request; use a new key, or send the same "
             "body",
             param="Idempotency-Key",

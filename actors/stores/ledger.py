@@ -19,13 +19,14 @@ from typing import Any
 import asyncpg
 
 from actors.contracts import JobState, Reserve, Reserved, Settle, Settled
+from actors.errors import IdempotencyConflict
 from actors.stores import metrics
 from actors.stores.database import AWAY, LOST, answers, connect, migrate
 from actors.stores.jobs import Answer, Desk, check
 from actors.stores.ledger_options import LedgerOptions
 from actors.stores.rounds import Rounds
 from actors.stores.upkeep import Upkeep
-from supervision.errors import Conflict, Draining, Internal, Overloaded, TetherError, Unavailable
+from supervision.errors import Draining, Internal, Overloaded, TetherError, Unavailable
 from supervision.policies import Retry, Stack
 from supervision.policies.async_driver import Attempt, run
 from supervision.telemetry import bounds, logs
@@ -145,7 +146,7 @@ class Ledger:
 
         Raises:
             BadRequest: a field can't be stored.
-            Conflict: the retry token is taken by another body.
+            IdempotencyConflict: the retry token is taken by another body.
             Overloaded, Draining: nothing was done, nor will be.
             Unavailable: PostgreSQL didn't answer in time; a lease may have been given, and the
                 same reserve finds it.
@@ -305,7 +306,9 @@ def _answer(request: _Request, answer: Answer) -> bool:
         request.contests += 1
         if request.contests < _CONTESTS:
             return False
-        answer = Conflict("others take this retry token or job id again and again; use new ones")
+        answer = IdempotencyConflict(
+            "others take this retry token or job id again and again; use new ones"
+        )
     if isinstance(answer, TetherError):
         _fail(request, answer)
         return True

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from actors.core.room import Room, enough
+from actors.worker.room import Room, enough
 from actors.worker.model_state import Close, Load, ModelPhase, ModelState, Step, Wish
 
 LOADS: Final = 2  # at once; one of them at most for which no run waits

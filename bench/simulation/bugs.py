@@ -7,7 +7,7 @@ from typing import Any
 
 from actors.contracts import JobState, Reserve, Settle
 from actors.core.journal import Journal
-from actors.core.room import Room
+from actors.worker.room import Room
 from actors.scheduler.breaker_overrides import BreakerOverrides
 from actors.stores.verdict import Verdict
 from actors.worker.model_state import ModelPhase, ModelState

@@ -17,8 +17,8 @@ from actors.contracts import (
     Settle,
     Usage,
 )
+from actors.errors import IdempotencyConflict
 from actors.stores.verdict import Verdict
-from supervision.errors import Conflict
 
 GRACE_S = 2.0  # of a lease, beyond its request's deadline; more than a settle takes to be said
 
@@ -74,7 +74,7 @@ class Ledger:
         """`settle_and_reserve` for a reserve, and `contest` where it finds the token taken.
 
         Raises:
-            Conflict: the token belongs to another body.
+            IdempotencyConflict: the token belongs to another body.
         """
         key = (m.job.tenant_id, m.job.retry_token)
         held = self.by_token.get(key)
@@ -96,7 +96,7 @@ class Ledger:
         assert held is not None, "two tokens drew one job id"
         verdict = self.contest(m, held)
         if verdict is Verdict.CONFLICT:
-            raise Conflict("this Idempotency-Key was used for another request")
+            raise IdempotencyConflict("this Idempotency-Key was used for another request")
         if verdict is Verdict.FREE:
             return self._free(m)
         if verdict is Verdict.GIVE:

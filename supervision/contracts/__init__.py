@@ -1,6 +1,6 @@
 """The typed messages of the actor system: trees, children, operators."""
 
-from supervision.contracts.contract import Contract, Value, known
+from supervision.contracts.contract import Contract, ControlMessage, Value, known
 from supervision.contracts.convention import ConventionShown, ShowConvention
 from supervision.contracts.supervising import (
     ActorFound,
@@ -43,6 +43,7 @@ __all__ = [
     "ChildStopped",
     "ChildrenShown",
     "Contract",
+    "ControlMessage",
     "ConventionShown",
     "CountChildren",
     "DeleteChild",

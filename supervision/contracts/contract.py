@@ -24,6 +24,10 @@ class Contract(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag=T
     answers (`Placed`)."""
 
 
+class ControlMessage(Contract, frozen=True):
+    """A contract of operators and supervisors: an actor takes it while it is suspended, too."""
+
+
 def known() -> tuple[type[Contract], ...]:
     """All contracts imported so far, in a stable order (by name).
 
@@ -35,6 +39,8 @@ def known() -> tuple[type[Contract], ...]:
     while pending:
         for cls in pending.pop().__subclasses__():
             pending.append(cls)
+            if cls is ControlMessage:
+                continue  # a kind of contract, and none itself
             if cls.__name__ in found:
                 raise TypeError(
                     f"two contracts are called {cls.__name__}: "

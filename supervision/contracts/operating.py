@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from supervision.contracts.contract import Contract, Value
+from supervision.contracts.contract import ControlMessage, Value
 
 # ---- every actor answers these, to processes of its own node and to operators only
 
@@ -28,7 +28,7 @@ class LinkState(StrEnum):
     GONE = "gone"  # none any more: the process has ended, or can't be reached
 
 
-class Inspect(Contract, frozen=True):
+class Inspect(ControlMessage, frozen=True):
     """→ any actor: how it stands, as `Inspected`."""
 
 
@@ -43,7 +43,7 @@ class PeerState(Value, frozen=True):
     serving: int = 0
 
 
-class Inspected(Contract, frozen=True):
+class Inspected(ControlMessage, frozen=True):
     """One actor, in `state` for `since_s` where that is known; `actor` is its class. `answers` are
     the contracts that it takes. `handlers` counts what it works on by the method that does, at most
     `max_handlers` in all; `held` requests wait in its mailbox. `asks` and `streams` count what it
@@ -70,7 +70,7 @@ class Inspected(Contract, frozen=True):
     memory_bytes: int = 0
 
 
-class ShowStats(Contract, frozen=True):
+class ShowStats(ControlMessage, frozen=True):
     """→ any actor: the figures of its process, as `Stats`."""
 
 
@@ -84,65 +84,39 @@ class Figure(Value, frozen=True):
     kind: str = ""
 
 
-class Stats(Contract, frozen=True):
+class Stats(ControlMessage, frozen=True):
     """What one process adds to the `/metrics` of its node."""
 
     figures: tuple[Figure, ...]
 
 
-class SetLogLevel(Contract, frozen=True):
+class SetLogLevel(ControlMessage, frozen=True):
     """→ any actor, asked: its process logs from `level` (DEBUG … CRITICAL) on until it ends;
     answered with a `LogLevel`."""
 
     level: str
 
 
-class LogLevel(Contract, frozen=True):
+class LogLevel(ControlMessage, frozen=True):
     """The level in force, and the one before."""
 
     level: str
     before: str
 
 
-class Suspend(Contract, frozen=True):
+class Suspend(ControlMessage, frozen=True):
     """→ any actor, asked: take no new requests, but for those of operators and supervisors; they
     wait in the mailbox, which is bounded. What runs goes on. Answered with a `Standing`."""
 
 
-class Resume(Contract, frozen=True):
+class Resume(ControlMessage, frozen=True):
     """→ any actor, asked: take what waits, and all that comes. Answered with a `Standing`."""
 
 
-class Standing(Contract, frozen=True):
+class Standing(ControlMessage, frozen=True):
     """What an actor does with requests now."""
 
     state: ActorState
-
-
-class ShowPolicies(Contract, frozen=True):
-    """→ gateway: the `PolicyStates` of a version, of all versions of a name, or of all models
-    ("")."""
-
-    model_ref: str = ""
-
-
-class PolicyState(Value, frozen=True):
-    """One policy that the requests to a model pass, at one gateway: its name, its options, whether
-    the model's own policy says these (`own`) or `[policies]` does, and how it stands, in words."""
-
-    model_ref: str
-    name: str
-    options: tuple[tuple[str, float], ...] = ()
-    own: bool = False
-    state: str = ""
-
-
-class PolicyStates(Contract, frozen=True):
-    """By model, and in the order in which a request passes them; at most as many as were asked
-    for, of `total`."""
-
-    policies: tuple[PolicyState, ...]
-    total: int
 
 
 class Verb(StrEnum):
@@ -153,7 +127,7 @@ class Verb(StrEnum):
     KILL = "kill"  # SIGKILL its process; it is started again as its spec says
 
 
-class OperateChild(Contract, frozen=True):
+class OperateChild(ControlMessage, frozen=True):
     """→ supervisor, asked: do `verb` with the child `id`. Answered with `ChildReady` when it runs
     anew, or `ChildStopped` when its process is gone, or has been killed."""
 
@@ -161,19 +135,19 @@ class OperateChild(Contract, frozen=True):
     verb: str
 
 
-class ShowSpec(Contract, frozen=True):
+class ShowSpec(ControlMessage, frozen=True):
     """→ supervisor: what the child `id` was made from, as `SpecShown`."""
 
     id: str
 
 
-class SpecShown(Contract, frozen=True):
+class SpecShown(ControlMessage, frozen=True):
     """The fields of a `ChildSpec`, in words."""
 
     fields: tuple[tuple[str, str], ...]
 
 
-class WriteAudit(Contract, frozen=True):
+class WriteAudit(ControlMessage, frozen=True):
     """Operator on another machine → root, asked: write this into the node's audit log; see
     `supervision.telemetry.audit`. Answered with nothing, when it is on the disk."""
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
-from supervision.contracts.contract import Contract, Value
+from supervision.contracts.contract import ControlMessage, Value
 
 
 class ExitReason(StrEnum):
@@ -20,7 +20,7 @@ class ExitReason(StrEnum):
     START_FAILED = "start_failed"  # it never became ready
 
 
-class StartChild(Contract, frozen=True):
+class StartChild(ControlMessage, frozen=True):
     """Supervisor → new child, asked: become ready. `args` is the child's own options Struct
     as MessagePack; `needs` maps a sibling's id to its address; `root` is the address of the
     node's root supervisor (empty when the child is the root); `place` is where the child stands in
@@ -36,7 +36,7 @@ class StartChild(Contract, frozen=True):
     place: tuple[int, ...] | None = None
 
 
-class ChildReady(Contract, frozen=True):
+class ChildReady(ControlMessage, frozen=True):
     """The child serves now. `pid` is its process; `strategy` is a supervisor's."""
 
     pid: int
@@ -44,18 +44,18 @@ class ChildReady(Contract, frozen=True):
     strategy: str = ""
 
 
-class StopChild(Contract, frozen=True):
+class StopChild(ControlMessage, frozen=True):
     """Supervisor → child, asked: finish within `deadline_s`, then end."""
 
     deadline_s: float
     reason: ExitReason = ExitReason.SHUTDOWN
 
 
-class ChildStopped(Contract, frozen=True):
+class ChildStopped(ControlMessage, frozen=True):
     """The child has let go of everything and ends now."""
 
 
-class ExitNotice(Contract, frozen=True):
+class ExitNotice(ControlMessage, frozen=True):
     """Child → supervisor, told before it ends by itself. `code` is that of the error, if it was one
     of `supervision.errors`. Safe to see twice."""
 
@@ -66,60 +66,60 @@ class ExitNotice(Contract, frozen=True):
     code: str = ""
 
 
-class Ping(Contract, frozen=True):
+class Ping(ControlMessage, frozen=True):
     """Supervisor → child, asked now and then: does your loop turn?"""
 
 
-class Pong(Contract, frozen=True):
+class Pong(ControlMessage, frozen=True):
     """It does."""
 
 
-class AddChild(Contract, frozen=True):
+class AddChild(ControlMessage, frozen=True):
     """→ supervisor, asked: start one more child, the last in order, and answer `ChildReady` when
     it serves. `spec` is a `supervision.ChildSpec` as MessagePack."""
 
     spec: bytes
 
 
-class TerminateChild(Contract, frozen=True):
+class TerminateChild(ControlMessage, frozen=True):
     """→ supervisor, asked: stop the child called `id` and answer `ChildStopped` when its process
     is gone. A dynamic supervisor forgets it then, others keep it, down."""
 
     id: str
 
 
-class RestartChild(Contract, frozen=True):
+class RestartChild(ControlMessage, frozen=True):
     """→ supervisor, asked: start the child called `id` again, which is down, and answer
     `ChildReady` when it serves."""
 
     id: str
 
 
-class DeleteChild(Contract, frozen=True):
+class DeleteChild(ControlMessage, frozen=True):
     """→ supervisor, asked: forget the child called `id`, which is down."""
 
     id: str
 
 
-class ChildDeleted(Contract, frozen=True):
+class ChildDeleted(ControlMessage, frozen=True):
     """The supervisor knows nothing of it any more."""
 
 
-class ShowChildren(Contract, frozen=True):
+class ShowChildren(ControlMessage, frozen=True):
     """→ supervisor, asked: its own `ChildrenShown` (OTP's which_children)."""
 
 
-class ChildrenShown(Contract, frozen=True):
+class ChildrenShown(ControlMessage, frozen=True):
     """The children of one supervisor, in start order."""
 
     nodes: tuple[TreeNode, ...]
 
 
-class CountChildren(Contract, frozen=True):
+class CountChildren(ControlMessage, frozen=True):
     """→ supervisor, asked: its `ChildCounts` (OTP's count_children)."""
 
 
-class ChildCounts(Contract, frozen=True):
+class ChildCounts(ControlMessage, frozen=True):
     """`specs` children, of which `active` have a process; `workers` and `supervisors` by kind."""
 
     specs: int
@@ -128,13 +128,13 @@ class ChildCounts(Contract, frozen=True):
     supervisors: int
 
 
-class ChildChanged(Contract, frozen=True):
+class ChildChanged(ControlMessage, frozen=True):
     """Supervisor → root, told: this child is now as described."""
 
     node: TreeNode
 
 
-class AwaitPredecessors(Contract, frozen=True):
+class AwaitPredecessors(ControlMessage, frozen=True):
     """Supervisor → root, asked: has all ended that ran at `path` before process `pid`? Answered
     when it has."""
 
@@ -142,7 +142,7 @@ class AwaitPredecessors(Contract, frozen=True):
     pid: int
 
 
-class PredecessorsGone(Contract, frozen=True):
+class PredecessorsGone(ControlMessage, frozen=True):
     """It has."""
 
 
@@ -163,35 +163,35 @@ class TreeNode(Value, frozen=True):
     last_exit: str = ""
 
 
-class FindActor(Contract, frozen=True):
+class FindActor(ControlMessage, frozen=True):
     """→ Admin of any node: where the actor with this global name is. A node's root supervisor is
     called `root`."""
 
     name: str
 
 
-class ActorFound(Contract, frozen=True):
+class ActorFound(ControlMessage, frozen=True):
     """`address` is empty when the node has nobody of that name (yet)."""
 
     address: str = ""
 
 
-class KillPlaced(Contract, frozen=True):
+class KillPlaced(ControlMessage, frozen=True):
     """→ Admin of another node, asked: kill the actor with the process `pid`, which it started for
     a supervisor of the asking node. Answered with nothing."""
 
     pid: int
 
 
-class WatchTree(Contract, frozen=True):
+class WatchTree(ControlMessage, frozen=True):
     """→ root, opens a stream of `Tree`: one at once, then one per change, newest only."""
 
 
-class ShowTree(Contract, frozen=True):
+class ShowTree(ControlMessage, frozen=True):
     """→ root: the `Tree` as it is."""
 
 
-class Tree(Contract, frozen=True):
+class Tree(ControlMessage, frozen=True):
     """All children of a node by path (`control/scheduler`), parents before children."""
 
     nodes: tuple[TreeNode, ...]

@@ -8,9 +8,7 @@ from typing import Final
 
 import msgspec
 
-from actors.errors import ModelUnusable
 from supervision.errors import (
-    BadRequest,
     Cancelled,
     Draining,
     Overloaded,
@@ -65,7 +63,7 @@ def outcome_of(
             return AttemptOutcome(Ended.CANCELLED)
         if isinstance(error, Overloaded | Draining | RateLimited):
             ended = Ended.REFUSED
-        elif isinstance(error, BadRequest | ModelUnusable):
+        elif error.blames_request:
             ended = Ended.REJECTED
         elif error.retryable:
             ended = Ended.FAILED

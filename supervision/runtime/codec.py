@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from supervision.contracts import Contract, known
-from supervision.errors import Internal, ProtocolError, TetherError, from_code
+from supervision.errors import Internal, ProtocolError, TetherError, Unfamiliar, class_of
 
 encode = msgspec.msgpack.Encoder().encode
 
@@ -25,6 +25,24 @@ class Fault(msgspec.Struct, frozen=True, array_like=True):
     message: str
     retry_after_s: float | None = None
     param: str | None = None
+    status: int = 500
+    retryable: bool = False
+    blames_request: bool = False
+
+    def error(self) -> TetherError:
+        """The error that was raised at the other end."""
+        cls = class_of(self.code)
+        if cls is not None:
+            return cls(self.message, retry_after_s=self.retry_after_s, param=self.param)
+        return Unfamiliar(
+            self.message,
+            code=self.code,
+            status=self.status,
+            retryable=self.retryable,
+            blames_request=self.blames_request,
+            retry_after_s=self.retry_after_s,
+            param=self.param,
+        )
 
 
 _MAX_MESSAGE: Final = 2000  # characters of an error that leave the process
@@ -69,7 +87,15 @@ def encode_error(error: BaseException) -> bytes:
     """`error` as a Fault; whatever is no TetherError becomes `internal_error` with the name of
     its class only, since a message of a library may hold what no client should see."""
     if isinstance(error, TetherError):
-        fault = Fault(error.code, error.message[:_MAX_MESSAGE], error.retry_after_s, error.param)
+        fault = Fault(
+            error.code,
+            error.message[:_MAX_MESSAGE],
+            error.retry_after_s,
+            error.param,
+            error.status,
+            error.retryable,
+            error.blames_request,
+        )
     else:
         fault = Fault(Internal.code, f"{type(error).__name__} in the actor that was asked")
     return encode(fault)
@@ -78,7 +104,7 @@ def encode_error(error: BaseException) -> bytes:
 def decode_error(payload: bytes) -> TetherError:
     """The error that `encode_error` wrote; `Internal` if it can't be read."""
     try:
-        fault = _fault_decoder.decode(payload)
+        fault: Fault = _fault_decoder.decode(payload)
     except msgspec.MsgspecError as error:
         return Internal(f"the peer answered with an error that can't be read: {error}")
-    return from_code(fault.code, fault.message, fault.retry_after_s, fault.param)
+    return fault.error()

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any, Final, TypeVar
 
-from supervision.contracts import Contract
+from supervision.contracts import Contract, ControlMessage
 from supervision.contracts.operating import ActorState
 from supervision.errors import Cancelled, Draining, Internal, Overloaded, ProtocolError, TetherError
 from supervision.runtime.address import Address
@@ -28,8 +28,6 @@ from supervision.telemetry import bounds, logs
 
 MAX_HELD: Final = 4096
 MAX_HELD_BYTES: Final = 32 << 20
-#: Where the contracts stand that a suspended actor takes: those of operators and supervisors.
-ALWAYS: Final = frozenset({"supervision.contracts.operating", "supervision.contracts.supervising"})
 SYNC: Final = 0
 ASYNC: Final = 1
 STREAM: Final = 2
@@ -209,7 +207,7 @@ class Dispatch:
         except TetherError:
             self._take(peer, kind, number, payload)  # which says what is wrong with it
             return
-        if type(contract).__module__ in ALWAYS:
+        if isinstance(contract, ControlMessage):
             self._take(peer, kind, number, payload)
         else:
             self._hold(peer, kind, number, payload)

@@ -31,8 +31,8 @@ from actors.contracts import (
     Ready,
     Usage,
 )
-from actors.errors import ModelNotFound
-from supervision.errors import Conflict, PeerLost, RateLimited, TetherError, Unauthenticated
+from actors.errors import IdempotencyConflict, ModelNotFound
+from supervision.errors import PeerLost, RateLimited, TetherError, Unauthenticated
 
 CARD = ModelCard(name="echo", version="1", engine="echo", context=4096, created_s=1_700_000_000)
 _DELAY = re.compile(r"delay=(\d+)")
@@ -57,7 +57,9 @@ class EchoGateway:
             raise RateLimited("this tenant has used up its minute", retry_after_s=6.2)
         known = self._tokens.setdefault(msg.retry_token, msg.fingerprint)
         if known != msg.fingerprint:
-            raise Conflict("the retry token belongs to another request", param="Idempotency-Key")
+            raise IdempotencyConflict(
+                "the retry token belongs to another request", param="Idempotency-Key"
+            )
         while len(self._tokens) > 1000:
             self._tokens.popitem(last=False)
         text = (

@@ -21,6 +21,7 @@ from supervision.errors import (
     ProtocolError,
     RateLimited,
     TetherError,
+    Unfamiliar,
     from_code,
 )
 from supervision.runtime import Address, codec, unpickler
@@ -78,7 +79,12 @@ def test_other_errors_keep_their_text_to_themselves():
 
 
 def test_errors_of_another_release_or_none_at_all():
-    assert type(codec.decode_error(codec.encode(codec.Fault("new_code", "text")))) is Internal
+    told = codec.Fault("new_code", "text", 2.0, "model", 404, False, True)
+    error = codec.decode_error(codec.encode(told))
+    assert type(error) is Unfamiliar
+    assert (error.code, error.status, error.retryable) == ("new_code", 404, False)
+    assert (error.blames_request, error.retry_after_s, error.param) == (True, 2.0, "model")
+    assert codec.encode_error(error) == codec.encode(told)  # it is handed on as it came
     assert type(codec.decode_error(b"\xc1")) is Internal
     assert isinstance(from_code("protocol_error", "x"), ProtocolError)
     assert isinstance(codec.decode_error(b""), TetherError)

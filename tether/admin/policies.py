@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from actors.contracts import BreakerStates, HealthReport, ShowBreakers
-from actors.contracts.operating import BreakerState
-from supervision.contracts.operating import PolicyState, PolicyStates, ShowPolicies
+from actors.contracts.operating import BreakerState, PolicyState, PolicyStates, ShowPolicies
 from tether.admin.names import nearest
 from tether.admin.node import NodeClient
 from tether.admin.output import Output, table

@@ -10,8 +10,8 @@ from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
-import tether
 from supervision.errors import TetherError
+from supervision.release import VERSION
 from supervision.settings import ConfigInvalid
 from tether.cli.certificates import ca
 from tether.cli.failure import CommandFailed
@@ -27,7 +27,7 @@ NodeId = Annotated[
 app = App(
     name="tether",
     help="An AI-inference network of supervised actors.",
-    version=tether.__version__,
+    version=VERSION,
     result_action="return_value",
 )
 keys = App(name="keys", help="Make, list and revoke API keys.")

@@ -9,7 +9,22 @@ from supervision.security.identity import Identity, IdentityUnusable
 from tether.config import Config, MemberSection
 
 #: What the Admin of a node may start.
-ACTOR_CLASSES: Final = ("actors.*", "supervision.*", "tether.http.server_actor:FrontDoor")
+ACTOR_CLASSES: Final = (
+    "supervision.root:Root",
+    "supervision.supervisor:Supervisor",
+    "supervision.dynamic:DynamicSupervisor",
+    "supervision.partition:PartitionSupervisor",
+    "actors.depot.artifact_server:Depot",
+    "actors.gateway.gateway:Gateway",
+    "actors.placer.placer:Placer",
+    "actors.postgres.postgres:Postgres",
+    "actors.registry.registry:Registry",
+    "actors.reservation.reservation:Reservation",
+    "actors.roster.roster:Roster",
+    "actors.scheduler.scheduler:Scheduler",
+    "actors.worker.worker:Worker",
+    "tether.http.server_actor:FrontDoor",
+)
 #: Thespian's words for how often a member of a convention registers (minutes and seconds); what
 #: ends is noticed by connections, so this only bounds how long a node that has just come is alone.
 CONVENTION_PERIODS: Final = {
