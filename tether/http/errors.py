@@ -45,11 +45,11 @@ def kind(status: int) -> str:
     return _TYPES.get(status) or ("invalid_request_error" if status < 500 else "server_error")
 
 
-def payload(error: TetherError) -> dict[str, Any]:
-    """The JSON object that tells `error`."""
+def payload(error: TetherError, message: str | None = None) -> dict[str, Any]:
+    """The JSON object that tells `error`, in other words if a `message` is given."""
     return {
         "error": {
-            "message": error.message,
+            "message": error.message if message is None else message,
             "type": kind(error.status),
             "param": error.param,
             "code": error.code,
@@ -63,7 +63,7 @@ def body(error: TetherError) -> bytes:
         return msgspec.json.encode(payload(error))
     except UnicodeEncodeError:
         clean = error.message.encode("utf-8", "replace").decode()
-        return msgspec.json.encode(payload(type(error)(clean)))
+        return msgspec.json.encode(payload(error, clean))
 
 
 def retry_after(error: TetherError) -> int | None:
