@@ -1,4 +1,5 @@
-"""Weights on their way from replicas and peers to the cache, counted. Bind children where they are used, never per request."""
+"""Weights on their way from replicas and peers to the cache, counted. Bind children where they are
+used, never per request."""
 
 from __future__ import annotations
 

@@ -118,8 +118,8 @@ class ModelPolicy(Value, frozen=True):
 
 class ModelCard(Value, frozen=True):
     """One version of a model in the catalog. `engine` is gguf, transformers … (see
-    `actors.core.engine_kinds`); `source` is a folder, a file, a package-backed name or an artifact that
-    the loader understands, and `adapter` the same for a LoRA adapter over it, if not empty;
+    `actors.core.engine_kinds`); `source` is a folder, a file, a package-backed name or an artifact
+    that the loader understands, and `adapter` the same for a LoRA adapter over it, if not empty;
     `context` is in tokens. `gpu_class` and `memory_mib` are what it needs of a worker (empty: any;
     0: as its files are large). `stage_s` is when it came to its `stage`, in Unix seconds."""
 

@@ -74,10 +74,10 @@ def _unsuited(model: ModelOptions, kind: EngineKind, prefix: str) -> Iterator[Pr
             f"engine {kind.name} needs a folder, package:NAME or artifact:sha256:…; add it",
         )
     if model.adapter and not kind.takes_adapters:
+        taking = " and ".join(engine_kinds.TAKE_ADAPTERS)
         yield Problem(
             f"{prefix}adapter",
-            f"engine {kind.name} takes no adapter, only {' and '.join(engine_kinds.TAKE_ADAPTERS)} do; "
-            "remove it",
+            f"engine {kind.name} takes no adapter, only {taking} do; remove it",
         )
 
 

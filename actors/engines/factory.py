@@ -60,7 +60,8 @@ def kind_of(card: ModelCard) -> EngineKind:
     kind = engine_kinds.find(card.engine)
     if kind is None:
         raise ModelUnusable(
-            f"model {card.ref} asks for the engine {card.engine!r}; use {_either(engine_kinds.NAMES)}"
+            f"model {card.ref} asks for the engine {card.engine!r}; use "
+            f"{_either(engine_kinds.NAMES)}"
         )
     if card.adapter and not kind.takes_adapters:
         raise ModelUnusable(

@@ -1,4 +1,5 @@
-"""Requests that a gateway is done with, counted. Bind children where they are used, never per request."""
+"""Requests that a gateway is done with, counted. Bind children where they are used, never per
+request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Jobs that were closed, counted by who closed them. Bind children where they are used, never per request."""
+"""Jobs that were closed, counted by who closed them. Bind children where they are used, never per
+request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What nodes say to one another, and who is there, counted. Bind children where they are used, never per request."""
+"""What nodes say to one another, and who is there, counted. Bind children where they are used,
+never per request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Rounds of statements, and what came of them, counted. Bind children where they are used, never per request."""
+"""Rounds of statements, and what came of them, counted. Bind children where they are used, never
+per request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Models on workers, counted: what is warm, and what it takes. Bind children where they are used, never per request."""
+"""Models on workers, counted: what is warm, and what it takes. Bind children where they are used,
+never per request."""
 
 from __future__ import annotations
 

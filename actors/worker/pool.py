@@ -1,4 +1,5 @@
-"""The models of a worker: loaded and let go as `actors.worker.model_cache` decides, and lent to runs."""
+"""The models of a worker: loaded and let go as `actors.worker.model_cache` decides, and lent to
+runs."""
 
 from __future__ import annotations
 

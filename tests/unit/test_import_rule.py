@@ -41,7 +41,9 @@ IMPURE = frozenset(
         "uvloop",
     }
 )
-PURE_AT_LEAST = 75  # as many as before the floors were laid; a decision stays where it can be tested
+PURE_AT_LEAST = (
+    75  # as many as before the floors were laid; a decision stays where it can be tested
+)
 
 
 def within(module: str, prefix: str) -> bool:
@@ -100,7 +102,7 @@ def faults(module: str, source: str, *, is_package: bool = False) -> Iterator[st
         first = target.split(".")[0]
         if first in FLOORS:
             if floor(target) > floor(module):
-                yield f"{where}: {first} is above {module.split('.')[0]}, and is imported from below"
+                yield f"{where}: {first} is a floor above, and is imported from below"
             elif first == "actors" and within(module, "actors") and rank(target) > rank(module):
                 yield f"{where}: within actors, {target} stands above {module}"
         elif pure and first in IMPURE:

@@ -89,7 +89,7 @@ class Reservation:
 
 
 class Actor:
-    """As much of a scheduler as `BreakerOverrides` uses; `later` is what it does in the background."""
+    """As much of a scheduler as `BreakerOverrides` uses; `later` is its background work."""
 
     def __init__(self, reservation: Reservation) -> None:
         self.needs = {"reservation": ""}

@@ -66,8 +66,8 @@ def test_children_are_numbered_in_start_order(together: bool, expected: list[int
 
 HOLD = """
 import subprocess, sys
-from supervision.living_processes import Roll
-roll = Roll(sys.argv[1], "n1", "root")
+from supervision.living_processes import LivingProcesses
+roll = LivingProcesses(sys.argv[1], "n1", "root")
 for offset in sys.argv[2:]:
     roll.stand(int(offset))
 print("stands", flush=True)

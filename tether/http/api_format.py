@@ -1,7 +1,7 @@
 """What an API must know so that the exchange can speak it.
 
-A dialect reads a body into an `ParsedRequest` and gives the `Encoder` that says the answer. Both are pure:
-bytes and contracts in, bytes out.
+A dialect reads a body into an `ParsedRequest` and gives the `Encoder` that says the answer. Both
+are pure: bytes and contracts in, bytes out.
 """
 
 from __future__ import annotations

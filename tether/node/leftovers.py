@@ -1,8 +1,8 @@
 """What is left running of a node whose launcher or root supervisor was killed, and its end.
 
 Its processes stop by themselves, in the order of the tree: first those that answer clients, then
-those that settle what was answered (`supervision.orphan_order`). They are left to it, within a bound,
-before anybody is told to end or killed.
+those that settle what was answered (`supervision.orphan_order`). They are left to it, within a
+bound, before anybody is told to end or killed.
 """
 
 from __future__ import annotations
