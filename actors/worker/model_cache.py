@@ -22,8 +22,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from actors.core.room import Room, enough
 from actors.worker.model_state import Close, Load, ModelPhase, ModelState, Step, Wish
+from actors.worker.room import Room, enough
 
 LOADS: Final = 2  # at once; one of them at most for which no run waits
 FIRST_RETRY_S: Final = 2.0

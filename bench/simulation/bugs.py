@@ -7,10 +7,10 @@ from typing import Any
 
 from actors.contracts import JobState, Reserve, Settle
 from actors.core.journal import Journal
-from actors.core.room import Room
 from actors.scheduler.breaker_overrides import BreakerOverrides
 from actors.stores.verdict import Verdict
 from actors.worker.model_state import ModelPhase, ModelState
+from actors.worker.room import Room
 from actors.worker.slot_limiter import QuotaGuard
 from bench.simulation.ledger import Job, Ledger
 from supervision.child_state import ChildState

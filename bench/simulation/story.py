@@ -180,7 +180,7 @@ def run(seed: int, bug: str = "", *, whole: bool = False) -> Report:
     ids = iter(range(1, 1 << 30))
     patches: list[Patch] = [
         (request_session, "job_id", lambda: f"00000000-0000-7000-8000-{next(ids):012d}"),
-        (runs, "Execution", Counted),
+        (runs, "ModelRun", Counted),
         (scheduler, "Placement", placement(world.dice)),
         (worker, "TICK_S", 0.25),
         (worker, "time", SimpleNamespace(time_ns=lambda: round(world.now * 1e9))),
