@@ -17,6 +17,7 @@ from actors.engines.engine import Reuse
 from supervision.errors import ProtocolError
 
 MOST_BYTES = 64 << 20  # of a frame: a prompt of several million tokens
+NAME = "TETHER_ENGINE_NAME"  # in the environment: the process of the engine calls itself so
 _SIZE = 4
 
 

@@ -131,13 +131,13 @@ class Gateway(Supervised):
         if caller is None:
             caller = await self._keyring.find(msg.credential, self.loop)
         session = self._join(msg, caller, now) or self._open_session(msg, caller, now)
-        journal, reading = session.journal, session.reading
+        journal, reading, step = session.journal, session.reading, session.step
         from_seq = msg.from_seq
         reading.enter()
         why: CancelCause | None = None
         try:
             while journal.tokens < from_seq and session.outcome is None:
-                await reading.more()
+                await reading.more(step)
             if session.error is not None and journal.tokens < from_seq:
                 raise session.error
             reader = Reader(journal, from_seq, whole=not msg.stream)
@@ -146,7 +146,7 @@ class Gateway(Supervised):
                 if item is None:
                     if session.error is not None:
                         raise session.error
-                    await reading.more()
+                    await reading.more(step)
                     continue
                 yield item
                 if type(item) is Completed:
@@ -207,7 +207,7 @@ class Gateway(Supervised):
     async def _carry(self, session: RequestSession) -> None:
         """Moves a session on while nobody listens; the sweep ends it if nobody comes back."""
         while session.outcome is None and not session.reading.listeners:
-            await session.reading.more()
+            await session.reading.more(session.step)
 
     # ---- what a session needs
 
@@ -295,10 +295,10 @@ class Gateway(Supervised):
                     session.fail(DeadlineExceeded("no complete answer before the deadline"))
                 elif left_at is not None and now - left_at >= grace:
                     session.fail(Cancelled("the client did not come back"))
-                elif now > placement.silent_until:
-                    session.expire()
                 elif silent and session.worker_address in silent:
                     session.desert()
+                elif now > placement.silent_until:
+                    session.expire(now)
             self._sessions.sweep(now)
             self._settlement.sweep(now)
             self._recent.publish()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable
 
 from actors.contracts import (
     Assignment,
@@ -39,7 +38,7 @@ from supervision.errors import (
     TetherError,
     Unavailable,
 )
-from supervision.policies import NEVER, Call
+from supervision.policies import Call
 
 PLACE_MARGIN_S = 0.5  # the scheduler knows the deadline too, and its error says more than ours
 
@@ -61,6 +60,7 @@ class RequestSession(Session):
         "reading",
         "sampling",
         "since",
+        "tenant_id",
     )
 
     def __init__(
@@ -86,7 +86,8 @@ class RequestSession(Session):
             model_ref=card.ref,
         )
         self.placement = SessionPlacement(infer, job, call, now)
-        self.reading = SessionReading(host.loop, self._step)
+        self.reading = SessionReading(host.loop)
+        self.tenant_id = tenant_id
         self.since = now
         self.charged = 0
         self.first_at: float | None = None
@@ -95,13 +96,10 @@ class RequestSession(Session):
         self._host = host
         self._stream: Chunks | None = None
 
-    def more(self) -> Awaitable[None]:
-        """Returns when something may have changed: more to read, the end, or a fault."""
-        return self.reading.more()
-
     # ---- moving on
 
-    async def _step(self) -> None:
+    async def step(self) -> None:
+        """Moves it on by one event, for `reading`."""
         stream = self._stream
         if stream is None:
             if self.placement.begun or await self._may_begin():
@@ -193,7 +191,6 @@ class RequestSession(Session):
         if item.prompt_ids and not journal.prompt_ids:
             journal.prompt_ids = item.prompt_ids
         journal.add(item.token_ids, item.text, item.seq)
-        self.placement.silent_until = NEVER
         if self.first_at is None:
             self.first_at = self._host.loop.time()
         if isinstance(item, Completed):
@@ -250,11 +247,9 @@ class RequestSession(Session):
         if self._stream is not None:
             self._stream.close()
 
-    def expire(self) -> None:
-        """Its worker has said nothing for too long: it is left for another one."""
-        self.placement.silent_until = NEVER
-        if self._stream is not None:
-            self.placement.expire()
+    def expire(self, now: float) -> None:
+        """If its worker has said nothing for too long, it is left for another one."""
+        if self._stream is not None and self.placement.expires(self.journal, now):
             self._stream.close()
 
     def fail(self, error: TetherError) -> None:
@@ -277,10 +272,6 @@ class RequestSession(Session):
     @property
     def job_id(self) -> str:
         return self.placement.job.job_id
-
-    @property
-    def tenant_id(self) -> str:
-        return self.placement.job.tenant_id
 
     @property
     def model_ref(self) -> str:

@@ -63,6 +63,7 @@ class SessionPlacement:
 
     __slots__ = (
         "_asked_at",
+        "_asked_from",
         "_avoid",
         "_call",
         "_claim_token",
@@ -95,7 +96,8 @@ class SessionPlacement:
         self.again_at = now
         """When the next attempt may begin."""
         self.silent_until = NEVER
-        """When to `expire` it, whose worker has been asked and hasn't said anything yet."""
+        """By when its worker, which was asked, has to have said something."""
+        self._asked_from = 0
 
     # ---- an attempt begins
 
@@ -196,6 +198,7 @@ class SessionPlacement:
         """What to tell the worker."""
         self._asked_at = now
         self.silent_until = now + self._first_within_s
+        self._asked_from = journal.tokens
         if assignment.state is not JobState.NEW:
             return attach(self._infer, assignment, journal)
         return run(
@@ -209,9 +212,14 @@ class SessionPlacement:
 
     # ---- and ends
 
-    def expire(self) -> None:
-        """Its worker has said nothing for too long, and its stream is closed for that."""
-        self._expired = True
+    def expires(self, journal: Journal, now: float) -> bool:
+        """Has its worker said nothing for too long? Then its stream is to be closed for that. Once
+        an attempt; to be asked now and then."""
+        if now <= self.silent_until:
+            return False
+        self.silent_until = NEVER
+        self._expired = journal.tokens == self._asked_from
+        return self._expired
 
     def broken(
         self, error: TetherError, now: float, *, lost: bool, began: bool, cold: bool

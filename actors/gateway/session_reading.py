@@ -20,23 +20,21 @@ class Deserted(Enum):
 
 
 class SessionReading:
-    """The readers of one session. `step` moves it on by one event."""
+    """The readers of one session."""
 
-    __slots__ = ("_loop", "_moving", "_step", "_waiters", "left_at", "listeners")
+    __slots__ = ("_loop", "_moving", "_waiters", "left_at", "listeners")
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, step: Callable[[], Awaitable[None]]
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._step = step
         self._moving = False
         self._waiters: list[asyncio.Future[None]] = []
         self.listeners = 0
         self.left_at: float | None = None
         """Since when nobody listens, while the session is kept for them to come back."""
 
-    async def more(self) -> None:
-        """Returns when something may have changed: more to read, the end, or a fault."""
+    async def more(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Returns when something may have changed: more to read, the end, or a fault. `step`
+        moves the session on by one event."""
         if self._moving:
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._waiters.append(waiter)
@@ -44,7 +42,7 @@ class SessionReading:
             return
         self._moving = True
         try:
-            await self._step()
+            await step()
         finally:
             self._moving = False
             if self._waiters:

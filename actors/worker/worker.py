@@ -24,7 +24,7 @@ from actors.contracts.operating import Drain
 from actors.depot.peer_sources import PeerSources
 from actors.engines.engine import Engine
 from actors.errors import AnswerGone
-from actors.worker import loader
+from actors.worker import loader, remains
 from actors.worker.health import HealthReporter, memory_bytes
 from actors.worker.options import WorkerOptions
 from actors.worker.pool import Pool
@@ -62,6 +62,11 @@ class Worker(Supervised):
         return super().spec(options, id=id or getattr(options, "worker_id", ""), **changes)
 
     async def start(self, options: WorkerOptions) -> None:
+        """
+        Raises:
+            Hindered: the engines of a predecessor are there still.
+        """
+        await remains.gone(self.path)
         self._options = options
         around = options.around
         self._lenders = PeerSources.of(self.node_options, around) if around.nodes else None

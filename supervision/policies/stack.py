@@ -22,10 +22,12 @@ from supervision.policies.timeout import Timeout
 class Stack:
     """An ordered list of policies, outermost first; shared by all calls to one target."""
 
-    __slots__ = ("_begin", "policies")
+    __slots__ = ("_begin", "_lasting", "policies")
 
     def __init__(self, *policies: Policy) -> None:
         self.policies = policies
+        timeouts = (at for at, policy in enumerate(policies) if type(policy) is Timeout)
+        self._lasting = next(timeouts, len(policies))
         self._begin = tuple(policy.begin for policy in policies)
 
     def counting(self) -> Stack:
@@ -40,7 +42,7 @@ class Stack:
 
     def begin(self, until: float = NEVER) -> Call:
         """A call that its caller waits for until `until`."""
-        return Call([begin() for begin in self._begin], until)
+        return Call([begin() for begin in self._begin], until, self._lasting)
 
 
 class Call:
@@ -51,10 +53,11 @@ class Call:
     settled. So each `Go` of each guard is settled exactly once, whatever happens.
     """
 
-    __slots__ = ("_depth", "_guards", "_last", "_limits", "_since", "running")
+    __slots__ = ("_depth", "_guards", "_last", "_lasting", "_limits", "_since", "running")
 
-    def __init__(self, guards: list[Guard], until: float = NEVER) -> None:
+    def __init__(self, guards: list[Guard], until: float, lasting: int) -> None:
         self._guards = guards
+        self._lasting = lasting  # so many are outside of the attempt's timeout
         self._limits = [until] * (len(guards) + 1)
         self._depth = 0  # so many guards, from outside, have let it in and aren't settled
         self._last: Done | GiveUp | None = None
@@ -139,10 +142,7 @@ class Call:
     def lasting_until(self) -> float:
         """By when all of the call has to be over, once it has begun to answer: what the policies
         outside of the attempt's timeout allow."""
-        for at, guard in enumerate(self._guards):
-            if type(guard) is Timeout:
-                return self._limits[at]
-        return self._limits[-1]
+        return self._limits[self._lasting]
 
     def _outwards(self, outcome: AttemptOutcome, now: float) -> Done | Again | GiveUp:
         guards = self._guards

@@ -21,15 +21,17 @@ class TokenBucket:
     def level(self, now: float) -> float:
         """What is in it now."""
         if now > self._at:
-            self._level = min(self.burst, self._level + (now - self._at) * self.rate)
+            level = self._level + (now - self._at) * self.rate
+            self._level = level if level < self.burst else self.burst
             self._at = now
         return self._level
 
     def wait_s(self, amount: float, now: float) -> float:
         """Seconds until `amount` can be taken; 0 when it can."""
-        missing = min(amount, self.burst) - self.level(now)
+        missing = (amount if amount < self.burst else self.burst) - self.level(now)
         return missing / self.rate if missing > 1e-9 else 0.0
 
     def take(self, amount: float, now: float) -> None:
         """Charge `amount` (negative: give back)."""
-        self._level = min(self.burst, self.level(now) - amount)
+        level = self.level(now) - amount
+        self._level = level if level < self.burst else self.burst

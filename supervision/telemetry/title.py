@@ -36,10 +36,11 @@ def show(node: str, what: str) -> None:
 
 
 def entitle(title: str) -> None:
-    """Be `title` for ps."""
+    """Be `title` for ps, and its end for what shows the short name."""
     global _title
     _title = title
     setproctitle(title)
+    setthreadtitle(title[-_KERNEL_KEEPS:])
 
 
 def under(what: str) -> str:

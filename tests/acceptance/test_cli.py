@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import re
 import signal
+import struct
+import subprocess
+import termios
 from pathlib import Path
 
 import httpx2
+import pytest
 
-from tests.support.node_process import Launcher, Node, tether, until, write_config
+from tests.support.node_process import (
+    TETHER,
+    Launcher,
+    Node,
+    environment,
+    tether,
+    until,
+    write_config,
+)
 
 
 def test_the_tree_shows_every_process(echo_node: Node) -> None:
@@ -66,6 +82,47 @@ def test_keys_are_made_listed_and_revoked(echo_node: Node) -> None:
     again = tether("keys", "revoke", row["id"], cwd=folder)
     assert again.returncode == 1
     assert "tether keys list" in again.stderr
+
+
+@pytest.mark.parametrize("columns", [20, 80, 0])
+def test_an_id_that_is_listed_can_be_revoked(echo_node: Node, columns: int) -> None:
+    """On terminals of this width, and (0) where there is none."""
+    folder, tenant = echo_node.folder, f"tenant-of-{columns}"
+    name = "a name of so many words that a line of eighty columns does not hold it"
+    tether("keys", "create", tenant, "--name", name, cwd=folder)
+    list_ = ("keys", "list", "--tenant", tenant)
+    shown = (
+        on_terminal(columns, *list_, cwd=folder) if columns else tether(*list_, cwd=folder).stdout
+    )
+    head, first, *more = shown.splitlines()
+    assert head.split()[:4] == ["id", "tenant", "key", "name"]
+    id_, of, prefix, *_ = first.split()
+    assert of == tenant
+    assert prefix.startswith("tether-")
+    if columns:
+        assert more, "it was folded"
+    else:
+        assert name in first
+        assert not more
+    assert tether("keys", "revoke", id_, cwd=folder).returncode == 0
+
+
+def on_terminal(columns: int, *command: str, cwd: Path) -> str:
+    """What a command shows on a terminal, without escapes."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    shown = b""
+    with subprocess.Popen(
+        [*TETHER, *command], cwd=cwd, stdin=subprocess.DEVNULL, stdout=theirs,
+        env={**environment(), "TERM": "xterm-256color"},
+    ) as process:  # fmt: skip
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # EIO: it has ended
+            while more := os.read(ours, 65536):
+                shown += more
+    os.close(ours)
+    assert process.returncode == 0
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).replace("\r\n", "\n")
 
 
 def test_a_tenant_that_cannot_be_one(echo_node: Node) -> None:

@@ -19,7 +19,13 @@ class Answer:
     finish: str | None = None
     usage: dict[str, int] = field(default_factory=dict)
     error: str = ""
+    id: str = ""
     done: bool = False
+
+    @property
+    def token(self) -> str:
+        """The retry token of its job, where the client gave none."""
+        return self.id.partition("-")[2]
 
     @property
     def complete(self) -> bool:
@@ -30,6 +36,7 @@ class Answer:
         if "error" in event:
             self.error = event["error"]["message"]
             return
+        self.id = event["id"]
         self.usage = event.get("usage") or self.usage
         for choice in event["choices"]:
             self.text += choice["delta"].get("content") or ""

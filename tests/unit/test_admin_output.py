@@ -19,7 +19,7 @@ from tether.admin.output import Output, age, fields, plain, said, size, table, t
 
 def test_tables_are_aligned_and_programs_get_all() -> None:
     shown = table(("id", "n"), [{"id": "a", "n": 5, "more": 1}, {"id": "long", "n": 12}], empty="-")
-    assert shown.lines == ("id     n", "a      5", "long  12")
+    assert tuple(shown.lines()) == ("id     n", "a      5", "long  12")
     assert shown.text(as_json=False) == "id     n\na      5\nlong  12\n"
     rows = [json.loads(row) for row in shown.text(as_json=True).splitlines()]
     assert rows == [{"id": "a", "n": 5, "more": 1}, {"id": "long", "n": 12}]
@@ -27,10 +27,21 @@ def test_tables_are_aligned_and_programs_get_all() -> None:
     assert table(("id",), [], empty="no worker").text(as_json=True) == ""
 
 
+def test_ids_and_numbers_are_whole_on_a_terminal_of_any_width() -> None:
+    row = {"job": "0" * 36, "tenant": "acme", "n": 1234567890, "why": "words that go on and on"}
+    shown = table(tuple(row), [row], empty="-")
+    for width in (10, 60, 1000):
+        head, first, *more = shown.text(as_json=False, width=width).splitlines()
+        assert head.split() == list(row)
+        assert first.split()[:4] == ["0" * 36, "acme", "1234567890", "words"]
+        assert " ".join([first, *more]).split()[3:] == row["why"].split()
+        assert bool(more) == (width < 1000)
+
+
 def test_fields_leave_out_what_is_empty() -> None:
     row = {"id": "a", "gone": "", "none": None, "zero": 0, "inner": {"x": 1, "y": 2}, "secret": 1}
     shown = fields(row, hidden=("secret",))
-    assert shown.lines == ("id     a", "zero   0", "inner  x 1, y 2")
+    assert tuple(shown.lines()) == ("id     a", "zero   0", "inner  x 1, y 2")
     assert json.loads(shown.text(as_json=True)) == row
 
 

@@ -150,10 +150,10 @@ def test_completions(line: str, words: list[str]) -> None:
 
 
 def test_every_command_is_explained_and_takes_as_many_words_as_it_says() -> None:
-    text = "\n".join(overview().lines)
+    text = "\n".join(overview().lines())
     for command in all_commands().values():
         assert command.usage in text
-        assert explained(command.name).lines[0] == command.usage
+        assert next(explained(command.name).lines()) == command.usage
         assert command.usage.split()[0] == command.name
         command.check(["x"] * command.least)
         with pytest.raises(CommandRefused, match="write `"):

@@ -143,6 +143,18 @@ def test_how_an_attempt_broke(
     assert (type(broken.error), *broken[1:]) == expected
 
 
+def test_a_worker_that_has_said_something_is_not_silent() -> None:
+    session = placement(stack_of(PolicyName.TIMEOUT, timeout=TimeoutTerms(attempt_s=5)))
+    session.admit(0.0)
+    session.assigned(given(), 0.0)
+    journal = Journal()
+    journal.add((1,), "x", 0)
+    session.order(given(), journal, SAMPLING, 0.0)  # to continue from there
+    journal.add((2,), "y", 1)
+    assert not session.expires(journal, 5.1)
+    assert session.silent_until == float("inf"), "it isn't asked about again"
+
+
 @pytest.mark.parametrize("cold", [False, True])
 def test_a_worker_that_was_silent_is_at_fault_unless_it_still_loads(cold: bool) -> None:
     session = placement(
@@ -151,9 +163,11 @@ def test_a_worker_that_was_silent_is_at_fault_unless_it_still_loads(cold: bool) 
     assert session.admit(0.0)
     assert session.silent_until == float("inf"), "it waits for a worker, which is nobody's fault"
     session.assigned(given(), 3.0)
-    session.order(given(), Journal(), SAMPLING, 3.0)
+    journal = Journal()
+    session.order(given(), journal, SAMPLING, 3.0)
     assert session.silent_until == 8.0
-    session.expire()
+    assert not session.expires(journal, 8.0)
+    assert session.expires(journal, 8.1)
     broken = session.broken(WorkerLost("ended"), 8.1, lost=True, began=False, cold=cold)
     assert broken is not None
     assert (broken.error.code, broken.lost) == ("unavailable", False)
@@ -220,10 +234,7 @@ def test_who_does_not_answer_is_asked_again_until_the_deadline_and_within_a_boun
 async def test_what_becomes_of_a_session_that_its_last_listener_leaves(
     why: CancelCause | None, explicit: bool, left: Deserted
 ) -> None:
-    async def step() -> None:
-        pass
-
-    reading = SessionReading(asyncio.get_running_loop(), step)
+    reading = SessionReading(asyncio.get_running_loop())
     reading.enter()
     reading.enter()
     assert reading.leave(why, explicit=explicit, now=5.0) is None, "another one listens"

@@ -210,7 +210,7 @@ async def turns(condition: Callable[[], bool]) -> None:
 async def read(session: RequestSession, from_seq: int = 0) -> list[int]:
     """As the gateway reads."""
     while session.journal.tokens < from_seq and session.outcome is None:
-        await session.more()
+        await session.reading.more(session.step)
     reader = Reader(session.journal, from_seq)
     ids: list[int] = []
     while True:
@@ -218,7 +218,7 @@ async def read(session: RequestSession, from_seq: int = 0) -> list[int]:
         if item is None:
             if session.error is not None:
                 raise session.error
-            await session.more()
+            await session.reading.more(session.step)
             continue
         ids.extend(item.token_ids)
         if isinstance(item, Completed):
@@ -532,7 +532,9 @@ async def test_a_worker_that_says_nothing_is_left_for_another_one() -> None:
     reading = asyncio.create_task(read(session))
     await turns(lambda: bool(host.streams))
     assert 0 < session.placement.silent_until - host.loop.time() <= 5
-    session.expire()
+    session.expire(host.loop.time() + 4)
+    assert not host.streams[0].closed, "there is time yet"
+    session.expire(host.loop.time() + 6)
     assert await reading == [1, 2]
     assert session.placement.silent_until == NEVER
     assert host.freed[0] == ("w1", False)

@@ -21,8 +21,8 @@ from supervision.errors import (
     Overloaded,
     RateLimited,
     TetherError,
-    Unfamiliar,
     Unauthenticated,
+    Unfamiliar,
 )
 from supervision.tree_view import index_of
 from tether.http import errors

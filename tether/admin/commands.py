@@ -159,20 +159,20 @@ def named(name: str, table_: dict[str, ShellCommand] | None = None) -> ShellComm
 def overview() -> Output:
     """All commands, a line each."""
     rows = [{"command": c.usage, "help": c.help} for c in _TABLE.values()]
-    lines = aligned([[c.usage, _first(c.help)] for c in _TABLE.values()])
+    table_ = aligned([c.usage, _first(c.help)] for c in _TABLE.values())
     more = (
         "",
         "A semicolon ends a command. An ID is a path of `tree`, the last part of one, or a pid.",
         "Tab completes; exit or Ctrl-D leaves.",
     )
-    return Output(lines=(*lines, *more), rows=tuple(rows))
+    return Output(parts=(table_, *more), rows=tuple(rows))
 
 
 def explained(name: str) -> Output:
     """One command."""
     command = named(name)
     return Output(
-        lines=(command.usage, f"  {command.help}"),
+        parts=(command.usage, f"  {command.help}"),
         rows=({"command": command.usage, "help": command.help},),
     )
 

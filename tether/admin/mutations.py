@@ -192,7 +192,7 @@ async def send(node: NodeClient, words: Words) -> Output:
     answer = await node.endpoint.ask(child.address, contract, ASK_S)
     row = {"answer": type(answer).__name__ if answer is not None else "", **(plain(answer) or {})}
     text = msgspec.json.format(msgspec.json.encode(row), indent=2).decode()
-    return Output(lines=tuple(text.splitlines()), rows=(row,))
+    return Output(parts=tuple(text.splitlines()), rows=(row,))
 
 
 def made(name: str, text: str) -> Contract:
@@ -257,4 +257,4 @@ async def evaluate(node: NodeClient, words: Words) -> Output:
         raise
     except Exception as error:
         raise CommandRefused(f"{type(error).__name__}: {error}") from error
-    return Output(lines=(repr(value),), rows=({"value": repr(value)},))
+    return Output(parts=(repr(value),), rows=({"value": repr(value)},))

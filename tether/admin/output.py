@@ -1,42 +1,59 @@
-"""What a command has found: aligned lines for people, objects for programs. Pure."""
+"""What a command has found: lines and tables for people, objects for programs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
+from tether.admin.grid import UNBOUNDED, Grid
+
 Row = Mapping[str, Any]
+
+#: Columns of what other commands take.
+IDS: Final = frozenset(
+    {"id", "pid", "job", "request", "tenant", "node", "worker", "model", "models", "address"}
+)
 
 
 class Output(msgspec.Struct, frozen=True):
-    """`lines` are for people, `rows` for programs, each an object of its own."""
+    """`parts` are for people, `rows` for programs, each an object of its own."""
 
-    lines: tuple[str, ...] = ()
+    parts: tuple[str | Grid, ...] = ()
     rows: tuple[Row, ...] = ()
 
-    def text(self, *, as_json: bool) -> str:
-        """What is printed, each line ended."""
+    def text(self, *, as_json: bool, width: int = UNBOUNDED) -> str:
+        """What is printed, each line ended; tables are folded at `width` columns."""
         if as_json:
             return "".join(f"{msgspec.json.encode(row).decode()}\n" for row in self.rows)
-        return "".join(f"{line}\n" for line in self.lines)
+        return "".join(f"{line}\n" for line in self.lines(width))
+
+    def lines(self, width: int = UNBOUNDED) -> Iterator[str]:
+        """What people see."""
+        for part in self.parts:
+            if isinstance(part, Grid):
+                yield from part.lines(width)
+            else:
+                yield part
 
 
-def table(columns: Sequence[str], rows: Iterable[Row], *, empty: str) -> Output:
+def table(columns: Sequence[str], rows: Iterable[Row], *, empty: str, indent: int = 0) -> Output:
     """A table of these columns; the rows may hold more, for programs. `empty` is said in place of
-    one without rows."""
+    one without rows. Ids and numbers are whole at any width."""
     kept = tuple(rows)
     if not kept:
-        return Output(lines=(empty,))
+        return Output(parts=(" " * indent + empty,))
     cells = [[word(row.get(column)) for column in columns] for row in kept]
     numbers = {
         place
         for place, column in enumerate(columns)
         if all(isinstance(row.get(column), int | float) for row in kept)
     }
-    return Output(lines=aligned([list(columns), *cells], right=numbers), rows=kept)
+    whole = numbers | {place for place, column in enumerate(columns) if column in IDS}
+    grid = Grid([columns, *cells], headed=True, whole=whole, right=numbers, indent=indent)
+    return Output(parts=(grid,), rows=kept)
 
 
 def fields(row: Row, *, hidden: Iterable[str] = ()) -> Output:
@@ -45,37 +62,33 @@ def fields(row: Row, *, hidden: Iterable[str] = ()) -> Output:
         k: v for k, v in row.items() if k not in set(hidden) and v not in ("", None, (), [], {})
     }
     return Output(
-        lines=aligned([[name, word(value)] for name, value in shown.items()]), rows=(row,)
+        parts=(aligned([name, word(value)] for name, value in shown.items()),), rows=(row,)
     )
 
 
 def said(sentence: str, **row: Any) -> Output:
     """A sentence."""
-    return Output(lines=(sentence,), rows=({**row, "said": sentence},))
+    return Output(parts=(sentence,), rows=({**row, "said": sentence},))
 
 
 def together(shown: Iterable[Output]) -> Output:
     """One after the other."""
-    parts = list(shown)
+    every = list(shown)
     return Output(
-        lines=tuple(line for part in parts for line in part.lines),
-        rows=tuple(row for part in parts for row in part.rows),
+        parts=tuple(part for one in every for part in one.parts),
+        rows=tuple(row for one in every for row in one.rows),
     )
 
 
-def aligned(rows: Sequence[Sequence[str]], *, right: Iterable[int] = ()) -> tuple[str, ...]:
-    """The rows with their columns below each other; those in `right` end below each other."""
-    if not rows:
-        return ()
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    ends = set(right)
-    return tuple(
-        "  ".join(
-            cell.rjust(width) if place in ends else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+def aligned(
+    rows: Iterable[Sequence[str]],
+    *,
+    whole: Collection[int] = (0,),
+    right: Collection[int] = (),
+    indent: int = 0,
+) -> Grid:
+    """The rows with their columns below each other, see `Grid`."""
+    return Grid(rows, whole=whole, right=right, indent=indent)
 
 
 def word(value: Any) -> str:

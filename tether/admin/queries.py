@@ -44,7 +44,7 @@ async def tree(node: NodeClient, words: Words) -> Output:
                 f"last exit: {child.last_exit}" if child.last_exit else "",
             ]
         )
-    return Output(lines=aligned(lines), rows=tuple(rows))
+    return Output(parts=(aligned(lines, whole=range(6)),), rows=tuple(rows))
 
 
 def _where(node: NodeClient, child: TreeNode) -> str:
@@ -155,7 +155,7 @@ class Top:
             f"{node.state.node}  {node.state.url}  {len(rows)} processes, {cpu_sum:.0f} % of a "
             f"core, {size(memory)}"
         )
-        return Output(lines=(head, "", *shown.lines), rows=shown.rows)
+        return Output(parts=(head, "", *shown.parts), rows=shown.rows)
 
     def _sample(self, processes: list[_Process]) -> None:
         self._before = {(name, pid): taken for name, pid, _, taken in processes}
@@ -196,21 +196,22 @@ async def inspect(node: NodeClient, words: Words) -> Output:
             "answers": list(seen.answers),
         }
     shown = fields(row, hidden=("path", "peers", "answers", "notes", "silent", "spec"))
-    lines = list(shown.lines)
+    parts = list(shown.parts)
     if spec:
-        lines += ["spec", *aligned([[f"  {name}", value] for name, value in spec.items()])]
+        parts += ["spec", aligned(spec.items(), indent=2)]
     if seen is None and child.address:
-        lines.append(f"it does not say how it stands: {row['silent']}")
+        parts.append(f"it does not say how it stands: {row['silent']}")
     if seen is not None:
-        lines += ["own figures", *aligned([[f"  {name}", value] for name, value in seen.notes])]
-        lines.append(f"answers {', '.join(seen.answers)}")
+        parts += ["own figures", aligned(seen.notes, indent=2)]
+        parts.append(f"answers {', '.join(seen.answers)}")
         peers = table(
             ("address", "pid", "state", "queued", "serving"),
             [{**plain(p), "address": _named(node, p.address)} for p in seen.peers],
             empty="it talks to nobody",
+            indent=2,
         )
-        lines += ["peers", *(f"  {line}" for line in peers.lines)]
-    return Output(lines=tuple(lines), rows=(row,))
+        parts += ["peers", *peers.parts]
+    return Output(parts=tuple(parts), rows=(row,))
 
 
 def _parent(path: str) -> str:
@@ -241,7 +242,7 @@ async def stats(node: NodeClient, words: Words) -> Output:
     if not rows:
         raise CommandRefused(f"{child.path or ROOT} has no figure whose name holds {part!r}")
     lines = [[_figure(row["name"], row["labels"]), f"{row['value']:.12g}"] for row in rows]
-    return Output(lines=aligned(lines, right=(1,)), rows=tuple(rows))
+    return Output(parts=(aligned(lines, whole=(0, 1), right=(1,)),), rows=tuple(rows))
 
 
 def _figure(name: Any, labels: Any) -> str:

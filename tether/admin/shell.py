@@ -11,6 +11,7 @@ from supervision.telemetry.audit import Unwritable
 from tether.admin.auditor import Auditor
 from tether.admin.commands import ShellCommand, all_commands, named
 from tether.admin.completing import LEAVING, Known
+from tether.admin.grid import UNBOUNDED
 from tether.admin.node import NodeClient
 from tether.admin.output import Output
 from tether.admin.parser import Misspelt, commands
@@ -30,7 +31,8 @@ class Left(Exception):
 
 class Shell:
     """Runs lines on one node. `write` takes what is printed, `complain` the sentences of errors;
-    `live` says whether a command may go on and draw over what it showed."""
+    `live` says whether a command may go on and draw over what it showed, `width` how many columns
+    there are now."""
 
     def __init__(
         self,
@@ -42,6 +44,7 @@ class Shell:
         as_json: bool = False,
         live: bool = False,
         allow_eval: bool = False,
+        width: Callable[[], int] = lambda: UNBOUNDED,
     ) -> None:
         self.node = node
         self.audit = audit
@@ -52,6 +55,7 @@ class Shell:
         self._as_json = as_json
         self._live = live
         self._allow_eval = allow_eval
+        self._width = width
 
     async def run(self, line: str) -> int:
         """All commands of a line, up to the first that can't be done; the exit code: 0 when all
@@ -114,7 +118,7 @@ class Shell:
             shown = await command.run(self.node, words)
 
     def _print(self, shown: Output) -> None:
-        self._write(shown.text(as_json=self._as_json))
+        self._write(shown.text(as_json=self._as_json, width=self._width()))
 
     def _check_eval(self) -> None:
         if not self._allow_eval:

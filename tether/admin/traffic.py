@@ -120,7 +120,7 @@ def of_total(shown: Output, total: int) -> Output:
     """A list that is a part of `total` says so."""
     if total <= len(shown.rows):
         return shown
-    return Output(lines=(*shown.lines, f"… {len(shown.rows)} of {total}"), rows=shown.rows)
+    return Output(parts=(*shown.parts, f"… {len(shown.rows)} of {total}"), rows=shown.rows)
 
 
 def _session_rows(path: str, states: SessionStates) -> list[dict[str, Any]]:

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
 from supervision.security.authority import REVOKED, Authority, AuthorityUnusable, Issued
 from supervision.security.certificate import KeyKind
+from tether.admin.grid import Grid
 from tether.cli.failure import CommandFailed
 
-_WIDTH: Final = 160  # whatever the terminal has: a serial is there to be copied whole
 _HOUR: Final = 3600.0
 _T = TypeVar("_T")
 
@@ -67,10 +65,8 @@ def list_(folder: Path, *, as_json: bool) -> int:
             line = {**msgspec.to_builtins(one), "state": one.state(now)}
             print(msgspec.json.encode(line).decode())
         return 0
-    table = Table("node", "state", "ends", "key", "serial", box=None, pad_edge=False)
-    for one in found:
-        table.add_row(one.node, one.state(now), _moment(one.ends_at), one.key, one.serial)
-    Console(width=_WIDTH).print(table)
+    rows = [(o.node, o.state(now), _moment(o.ends_at), o.key, o.serial) for o in found]
+    Grid([("node", "state", "ends", "key", "serial"), *rows], headed=True, whole=(0, 4)).show()
     return 0
 
 

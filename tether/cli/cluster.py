@@ -6,14 +6,12 @@ from datetime import timedelta
 from typing import Final
 
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
 from actors.contracts import ClusterNode, ClusterShown, ShowCluster
+from tether.admin.grid import Cell, Grid
 from tether.cli.node import ask
 from tether.config import Config
 
-_WIDTH: Final = 160
 _COLOURS: Final = {"here": "green", "alive": "green", "suspect": "yellow", "unknown": "yellow"}
 
 
@@ -28,7 +26,7 @@ def status(config: Config, *, as_json: bool) -> int:
         for node in shown.nodes:
             print(msgspec.json.encode(as_dict(node)).decode())
     else:
-        Console(width=_WIDTH).print(_table(shown))
+        _table(shown).show()
     return 0
 
 
@@ -56,22 +54,20 @@ def as_dict(node: ClusterNode) -> dict[str, object]:
     return line
 
 
-def _table(shown: ClusterShown) -> Table:
-    table = Table(
-        "node", "region", "state", "since", "host", "roles", "workers", "models", "version",
-        box=None, pad_edge=False,
-    )  # fmt: skip
-    for node in shown.nodes:
-        colour = _COLOURS.get(node.state, "red")
-        table.add_row(
-            f"{node.node} [bold]leads[/]" if node.leads else node.node,
-            node.region,
-            f"[{colour}]{node.state}[/]",
-            str(timedelta(seconds=int(node.since_s))) if node.since_s else "",
-            node.host,
-            " ".join(node.roles),
-            " ".join(worker.worker_id for worker in node.workers),
-            " ".join(node.models),
-            node.version,
-        )
-    return table
+def _table(shown: ClusterShown) -> Grid:
+    head = ("node", "region", "state", "since", "host", "roles", "workers", "models", "version")
+    return Grid([head, *map(_row, shown.nodes)], headed=True, whole=(0, 2, 4))
+
+
+def _row(node: ClusterNode) -> tuple[Cell, ...]:
+    return (
+        (f"{node.node} leads", "bold") if node.leads else node.node,
+        node.region,
+        (node.state, _COLOURS.get(node.state, "red")),
+        str(timedelta(seconds=int(node.since_s))) if node.since_s else "",
+        node.host,
+        " ".join(node.roles),
+        " ".join(worker.worker_id for worker in node.workers),
+        " ".join(node.models),
+        node.version,
+    )

@@ -7,11 +7,10 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
 from actors.stores import keys
 from actors.stores.database import Database
+from tether.admin.grid import Cell, Grid
 from tether.cli.failure import CommandFailed
 from tether.config import Config
 from tether.node.home import running
@@ -41,16 +40,22 @@ def list_(config: Config, tenant: str | None, *, as_json: bool) -> int:
         for key in found:
             print(msgspec.json.encode(key).decode())
         return 0
-    table = Table(
-        "id", "tenant", "key", "name", "made", "revoked", "operator", box=None, pad_edge=False
-    )
-    for key in found:
-        revoked = f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else ""
-        table.add_row(
-            key.id, key.tenant_id, f"{key.prefix}…", key.name,
-            f"{key.created_at:%Y-%m-%d %H:%M}", revoked, "yes" if key.operator else "",
-        )  # fmt: skip
-    Console().print(table)
+    rows: list[tuple[Cell, ...]] = [
+        ("id", "tenant", "key", "name", "made", "revoked", "operator"),
+        *(
+            (
+                key.id,
+                key.tenant_id,
+                f"{key.prefix}…",
+                key.name,
+                f"{key.created_at:%Y-%m-%d %H:%M}",
+                f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else "",
+                "yes" if key.operator else "",
+            )
+            for key in found
+        ),
+    ]
+    Grid(rows, headed=True, whole=(0, 1, 2)).show()
     return 0
 
 

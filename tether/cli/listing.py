@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from actors.artifacts import digest as digests
 from actors.artifacts import names, source
@@ -18,12 +15,11 @@ from actors.artifacts.replicas import Replicas
 from actors.contracts import ModelCard, ModelsShown, Stage
 from supervision.errors import TetherError
 from supervision.settings import ConfigInvalid
+from tether.admin.grid import Cell, Grid
 from tether.cli import registry
 from tether.cli.artifacts import configured, report
 from tether.cli.failure import CommandFailed
 from tether.config import Config, load
-
-_WIDTH: Final = 200  # whatever the terminal has: an address is there to be copied whole
 
 
 class Line(NamedTuple):
@@ -53,7 +49,7 @@ def list_(path: Path, node: str, *, as_json: bool) -> int:
         for line in lines:
             print(msgspec.json.encode(_as_dict(line, shown)).decode())
     else:
-        Console(width=_WIDTH).print(_table(lines, replicas, shown))
+        _table(lines, replicas, shown).show()
     if replicas is not None:
         report(replicas)
     return 0
@@ -94,8 +90,8 @@ def _as_dict(line: Line, shown: ModelsShown | None) -> dict[str, Any]:
     }
 
 
-def _table(lines: list[Line], replicas: Replicas | None, shown: ModelsShown | None) -> Table:
-    table = Table("name", "address", "replicas", "here", "stage", box=None, pad_edge=False)
+def _table(lines: list[Line], replicas: Replicas | None, shown: ModelsShown | None) -> Grid:
+    rows: list[tuple[Cell, ...]] = [("name", "address", "replicas", "here", "stage")]
     for line in lines:
         agreed = sum(said == line.address for said in line.said.values())
         stages = []
@@ -103,11 +99,13 @@ def _table(lines: list[Line], replicas: Replicas | None, shown: ModelsShown | No
             assert shown is not None
             stage = registry.standing(card, shown)
             stages.append(stage if card.ref == line.name else f"{card.ref} {stage}")
-        table.add_row(
-            line.name,
-            escape(line.address),
-            f"{agreed} of {len(replicas.all)}" if replicas and line.said else "",
-            line.here,
-            "; ".join(stages),
+        rows.append(
+            (
+                line.name,
+                line.address,
+                f"{agreed} of {len(replicas.all)}" if replicas and line.said else "",
+                line.here,
+                "; ".join(stages),
+            )
         )
-    return table
+    return Grid(rows, headed=True, whole=(0, 1))

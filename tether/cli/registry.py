@@ -10,9 +10,6 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from actors.artifacts import digest as digests
 from actors.artifacts import names
@@ -32,6 +29,7 @@ from actors.core.intention import meant
 from actors.core.version import DESCRIBED
 from supervision.contracts import Contract
 from supervision.telemetry.audit import Who
+from tether.admin.grid import Cell, Grid
 from tether.cli.description import Description
 from tether.cli.failure import CommandFailed
 from tether.cli.node import ask, audited
@@ -41,7 +39,6 @@ REGISTRY: Final = "control/registry"
 PATIENCE_S: Final = 30.0  # with a change: the registry may be restarting
 SHOW_S: Final = 5.0
 VOUCH_S: Final = 60.0  # the registry asks the replicas
-_WIDTH: Final = 200  # whatever the terminal has: an address is there to be copied whole
 _COLOURS: Final = {Stage.STABLE: "green", Stage.CANARY: "yellow", Stage.RETIRED: "dim"}
 
 
@@ -89,7 +86,7 @@ def show(config: Config, ref: str, *, history: bool, as_json: bool) -> int:
         for line in lines:
             print(msgspec.json.encode(_as_dict(line)).decode())
     else:
-        Console(width=_WIDTH).print(_history(shown.history) if history else _table(shown))
+        (_history(shown.history) if history else _table(shown)).show()
     return 0
 
 
@@ -215,43 +212,39 @@ def _said(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _table(shown: ModelsShown) -> Table:
-    table = Table(
-        "model", "stage", "since", "engine", "source", "context", "dtype", "needs", "policy",
-        box=None, pad_edge=False,
-    )  # fmt: skip
+def _table(shown: ModelsShown) -> Grid:
+    rows: list[tuple[Cell, ...]] = [
+        ("model", "stage", "since", "engine", "source", "context", "dtype", "needs", "policy")
+    ]
     for card in shown.models:
         needs = [card.gpu_class, f"{card.memory_mib} MiB" if card.memory_mib else ""]
-        stage = standing(card, shown)
-        colour = _COLOURS.get(card.stage, "")
-        table.add_row(
-            card.ref,
-            f"[{colour}]{stage}[/]" if colour else stage,
-            _moment(card.stage_s),
-            card.engine,
-            escape(f"{card.source} + {card.adapter}" if card.adapter else card.source),
-            str(card.context),
-            card.dtype,
-            " ".join(filter(None, needs)),
-            escape(
-                " ".join(
-                    f"{name}={_said(value)}"
-                    for name, value in _as_dict(card.policy).items()
-                    if value != getattr(ModelPolicy(), name)
-                )
-            ),
+        policy = (
+            f"{name}={_said(value)}"
+            for name, value in _as_dict(card.policy).items()
+            if value != getattr(ModelPolicy(), name)
         )
-    return table
+        rows.append(
+            (
+                card.ref,
+                (standing(card, shown), _COLOURS.get(card.stage, "")),
+                _moment(card.stage_s),
+                card.engine,
+                f"{card.source} + {card.adapter}" if card.adapter else card.source,
+                str(card.context),
+                card.dtype,
+                " ".join(filter(None, needs)),
+                " ".join(policy),
+            )
+        )
+    return Grid(rows, headed=True, whole=(0, 4))
 
 
-def _history(lines: Iterable[ModelChange]) -> Table:
-    table = Table(
-        "when", "model", "what", "before", "after", "by", "note", box=None, pad_edge=False
-    )
+def _history(lines: Iterable[ModelChange]) -> Grid:
+    rows: list[tuple[Cell, ...]] = [("when", "model", "what", "before", "after", "by", "note")]
     for line in lines:
         words = (line.ref, line.what, line.before, line.after, line.by, line.note)
-        table.add_row(_moment(line.at_s), *map(escape, words))
-    return table
+        rows.append((_moment(line.at_s), *words))
+    return Grid(rows, headed=True, whole=(1,))
 
 
 def _moment(seconds: float) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from supervision.telemetry import logs
 from supervision.telemetry.audit import Audit, Who
 from tether.admin.auditor import Auditor, HereAuditor, ThereAuditor
+from tether.admin.grid import terminal_width
 from tether.admin.lines import script
 from tether.admin.node import NodeClient
 from tether.admin.refused import CommandRefused
@@ -96,6 +97,7 @@ async def _run(
             as_json=flags.as_json,
             live=sys.stdout.isatty() and not flags.as_json,
             allow_eval=flags.allow_eval,
+            width=terminal_width,
         )
         if typed:
             from tether.admin.prompt import converse

@@ -6,11 +6,11 @@ from datetime import timedelta
 from typing import Final
 
 import msgspec
-from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree as Drawing
 
 from supervision.contracts import ShowTree, Tree, TreeNode
+from tether.admin.grid import console
 from tether.cli.node import ask, state_of
 from tether.config import Config
 from tether.node.home import NodeState
@@ -31,7 +31,7 @@ def tree(config: Config, *, as_json: bool) -> int:
             print(msgspec.json.encode(_as_dict(node)).decode())
     else:
         print(f"{state.url}  (tether up: pid {state.pid})")
-        Console().print(drawn(found, state))
+        console().print(drawn(found, state))
     return 0
 
 
