@@ -1,4 +1,4 @@
-"""Revocation lists on their way between nodes: taken over from others, sent to who has an older one.
+"""Revocation lists between nodes: taken over from others, sent to who has an older one.
 
 The authority has signed them, so it doesn't matter who brings them.
 """
