@@ -62,6 +62,7 @@ END_GRACE_S: Final = 3.0
 MARGIN_S: Final = 5.0  # beyond a deadline that another process keeps by itself
 _CREATE_S: Final = 30.0
 _ASK_AGAIN_S: Final = 0.1
+_TELL_AGAIN_S: Final = 1.0
 
 log = logs.get(__name__)
 
@@ -83,6 +84,7 @@ class Launcher:
         self._port = config.http.port
         self._front: FrontPort | None = None
         self._seen = Tree(nodes=())
+        self._untold = False  # node.json is behind
         self._undone = False  # the root could not start, and has stopped what had
         self._systemd = Notifier()
         self._home: Home
@@ -322,7 +324,19 @@ class Launcher:
             ready=ready,
             allow_eval=self._allow_eval,
         )
-        self._home.tell(self._state)
+        self._write_state()
+
+    def _write_state(self) -> None:
+        """On a full disk the node runs, and other commands find it as soon as there is room."""
+        try:
+            self._home.tell(self._state)
+        except OSError as error:
+            if not self._untold:
+                log.warning("node.json can't be written yet", error=str(error))
+            self._untold = True
+            asyncio.get_running_loop().call_later(_TELL_AGAIN_S, self._write_state)
+        else:
+            self._untold = False
 
     def _why_lost(self) -> str:
         """The failures that the tree told of last, as the reason of the whole."""
