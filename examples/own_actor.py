@@ -15,7 +15,7 @@ import tempfile
 import msgspec
 
 from supervision.child import Supervised
-from supervision.contracts import Contract, TreeNode, WatchTree
+from supervision.contracts import Contract, Tree, TreeNode, WatchTree
 from supervision.root import start_tree, stop_tree
 from supervision.runtime import Address, Endpoint, on
 from supervision.spec import SupervisorOptions
@@ -58,6 +58,7 @@ CHILD = msgspec.structs.replace(WordCounter.spec(), start="examples.own_actor:Wo
 async def running(endpoint: Endpoint, root: Address, *, but: int = 0) -> TreeNode:
     """The counter as the tree shows it, once it runs in another process than `but`."""
     async for tree in endpoint.stream(root, WatchTree()):
+        assert isinstance(tree, Tree)  # an answer may be any contract, for the type checker
         for node in tree.nodes:
             if node.path == CHILD.id and node.state == "running" and node.pid != but:
                 return node
