@@ -4,6 +4,8 @@ The tiny models say nonsense in which characters break anywhere; gguf's has the 
 transformers', so the two agree on most answers to the last token (llama.cpp keeps keys and
 values in 16 bits, so not on all). What `prefix` leaves open is not asked of a prefix engine.
 
+"own" is the one of examples/own_engine.py, which has no row in the table.
+
 TETHER_CONTRACT_ENGINES names others than KINDS, with commas between them: "hosted" stands before
 an engine in a process of its own, "smollm2" after one with real weights. vllm is only asked for
 by `scripts/prove vllm` and `scripts/prove engines`, as it takes gigabytes to install.
@@ -22,19 +24,20 @@ import pytest
 import pytest_asyncio
 
 from actors.contracts import ChatInput, Finish, Message, ModelCard, Sampling, TextInput
-from actors.engines.engine import Engine
+from actors.engines.engine import Engine, EngineOptions
 from actors.engines.factory import create
 from actors.engines.generation import Generation
 from actors.engines.hosted import host
 from actors.engines.smollm2 import SOURCE
 from actors.errors import ContextExceeded
+from examples import own_engine
 from supervision.errors import BadRequest, Draining, Overloaded
 from tests.support import tiny, tiny_gguf
 from tests.support.waiting import PATIENCE_S
 from tether.config import load
 
 SLOTS, QUEUE, CONTEXT = 4, 2, 512
-KINDS = ("echo", "transformers", "gguf", "hosted transformers", "hosted gguf")
+KINDS = ("echo", "own", "transformers", "gguf", "hosted transformers", "hosted gguf")
 ASKED = os.environ.get("TETHER_CONTRACT_ENGINES", ",".join(KINDS)).split(",")
 CACHE = load(Path(__file__).parents[2] / "cluster.toml").cache_dir
 LONG = "tell me of the sea and the fox"
@@ -56,6 +59,7 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelCard]:
     source = str(folder / "tiny")
     return {
         "echo": ModelCard(name="echo", version="1", engine="echo", context=CONTEXT),
+        "own": ModelCard(name="words", version="1", engine="words", context=CONTEXT),
         "gguf": tiny_gguf.card(path, context=CONTEXT),
         "transformers": ModelCard(
             name="tiny", version="1", engine="transformers", source=source, context=CONTEXT
@@ -83,9 +87,13 @@ async def engine(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Engine]:
     kind = request.param.removeprefix("hosted ")
-    make = create if kind == request.param else host
     cache = CACHE if kind.endswith(" smollm2") else tmp_path_factory.mktemp("cache")
-    made = make(cards[kind], slots=SLOTS, queue=QUEUE, cache_dir=cache)
+    if kind == "own":
+        options = EngineOptions(slots=SLOTS, queue=QUEUE, cache_dir=cache)
+        made: Engine = own_engine.create(cards[kind], options)
+    else:
+        make = create if kind == request.param else host
+        made = make(cards[kind], slots=SLOTS, queue=QUEUE, cache_dir=cache)
     await made.open()
     yield made
     await made.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("tether", "actors", "supervision", "bench", "tests")
+PACKAGES = ("tether", "actors", "supervision", "bench", "tests", "examples")
 FOLDERS = (*PACKAGES, "docs", "scripts", "packaging")
 HISTORY = "CHANGELOG.md"  # may name what was and is no more
 SECTIONS = ["Context", "Decision", "What it costs", "When to revisit"]
