@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,6 +20,9 @@ ACROSS = {
     "test_import_rule.py",
     "test_supervision_invariants.py",  # of the tree with all its parts, under random histories
 }
+
+
+HEAVY = re.compile(r"(torch|transformers|llama_cpp|tests\.support\.(tiny|tiny_gguf|adapter))\b")
 
 
 def sources() -> dict[str, str]:
@@ -76,6 +80,21 @@ def of_no_module(tests: Iterable[str], paths: Iterable[str]) -> list[str]:
     return sorted(set(tests) - names_of_tests(paths) - ACROSS)
 
 
+def heavy_imports(sources: Mapping[str, str]) -> list[str]:
+    """Files that import what takes seconds to load, or what makes models with it."""
+    found = []
+    for path, text in sources.items():
+        for node in ast.walk(ast.parse(text)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [
+                    node.module or "",
+                    *(f"{node.module}.{alias.name}" for alias in node.names),
+                ]
+            found += [f"{path}: {name}" for name in names if HEAVY.match(name)]
+    return found
+
+
 def same_text(sources: Mapping[str, str]) -> list[str]:
     """Files that hold the same, blank lines apart."""
     found: defaultdict[str, list[str]] = defaultdict(list)
@@ -108,6 +127,11 @@ def test_each_file_of_unit_tests_is_named_after_what_it_tests() -> None:
     assert not (found := of_no_module(tests, [*sources(), *bench])), "\n".join(found)
 
 
+def test_unit_tests_load_no_model_library() -> None:
+    held = {path.name: path.read_text() for path in (ROOT / "tests/unit").glob("*.py")}
+    assert not (found := heavy_imports(held)), "\n".join(found)
+
+
 def test_what_tests_share_is_there_once() -> None:
     held = {str(path): path.read_text() for path in (ROOT / "tests/support").glob("*.py")}
     assert not (found := same_text(held)), "\n".join(found)
@@ -130,3 +154,16 @@ def test_the_rules_see_what_breaks_them() -> None:
         [*named, "test_x.py", "test_b_parts.py", "test_import_rule.py"],
         ["a/x.py", "b/__init__.py", "b/b_z.py", "b/y_view.py"],
     ) == ["test_b_parts.py", "test_x.py"]
+    assert heavy_imports(
+        {
+            "a.py": "def f():\n    import torch.nn",
+            "b.py": "from tests.support import tiny",
+            "c.py": "from transformers import AutoTokenizer",
+            "d.py": "import torchless, json",
+        }
+    ) == [
+        "a.py: torch.nn",
+        "b.py: tests.support.tiny",
+        "c.py: transformers",
+        "c.py: transformers.AutoTokenizer",
+    ]

@@ -121,7 +121,7 @@ class BreakerMachine(RuleBasedStateMachine):
 
 
 TestBreaker = BreakerMachine.TestCase
-TestBreaker.settings = settings(max_examples=examples(150), stateful_step_count=60)
+TestBreaker.settings = settings(max_examples=examples(60), stateful_step_count=60)
 
 
 def fail(breaker: Breaker, times: int, now: float) -> None:

@@ -397,7 +397,7 @@ class Machine(RuleBasedStateMachine):
 
 
 Machine.TestCase.settings = settings(
-    max_examples=examples(250),
+    max_examples=examples(80),
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),

@@ -405,7 +405,7 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=examples(200), stateful_step_count=40)
+TestMachine.settings = settings(max_examples=examples(60), stateful_step_count=40)
 
 
 class Certain(Machine):
