@@ -22,6 +22,7 @@ ACROSS = {
 }
 
 
+METRICS = "supervision/telemetry/metrics.py"
 HEAVY = re.compile(r"(torch|transformers|llama_cpp|tests\.support\.(tiny|tiny_gguf|adapter))\b")
 
 
@@ -127,6 +128,16 @@ def test_each_file_of_unit_tests_is_named_after_what_it_tests() -> None:
     assert not (found := of_no_module(tests, [*sources(), *bench])), "\n".join(found)
 
 
+def of_bare_files(sources: Mapping[str, str]) -> list[str]:
+    """Modules that make metrics whose values a full disk would turn into a SIGBUS."""
+    bare = re.compile(r"from prometheus_client import .*\b(Counter|Gauge|Histogram|Summary)\b")
+    return [path for path, text in sources.items() if path != METRICS and bare.search(text)]
+
+
+def test_metrics_are_kept_in_files_that_a_full_disk_leaves_alone() -> None:
+    assert not (found := of_bare_files(sources())), "\n".join(found)
+
+
 def test_unit_tests_load_no_model_library() -> None:
     held = {path.name: path.read_text() for path in (ROOT / "tests/unit").glob("*.py")}
     assert not (found := heavy_imports(held)), "\n".join(found)
@@ -167,3 +178,6 @@ def test_the_rules_see_what_breaks_them() -> None:
         "c.py: transformers",
         "c.py: transformers.AutoTokenizer",
     ]
+    bare = "from prometheus_client import REGISTRY, Gauge\n"
+    kept = "from supervision.telemetry.metrics import Gauge\nfrom prometheus_client import REGISTRY"
+    assert of_bare_files({"a.py": bare, "b.py": kept, METRICS: bare}) == ["a.py"]
