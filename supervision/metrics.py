@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Histogram
+from supervision.telemetry.metrics import Counter, Histogram
 
 supervision_events = Counter(
     "tether_supervision_events_total", "Events of the tree, by their name", ["event"]

@@ -3,7 +3,7 @@ used, never per request."""
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge
+from supervision.telemetry.metrics import Counter, Gauge
 
 artifact_reads = Counter(
     "tether_artifact_reads_total",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter
+from supervision.telemetry.metrics import Counter
 
 artifact_lent = Counter(
     "tether_artifact_lent_total",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram
+from supervision.telemetry.metrics import Counter, Gauge, Histogram
 
 engine_tokens = Counter(
     "tether_engine_tokens_total",

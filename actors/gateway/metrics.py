@@ -3,7 +3,7 @@ request."""
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Histogram
+from supervision.telemetry.metrics import Counter, Histogram
 
 requests = Counter(
     "tether_requests_total", "Requests that a gateway is done with, by outcome", ["outcome"]

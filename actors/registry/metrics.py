@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter
+from supervision.telemetry.metrics import Counter
 
 model_changes = Counter(
     "tether_model_changes_total",

@@ -3,6 +3,6 @@ request."""
 
 from __future__ import annotations
 
-from prometheus_client import Counter
+from supervision.telemetry.metrics import Counter
 
 settles = Counter("tether_settles_total", "Jobs closed, by who closed them and how", ["by", "how"])

@@ -3,7 +3,7 @@ never per request."""
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge
+from supervision.telemetry.metrics import Counter, Gauge
 
 fleet_workers = Gauge(
     "tether_fleet_workers",

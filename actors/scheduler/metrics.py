@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import Gauge, Histogram
+from supervision.telemetry.metrics import Gauge, Histogram
 
 queue_wait_seconds = Histogram(
     "tether_queue_wait_seconds",

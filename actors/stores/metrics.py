@@ -3,7 +3,7 @@ per request."""
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Histogram
+from supervision.telemetry.metrics import Counter, Histogram
 
 reservation_round_items = Histogram(
     "tether_reservation_round_items",

@@ -3,7 +3,7 @@ never per request."""
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram
+from supervision.telemetry.metrics import Counter, Gauge, Histogram
 
 engine_restarts = Counter(
     "tether_engine_restarts_total", "Engines started anew after their process was lost", ["model"]

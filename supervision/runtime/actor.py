@@ -309,7 +309,7 @@ class Actor(ThespianActor):
     def _measure(self) -> None:
         _handlers_used.set(self._serving.running)
         _background_used.set(len(self._background))
-        for what, times in disk.drain().items():
+        for what, times in disk.drain(log).items():
             metrics.unwritten.labels(what).inc(times)
         self.loop.call_later(MEASURE_S, self._measure)
 

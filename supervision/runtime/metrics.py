@@ -3,7 +3,7 @@ request."""
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge
+from supervision.telemetry.metrics import Counter, Gauge
 
 unwritten = Counter(
     "tether_unwritten_total",

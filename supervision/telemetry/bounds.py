@@ -3,7 +3,7 @@ are used, never per request."""
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge
+from supervision.telemetry.metrics import Counter, Gauge
 
 used = Gauge(
     "tether_bound_used",

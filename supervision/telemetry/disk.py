@@ -1,7 +1,8 @@
 """The room on a disk, and what this process did without because it could not be written.
 
 Room is what a plain user has: a disk keeps some back for root. What could not be written is said,
-and handed on for counting, only when `drain` is called: it may have been metrics, or the log.
+and handed on for counting, only when `drain` is called, to a log that is handed in: what could not
+be written may have been metrics, or the log.
 """
 
 from __future__ import annotations
@@ -10,13 +11,10 @@ import errno
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Final
-
-from supervision.telemetry import logs
+from typing import Any, Final
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})  # the disk, or one's share of it
 
-log = logs.get(__name__)
 _amiss: dict[str, str] = {}  # what could not be written when it was tried last: why
 _said: set[str] = set()  # that of it which was said
 _counted: Counter[str] = Counter()
@@ -59,9 +57,9 @@ def written(what: str) -> None:
     _amiss.pop(what, None)
 
 
-def drain() -> Counter[str]:
-    """How often each could not be written since this was called last; says once what can't be, and
-    once that it can again."""
+def drain(log: Any) -> Counter[str]:
+    """How often each could not be written since this was called last; tells `log` once what
+    can't be, and once that it can again."""
     global _counted
     for what in _amiss.keys() - _said:
         _said.add(what)

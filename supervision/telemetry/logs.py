@@ -16,6 +16,8 @@ if _absent:
     sys.modules["rich"] = None  # type: ignore[assignment]
 import structlog  # noqa: E402
 
+from supervision.telemetry import disk  # noqa: E402
+
 if _absent:
     del sys.modules["rich"]
 
@@ -35,8 +37,6 @@ class _Steady:
         self._stream = stream
 
     def write(self, text: str) -> None:
-        from supervision.telemetry import disk  # which logs
-
         try:
             self._stream.write(text)
         except OSError as error:

@@ -30,6 +30,7 @@ from tests.support.artifact_shop import (
     s3_server,
     write_trust,
 )
+from tests.support.properties import examples
 
 DAY = timedelta(days=1)
 
@@ -379,7 +380,7 @@ async def test_a_replica_that_never_answers_is_passed_over(shop: Shop, credentia
 )  # fmt: skip
 @example([("push", 0), ("forget", 0), ("collect", 0), ("both", 0)])
 @example([("push", 0), ("forget", 0), ("collect", 0), ("both", 1), ("both", 2)])
-@settings(max_examples=8)
+@settings(max_examples=examples(8))
 def test_no_collection_takes_what_a_name_refers_to(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]
 ) -> None:

@@ -33,7 +33,7 @@ from actors.errors import ContextExceeded
 from examples import own_engine
 from supervision.errors import BadRequest, Draining, Overloaded
 from tests.support import tiny, tiny_gguf
-from tests.support.waiting import PATIENCE_S
+from tests.support.waiting import until
 from tether.config import load
 
 SLOTS, QUEUE, CONTEXT = 4, 2, 512
@@ -124,9 +124,11 @@ async def said(of: Engine, what: Generation) -> Said:
 
 
 async def until_idle(of: Engine) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while (now := of.snapshot()).running or now.queued or now.memory_bytes:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    def idle() -> bool:
+        now = of.snapshot()
+        return not (now.running or now.queued or now.memory_bytes)
+
+    await until(idle)
 
 
 async def test_it_says_what_it_can_do(engine: Engine) -> None:

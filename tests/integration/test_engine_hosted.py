@@ -23,7 +23,7 @@ from actors.engines.watchdog import Watchdog
 from actors.errors import ModelUnusable
 from supervision.errors import PeerLost
 from tests.support import tiny_gguf
-from tests.support.waiting import PATIENCE_S
+from tests.support.waiting import until
 
 SEVERAL = 3
 
@@ -65,9 +65,7 @@ async def test_all_answers_of_an_engine_that_crashes_break_off(engine: HostedEng
 
 
 async def silence(engine: HostedEngine) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not engine.snapshot().fault:  # noqa: ASYNC110 - it has no event for us
-            await asyncio.sleep(0.02)
+    await until(lambda: engine.snapshot().fault)
 
 
 async def test_an_engine_that_says_nothing_is_ended(
@@ -100,9 +98,7 @@ async def test_an_idle_engine_is_probed(
 ) -> None:
     monkeypatch.setattr(hosted, "TICK_S", 0.02)
     engine._watchdog = Watchdog(stuck_s=60, probe_s=2)
-    async with asyncio.timeout(PATIENCE_S):
-        while engine.snapshot().output_tokens < SEVERAL:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    await until(lambda: engine.snapshot().output_tokens >= SEVERAL)
     assert not engine.snapshot().fault
 
 
@@ -130,9 +126,7 @@ asyncio.run(main())
     finally:
         worker.kill()
         worker.communicate()
-    async with asyncio.timeout(PATIENCE_S):
-        while host.is_running() and host.status() != psutil.STATUS_ZOMBIE:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    await until(lambda: not host.is_running() or host.status() == psutil.STATUS_ZOMBIE)
 
 
 async def test_a_file_that_is_no_model_is_one_sentence(tmp_path: Path) -> None:

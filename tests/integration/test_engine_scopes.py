@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from actors.engines.engine import Engine
 from actors.engines.generation import Generation
 from actors.engines.hosted import host
 from tests.support import tiny_gguf
-from tests.support.waiting import PATIENCE_S
+from tests.support.waiting import until
 
 PROMPT = tuple(range(2, 52))
 
@@ -44,9 +43,7 @@ async def test_scopes_and_bound_get_there_and_the_figures_back(
     try:
         assert len({await answer(engine, scope) for scope in ("ann", "bob", "ann", "bob")}) == 1
         asked = 4 * len(PROMPT)
-        async with asyncio.timeout(PATIENCE_S):
-            while engine.snapshot().prompt_tokens < asked or engine.snapshot().running:  # noqa: ASYNC110 - a pulse a second
-                await asyncio.sleep(0.01)
+        await until(lambda: (now := engine.snapshot()).prompt_tokens >= asked and not now.running)
         reuse = engine.snapshot().reuse
         saved = 2 * (len(PROMPT) - 1) if prefix_bytes else 0
         assert reuse.tokens == saved

@@ -19,7 +19,7 @@ from actors.engines.transformer import TransformersEngine
 from actors.errors import ContextExceeded, ModelUnusable, WorkerLost
 from supervision.errors import BadRequest, Draining, Overloaded, Unavailable
 from tests.support import tiny
-from tests.support.waiting import PATIENCE_S
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +56,6 @@ async def answer(of: Engine, what: Generation) -> tuple[str, list[int], Finish |
 
 async def rest(run: AsyncIterator[Delta]) -> list[Delta]:
     return [delta async for delta in run]
-
-
-async def until(condition: object) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # type: ignore[operator]  # noqa: ASYNC110 - it's a thread's state
-            await asyncio.sleep(0.005)
 
 
 async def test_many_at_once_answer_as_each_alone(engine: Engine, folder: Path) -> None:

@@ -29,7 +29,7 @@ from supervision.spec import SupervisorOptions
 from supervision.system import System
 from tests.support.messages import reserve
 from tests.support.open_jobs import Open, still_open
-from tests.support.waiting import PATIENCE_S, PatientEndpoint
+from tests.support.waiting import PATIENCE_S, PatientEndpoint, until
 
 NODE = "r1"
 PORT = 1956
@@ -181,9 +181,7 @@ async def test_each_is_killed_under_load_and_every_job_is_settled_once(stores: S
         assert again.last_exit.startswith("failed: the PostgreSQL server ended")
         assert stores.server.running() not in (None, server_pid)
         done = len(settled)
-        async with asyncio.timeout(PATIENCE_S):
-            while len(settled) < done + 32:  # noqa: ASYNC110 (clients in this very loop)
-                await asyncio.sleep(0.01)
+        await until(lambda: len(settled) >= done + 32)
     finally:
         over.set()
         await asyncio.gather(*clients)

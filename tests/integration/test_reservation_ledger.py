@@ -374,7 +374,7 @@ async def test_a_statement_that_hangs_is_given_up_and_sent_again(
             with pytest.raises(Unavailable, match="doesn't answer"):
                 await ledger.reserve(reserve("short of patience"))
             patient = asyncio.ensure_future(ledger.settle(settle(job_id())))
-            await asyncio.sleep(1.2)
+            await asyncio.sleep(1.2)  # no answer comes, and `statement_s` passes meanwhile
         assert not (await patient).first
         await lock.close()
 

@@ -333,7 +333,7 @@ async def test_a_full_backlog_is_waited_for(folder: Path, hubs: list[Connections
         except BlockingIOError:
             break
     asked = asyncio.create_task(hubs[1].ask(address, RtPing(), PATIENCE_S))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # it must not be refused meanwhile, which has no event
     assert not asked.done()
     for filler in fillers:
         filler.close()

@@ -133,7 +133,7 @@ async def test_an_endpoint_waits_for_a_node_that_is_still_starting(folder: Path)
         return await endpoint.__aenter__()
 
     waiting = asyncio.create_task(late())
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)  # it must not give up meanwhile, which has no event
     assert not waiting.done()
     capabilities = {"Node Id": "n1", "Run Dir": str(folder), "Admin Port": 1900}
     system = await asyncio.to_thread(

@@ -34,7 +34,7 @@ async def test_engines_of_a_predecessor_are_waited_for(
             await remains.gone(PATH, 0.1)
         await remains.gone("workers/other", 0.0)
         successor = asyncio.create_task(remains.gone(PATH, PATIENCE_S))
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)  # it must not go ahead meanwhile, which has no event
         assert not successor.done()
         process.send_signal(signal.SIGKILL)
         await successor  # nobody has collected it

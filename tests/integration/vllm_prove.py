@@ -30,7 +30,7 @@ from actors.errors import ModelUnusable
 from supervision.errors import Internal, PeerLost
 from tests.support import adapter as adapters
 from tests.support import tiny
-from tests.support.waiting import PATIENCE_S
+from tests.support.waiting import PATIENCE_S, until
 from tether.config import load
 
 CACHE = load(Path(__file__).parents[2] / "cluster.toml").cache_dir
@@ -132,9 +132,7 @@ async def test_what_nobody_waits_for_leaves_no_memory_behind(wide: Path) -> None
             run = engine.run(await job(engine, "the sea", seed=seed, max_tokens=400))
             await anext(run)
             runs.append(run)
-        async with asyncio.timeout(PATIENCE_S):
-            while not engine.snapshot().memory_bytes:  # noqa: ASYNC110 - a pulse has no event
-                await asyncio.sleep(0.05)
+        await until(lambda: engine.snapshot().memory_bytes)
         for run in runs:
             await run.aclose()
         async with asyncio.timeout(PATIENCE_S):
@@ -155,9 +153,7 @@ async def test_prompts_of_one_scope_share_their_beginnings(wide: Path) -> None:
             scoped = Generation(prompt_ids=what.prompt_ids, sampling=what.sampling, scope=scope)
             said.append(await ids_of(engine, scoped))
         assert said == said[:1] * 3
-        async with asyncio.timeout(PATIENCE_S):
-            while engine.snapshot().reuse.misses < 2:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+        await until(lambda: engine.snapshot().reuse.misses >= 2)
         reuse = engine.snapshot().reuse
         assert reuse.hits == 1
         assert reuse.tokens >= 128

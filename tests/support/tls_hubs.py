@@ -22,7 +22,7 @@ from supervision.runtime.wire import ASK, PROTOCOL_VERSION, Framer, Greeting, gr
 from supervision.security.authority import Authority
 from supervision.security.identity import PROTOCOL, Identity
 from tests.support.runtime_actors import RtPing, RtPong
-from tests.support.waiting import PATIENCE_S
+from tests.support.waiting import PATIENCE_S, until
 
 HOST = "127.0.0.1"
 
@@ -83,9 +83,7 @@ class Cluster:
     async def close(self) -> None:
         for hub in self.hubs:
             hub.close()
-        async with asyncio.timeout(PATIENCE_S):
-            while any(hub.connections for hub in self.hubs):  # noqa: ASYNC110  (no event tells it)
-                await asyncio.sleep(0.005)
+        await until(lambda: not any(hub.connections for hub in self.hubs))
 
 
 @contextlib.asynccontextmanager

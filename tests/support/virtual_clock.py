@@ -1,4 +1,4 @@
-"""A loop whose clock leaps: for tests of what waits on timers and nothing else.
+"""A loop on a virtual clock: for tests of what waits on timers and nothing else.
 
 While anything is ready its clock stands still, and when nothing is, it goes on to the next timer
 at once. So timers fire in the order of their times however slow the machine is, and a test with
@@ -12,7 +12,7 @@ import selectors
 from typing import Any
 
 
-class _Leaping(selectors.DefaultSelector):
+class _TimerSelector(selectors.DefaultSelector):
     now = 1000.0
 
     def select(self, timeout: float | None = None) -> list[Any]:
@@ -28,8 +28,8 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
     """As asyncio's own, but for the clock."""
 
     def __init__(self) -> None:
-        self._leaping = _Leaping()
-        super().__init__(self._leaping)
+        self._timers = _TimerSelector()
+        super().__init__(self._timers)
 
     def time(self) -> float:
-        return self._leaping.now
+        return self._timers.now

@@ -21,6 +21,7 @@ from actors.artifacts.manifest import Manifest
 from actors.errors import ArtifactRefused, CacheFull
 from supervision.errors import Unavailable
 from tests.support.artifact_shop import Shop, files, flip, make_model
+from tests.support.properties import examples
 
 STEPS = ("bring", "part", "pin", "unpin", "use", "evict", "spoil")
 
@@ -173,7 +174,9 @@ def test_a_touch_costs_a_look_and_no_more(tmp_path: Path, models: list[Model]) -
 
 @given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 3)), max_size=14))
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(25),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_whatever_is_done_it_is_sound_and_within_its_budget(
     tmp_path_factory: pytest.TempPathFactory, models: list[Model], steps: list[tuple[str, int]]

@@ -15,6 +15,7 @@ from actors.artifacts.manifest import BLOCK, File
 from actors.errors import ArtifactRefused
 from supervision.errors import BadRequest
 from tests.support.artifact_shop import make_model, safetensors
+from tests.support.properties import examples
 
 HEX = digest.of(b"x")
 
@@ -46,7 +47,7 @@ def test_what_is_made_is_read_again_and_has_one_text(entries: list[tuple[str, in
 
 
 @given(st.data())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_no_changed_byte_is_taken_for_the_manifest(data: st.DataObject) -> None:
     content = bytearray(manifest.encode(manifest.make([a_file(), a_file("config.json")])))
     wanted = digest.of(content)

@@ -19,6 +19,7 @@ from actors.artifacts.trust import Trust
 from actors.errors import ArtifactRefused
 from supervision.errors import BadRequest
 from tests.support.artifact_shop import NOW, Signer, make_model, write_trust
+from tests.support.properties import examples
 
 
 class Signed:
@@ -73,7 +74,9 @@ def test_a_signature_of_the_library_is_read(signed: Signed, tmp_path: Path) -> N
 
 @given(st.data())
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(40),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_nothing_that_the_library_refuses_is_accepted(signed: Signed, data: st.DataObject) -> None:
     """A byte of the payload or of the signature, or the payload's text, is changed."""
@@ -96,7 +99,7 @@ def test_nothing_that_the_library_refuses_is_accepted(signed: Signed, data: st.D
 
 
 @given(st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 def test_no_changed_byte_of_a_bundle_changes_what_it_says(
     signed: Signed, data: st.DataObject
 ) -> None:

@@ -68,3 +68,22 @@ def test_a_version_of_others_is_not_there() -> None:
     with pytest.raises(ModelNotFound):
         alone.resolve("m", "other", ready={"m@1", "m@2"})
     assert alone.resolve("m", "beta", ready={"m@2"}).ref == "m@2"
+
+
+def test_a_name_means_its_newest_version() -> None:
+    cards = tuple(
+        ModelCard(name=name, version=version, engine="echo", created_s=created)
+        for name, version, created in (
+            ("a", "10", 5),
+            ("a", "9", 5),
+            ("a", "99", 1),
+            ("b", "1", 0),
+        )
+    )
+    index = Index(Catalog(version=1, models=cards))
+    assert index.resolve("a").ref == "a@10"
+    assert index.resolve("a@9").ref == "a@9"
+    assert index.resolve("b").ref == "b@1"
+    for unknown in ("c", "a@1", "a@", ""):
+        with pytest.raises(ModelNotFound):
+            index.resolve(unknown)

@@ -1,4 +1,4 @@
-"""No module of a package leads back to itself by its imports.
+"""No module leads back to itself by its imports.
 
 All imports count, those inside functions and under TYPE_CHECKING too: a circle that Python bears
 is one for whoever reads it. `from package import name` is an import of the module `name` if there
@@ -18,19 +18,12 @@ from actors.core import engine_kinds
 
 ROOT = Path(__file__).parents[2]
 
-# with all that lies below them
-STRAIGHT = (
-    "actors.depot",
-    "actors.postgres",
-    "actors.registry",
-    "actors.reservation",
-    "actors.roster",
-    "actors.scheduler",
-    "actors.worker",
-    "bench.simulation",
-    "supervision",
-    "tether",
-)
+PACKAGES = ("supervision", "actors", "tether", "bench")
+
+KNOWN = {
+    # forks and children find its classes under the name of the module, not under `__main__`
+    ("bench.thespian_suite",),
+}
 
 
 def modules(root: Path, package: str) -> dict[str, Path]:
@@ -113,10 +106,10 @@ def circles(graph: Mapping[str, set[str]]) -> list[tuple[str, ...]]:
     return sorted(found)
 
 
-@pytest.mark.parametrize("package", STRAIGHT)
+@pytest.mark.parametrize("package", PACKAGES)
 def test_no_module_leads_back_to_itself(package: str) -> None:
     assert len(modules(ROOT, package)) > 1, f"there is no package {package}"
-    assert circles(graph(ROOT, package)) == []
+    assert [circle for circle in circles(graph(ROOT, package)) if circle not in KNOWN] == []
 
 
 def test_engines_are_straight_though_the_table_names_them() -> None:

@@ -45,6 +45,7 @@ from supervision.policies import (
     TimeoutOptions,
 )
 from supervision.policies.policy import DONE
+from tests.support.properties import examples
 
 FAILED = AttemptOutcome(Ended.FAILED, Unavailable("broke off"))
 OUTCOMES = (
@@ -164,7 +165,7 @@ class SpyGuard:
         return DONE
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     order=st.permutations(["rate", "deadline", "retry", "breaker", "bulkhead", "timeout"]),
     script=st.lists(

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.stores.rounds import Rounds
+from tests.support.properties import examples
 
 
 def everyone(_: int) -> bool:
@@ -109,7 +110,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(steps=STEPS, most=st.integers(1, 4), waiting=st.integers(1, 8), at_once=st.integers(1, 3))
 def test_every_item_is_answered_once_in_the_order_of_its_key(
     steps: list[tuple[str, int]], most: int, waiting: int, at_once: int

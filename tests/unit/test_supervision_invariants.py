@@ -29,6 +29,7 @@ from supervision.external_cause import ExternalCause
 from supervision.spec import ChildSpec, Restart
 from supervision.strategy import Strategy
 from supervision.tree import SupervisionTree
+from tests.support.properties import examples
 
 MAX_CHILDREN = 5
 
@@ -396,7 +397,7 @@ class Machine(RuleBasedStateMachine):
 
 
 Machine.TestCase.settings = settings(
-    max_examples=250,
+    max_examples=examples(80),
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),

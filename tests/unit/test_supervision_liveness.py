@@ -1,4 +1,4 @@
-"""When a child is held to hang, or to hold too much, on a clock that leaps."""
+"""When a child is held to hang, or to hold too much, on a virtual clock."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ async def test_time_in_which_the_supervisor_slept_does_not_count() -> None:
     loop: Any = asyncio.get_running_loop()
 
     def stop_for_an_hour() -> None:
-        loop._leaping.now += 3600.0
+        loop._timers.now += 3600.0
 
     loop.call_later(5.0, stop_for_an_hour)
     why, after_s = await fate(silent, 7200)

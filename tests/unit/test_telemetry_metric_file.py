@@ -33,15 +33,17 @@ BORN_ON_A_FULL_DISK = (
     + SCRAPED
     + """
 ballast = fill(home)
-from supervision.telemetry import disk, metric_file, metrics
+from supervision.metrics import child_restarts
+from supervision.telemetry import disk, logs, metric_file
+from tether.http.metrics import http_hangups
 for n in range(300):  # far more than fits into what was there at first
-    metrics.child_restarts.labels(f"child/{n}").inc()
-metrics.http_hangups.inc(2)
-unwritten = disk.drain()["metrics"]
+    child_restarts.labels(f"child/{n}").inc()
+http_hangups.inc(2)
+unwritten = disk.drain(logs.get("x"))["metrics"]
 during = scraped("tether_http_hangups_total")
 ballast.unlink()
 metric_file.MetricFile._again = 0.0
-metrics.http_hangups.inc(3)
+http_hangups.inc(3)
 after = scraped("tether_http_hangups_total"), sum(scraped("tether_child_restarts_total"))
 print(json.dumps([unwritten > 0, during, *after]))
 """
@@ -50,17 +52,19 @@ GROWS_ON_A_FULL_DISK = (
     BEGIN
     + SCRAPED
     + """
-from supervision.telemetry import metric_file, metrics
-metrics.http_hangups.inc(2)
+from supervision.metrics import child_restarts
+from supervision.telemetry import metric_file
+from tether.http.metrics import http_hangups
+http_hangups.inc(2)
 ballast = fill(home)
-metrics.http_hangups.inc(3)  # the disk has promised the room of this one
+http_hangups.inc(3)  # the disk has promised the room of this one
 known = scraped("tether_http_hangups_total")
 for n in range(300):
-    metrics.child_restarts.labels(f"child/{n}").inc()
+    child_restarts.labels(f"child/{n}").inc()
 scraped("tether_")  # of files that are not all there
 ballast.unlink()
 metric_file.MetricFile._again = 0.0
-metrics.http_hangups.inc(4)
+http_hangups.inc(4)
 print(json.dumps([known, scraped("tether_http_hangups_total"),
                   sum(scraped("tether_child_restarts_total"))]))
 """
@@ -78,7 +82,7 @@ def test_a_process_that_outgrows_a_full_disk_lives_and_loses_nothing(tmp_path: P
 
 
 def test_a_folder_that_is_gone_ends_nobody(tmp_path: Path) -> None:
-    script = "from supervision.telemetry import metrics; metrics.http_hangups.inc()"
+    script = "from tether.http.metrics import http_hangups; http_hangups.inc()"
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "gone")}
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from actors.worker.model_cache import FIRST_RETRY_S, ModelCache
 from actors.worker.model_state import Close, Load, ModelPhase, Rank, Step, Wish
+from tests.support.properties import examples
 
 KEEP_S, IDLE_S = 5.0, 60.0
 
@@ -404,7 +405,7 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=200, stateful_step_count=40)
+TestMachine.settings = settings(max_examples=examples(60), stateful_step_count=40)
 
 
 class Certain(Machine):
@@ -435,4 +436,4 @@ class Certain(Machine):
 
 
 TestCertain = Certain.TestCase
-TestCertain.settings = settings(max_examples=100, stateful_step_count=40)
+TestCertain.settings = settings(max_examples=examples(100), stateful_step_count=40)

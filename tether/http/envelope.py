@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from time import perf_counter
 
-from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from supervision.telemetry.metrics import Counter, Histogram
 from tether.http import metrics
 from tether.http.identity import clean_request_id, continue_trace, new_id, new_traceparent
 

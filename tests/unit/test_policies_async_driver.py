@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from random import Random
-from typing import Any
 
 import pytest
 
 from actors.errors import WorkerLost
-from supervision.contracts import Contract, ShowTree
 from supervision.errors import BadRequest, Cancelled, DeadlineExceeded, PeerLost, Unavailable
 from supervision.policies import (
-    NEVER,
     Breaker,
     Bulkhead,
     BulkheadOptions,
@@ -24,7 +21,6 @@ from supervision.policies import (
     Timeout,
     TimeoutOptions,
 )
-from supervision.policies.actor_driver import ActorDriver
 from supervision.policies.async_driver import Attempt, run
 
 RETRY = RetryOptions(attempts=3, initial_s=0.001, max_s=0.002)
@@ -183,39 +179,3 @@ async def test_nothing_is_retried_after_the_first_chunk() -> None:
     with pytest.raises(WorkerLost):
         await run(parts.stack, operation)
     assert attempts == 1
-
-
-# ---- actors
-
-
-class Asked:
-    """Plays the actor: answers by script."""
-
-    def __init__(self, *answers: object) -> None:
-        self.answers = iter(answers)
-        self.asked: list[tuple[Any, float]] = []
-
-    async def ask(self, address: Any, contract: Contract, timeout: float = 5.0) -> Any:
-        self.asked.append((address, timeout))
-        answer = next(self.answers)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-
-async def test_an_actor_is_looked_for_at_each_attempt() -> None:
-    actor = Asked(PeerLost("gone"), "answer")
-    addresses = iter([Unavailable("nobody"), "n1/a", "n1/b"])
-
-    async def find(within_s: float) -> str:
-        assert 0 < within_s <= 4.0
-        found = next(addresses)
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    driver = ActorDriver(actor, Parts().stack, find, ask_s=4.0)
-    assert await driver.ask(ShowTree()) == "answer"
-    assert [address for address, _ in actor.asked] == ["n1/a", "n1/b"]
-    assert all(timeout <= 4.0 for _, timeout in actor.asked)
-    assert Attempt(1, NEVER).remaining_s() == NEVER

@@ -24,6 +24,7 @@ from actors.engines.model import SlotModel, load
 from actors.engines.sequence import Sequence
 from actors.engines.span import Span
 from tests.support import tiny, tiny_gguf
+from tests.support.properties import examples
 
 TOKENS = 12
 SLOTS = 6
@@ -102,7 +103,7 @@ def conversation(random: Random, known: Answers, model: SlotModel) -> tuple[int,
     return (*said, random.randrange(2, 6))
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(
     seed=st.integers(0, 2**32),
     slots=st.integers(1, SLOTS),
@@ -353,7 +354,7 @@ def test_llama_cpp_goes_on_from_a_copy_as_from_the_original(gguf: LlamaModel) ->
     assert batcher.reuse.held_bytes > 0
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(seed=st.integers(0, 2**32), slots=st.integers(1, SLOTS), room=st.sampled_from((20, 60, 900)))
 def test_llama_cpp_keeps_no_more_than_it_may_and_frees_the_rest(
     gguf: LlamaModel, seed: int, slots: int, room: int

@@ -16,9 +16,8 @@ from actors.contracts import (
     TextInput,
 )
 from actors.engines.engine import Capabilities
-from actors.gateway.model_concurrency import ModelConcurrency
 from actors.gateway.request_validation import valid_request
-from supervision.errors import BadRequest, RateLimited
+from supervision.errors import BadRequest
 
 CHAT = ChatInput(messages=(Message(role="user", content="abcdefgh"),))
 TEXT = TextInput(prompt="abcdefgh")
@@ -77,20 +76,3 @@ def test_engines_say_what_they_can_do() -> None:
     )
     can = Capabilities(resume="exact", tag="x", context=9, chat=False, embeds=True)
     assert can.abilities == "embed"
-
-
-def test_a_tenant_runs_so_many_requests_on_a_model() -> None:
-    running, bounded = ModelConcurrency(), card(concurrency=2)
-    for _ in range(2):
-        running.enter("acme", bounded)
-    with pytest.raises(RateLimited):
-        running.enter("acme", bounded)
-    running.enter("other", bounded)
-    running.enter("acme", bounded, resumed=True)
-    for _ in range(3):
-        running.leave("acme", bounded)
-    running.leave("other", bounded)
-    assert len(running) == 0
-    running.enter("acme", card())
-    running.leave("acme", card())
-    assert len(running) == 0

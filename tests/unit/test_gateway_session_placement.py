@@ -1,32 +1,24 @@
-"""The parts of a request's session, and of the gateway that holds it: decisions without a loop."""
+"""Attempts of a session: placed, broken, placed again."""
 
 from __future__ import annotations
 
-import asyncio
-
-import msgspec
 import pytest
 
 from actors.contracts import (
     Assignment,
     Attach,
     ChatInput,
-    Finish,
     Infer,
     JobKey,
     JobState,
     ModelCard,
     ModelPolicy,
-    Outcome,
     Run,
     Sampling,
     Slo,
-    Usage,
 )
 from actors.contracts.policies import (
-    BulkheadTerms,
     PolicyName,
-    RateTerms,
     RequestPolicies,
     RetryTerms,
     TimeoutTerms,
@@ -35,20 +27,14 @@ from actors.core.journal import Journal
 from actors.errors import AnswerGone, WorkerLost
 from actors.gateway.model_policies import ModelPolicies
 from actors.gateway.session_placement import SessionPlacement
-from actors.gateway.session_reading import Deserted, SessionReading
-from actors.gateway.session_settlement import Settles, settle_of, settled_by, usage_of
 from supervision.errors import (
-    Cancelled,
     DeadlineExceeded,
-    Draining,
     NoAnswer,
     Overloaded,
     PeerLost,
-    RateLimited,
     TetherError,
 )
-from supervision.policies import GiveUp, Go, Stack
-from supervision.runtime.cancel_cause import CancelCause
+from supervision.policies import Stack
 
 SAMPLING = Sampling(max_tokens=9)
 
@@ -216,122 +202,3 @@ def test_who_does_not_answer_is_asked_again_until_the_deadline_and_within_a_boun
     late = placement()
     late.admit(0.0)
     assert isinstance(late.unanswered(NoAnswer("it hangs"), 60.0), DeadlineExceeded)
-
-
-# ---- reading
-
-
-@pytest.mark.parametrize(
-    ("why", "explicit", "left"),
-    [
-        (None, True, Deserted.ENDS),
-        (CancelCause.CANCELLED, True, Deserted.ENDS),
-        (CancelCause.PEER_LOST, False, Deserted.ENDS),
-        (CancelCause.PEER_LOST, True, Deserted.WAITS),
-        (CancelCause.STOPPING, False, Deserted.STAYS),
-    ],
-)
-async def test_what_becomes_of_a_session_that_its_last_listener_leaves(
-    why: CancelCause | None, explicit: bool, left: Deserted
-) -> None:
-    reading = SessionReading(asyncio.get_running_loop())
-    reading.enter()
-    reading.enter()
-    assert reading.leave(why, explicit=explicit, now=5.0) is None, "another one listens"
-    assert reading.leave(why, explicit=explicit, now=5.0) is left
-    assert reading.left_at == (5.0 if left is Deserted.WAITS else None)
-    reading.enter()
-    assert reading.left_at is None
-
-
-# ---- settlement
-
-
-def test_what_a_job_is_closed_with() -> None:
-    journal = Journal()
-    journal.prompt_ids = (1, 2)
-    journal.add((3,), "x", 0)
-    heard = Usage(prompt_tokens=2, completion_tokens=1)
-    failed = settle_of(given(4), journal, Outcome.FAILED, WorkerLost("x"))
-    assert failed is not None
-    assert (failed.fencing_token, failed.usage, failed.error_code, failed.delivered) == (
-        4, heard, "worker_lost", False,
-    )  # fmt: skip
-    journal.close(Finish.STOP, Usage(prompt_tokens=2, completion_tokens=5), "m@1")
-    assert usage_of(journal, Outcome.CANCELLED) == heard
-    completed = settle_of(given(4), journal, Outcome.COMPLETED, None)
-    assert completed is not None
-    assert (completed.usage.completion_tokens, completed.finish, completed.delivered) == (
-        5, "stop", True,
-    )  # fmt: skip
-
-
-def test_who_closes_a_job() -> None:
-    journal = Journal()
-    assert settle_of(None, journal, Outcome.FAILED, Overloaded("x")) is None
-    assert settle_of(given(), journal, Outcome.FAILED, Draining("x")) is None
-    done = given(state=JobState.COMPLETED)
-    assert settle_of(done, journal, Outcome.CANCELLED, Cancelled("x")) is None
-    assert settled_by(Outcome.COMPLETED, streaming=True) is Settles.WORKER
-    assert settled_by(Outcome.CANCELLED, streaming=True) is Settles.WORKER_OR_LATER
-    assert settled_by(Outcome.CANCELLED, streaming=False) is Settles.GATEWAY
-    assert settled_by(Outcome.FAILED, streaming=True) is Settles.GATEWAY
-
-
-# ---- the policies of models
-
-
-def test_a_stack_is_kept_until_its_policy_is_another_one() -> None:
-    policies = ModelPolicies(RequestPolicies())
-    busy = card(ModelPolicy(order=(PolicyName.BULKHEAD,), bulkhead=BulkheadTerms(at_once=1)))
-    first = policies.of(busy, 0.0)
-    inside = first.stack.begin()
-    assert type(inside.admit(0.0)) is Go
-    again = msgspec.structs.replace(busy, stage_s=9.0, policy=msgspec.convert(
-        msgspec.to_builtins(busy.policy), ModelPolicy
-    ))  # fmt: skip
-    assert policies.of(again, 1.0) is first
-    refused = policies.of(again, 1.0).stack.begin().admit(1.0)
-    assert isinstance(refused, GiveUp)
-    assert type(first.counting.begin().admit(1.0)) is Go, "it was let in before"
-    wider = msgspec.structs.replace(busy, policy=ModelPolicy(rate=RateTerms()))
-    other = policies.of(wider, 2.0)
-    assert other is not first
-    assert len(policies) == 1
-    assert other.policies.order == (PolicyName.DEADLINE, PolicyName.RETRY)
-    inside.cancel(3.0)
-
-
-def test_models_share_a_budget_unless_one_has_a_retry_of_its_own() -> None:
-    policies = ModelPolicies(RequestPolicies(retry=RetryTerms(budget_floor=0, budget_ratio=0.0)))
-    own = card(ModelPolicy(retry=RetryTerms(budget_floor=1, budget_ratio=0.0)))
-    shared = msgspec.structs.replace(card(), version="2")
-    broke = WorkerLost("broke")
-    for model, goes_on in ((own, True), (own, False), (shared, False)):
-        session = placement(policies.of(model, 0.0).stack)
-        session.admit(0.0)
-        session.assigned(given(), 0.0)
-        broken = session.broken(broke, 0.0, lost=False, began=True, cold=False)
-        assert broken is not None
-        assert (session.goes_on(broken, 0.0) is None) is goes_on
-    assert policies.retries() == (1, 2)
-    policies.of(msgspec.structs.replace(own, policy=ModelPolicy()), 0.0)
-    assert policies.retries() == (0, 2), "what was refused stays counted"
-
-
-def test_operators_see_policies_with_options_and_state() -> None:
-    policies = ModelPolicies(RequestPolicies())
-    order = (PolicyName.RATE, PolicyName.RETRY, PolicyName.BULKHEAD, PolicyName.TIMEOUT)
-    model = card(ModelPolicy(order=order, rate=RateTerms(per_s=1, burst=2)))
-    call = policies.of(model, 0.0).stack.begin()
-    call.admit(0.0)
-    rate, retry, bulkhead, timeout = policies.states([model], 0.0)
-    assert (rate.name, rate.options, rate.own, rate.state) == (
-        "rate", (("per_s", 1.0), ("burst", 2.0)), True, "1 left",
-    )  # fmt: skip
-    assert (retry.own, retry.state) == (False, "0 of 100 retries spent")
-    assert bulkhead.state == "1 inside"
-    assert (timeout.model_ref, timeout.state) == ("m@1", "")
-    refused = [policies.of(model, 0.0).stack.begin().admit(0.0) for _ in range(2)][-1]
-    assert isinstance(refused, GiveUp)
-    assert isinstance(refused.error, RateLimited)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,12 +10,12 @@ from hypothesis import strategies as st
 
 from actors.engines.text import StopScanner, TextState, byte_table
 from actors.errors import ModelUnusable
-from tests.support import tiny
+from tests.support.properties import examples
 
 BYTES = tuple(bytes([b]) for b in range(256))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.text(max_size=40), st.data())
 def test_pieces_make_up_the_text(text: str, data: st.DataObject) -> None:
     raw = text.encode()
@@ -25,7 +24,7 @@ def test_pieces_make_up_the_text(text: str, data: st.DataObject) -> None:
     assert "".join(pieces) + state.flush() == text
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.binary(max_size=40))
 def test_broken_utf8_reads_as_python_reads_it(raw: bytes) -> None:
     state = TextState(BYTES)
@@ -33,7 +32,7 @@ def test_broken_utf8_reads_as_python_reads_it(raw: bytes) -> None:
     assert text == raw.decode(errors="replace")
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(st.text("abc", max_size=30), st.text("abc", min_size=1, max_size=4), st.data())
 def test_one_stop_string_cuts_exactly(text: str, stop: str, data: st.DataObject) -> None:
     scanner = StopScanner([stop])
@@ -50,7 +49,7 @@ def test_one_stop_string_cuts_exactly(text: str, stop: str, data: st.DataObject)
     assert stopped == (stop in text)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.text("abcd", max_size=30), st.lists(st.text("abcd", min_size=1, max_size=4), max_size=4))
 def test_no_stop_string_is_ever_said(text: str, stops: list[str]) -> None:
     scanner = StopScanner(stops)
@@ -73,7 +72,7 @@ def test_only_what_may_begin_a_stop_string_is_held_back() -> None:
     assert scanner.push("\n\nUser: x") == ("", True)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.lists(st.integers(0, 255), max_size=30), st.data())
 def test_a_replayed_state_goes_on_like_the_first(ids: list[int], data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(ids)))
@@ -89,24 +88,6 @@ def test_half_a_stop_string_is_said_at_the_end() -> None:
     state = TextState(BYTES, ["end."])
     assert [state.push(b)[0] for b in b"the en"] == ["t", "h", "", "e ", "", ""]
     assert state.flush() == "en"
-
-
-def test_the_table_decodes_like_the_tokenizer(tmp_path: Path) -> None:
-    import random
-
-    from transformers import AutoTokenizer
-
-    folder = tiny.make(tmp_path / "tiny")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    size = len(tokenizer) + 3
-    table = byte_table((folder / "tokenizer.json").read_text(), size)
-    assert len(table) == size
-    rng = random.Random(5)
-    for _ in range(300):
-        ids = [rng.randrange(len(tokenizer)) for _ in range(rng.randrange(1, 60))]
-        state = TextState(table)
-        text = "".join(state.push(token)[0] for token in ids) + state.flush()
-        assert text == tokenizer.decode(ids, skip_special_tokens=True)
 
 
 def test_byte_fallback_tokenizers_are_understood() -> None:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.engines.sampling import draw, uniforms
+from tests.support.properties import examples
 
 
 def logits_of(seed: int, size: int = 50, scale: float = 3.0) -> np.ndarray:
@@ -25,7 +26,7 @@ def reference(
     return int(kept[(scaled[kept] + noise[kept]).argmax()])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     st.integers(0, 10**6),
     st.floats(0.05, 2.0),

@@ -1,4 +1,4 @@
-"""What the fragments of an answer add up to, held against the `openai` package's own models."""
+"""Answers in the shape of OpenAI: streamed and whole."""
 
 from __future__ import annotations
 
@@ -95,30 +95,6 @@ def test_text_stream_is_what_openai_expects(a: str, b: str) -> None:
     parsed = [Completion.construct(**chunk) for chunk in chunks]
     assert "".join(p.choices[0].text for p in parsed if p.choices) == a + b
     assert parsed[-1].usage is not None and last == "[DONE]"
-
-
-@pytest.mark.parametrize("as_events", [True, False])
-def test_infer_lines(as_events: bool) -> None:
-    voice = InferEncoder('c"1', events=as_events)
-    stream = voice.part(Chunk(seq=0, token_ids=(1, 2), text="a"), first=True) + voice.end(
-        done("b"), first=False
-    )
-    lines = [json.loads(line) for line in stream.splitlines()] if not as_events else []
-    chunks = lines or events(stream)
-    assert chunks == [
-        {"correlationId": 'c"1', "seq": 0, "payload": {"text": "a"}, "done": False},
-        {
-            "correlationId": 'c"1',
-            "seq": 2,
-            "payload": {
-                "text": "b",
-                "finishReason": "stop",
-                "usage": {"promptTokens": 3, "completionTokens": 4},
-                "modelRef": "m@1",
-            },
-            "done": True,
-        },
-    ]
 
 
 @pytest.mark.parametrize(

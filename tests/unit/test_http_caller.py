@@ -1,0 +1,79 @@
+"""What a request's headers say of its caller."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supervision.errors import (
+    BadRequest,
+    Unauthenticated,
+)
+from supervision.tree_view import index_of
+from tether.http.caller import read_caller, tenant_of
+from tether.http.options import DoorOptions
+
+OPTIONS = DoorOptions(default_deadline_s=120, max_deadline_s=600)
+AUTH = {b"authorization": b"Bearer tether-acme-k1"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "key"),
+    [
+        ({b"authorization": b"Bearer abc"}, "abc"),
+        ({b"authorization": b"bearer   abc "}, "abc"),
+        ({b"x-api-key": b"abc"}, "abc"),
+        ({b"x-api-key": b"other", b"authorization": b"Bearer abc"}, "abc"),
+    ],
+)
+def test_keys_come_from_either_header(headers: dict[bytes, bytes], key: str) -> None:
+    assert read_caller(headers, OPTIONS).credential == key
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {b"authorization": b"Basic abc"},
+        {b"authorization": b"Bearer"},
+        {b"authorization": b"Bearer "},
+        {b"authorization": b"Bearer " + b"x" * 513},
+        {b"authorization": b"Bearer \xff\xfe"},
+        {b"x-api-key": b" "},
+    ],
+)
+def test_what_is_no_key_is_refused(headers: dict[bytes, bytes]) -> None:
+    with pytest.raises(Unauthenticated):
+        read_caller(headers, OPTIONS)
+
+
+def test_deadline_header() -> None:
+    assert read_caller(AUTH, OPTIONS).deadline_s == 120
+    assert read_caller({**AUTH, b"x-request-timeout-s": b"2.5"}, OPTIONS).deadline_s == 2.5
+    assert read_caller({**AUTH, b"x-request-timeout-s": b"1e9"}, OPTIONS).deadline_s == 600
+    for bad in (b"0", b"-1", b"nan", b"inf", b"soon", b""):
+        with pytest.raises(BadRequest) as caught:
+            read_caller({**AUTH, b"x-request-timeout-s": bad}, OPTIONS)
+        assert caught.value.param == "x-request-timeout-s"
+
+
+def test_idempotency_key() -> None:
+    assert read_caller(AUTH, OPTIONS).retry_token == ""
+    assert read_caller({**AUTH, b"idempotency-key": b"k 1"}, OPTIONS).retry_token == "k 1"
+    for bad in (b"x" * 256, b"\xff", b"a\tb"):
+        with pytest.raises(BadRequest) as caught:
+            read_caller({**AUTH, b"idempotency-key": bad}, OPTIONS)
+        assert caught.value.param == "Idempotency-Key"
+
+
+@given(st.from_regex(r"\A[a-z0-9]{1,10}(-[a-z0-9]{1,5})?\Z"), st.text("ab-_", min_size=1))
+def test_all_keys_of_a_tenant_have_one_partition(tenant: str, random: str) -> None:
+    one, other = tenant_of(f"tether-{tenant}-{random}"), tenant_of(f"tether-{tenant}-zzz")
+    assert one == other == tenant.split("-")[0]
+    assert 0 <= index_of(one, 7) < 7
+
+
+def test_partition_is_stable_between_releases() -> None:
+    assert [index_of(name, 4) for name in ("acme", "bolt", "")] == [2, 3, 0]
+    assert tenant_of("sk-123-x") == tenant_of("") == ""
