@@ -36,8 +36,8 @@ def application(gateways: Gateways, admission: DoorAdmission, options: DoorOptio
     models, probes = Models(gateways), Probes(gateways, admission)
     limit = options.default_max_tokens
 
-    def exchange(dialect: ApiFormat) -> Exchange:
-        return Exchange(dialect, gateways, admission, options)
+    def exchange(api_format: ApiFormat) -> Exchange:
+        return Exchange(api_format, gateways, admission, options)
 
     hot = [
         Route("/v1/chat/completions", exchange(ChatFormat(limit)), methods=["POST"]),
