@@ -12,6 +12,7 @@ import random
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -40,7 +41,7 @@ from supervision.process import ChildProcess, PlacedProcess
 from supervision.runtime import Actor, Address, on
 from supervision.runtime.spawning import SpawnedProcess
 from supervision.spec import ChildKind, ChildSpec, Shutdown, SupervisorOptions
-from supervision.telemetry import logs
+from supervision.telemetry import disk, logs
 from supervision.tree import SupervisionTree
 
 _LAST_WORDS_S: Final = 0.05  # after a process has ended, for what it said to be read
@@ -397,7 +398,12 @@ class Supervisor(ChildCommands, OperatorCommands, Supervised):
             self._by_address.pop(child.address, None)
         if child.task is not None and child.task is not asyncio.current_task():
             child.task.cancel()
-        self._perform(self._tree.exited(child.spec.id, child.generation, self._now(), error))
+        excuse = None
+        if child.address is None and disk.shortage(Path(self._hub.run_dir), 1):
+            excuse = ExternalCause.DISK_FULL  # it needs a socket, and can't tell without one
+        self._perform(
+            self._tree.exited(child.spec.id, child.generation, self._now(), error, excuse=excuse)
+        )
 
 
 def actor_named(start: str) -> type[Actor]:
