@@ -1,8 +1,9 @@
 """A node from its first file to its last process: start, wait, drain, end.
 
 The launcher is the process of `tether up`. It holds the data directory and the front port, starts
-Thespian's Admin and the root supervisor, and watches both; it serves nothing itself. Whatever ends
-it, ends all: SIGTERM in order, a failure at once, and SIGKILL because the Admin watches its owner.
+Thespian's Admin (the process by which actors are started) and the root supervisor, and watches
+both; it serves nothing itself. Whatever ends it, ends all: SIGTERM in order, a failure at once,
+and SIGKILL because the Admin watches its owner.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ from tether.node.progress import Progress
 from tether.node.readiness import excused, models_here, ready_models
 from tether.node.systemd import Notifier
 
-STALE_GRACE_S: Final = 5.0
-END_GRACE_S: Final = 3.0
+STALE_GRACE_S: Final = 5.0  # for what an earlier node has left, to end before it is killed
+END_GRACE_S: Final = 3.0  # likewise, for what this one leaves
 MARGIN_S: Final = 5.0  # beyond a deadline that another process keeps by itself
 _CREATE_S: Final = 30.0
 _ASK_AGAIN_S: Final = 0.1
