@@ -21,6 +21,7 @@ from supervision.capability import Capability, meets, named
 from supervision.contracts import Contract, KillPlaced
 from supervision.contracts.operating import Inspect, Resume, SetLogLevel, ShowStats, Suspend
 from supervision.errors import Forbidden, NoAnswer, Overloaded, Unavailable
+from supervision.runtime import metrics
 from supervision.runtime.address import Address
 from supervision.runtime.cancel_cause import CancelCause
 from supervision.runtime.connections import Connections

@@ -10,6 +10,7 @@ from actors.stores.embedded import NEEDED
 from supervision.contracts import TreeNode
 from supervision.errors import DiskFull, TetherError
 from supervision.telemetry import disk
+from tether.http import metrics
 
 POSTGRES: Final = "postgres"  # its path in the tree; there is none where it runs elsewhere
 LOOK_S: Final = 0.5
