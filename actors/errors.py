@@ -1,21 +1,33 @@
-"""What can go wrong with a request for inference, beside what the actor system raises itself
-(`supervision.errors`, where the whole tree begins). Pure.
+"""The errors of a request for inference, as one tree with HTTP's statuses.
+
+Those marked · are of inference and defined here; the others, of which any actor may raise some, are
+in `supervision.errors`.
 
 ::
 
-    BadRequest 400
-    ├── ContextExceeded 400          prompt + max_tokens do not fit the model
-    ├── ModelNotFound 404            nobody serves this name
-    └── Conflict 409
-        ├── IdempotencyConflict 409  the retry token is taken by something else
-        │   └── AnswerGone 409       it was answered, and nobody holds the answer any more
-        └── ModelConflict 409        a version is in no stage for this, or was changed meanwhile
-    Unavailable 503
-    ├── ModelUnusable 503            its folder is incomplete, or of a kind that no engine runs
-    │   ├── ArtifactRefused 503      unsigned, tampered with, revoked, or of no safe kind
-    │   └── CacheFull 503            its weights have no place on this machine's disk
-    └── ArtifactLost 503             no replica has it whole, or too few can be reached
-    WorkerLost 502                   it began, broke off, and could not be resumed
+    TetherError
+    ├── BadRequest 400                   the request itself is at fault; never retried
+    │   ├── Unauthenticated 401          no key, or an unknown or revoked one
+    │   ├── Forbidden 403                the key may not do this
+    │   ├── ContextExceeded 400 ·        prompt + max_tokens do not fit the model
+    │   ├── ModelNotFound 404 ·          nobody serves this name
+    │   ├── Conflict 409                 it is taken, or stands otherwise than was thought
+    │   │   ├── IdempotencyConflict 409 ·  the retry token is taken by something else
+    │   │   │   └── AnswerGone 409 ·     it was answered, and nobody holds the answer any more
+    │   │   └── ModelConflict 409 ·      a version is in no stage for this, or was changed meanwhile
+    │   ├── BodyTooLarge 413
+    │   └── ProtocolError 400            a message that nobody here understands
+    ├── RateLimited 429                  retry after `retry_after_s`
+    ├── Cancelled 499                    the client left
+    ├── Internal 500                     a bug of ours
+    ├── Unavailable 503                  nothing was answered; try again, elsewhere or later
+    │   ├── Overloaded, Draining, Hindered, DiskFull, NoAnswer, PeerLost 503
+    │   ├── ModelUnusable 503 ·          its folder is incomplete, or of a kind that no engine runs
+    │   │   ├── ArtifactRefused 503 ·    unsigned, tampered with, revoked, or of no safe kind
+    │   │   └── CacheFull 503 ·          its weights have no place on this machine's disk
+    │   └── ArtifactLost 503 ·           no replica has it whole, or too few can be reached
+    ├── WorkerLost 502 ·                 it began, broke off, and could not be resumed
+    └── DeadlineExceeded 504             the request's own deadline passed, and no other
 
 Pure.
 """

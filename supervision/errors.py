@@ -1,16 +1,12 @@
-"""Everything that can go wrong with a request, as one tree.
+"""The errors that any actor may raise, and the root of all others.
 
 ::
 
     TetherError
     ├── BadRequest 400               the request itself is at fault; never retried
-    │   ├── ContextExceeded 400      prompt + max_tokens do not fit the model
     │   ├── Unauthenticated 401      no key, or an unknown or revoked one
-    │   ├── Forbidden 403            the key may not use this model
-    │   ├── ModelNotFound 404        nobody serves this name
+    │   ├── Forbidden 403            whoever asks may not do this
     │   ├── Conflict 409             it is taken, or stands otherwise than was thought
-    │   │   ├── AnswerGone 409       it was answered, and nobody holds the answer any more
-    │   │   └── ModelConflict 409    a version is in no stage for this, or was changed meanwhile
     │   ├── BodyTooLarge 413
     │   └── ProtocolError 400        a message that nobody here understands
     ├── RateLimited 429              retry after `retry_after_s`
@@ -21,14 +17,12 @@
     │   ├── Draining 503             it is on its way out
     │   ├── Hindered 503             a predecessor, or what gives it its socket, is in its way
     │   ├── DiskFull 503             a disk of the node is full; the sentence names the folder
-    │   ├── ModelUnusable 503        its folder is incomplete, or of a kind that no engine runs
-    │   │   ├── ArtifactRefused 503  unsigned, tampered with, revoked, or of no safe kind
-    │   │   └── CacheFull 503        its weights have no place on this machine's disk
-    │   ├── ArtifactLost 503         no replica has it whole, or too few can be reached
     │   ├── NoAnswer 503             a wait of ours ended; what was asked may be done yet
     │   └── PeerLost 503             the process at the other end is gone
-    ├── WorkerLost 502               it began, broke off, and could not be resumed
     └── DeadlineExceeded 504         the request's own deadline passed, and no other
+
+What is built on actors derives its own from these. The statuses are HTTP's, as a common language
+of who is to blame and whether to try again.
 
 An error crosses the wire with its code, status and whether it may be retried, and is raised again
 as the same class at the other end, or as `Unfamiliar` where that class isn't imported.

@@ -1,1 +1,1 @@
-"""How people use Tether: HTTP, commands, the shell, a node from its configuration to its end."""
+"""The ways to use Tether: HTTP, commands, the shell, a node from its configuration to its end."""

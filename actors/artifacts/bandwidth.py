@@ -1,4 +1,4 @@
-"""So many bytes a second, for all that share it. Pure: takes the time, gives a pause. Pure."""
+"""A bandwidth limit shared by all transfers: takes the time, gives the pause to make. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a collection found unused at a replica, and since when.
+"""The record of what garbage collection found unused at a replica, and since when.
 
 An object is removed only by a collection that runs `grace` after one that condemned it, and only
 if nothing names it then. A push reads this list when it begins, and sends again what stands in

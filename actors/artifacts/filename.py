@@ -1,4 +1,4 @@
-"""Which files an artifact may hold, by their names alone. Pure.
+"""The rule for file names in an artifact: what may lie in one, by its name alone.
 
 Weights are safetensors or GGUF, beside them lie the texts of a Hugging Face folder. All else is
 refused by name: a pickle runs code when it is read, and so does a Python file.

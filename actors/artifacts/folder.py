@@ -1,4 +1,4 @@
-"""From a folder to a manifest, and what no folder that is unpacked may hold either."""
+"""The manifest of a folder, and the checks of every folder that is packed or was unpacked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where things lie in a replica. Pure.
+"""The layout of a replica: the path of every object.
 
 ::
 

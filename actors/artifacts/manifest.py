@@ -1,4 +1,4 @@
-"""What an artifact is made of: its manifest, whose digest is its address. Pure.
+"""The manifest of an artifact: its files and their blocks. Its digest is the artifact's address.
 
 The bytes are canonical: one text only stands for a manifest, so that its digest does as well.
 A block of 8 MiB is the unit of transfer, of verification and of storage; equal blocks of all

@@ -1,5 +1,5 @@
-"""Weights on their way from replicas and peers to the cache, counted. Bind children where they are
-used, never per request."""
+"""Metrics of artifacts on their way from replicas and peers to the cache. Children are bound where
+they are used, never per request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where signed models come from, as `[artifacts]` says it. Pure."""
+"""Options of `[artifacts]`: where signed models come from. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From replicas and peers to the cache, verified block by block; and out of it, verified again.
+"""A pull: an artifact from replicas and peers into the cache, and out of it, verified both times.
 
 The order is what makes it safe: manifest by its digest, signature over the manifest, blocks by
 theirs, then the files as they lie on disk, then the final name. Whatever fails leaves nothing

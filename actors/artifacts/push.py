@@ -1,4 +1,4 @@
-"""A folder to all replicas: blocks first, then what names them, the name last.
+"""A push of a folder to all replicas: blocks first, then what names them, the name last.
 
 Nothing refers to what isn't there yet, so a push that breaks off leaves no artifact that is half
 there; the next one sends what is missing. A replica that fails is left out, and reported; when

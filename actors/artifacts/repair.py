@@ -1,4 +1,4 @@
-"""Every replica made whole again: what is missing or damaged at one is taken from another."""
+"""Repair of the replicas: what is missing or damaged at one is taken from another."""
 
 from __future__ import annotations
 

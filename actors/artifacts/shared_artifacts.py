@@ -1,6 +1,6 @@
-"""What this node lends to others: artifacts that lie whole in its cache, and that it would load.
+"""The artifacts that this node serves to others: whole in its cache, and such as it would load.
 
-An artifact is taken off the shelf for each request, and stays held against eviction for a while
+An artifact is opened with the first request for it, and stays held against eviction for a while
 after the last one. Nothing is verified for the other: it verifies what it gets. But a file that was
 written to since it was verified, and what this node's trust store refuses, are not lent.
 """

@@ -1,4 +1,4 @@
-"""`source = "artifact:sha256:…"` of a model's card becomes a folder that was verified."""
+"""The folder, verified, that `source = "artifact:sha256:…"` of a model's card stands for."""
 
 from __future__ import annotations
 

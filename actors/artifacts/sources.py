@@ -1,9 +1,9 @@
-"""All that an artifact may come from: peers of the own region, replicas, peers of other regions.
+"""The sources of an artifact: peers of the own region, replicas, peers of other regions.
 
 Peers of the own region go first: a model that one of them has needs no second trip to a bucket far
 away, and costs no egress. A peer of another region goes last: it is as far away as a bucket, which
 is made for many readers, and its line is what answers of models travel on. For the same reason
-`artifacts.bandwidth` holds for replicas and other regions, and not among neighbours.
+`artifacts.bandwidth` holds for replicas and other regions, and not among peers of one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whose signatures count: a folder with public keys and `trust.toml`.
+"""The trust store: a folder with `trust.toml` and the public keys whose signatures count.
 
 ::
 

@@ -1,4 +1,4 @@
-"""What the nodes of a cluster tell one another, and how it travels.
+"""The messages between the rosters of a cluster: announcements, and orders to other nodes.
 
 An `Announcement` is what one node says at one moment, on several topics at once:
 

@@ -1,4 +1,4 @@
-"""What nodes ask each other's depots for: artifacts that lie whole in a cache.
+"""The messages to another node's depot, for artifacts that lie whole in its cache.
 
 Nothing in an answer is believed: who asks checks each byte against a digest that it has already.
 

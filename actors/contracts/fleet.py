@@ -1,4 +1,4 @@
-"""What the fleet says of itself: workers, readiness, nodes. Pure."""
+"""The messages about the fleet: workers' health, readiness, the nodes of the cluster. Pure."""
 
 from __future__ import annotations
 

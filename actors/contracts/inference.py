@@ -10,8 +10,14 @@
                                  ▲         │
                                  └─ Chunk… Completed
 
-`Infer`, `Run` and `Attach` open streams; the others are asked. Whatever goes wrong is
-raised as a `supervision.errors.TetherError` and crosses the wire as its code.
+`Infer`, `Run` and `Attach` open streams, `Finished` is told, the others are asked. Whatever goes
+wrong is raised as a `supervision.errors.TetherError` and crosses the wire as its code.
+
+A *job* is a request as the database has it, billed once; its *lease* says which worker has it, and
+until when. The *retry token* makes a request that comes twice one job. The *fencing token* grows
+each time the job is given to a worker, so that a late one can't close it. The *claim token* says
+which gateway may have it moved to another worker. Worker and gateway each keep a *journal* of what
+was said.
 
 `seq` is the number of output tokens before a chunk, so a stream can be taken up again at
 any token, whatever the chunks were. Durations are seconds that remain, never a clock.
@@ -46,7 +52,7 @@ class Outcome(StrEnum):
 class JobState(StrEnum):
     """What a retry token stands for, as whoever asks for it is told."""
 
-    FREE = "free"  # no job to be led to; nothing was reserved, for the ask named no worker
+    FREE = "free"  # there is no job; nothing was reserved, for the ask named no worker
     NEW = "new"  # the asker's own job, reserved by this very ask: `Run` it
     RUNNING = "running"  # it runs already, and not for this ask: `Attach` to it
     COMPLETED = "completed"  # answered in full; its worker may hold the answer still: `Attach`

@@ -1,4 +1,4 @@
-"""What operators ask of the actors of inference: breakers, sessions, draining. Pure."""
+"""The messages of operators to the actors of inference: breakers, sessions, draining. Pure."""
 
 from __future__ import annotations
 

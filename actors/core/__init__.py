@@ -1,1 +1,1 @@
-"""What several actors share. Pure."""
+"""Values and decisions of inference that several actors share. Pure."""

@@ -1,4 +1,4 @@
-"""The models that may be asked for, and which version a name stands for. Pure."""
+"""The index of the catalog: which models may be asked for, and which version a name means. Pure."""
 
 from __future__ import annotations
 

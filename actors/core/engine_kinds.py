@@ -1,4 +1,4 @@
-"""The engines there are: one table. A new engine is one file in this folder and one row of it.
+"""The engines there are: one table. A new engine is a file of `actors/engines` and a row of it.
 
 The row says what others must know without loading the engine: the configuration whether it may be
 asked for, a worker whether it could run it. So nothing is imported here, and a row names its file;
@@ -17,7 +17,7 @@ from actors.contracts.catalog import Task
 class EngineKind:
     """One engine. `name` is how the configuration calls it.
 
-    `module` is its file in this folder, which has `prepare` and `create`; see
+    `module` is its file in `actors/engines`, which has `prepare` and `create`; see
     `factory.EngineModule`. To run it `needs` this package beside ours; one with a `home` runs in an
     environment of its own, which the module of that name finds; see `factory.EngineHome`.
     Without `weights` it has no source, and no need of a process of its own.

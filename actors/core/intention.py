@@ -1,5 +1,5 @@
-"""What an operator means by a move that leaves something open, going by what was shown to them. A
-move that leaves nothing open may be asked again, after a lost answer: it is made once. Pure."""
+"""An operator's move that leaves something open, completed from what was shown to them. A move that
+leaves nothing open may be asked again, after a lost answer: it is made once. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an answer was so far: the record that makes it possible to go on with it.
+"""The journal of an answer: what was said so far, which makes it possible to go on with it.
 
 The worker keeps one of what it emitted, the gateway's session one of what it received. Both
 are read through `Reader`s, which may start at any token, may be many, and may come late.

@@ -1,4 +1,4 @@
-"""One model as `[[models]]` says it, and what is wrong with it by itself. Pure."""
+"""Options of one model, `[[models]]`, and what is wrong with them by themselves. Pure."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Who may use a model, where, how much, and which policies its requests pass, as `[models.policy]`
-says it. Pure."""
+"""Options of a model's policy, `[models.policy]`: who may use it, where, how much, and which
+policies its requests pass. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which sampling a request may ask for, and the seed it gets when it names none. Pure."""
+"""The bounds of sampling parameters, and the seed of a request that names none. Pure."""
 
 from __future__ import annotations
 

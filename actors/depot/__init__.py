@@ -1,4 +1,4 @@
-"""What the nodes of a cluster lend each other: artifacts that lie whole in their caches."""
+"""The depot: lends artifacts that lie whole in this node's cache to the other nodes."""
 
 from actors.depot.artifact_server import Depot
 from actors.depot.options import DepotOptions

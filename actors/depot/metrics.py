@@ -1,4 +1,5 @@
-"""What other nodes borrow, counted. Bind children where they are used, never per request."""
+"""Metrics of the artifacts that other nodes borrow. Children are bound where they are used, never
+per request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a depot is told when it starts."""
+"""Options of a depot."""
 
 from __future__ import annotations
 

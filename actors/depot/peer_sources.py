@@ -65,8 +65,8 @@ class PeerNodes(msgspec.Struct, frozen=True, kw_only=True):
 class PeerSources:
     """What a process knows of other nodes' depots; may be used by several threads::
 
-        lenders = Lenders.of(actor.node_options, around)
-        card = localized(card, cache_dir, artifacts, peers=lenders.asking if lenders else None)
+        peers = PeerSources.of(actor.node_options, around)
+        card = localized(card, cache_dir, artifacts, peers=peers.asking if peers else None)
 
     Args:
         options: of this node, which must have an identity to reach any other.
@@ -114,22 +114,22 @@ class PeerSources:
 class Asking:
     """The depots of other nodes during one fetch."""
 
-    def __init__(self, lenders: PeerSources) -> None:
-        self._lenders = lenders
+    def __init__(self, sources: PeerSources) -> None:
+        self._sources = sources
         self._endpoint: Endpoint | None = None
         self._opening = asyncio.Lock()
 
     async def near(self, artifact: str) -> Sequence[ArtifactPeer]:
         """Those of the own region that have it whole."""
-        return await self._having(artifact, self._lenders.among(near=True))
+        return await self._having(artifact, self._sources.among(near=True))
 
     async def far(self, artifact: str) -> Sequence[ArtifactPeer]:
         """Those of other regions that have it whole."""
-        return await self._having(artifact, self._lenders.among(near=False))
+        return await self._having(artifact, self._sources.among(near=False))
 
     def leave_alone(self, node: str, seconds: float) -> None:
         """See `PeerSources.leave_alone`."""
-        self._lenders.leave_alone(node, seconds)
+        self._sources.leave_alone(node, seconds)
 
     async def aclose(self) -> None:
         """Let go of all connections. Safe twice."""
@@ -164,7 +164,7 @@ class Asking:
         self, artifact: str, node: PeerNode, endpoint: Endpoint
     ) -> Address | None:
         """The depot of this node, if it has the artifact."""
-        known = self._lenders.depots
+        known = self._sources.depots
         try:
             async with asyncio.timeout(FIND_S):
                 for is_again in (False, True):
@@ -198,7 +198,7 @@ class Asking:
     async def _opened(self) -> Endpoint:
         async with self._opening:
             if self._endpoint is None:
-                options = self._lenders.options
+                options = self._sources.options
                 endpoint = Endpoint.connect(
                     run_dir=options.run_dir,
                     node=options.node,
@@ -213,7 +213,7 @@ class Asking:
 
     @property
     def _piece_bytes(self) -> int:
-        return min(PIECE, self._lenders.options.max_frame - _FRAME)
+        return min(PIECE, self._sources.options.max_frame - _FRAME)
 
 
 class _Depot:

@@ -1,4 +1,4 @@
-"""What runs answers together: `Batcher`, which is ours, or a library's own."""
+"""The batch of an engine, as a protocol: `Batcher`, which is ours, or a library's own."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Where a model on torch is computed: on the first GPU that this process may see, or else on the
-processor. Which GPUs an engine's process sees, its worker says (`workers.gpus`)."""
+"""The device of a model on torch: the first GPU that this process may see, or else the processor.
+Which GPUs an engine's process sees, its worker says (`workers.gpus`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every engine is to the worker that owns it.
+"""The protocol of an engine: what each is to the worker that owns it.
 
 An engine turns prompt ids into a stream of `Delta`s. It is driven from one asyncio loop;
 where it computes is its own affair. A continuation passes the ids emitted so far and is

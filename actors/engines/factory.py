@@ -1,4 +1,4 @@
-"""How an engine is made: by the row of `actors.core.engine_kinds` that its model's card names."""
+"""The factory of engines: by the row of `actors.core.engine_kinds` that a card names."""
 
 from __future__ import annotations
 

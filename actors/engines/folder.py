@@ -1,5 +1,5 @@
-"""Is this a whole Hugging Face model folder? Asked before torch is imported, so a missing or
-cut-off file is one clear sentence and not a traceback."""
+"""The check that a Hugging Face model folder is whole, made before torch is imported, so that a
+missing or cut-off file is one clear sentence and not a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An answer: what is asked of an engine, and what comes of it bit by bit."""
+"""A generation: what is asked of an engine, and what comes of it bit by bit."""
 
 from __future__ import annotations
 

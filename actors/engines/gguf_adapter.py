@@ -1,9 +1,11 @@
-"""A PEFT adapter as the GGUF file that llama.cpp takes. Pure.
+"""A PEFT adapter as the GGUF file that llama.cpp takes.
 
 llama.cpp computes scaling · B·(A·x) beside every product with a base that may be quantized, with
 one alpha for the whole file; each scaling is therefore put into its B here, and alpha is 0, which
 stands for a scaling of 1 (llama.cpp's `llama_adapter_lora_weight::get_scale`). Layers are called
 as `gguf.get_tensor_name_map` calls them.
+
+Pure.
 """
 
 from __future__ import annotations

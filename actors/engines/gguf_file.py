@@ -1,4 +1,4 @@
-"""Is this a GGUF file? Asked before llama.cpp is, which would say it less clearly."""
+"""The check that a file is GGUF, made before llama.cpp, which would say it less clearly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker and the process of its engine say to each other.
+"""The messages between a worker and the process of its engine.
 
 Frames on a socket pair: a length (4 bytes, big-endian), then MessagePack: from the worker one
 order, from the engine's process a list of what came of them. The pair has two ends and no

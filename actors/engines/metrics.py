@@ -1,4 +1,5 @@
-"""What the model itself does, counted. Bind children where they are used, never per request."""
+"""Metrics of the engines: what the model itself does. Children are bound where they are used, never
+per request."""
 
 from __future__ import annotations
 

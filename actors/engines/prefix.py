@@ -1,9 +1,11 @@
-"""Beginnings of answers, found by their tokens. Pure: what was computed for them is a piece that
-only the owner looks into.
+"""A tree of the beginnings of answers, found by their tokens. What was computed for them is a piece
+that only the owner looks into.
 
 A tree per scope: a node has a stretch of tokens and their piece, and what follows it in several
 answers hangs below it, so what they have in common is held once. The least recently used end goes
 first.
+
+Pure.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Drawing a token so that the draw can be repeated anywhere.
+"""The draw of a token, made so that it can be repeated anywhere.
 
 The Gumbel-max trick: argmax(logits / T + g) with g ~ Gumbel(0, 1) is a draw from
 softmax(logits / T) (Gumbel 1954; Maddison et al., "A* Sampling", 2014). The noise of token v

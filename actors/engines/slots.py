@@ -1,4 +1,4 @@
-"""What the batcher needs of the place where keys and values lie."""
+"""The protocol of slots: what the batcher needs of the place where keys and values lie."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where tokens of an answer go: the word that batcher and models share."""
+"""A span: where tokens of an answer go in a batch, in terms that batcher and models share."""
 
 from __future__ import annotations
 

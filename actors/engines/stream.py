@@ -1,4 +1,4 @@
-"""Between what computes an answer and who reads it."""
+"""The stream of an answer's pieces, from what computes them to who reads them."""
 
 from __future__ import annotations
 

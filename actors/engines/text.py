@@ -1,4 +1,4 @@
-"""From token ids to text, a token at a time, without ever taking back a character.
+"""Incremental detokenizing: from token ids to text, without ever taking back a character.
 
 A token is some bytes; a character may need several tokens, and so may a stop string. What
 cannot be decided yet is held back. The state after n tokens is a function of those n ids, so

@@ -1,4 +1,4 @@
-"""What a Hugging Face folder says about text: its tokenizer, its chat template, its ends."""
+"""The tokenizer of a Hugging Face folder, with its chat template and its end tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a request, before it costs a step of the batch."""
+"""Validation of a request: all that is wrong with it, before it costs a step of the batch."""
 
 from __future__ import annotations
 

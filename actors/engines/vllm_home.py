@@ -1,5 +1,5 @@
-"""Where vLLM is: in an environment of its own, as it pins other versions than ours, or, on a
-machine with CUDA, in that of the node."""
+"""The home of vLLM: an environment of its own, as it pins other versions than ours, or, on a
+machine with CUDA, that of the node."""
 
 from __future__ import annotations
 

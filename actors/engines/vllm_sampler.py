@@ -1,4 +1,4 @@
-"""Our own draw inside vLLM: a logits processor that leaves each answer one token to choose.
+"""The sampler inside vLLM: a logits processor that leaves each answer one token, our own draw.
 
 vLLM's seeds start a generator, so an answer cannot be taken up in the middle. Here the n-th
 token is drawn by `sampling.draw`, keyed by (seed, n), as in every engine; all other tokens get

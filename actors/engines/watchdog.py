@@ -1,4 +1,4 @@
-"""When an engine's process counts as stuck, and when it must prove that it isn't. Pure."""
+"""The watchdog of an engine's process: when it is stuck, and when it must prove it isn't. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the weights of a model are: in its folder or file, or in a package that was installed."""
+"""The place of a model's weights: its folder or file, or a package that was installed."""
 
 from __future__ import annotations
 

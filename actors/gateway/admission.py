@@ -1,4 +1,4 @@
-"""How much a tenant may do: requests a minute, tokens a minute, requests at once. Pure."""
+"""Limits of a tenant: requests a minute, tokens a minute, requests at once. Pure."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What the end of an attempt says about its worker. Whether another one follows is for the policies
-to say; see `supervision.policies`. Pure."""
+"""The verdict on a worker from how an attempt ended. Whether another one follows is for the
+policies to say; see `supervision.policies`. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a gateway knows of the network: the models, and which workers answer for them."""
+"""A gateway's view of the fleet: the models, and which workers answer for them."""
 
 from __future__ import annotations
 

@@ -46,14 +46,15 @@ from supervision.telemetry import logs
 
 log = logs.get(__name__)
 
-TICK_S = 0.25
+TICK_S = 0.25  # of the sweep: deadlines, clients that don't come back, silent workers
 OVERTIME_S = 0.5  # the worker knows the deadline too, and settles by it
-START_S = 15.0
+START_S = 15.0  # for scheduler and catalog, which may be starting as well
 
 
 class Gateway(Supervised):
-    """Answers `Infer`, `ListModels` and `Readiness`. Finds the scheduler by the tree, since a
-    partition has no needs of its own."""
+    """Answers `Infer`, `ListModels` and `Readiness`. A node may have several, each with a share of
+    the tenants: partitions, which are handed no addresses at their start, so it finds the scheduler
+    by the node's tree."""
 
     Options: ClassVar[type[msgspec.Struct]] = GatewayOptions
     max_handlers: ClassVar[int] = 32_768
@@ -119,7 +120,9 @@ class Gateway(Supervised):
 
     @on(Infer)
     async def infer(self, msg: Infer, sender: Address) -> AsyncIterator[Chunk | Completed]:
-        """
+        """Streams the answer from `from_seq` on: of a session that is there, or a new one. Each of
+        several readers has a `Reader` of the journal of its own; one of them moves the session on.
+
         Raises:
             Unauthenticated, ModelNotFound, BadRequest: the request is at fault.
             RateLimited: the tenant's limits.
@@ -164,7 +167,8 @@ class Gateway(Supervised):
 
     @on(ListModels)
     async def models(self, msg: ListModels, sender: Address) -> Catalog:
-        """
+        """The models that the tenant of this key may use.
+
         Raises:
             Unauthenticated: no such key.
         """
@@ -209,10 +213,11 @@ class Gateway(Supervised):
         while session.outcome is None and not session.reading.listeners:
             await session.reading.more(session.step)
 
-    # ---- what a session needs
+    # ---- what a session needs (`session_host`)
 
     async def place(self, place: Place, timeout: float) -> Placed:
-        """
+        """A worker for a request, by the scheduler's word.
+
         Raises:
             Draining: there is no scheduler.
             TetherError: what it says.

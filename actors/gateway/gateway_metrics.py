@@ -1,5 +1,5 @@
-"""What a gateway counts. A counter's lock per request costs more than all the rest of it, so
-counts are kept here and published a few times a second."""
+"""The counts of a gateway, published a few times a second: a counter's lock per request would cost
+more than all the rest of it."""
 
 from __future__ import annotations
 

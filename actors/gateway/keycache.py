@@ -1,4 +1,4 @@
-"""What is known of API keys: bounded, forgetful, and quick to be told otherwise. Pure."""
+"""A cache of API keys: bounded, forgetful, and quick to be told otherwise. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who an API key belongs to: looked up once, believed for a while, forgotten when told."""
+"""The keys of tenants: each looked up once, believed for a while, forgotten when told."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Requests that a gateway is done with, counted. Bind children where they are used, never per
-request."""
+"""Metrics of the requests that a gateway is done with. Children are bound where they are used,
+never per request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many requests of a tenant run on a model whose policy bounds that."""
+"""Counts of a tenant's running requests, for models whose policy bounds them."""
 
 from __future__ import annotations
 

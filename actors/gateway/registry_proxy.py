@@ -1,4 +1,4 @@
-"""Operators over HTTP: whose key it is, the gateway knows; what the models are, the registry."""
+"""The registry, asked on behalf of operators over HTTP, whose keys the gateway knows."""
 
 from __future__ import annotations
 

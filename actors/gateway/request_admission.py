@@ -1,4 +1,4 @@
-"""What a request passes before it is a session: all of it, or nothing is counted."""
+"""Admission of a request: it passes all that comes before a session, or nothing is counted."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What a gateway asks the scheduler, and what it then tells the worker: begin, continue, or let it
-listen."""
+"""The messages of a request to the scheduler and then to the worker: begin, continue, or listen."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Whether a version can answer a request, how, and how much of it the tenant may have. What can't
-be answered is refused here, before anything is counted or reserved."""
+"""Validation of a request: whether a version can answer it, how, and how much of it the tenant may
+have. What can't be answered is refused here, before anything is counted or reserved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request's session needs of the gateway that holds it."""
+"""The protocol of a session's host: what the session of a request needs of its gateway."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Where a request's session runs: its attempts, one worker after the other, under the tokens that
-say whose the job is. Decides; whoever holds it talks to scheduler and workers. Times are its
+"""The placement of a request's session: its attempts, one worker after the other, under the tokens
+that say whose the job is. Decides; whoever holds it talks to scheduler and workers. Times are its
 caller's."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who reads a request's answer: one of the readers moves the session on, the others wait for what
+"""The readers of a request's answer: one of them moves the session on, the others wait for what
 that one brings. Not one of them is needed: a reader that leaves at any point leaves a session which
 the next one can take further."""
 

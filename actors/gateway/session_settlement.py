@@ -1,4 +1,4 @@
-"""How a request's session ends: what was used, and what its job is closed with. Pure."""
+"""The end of a request's session: what was used, and what its job is closed with. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""That every job is closed: by whom, when its worker can't or may not have."""
+"""Settlement by the gateway: closes a job where its worker can't or may not have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Telling the scheduler which slots are free, in company."""
+"""Releases of slots, told to the scheduler several at a time."""
 
 from __future__ import annotations
 

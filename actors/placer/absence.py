@@ -1,4 +1,4 @@
-"""Since when something has been missing, and when to do something about it. Pure."""
+"""A record of absence: since when something is missing, and when to act on it. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are the weights of a version where they are said to be, and signed as they must be?"""
+"""The check of a version's weights: they are where they are said to be, signed as they must be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changes of the catalog, counted. Bind children where they are used, never per request."""
+"""Metrics of the catalog's changes. Children are bound where they are used, never per request."""
 
 from __future__ import annotations
 

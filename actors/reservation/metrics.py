@@ -1,4 +1,4 @@
-"""Jobs that were closed, counted by who closed them. Bind children where they are used, never per
+"""Metrics of closed jobs, by who closed them. Children are bound where they are used, never per
 request."""
 
 from __future__ import annotations

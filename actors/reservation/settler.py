@@ -1,4 +1,4 @@
-"""Settling for sure: asked again until reservation has answered, over its restarts."""
+"""The settler: asks reservation to settle until it has answered, over its restarts."""
 
 from __future__ import annotations
 

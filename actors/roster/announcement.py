@@ -1,4 +1,4 @@
-"""What a node may announce, and which announcements of others count.
+"""The rules of announcements: what a node may announce, and which ones of others count.
 
 An announcement counts if the connection it came by, its signature and its text name the same node,
 that node is of the configuration, it speaks of itself alone, and (epoch, sequence) is above the

@@ -1,4 +1,4 @@
-"""How this node is: its hardware, the breakers of its scheduler, whether its Admin leads."""
+"""The condition of this node: its hardware, its scheduler's breakers, whether its Admin leads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which workers are alive: the last word of each, until it has been silent for too long. Pure."""
+"""The living workers: the last word of each, until it has been silent for too long. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a machine is made of and how much of it is left: processors, memory, GPUs."""
+"""The hardware of a machine, and how much of it is left: processors, memory, GPUs."""
 
 from __future__ import annotations
 

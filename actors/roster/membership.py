@@ -1,4 +1,4 @@
-"""Which nodes are alive: how long each has been silent, and when not to believe the silence.
+"""The nodes that are alive: how long each has been silent, and when not to believe the silence.
 
 A node is suspect when its announcements are late and gone when they are very late. When many
 vanish within one window, the fault is more likely ours, or the network's, than that of all of them:

@@ -1,5 +1,5 @@
-"""What nodes say to one another, and who is there, counted. Bind children where they are used,
-never per request."""
+"""Metrics of what nodes say to one another, and of who is there. Children are bound where they are
+used, never per request."""
 
 from __future__ import annotations
 

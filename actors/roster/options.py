@@ -1,4 +1,4 @@
-"""What a roster is told when it starts."""
+"""Options of a roster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a host there, and nobody listens?"""
+"""A probe of a host: whether it is there, and nobody listens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Saying to the rosters of all other nodes what this one is: regularly, and when it changes.
+"""The publisher of this node's announcements: to all other rosters, regularly and on change.
 
 An announcement is made and signed once, and every other node has a task of its own that brings it
 there: only the newest counts, so a node that is slow, or away, misses the ones between and delays

@@ -1,4 +1,4 @@
-"""Orders: what one node has others do. Given by processes of the own node, carried out here."""
+"""Commands to other nodes: given by processes of the own node, carried out here for others."""
 
 from __future__ import annotations
 

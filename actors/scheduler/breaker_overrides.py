@@ -1,4 +1,4 @@
-"""What operators said of breakers, over the restarts of a scheduler."""
+"""Circuit-breaker overrides, kept across scheduler restarts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who waits for a worker: bounded, first come first served within a tenant, tenants in turn.
+"""A fair queue for workers: bounded, in order within a tenant, tenants in turn.
 
 Pure.
 """

@@ -1,4 +1,5 @@
-"""Waiting requests and breakers, counted. Bind children where they are used, never per request."""
+"""Metrics of waiting requests and breakers. Children are bound where they are used, never per
+request."""
 
 from __future__ import annotations
 

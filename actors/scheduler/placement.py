@@ -1,4 +1,4 @@
-"""Which worker gets a request: the fleet as last seen, and what was sent there since.
+"""The choice of a worker: by the fleet as last seen, and what was sent there since.
 
 Score first, then chance: among workers that are about as good, two are drawn and the less
 loaded one wins, so that two schedulers with the same snapshot don't herd.

@@ -1,4 +1,4 @@
-"""What operators have said of breakers, so that it outlives the schedulers."""
+"""Circuit-breaker overrides in PostgreSQL, so that they outlive the schedulers."""
 
 from __future__ import annotations
 

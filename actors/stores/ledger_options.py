@@ -1,4 +1,4 @@
-"""How a ledger works: rounds, leases, patience, and how long it keeps what."""
+"""Options of a ledger: rounds, leases, patience, and how long it keeps what."""
 
 from __future__ import annotations
 

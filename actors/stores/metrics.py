@@ -1,5 +1,5 @@
-"""Rounds of statements, and what came of them, counted. Bind children where they are used, never
-per request."""
+"""Metrics of rounds of statements, and of what came of them. Children are bound where they are
+used, never per request."""
 
 from __future__ import annotations
 

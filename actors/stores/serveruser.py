@@ -1,4 +1,4 @@
-"""Which user runs the embedded PostgreSQL, since it refuses to run as root."""
+"""The user that runs the embedded PostgreSQL, which refuses to run as root."""
 
 from __future__ import annotations
 

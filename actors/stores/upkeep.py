@@ -1,4 +1,4 @@
-"""What a ledger does besides: expire leases that ran out, and delete what was kept long enough."""
+"""Upkeep of the ledger: leases that ran out expire, what was kept long enough is deleted."""
 
 from __future__ import annotations
 

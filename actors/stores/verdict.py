@@ -1,4 +1,4 @@
-"""What becomes of a reserve that finds its retry token taken: the words of the query `contest`."""
+"""The verdict on a reserve whose retry token is taken: the words of the query `contest`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When what was generated should leave: the first token at once, later ones in company. Pure."""
+"""Coalescing of chunks: the first token leaves at once, later ones in company. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker may run: the versions of the catalog that suit it, and how they rank. Pure."""
+"""The models that a worker may run: the versions that suit it, and how they rank. Pure."""
 
 from __future__ import annotations
 

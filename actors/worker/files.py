@@ -1,4 +1,4 @@
-"""How large a model is, before it is loaded: as its files are."""
+"""The size of a model before it is loaded: that of its files."""
 
 from __future__ import annotations
 

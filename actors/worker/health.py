@@ -1,4 +1,4 @@
-"""What a worker says of itself, and when: every few seconds, and at once when it matters."""
+"""The health reports of a worker: every few seconds, and at once when it matters."""
 
 from __future__ import annotations
 

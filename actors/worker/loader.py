@@ -1,4 +1,4 @@
-"""From a model's card to an engine that has answered."""
+"""The loader of models: from a model's card to an engine that has answered."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Models on workers, counted: what is warm, and what it takes. Bind children where they are used,
-never per request."""
+"""Metrics of the models on workers: what is loaded, and what it takes. Children are bound where
+they are used, never per request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which models a worker loads, and which it lets go: demand, pins, and a budget of bytes.
+"""The models in a worker's memory: which to load and let go, by demand, pins and a byte budget.
 
 A state machine: the shell says what has happened, `plan` says what to begin, and the shell reports
 how that went. What a model weighs counts from the moment its load begins until its engine is

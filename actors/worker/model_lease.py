@@ -1,4 +1,4 @@
-"""What a run has of a model."""
+"""A run's lease of a model, which isn't let go while a run has one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model as a worker's warm pool knows it: what is wished, and where it stands. Pure."""
+"""The state of one model in a worker's pool: what is wanted of it, and where it stands. Pure."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ Step = Load | Close
 
 
 class ModelState:
-    """`identity`, `size` and what is said of failures are of what is here, or else of the wish."""
+    """`identity`, `size` and failures are those of what is here, or else of what is wanted."""
 
     __slots__ = (
         "asked_at", "claims", "failures", "fault", "holds", "identity", "loaded_at", "phase",
@@ -74,7 +74,7 @@ class ModelState:
         self.renew()
 
     def renew(self) -> None:
-        """Nothing is known of it but its wish."""
+        """Nothing is known of it but what is wanted of it."""
         assert self.wish is not None
         self.identity = self.wish.identity
         self.size = self.wish.size

@@ -1,4 +1,4 @@
-"""What a worker that was killed may leave for moments: the processes of its engines.
+"""The processes of engines that a killed worker may leave for moments.
 
 They get SIGKILL with their worker (PR_SET_PDEATHSIG), but one that held a hundred gigabytes of a
 GPU is not gone at once, and whoever follows would find no room. Their worker can't be asked who

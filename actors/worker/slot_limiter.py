@@ -1,4 +1,4 @@
-"""The worker's own word on its slots: so many run, so many wait, the rest is sent away. Pure."""
+"""The limit of a worker's slots: so many run, so many wait, the rest is sent away. Pure."""
 
 from __future__ import annotations
 

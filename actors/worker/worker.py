@@ -69,7 +69,7 @@ class Worker(Supervised):
         await remains.gone(self.path)
         self._options = options
         around = options.around
-        self._lenders = PeerSources.of(self.node_options, around) if around.nodes else None
+        self._peers = PeerSources.of(self.node_options, around) if around.nodes else None
         self._pool = Pool(self, options, self._open, self._changed, self._keep_only)
         self._runs = Runs(self, options)
         self._draining = False
@@ -216,7 +216,7 @@ class Worker(Supervised):
             stuck_s=options.stuck_s,
             probe_s=options.probe_s,
             prefix_bytes=options.prefix_mib << 20,
-            peers=self._lenders.asking if self._lenders else None,
+            peers=self._peers.asking if self._peers else None,
             sized=sized,
         )
 

@@ -1,4 +1,4 @@
-"""What every message of Tether has in common.
+"""The base of all messages: what every contract has in common.
 
 A *contract* is a frozen msgspec Struct that travels as one MessagePack array, its first
 item the name of its class. Release N+1 may append fields that have a default, and nothing

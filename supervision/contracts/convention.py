@@ -1,4 +1,4 @@
-"""What an Admin says of Thespian's convention. Pure."""
+"""The messages about Thespian's convention, which an Admin answers. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What operators ask of a node, and tell it. Pure."""
+"""The messages of operators to any actor, to supervisors and to the node. Pure."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Retry, breaker and their kind: state machines in an explicit order. Pure but for the drivers,
-which are imported by their own names."""
+"""Policies of calls: retry, breaker and their kind, state machines in an explicit order. Pure but
+for the drivers, which are imported by their own names."""
 
 from supervision.policies.breaker import Breaker, BreakerOptions, Mode, State
 from supervision.policies.breakers import Breakers

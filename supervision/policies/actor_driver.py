@@ -1,4 +1,4 @@
-"""Policies around asking another actor, which may be another one at each attempt."""
+"""The driver of policies around asking another actor, maybe another one at each attempt."""
 
 from __future__ import annotations
 

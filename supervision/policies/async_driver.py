@@ -1,4 +1,4 @@
-"""Policies around coroutines: the clock, the pauses, and the breaking off."""
+"""The driver of policies around coroutines: the clock, the pauses, and the breaking off."""
 
 from __future__ import annotations
 

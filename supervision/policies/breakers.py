@@ -1,4 +1,4 @@
-"""One breaker for each thing that can break on its own, such as a worker's model. Pure."""
+"""A breaker for each thing that can break on its own, such as a worker's model. Pure."""
 
 from __future__ import annotations
 

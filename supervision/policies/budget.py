@@ -1,4 +1,4 @@
-"""How many retries all calls together may do: a share of the calls.
+"""The retry budget: how many retries all calls together may do, as a share of the calls.
 
 Retries of single calls are harmless; retries of all calls at once double the load just when
 something is down, and keep it down. Source: Beyer et al., Site Reliability Engineering, 2016,

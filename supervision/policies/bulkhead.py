@@ -1,4 +1,4 @@
-"""At most so many attempts at once. Pure."""
+"""The policy `Bulkhead`: at most so many attempts at once. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All attempts of a call together, and the pauses between them, take at most so long. Pure."""
+"""The policy `Deadline`: at most so long for all attempts of a call and their pauses. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How an attempt ended, as policies see it. Pure."""
+"""The outcome of an attempt, as policies see it. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every policy is: a guard that each attempt of a call passes, inwards and outwards.
+"""The protocol of a policy: a guard that each attempt of a call passes, inwards and outwards.
 
 A *policy* is made once and shared by all calls; it holds what they share (a window of outcomes,
 a count, a budget). For each call it gives a *guard*, a small state machine::

@@ -1,4 +1,4 @@
-"""At most so many calls a second. Pure."""
+"""The policy `Rate`: at most so many calls a second. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the last calls ended. Pure."""
+"""A window over the last calls, and how they ended. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Another attempt after one that broke off or was sent away. Pure."""
+"""The policy `Retry`: another attempt after one that broke off or was sent away. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One attempt takes at most so long. Pure."""
+"""The policy `Timeout`: one attempt takes at most so long. Pure."""
 
 from __future__ import annotations
 

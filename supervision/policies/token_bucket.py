@@ -1,4 +1,4 @@
-"""What a rate is measured with: for the policy `Rate`, and for what tenants may use. Pure."""
+"""A token bucket: measures rates, for the policy `Rate` and for what tenants may use. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often something happened lately, in memory that doesn't grow. Pure."""
+"""A sliding window: how often something happened lately, in bounded memory. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where an actor or an endpoint can be reached: a value, written `node/name/port`.
+"""The address of an actor or an endpoint: a value, written `node/name/port`.
 
 `node` is the id that the greeting of every connection carries and, between nodes, the one
 that a certificate is checked against. `name` is the file name of the Unix socket below the

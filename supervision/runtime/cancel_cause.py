@@ -1,4 +1,4 @@
-"""Why work is cancelled that somebody has asked for."""
+"""The cause of a cancellation: why work ends that somebody has asked for."""
 
 from __future__ import annotations
 

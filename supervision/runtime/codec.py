@@ -1,7 +1,8 @@
 """Contracts and errors as MessagePack.
 
-All contracts form one tagged union (`actors.contracts.known`). Its decoder is built when it
-is first needed, and again when a payload doesn't fit and more contracts were imported since.
+All contracts form one tagged union (`supervision.contracts.contract.known`). Its decoder is built
+when it is first needed, and again when a payload doesn't fit and more contracts were imported
+since.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class Acceptor(Dialer, Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """A socket: checks who is at the other end, then passes frames on to the hub."""
+    """A socket: checks who is at the other end, then passes frames on to its `Acceptor`."""
 
     def __init__(self, hub: Acceptor, dialed: Peer | None) -> None:
         self.hub = hub

@@ -1,6 +1,6 @@
-"""All connections of one process, on one loop: who listens, dials, knows whom, and closes.
+"""The connections of one process, on one loop: who listens, dials, knows whom, and closes.
 
-The hub listens on a Unix socket in the node's folder of the run directory (mode 0700), and dials
+A process listens on a Unix socket in the node's folder of the run directory (mode 0700), and dials
 peers when there is something to send. Processes of other nodes are met at the `NodeTransport`. What
 is said on the connections are `Exchanges`.
 """
@@ -124,7 +124,7 @@ class Connections:
         """The peer at `address`; a new one is dialed when something is sent.
 
         Raises:
-            PeerLost: this hub is closed.
+            PeerLost: these connections are closed.
         """
         found = self._peers.get(address)
         if found is None:

@@ -1,4 +1,4 @@
-"""How a process answers contracts: which method takes which, how many at once.
+"""Dispatch of contracts to the handlers of an actor: which takes which, how many at once.
 
 Synchronous handlers answer within the turn of the loop in which the frame arrived; the others
 run as tasks, at most `max_handlers` of them. Contracts that come before the actor has started,
@@ -82,7 +82,7 @@ def handlers_of(actor: object) -> dict[type, Entry]:
 
 
 class Dispatch:
-    """Takes the requests of a hub to the handlers of one actor."""
+    """Takes the requests that come over `Connections` to the handlers of one actor."""
 
     def __init__(self, hub: Connections, handlers: dict[type, Entry], limit: int, who: str) -> None:
         """Holds requests back until `begin`."""

@@ -1,4 +1,4 @@
-"""What this process says to others and they to it: asks, streams, messages, each by its number.
+"""Exchanges with other processes: asks, streams, messages, each by its number.
 
 An exchange begins with a frame that carries a fresh number; what belongs to it carries the same
 one. Answers are taken from the peer that was asked, and from no other. What others want goes to

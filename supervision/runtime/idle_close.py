@@ -1,4 +1,4 @@
-"""How a connection with another node ends that nobody uses.
+"""The close of a connection with another node that nobody uses.
 
 Who dialed it asks, after `IDLE_S` without a byte; the other side may have a use for it that can't
 be seen from here, such as somebody who watches us, and then it stays. Frames that come up while

@@ -1,4 +1,4 @@
-"""What every actor answers its operators: how it stands, its figures, its logs, a pause."""
+"""Introspection, the same for every actor: how it stands, its figures, its logs, a pause."""
 
 from __future__ import annotations
 

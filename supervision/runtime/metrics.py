@@ -1,5 +1,5 @@
-"""Spares, and connections between nodes, counted. Bind children where they are used, never per
-request."""
+"""Metrics of spares, and of connections between nodes. Children are bound where they are used,
+never per request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The border between the processes of this node and those of others.
+"""The transport between nodes: listens and dials for the processes of this one.
 
 A process of a node that has an identity listens on a TCP port of its own, which stands in its
 address, and dials others at the host of their node; see docs/adr/0008-between-nodes.md. Every
@@ -81,7 +81,7 @@ class NodeTransport:
             self._tasks.append(hub.loop.create_task(self._accept(), name="accept nodes"))
 
     def close(self) -> None:
-        """Listens no longer. The hub closes the connections."""
+        """Listens no longer. `Connections` closes those that there are."""
         for task in (*self._tasks, *self._handshakes):
             task.cancel()
         self._moves.close()

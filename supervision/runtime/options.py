@@ -1,4 +1,4 @@
-"""What a node's capabilities say about its runtime, as one frozen value."""
+"""Options of the runtime, as a node's capabilities say them: one frozen value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other nodes have placed at this one: it ends when nobody there is left to whom it belongs.
+"""The actors that other nodes have placed at this one: each ends when its owners there are gone.
 
 An actor that is placed at another node has the Admin there as its parent, for Thespian, and would
 stay for as long as that runs. So each has a guardian at the node that asked for it. It ends by

@@ -1,4 +1,4 @@
-"""Thespian's way of running a process, on top of an asyncio loop.
+"""The loop of a process: Thespian's way of running one, on top of asyncio.
 
 Thespian calls `run(handler, duration)` and gets control back when a handler says so, when
 the time is over or when an end was asked for. Here that is the loop running until there is

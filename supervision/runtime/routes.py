@@ -1,4 +1,4 @@
-"""Where nodes are: host names or addresses by node id, and what a node listens at. Pure."""
+"""Routes: the host of every other node by its id, and what a node listens at. Pure."""
 
 from __future__ import annotations
 

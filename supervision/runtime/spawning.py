@@ -1,4 +1,4 @@
-"""How a process of a node is started: spawn, quickly.
+"""Spawning of a node's processes, quickly.
 
 multiprocessing's spawn imports the starter's `__main__` and keeps a resource tracker; an
 actor needs neither, and imports only its own class. Thespian's entry points are exchanged for

@@ -26,7 +26,7 @@ log = logs.get(__name__)
 
 
 class Inbox:
-    """What has arrived of a stream and wasn't taken yet; the hub's view of a `Stream`."""
+    """What has arrived of a stream and wasn't taken yet; what `Exchanges` see of a `Stream`."""
 
     __slots__ = ("credit", "end", "items", "number", "open", "peer", "waiter")
 

@@ -1,4 +1,4 @@
-"""How a conversation goes over to a fresh connection before its certificate ends.
+"""The rotation of a connection: a fresh one takes over before its certificate ends.
 
 Who dialed dials again, with the certificates of now. Then it says `MOVE` as its last word on the
 old connection and holds its tongue; the other side, having heard all that came before, says

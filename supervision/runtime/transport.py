@@ -1,4 +1,4 @@
-"""What Thespian asks of a transport, on one asyncio loop and a hub.
+"""The transport that Thespian asks for, on one asyncio loop and its `Connections`.
 
 An actor's handlers, tasks and timers live on the same loop as Thespian's messages; they rest
 only while Thespian's own code runs, which is brief.
@@ -304,8 +304,8 @@ def nothing() -> None:
 
 
 def border_of(options: NodeOptions, fixed: Address | None) -> NodeTransport | None:
-    """The border of a process of this node, if the node has an identity. A `fixed` address has
-    its port already.
+    """The transport to other nodes, for a process of a node that has an identity. A `fixed`
+    address has its port already.
 
     Raises:
         OSError: its port is taken.

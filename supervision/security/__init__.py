@@ -1,1 +1,1 @@
-"""Who a node is: certificates, the authority that issues them, and their revocation."""
+"""The identity of nodes: certificates, the authority that issues them, and their revocation."""

@@ -1,4 +1,4 @@
-"""Who this node is, and whom it believes: read from a folder, and read again when it changes.
+"""The identity of this node, and whom it believes: read from a folder, again when that changes.
 
 ::
 

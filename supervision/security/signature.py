@@ -1,4 +1,4 @@
-"""What a node says to all, signed with the key of its certificate.
+"""Signed statements of a node to all, with the key of its certificate.
 
 The certificate goes along, so that whoever hears it needs to know nobody but the authority. The
 signature covers the purpose as well: what was signed for one can't be used for another.

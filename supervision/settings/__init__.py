@@ -1,4 +1,4 @@
-"""What a program is told before it starts: sections, how they are read, what is wrong with them."""
+"""Settings: the sections of a configuration, how they are read, what is wrong with them."""
 
 from supervision.settings.problem import ConfigInvalid, Problem
 from supervision.settings.reading import read_section

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration. Pure."""
+"""Problems of a configuration. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Raw values as sections: every mistake is found at once, each with the path of its key. Pure."""
+"""The reader of sections: every mistake is found at once, each with the path of its key. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all sections of a configuration are made of. Pure."""
+"""The base of all sections of a configuration. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who had a node do what, and when: a file to which lines are only ever added.
+"""The audit log, who had a node do what, and when: a file to which lines are only ever added.
 
 Each writing command is written down before it is done, and again with what came of it. A line is
 one JSON object, and on the disk (fsync) before the command begins. When the file has grown to

@@ -1,5 +1,5 @@
-"""Whatever can fill up says here how full it is, and what it turned away. Bind children where they
-are used, never per request."""
+"""Metrics of bounds: how full whatever can fill up is, and what it turned away. Children are bound
+where they are used, never per request."""
 
 from __future__ import annotations
 

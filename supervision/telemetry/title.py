@@ -1,4 +1,4 @@
-"""What ps and top call this process: `tether NODE WHAT`, such as `tether n1 control/scheduler`.
+"""The title of this process in ps and top: `tether NODE WHAT`, as `tether n1 control/scheduler`.
 
 The title takes the room of the command line and no more (`SPT_NOENV`): setproctitle would write
 over the environment too, by which is found what a killed node has left

@@ -118,9 +118,9 @@ CALLER = HttpCaller(credential="", retry_token="", deadline_s=1.0)
 
 def read(body: object) -> EmbeddingsEncoder:
     order = EmbeddingsFormat().read(json.dumps(body).encode(), {}, CALLER, "r1")
-    assert isinstance(order.voice, EmbeddingsEncoder)
+    assert isinstance(order.encoder, EmbeddingsEncoder)
     assert not order.stream
-    return order.voice
+    return order.encoder
 
 
 @pytest.mark.parametrize("form", ["float", "base64"])
@@ -130,8 +130,8 @@ def test_the_answer_is_openais(form: str) -> None:
         seq=0, token_ids=(), text=base64.b64encode(raw).decode(), finish=Finish.STOP,
         usage=Usage(prompt_tokens=9),
     )  # fmt: skip
-    voice = read({"model": "m", "input": ["a", "b"], "encoding_format": form})
-    told = json.loads(voice.whole(item))
+    encoder = read({"model": "m", "input": ["a", "b"], "encoding_format": form})
+    told = json.loads(encoder.whole(item))
     if form == "float":
         CreateEmbeddingResponse.model_validate(told, strict=True)
         assert [part["embedding"] for part in told["data"]] == [[0, 1, 2], [3, 4, 5]]

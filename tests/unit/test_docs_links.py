@@ -20,6 +20,7 @@ CODE = re.compile(r"`((?:[^`\n]|\n(?!\n))+)`")
 HEADING = re.compile(r"^(#+) +(.+?) *$", re.MULTILINE)
 LINK = re.compile(r"\[((?:[^\[\]\n]|\n(?!\n))*)\]\(([^()\s]+)\)")
 ADR = re.compile(r"\d{4}-[a-z0-9-]+\.md")
+HOP = re.compile(r"([\w/]+\.py):([\w.]+)")  # a function or method, by its file
 NAMED = re.compile(r"(?<!ggml's )\bdocs/(?:adr/[\w-]+(?:\.md)?|[\w-]+\.md)")  # in code
 
 
@@ -75,11 +76,21 @@ def is_module(root: Path, name: str) -> bool:
     return True
 
 
+def defines(module: Path, name: str) -> bool:
+    """Has the module this function or class; of `Class.method`, both?"""
+    if not module.exists():
+        return False
+    text = module.read_text()
+    return all(re.search(rf"\b(?:def|class) {part}\b", text) for part in name.split("."))
+
+
 def wrong_names(root: Path, text: str) -> Iterator[str]:
     for code in CODE.findall(FENCE.sub("", text)):
         folder, slash, rest = code.partition("/")
         there = True
-        if slash and folder and re.fullmatch(r"[\w./@-]+", code):
+        if hop := HOP.fullmatch(code):
+            there = defines(root / hop[1], hop[2])
+        elif slash and folder and re.fullmatch(r"[\w./@-]+", code):
             ours = code.endswith(".py") or (folder in FOLDERS and not rest.isdigit())
             there = not ours or (root / code).exists()
         elif re.fullmatch(rf"({'|'.join(PACKAGES)})(\.\w+)+", code):
@@ -142,13 +153,14 @@ def test_what_code_says_of_documents_is_there() -> None:
 
 PAGE = "# 1. One\n\n## Context\n\n## Decision\n\n## What it costs\n\n## When to revisit\n"
 SOUND = {
-    "README.md": "# R\n\nSee [a\nb](docs/a.md#one--two-v1), `tether/x.py`, `tether.x.y`, `a/b`\n",
+    "README.md": "# R\n\nSee [a\nb](docs/a.md#one--two-v1), `tether/x.py`, `tether.x.y`, `a/b`\n"
+    "`tether/x.py:C.m`\n",
     "docs/README.md": "# D\n\n[a](a.md) [1](adr/0001-one.md) [out](https://example.org/#x)\n",
     "docs/a.md": "# A\n\n## `One` & two, v1\n\n## One\n\n## One\n\n[again](#one-1)\n"
     "```\n# no heading, [no link](nowhere)\n```\n`[no](link)`\n",
     "docs/adr/0001-one.md": PAGE,
     "tether/__init__.py": "",
-    "tether/x.py": "y = 1\n",
+    "tether/x.py": "y = 1\nclass C:\n    def m(self): ...\n",
 }
 
 
@@ -175,6 +187,8 @@ def test_sound_documents_have_no_fault(tmp_path: Path) -> None:
         ("docs/a.md", "`scripts/z`", "`scripts/z` isn't there"),
         ("docs/a.md", "`tether.z`", "`tether.z` isn't there"),
         ("docs/a.md", "`tether.x.z`", "`tether.x.z` isn't there"),
+        ("docs/a.md", "`tether/x.py:C.n`", "`tether/x.py:C.n` isn't there"),
+        ("docs/a.md", "`tether/z.py:C.m`", "`tether/z.py:C.m` isn't there"),
         ("docs/b.md", "# B", "docs/README.md doesn't list it"),
         ("docs/adr/0001-one.md", PAGE + "## Seen\n", "its sections are"),
         ("docs/adr/0001-one.md", PAGE.replace("## Decision", "### Decision\n\n## x"), "sections"),

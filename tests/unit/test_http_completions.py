@@ -35,11 +35,11 @@ def events(stream: bytes) -> list[Any]:
 
 @given(TEXTS, TEXTS, TEXTS, st.booleans())
 def test_chat_stream_is_what_openai_expects(a: str, b: str, c: str, with_usage: bool) -> None:
-    voice = ChatEncoder("id1", 'mo"del', stream=True, with_usage=with_usage)
+    encoder = ChatEncoder("id1", 'mo"del', stream=True, with_usage=with_usage)
     stream = (
-        voice.part(Chunk(seq=0, token_ids=(1,), text=a), first=True)
-        + voice.part(Chunk(seq=1, token_ids=(2,), text=b), first=False)
-        + voice.end(done(c), first=False)
+        encoder.part(Chunk(seq=0, token_ids=(1,), text=a), first=True)
+        + encoder.part(Chunk(seq=1, token_ids=(2,), text=b), first=False)
+        + encoder.end(done(c), first=False)
     )
     *chunks, last = events(stream)
     assert last == "[DONE]"
@@ -60,8 +60,8 @@ def test_chat_stream_is_what_openai_expects(a: str, b: str, c: str, with_usage: 
 
 
 def test_chat_stream_of_nothing_but_the_end_has_a_role() -> None:
-    voice = ChatEncoder("id1", "m", stream=True, with_usage=False)
-    role, finish, last = events(voice.end(done(""), first=True))
+    encoder = ChatEncoder("id1", "m", stream=True, with_usage=False)
+    role, finish, last = events(encoder.end(done(""), first=True))
     assert role["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert (finish["choices"][0]["finish_reason"], last) == ("stop", "[DONE]")
 
@@ -89,24 +89,24 @@ def test_whole_answers_are_what_openai_expects(text: str) -> None:
 
 @given(TEXTS, TEXTS)
 def test_text_stream_is_what_openai_expects(a: str, b: str) -> None:
-    voice = TextEncoder("id1", "m", stream=True, with_usage=True)
-    stream = voice.part(Chunk(seq=0, token_ids=(1,), text=a), first=True)
-    *chunks, last = events(stream + voice.end(done(b), first=False))
+    encoder = TextEncoder("id1", "m", stream=True, with_usage=True)
+    stream = encoder.part(Chunk(seq=0, token_ids=(1,), text=a), first=True)
+    *chunks, last = events(stream + encoder.end(done(b), first=False))
     parsed = [Completion.construct(**chunk) for chunk in chunks]
     assert "".join(p.choices[0].text for p in parsed if p.choices) == a + b
     assert parsed[-1].usage is not None and last == "[DONE]"
 
 
 @pytest.mark.parametrize(
-    "voice",
+    "encoder",
     [
         ChatEncoder("i", "m", stream=True, with_usage=True),
         TextEncoder("i", "m", stream=True, with_usage=False),
         InferEncoder("i", events=True),
     ],
 )
-def test_a_broken_stream_never_looks_complete(voice: Any) -> None:
-    said = voice.broken(Overloaded("too much"))
+def test_a_broken_stream_never_looks_complete(encoder: Any) -> None:
+    said = encoder.broken(Overloaded("too much"))
     (event,) = events(said)
     assert event["error"]["code"] == "overloaded" and event["error"]["message"] == "too much"
     assert b"[DONE]" not in said and b"finish_reason" not in said and b'"done":true' not in said

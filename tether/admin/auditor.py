@@ -1,4 +1,4 @@
-"""Where a shell has written down what it is about to do."""
+"""The auditor of a shell: writes down what it is about to do."""
 
 from __future__ import annotations
 

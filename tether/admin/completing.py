@@ -1,4 +1,4 @@
-"""What may follow what was typed so far. Pure."""
+"""Completion at the prompt: what may follow what was typed so far. Pure."""
 
 from __future__ import annotations
 

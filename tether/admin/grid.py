@@ -1,4 +1,4 @@
-"""Rows below each other, drawn by rich without lines around them.
+"""Tables for people: rows below each other, drawn by rich without lines around them.
 
 A terminal that is too narrow folds what may be folded. What is there to be copied, such as an id,
 stays whole at any width, and nothing is cut: a program that reads the output, or a person, gets all

@@ -1,4 +1,4 @@
-"""Lines from wherever they come, each run so that Ctrl-C ends it."""
+"""The lines of a shell, from wherever they come, each run so that Ctrl-C ends it."""
 
 from __future__ import annotations
 

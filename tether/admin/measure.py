@@ -1,4 +1,4 @@
-"""What processes of this machine use."""
+"""Measurements of this machine's processes: what they use."""
 
 from __future__ import annotations
 

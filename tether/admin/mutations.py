@@ -1,4 +1,4 @@
-"""What operators have a node do. Every one of these is written to the audit log first."""
+"""The commands that change a node. Each is written to the audit log first."""
 
 from __future__ import annotations
 

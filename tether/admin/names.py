@@ -1,4 +1,4 @@
-"""Which child of a tree an operator means. Pure."""
+"""The names of children: which child of a tree an operator means. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command has found: lines and tables for people, objects for programs."""
+"""The output of a command: lines and tables for people, objects for programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A line of the shell, cut into commands and words. Pure."""
+"""The parser of a shell's line: commands and their words. Pure."""
 
 from __future__ import annotations
 

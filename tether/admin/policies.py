@@ -1,4 +1,4 @@
-"""What the requests to a model pass on their way, in its order: `policies`."""
+"""The command `policies`: what the requests to a model pass on their way, in its order."""
 
 from __future__ import annotations
 

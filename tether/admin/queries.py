@@ -1,4 +1,4 @@
-"""What can be seen of the processes of a node: `tree`, `ps`, `top`, `inspect`, `stats`."""
+"""The commands that look at a node's processes: `tree`, `ps`, `top`, `inspect`, `stats`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the shell says when a command can't be done."""
+"""The error of a shell command that can't be done."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lines of the shell, run: commands are found, checked, written down, done, and shown."""
+"""The shell: finds, checks, writes down, does and shows the commands of a line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be seen of the work: `workers`, `leases`, `sessions`, `trace`, `breaker ls`."""
+"""The commands that look at the work: `workers`, `leases`, `sessions`, `trace`, `breaker ls`."""
 
 from __future__ import annotations
 

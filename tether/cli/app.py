@@ -1,4 +1,4 @@
-"""The commands and their arguments; each does its work in a module of its own."""
+"""The command line: commands and their arguments; each does its work in a module of its own."""
 
 from __future__ import annotations
 

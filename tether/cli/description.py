@@ -1,4 +1,4 @@
-"""What a version of a model is, as the command line says it."""
+"""The description of a model's version, from the arguments of a command."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class Bars:
         self._hide()
 
     def working(self, told: str, what: str, fraction: float) -> None:
-        """See `Narrator`."""
+        """See `Progress`."""
         begins = what not in self._tasks
         if begins and fraction >= 1:
             return  # there was nothing to wait for
@@ -109,7 +109,7 @@ class Bars:
             self._bars.stop()
 
     def say(self, sentence: str) -> None:
-        """See `Narrator`."""
+        """See `Progress`."""
         with suppress(OSError):  # who only tells how it stands ends no node: a disk may be full
             self._out.print(sentence, markup=False)
             self._out.file.flush()

@@ -1,4 +1,4 @@
-"""Which artifacts are in use without a name: by the configuration, and by the registry."""
+"""The artifacts in use without a name: by the configuration, and by the registry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What concerns the nodes of a cluster among each other. Pure."""
+"""The rules of a configuration about the nodes of a cluster among each other. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading `cluster.toml`: every mistake is found at once, each with the path of its key. Pure."""
+"""The reader of `cluster.toml`: every mistake is found at once, each with its key's path. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What concerns several fields of the configuration at once. Pure."""
+"""The rules of a configuration about several fields at once. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many requests run at once, and whether new ones are let in."""
+"""Admission at the front door: how many requests run at once, and whether new ones are let in."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What an API must know so that the exchange can speak it.
+"""The protocol of an API's format: what an API must know so that the exchange can speak it.
 
-A dialect reads a body into an `ParsedRequest` and gives the `Encoder` that says the answer. Both
+A format reads a body into a `ParsedRequest` and gives the `Encoder` that says the answer. Both
 are pure: bytes and contracts in, bytes out.
 """
 
@@ -43,7 +43,7 @@ class ParsedRequest(NamedTuple):
     input: Input
     sampling: Sampling
     stream: bool
-    voice: Encoder
+    encoder: Encoder
     retry_token: str = ""
     correlation_id: str = ""
     trace_id: str = ""

@@ -39,8 +39,8 @@ def application(
     models, probes = Models(gateways), Probes(gateways, admission, storage)
     limit = options.default_max_tokens
 
-    def exchange(dialect: ApiFormat) -> Exchange:
-        return Exchange(dialect, gateways, admission, storage, options)
+    def exchange(api_format: ApiFormat) -> Exchange:
+        return Exchange(api_format, gateways, admission, storage, options)
 
     hot = [
         Route("/v1/chat/completions", exchange(ChatFormat(limit)), methods=["POST"]),

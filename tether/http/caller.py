@@ -1,4 +1,4 @@
-"""What the headers of a request say about who asks, and how."""
+"""The caller of a request: who asks, and how, as the headers say."""
 
 from __future__ import annotations
 

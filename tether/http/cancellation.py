@@ -1,4 +1,4 @@
-"""What may end a request from outside: the client hangs up, or time runs out.
+"""The end of a request from outside: the client hangs up, or time runs out.
 
 Watching `receive` for `http.disconnect` takes a task of its own. Most answers come sooner than
 that pays, so one timer comes first: it fires when the request has lasted `PATIENCE_S`, and only

@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions` and `POST /v1/completions`: OpenAI's two dialects.
+"""`POST /v1/chat/completions` and `POST /v1/completions`: OpenAI's two formats.
 
 Answers are put together from fragments encoded once per request, so that a chunk costs one
 escape of its text and one concatenation. Shapes: `ChatCompletion`, `ChatCompletionChunk` and
@@ -173,10 +173,10 @@ class ChatFormat:
         self, body: bytes, headers: dict[bytes, bytes], caller: HttpCaller, request_id: str
     ) -> ParsedRequest:
         asked = openai_schema.read_chat(body, self._default_max_tokens)
-        voice = ChatEncoder(
+        encoder = ChatEncoder(
             request_id, asked.model, stream=asked.stream, with_usage=asked.include_usage
         )
-        return ParsedRequest(asked.model, asked.input, asked.sampling, asked.stream, voice)
+        return ParsedRequest(asked.model, asked.input, asked.sampling, asked.stream, encoder)
 
 
 class TextFormat:
@@ -188,7 +188,7 @@ class TextFormat:
         self, body: bytes, headers: dict[bytes, bytes], caller: HttpCaller, request_id: str
     ) -> ParsedRequest:
         asked = openai_schema.read_text(body)
-        voice = TextEncoder(
+        encoder = TextEncoder(
             request_id, asked.model, stream=asked.stream, with_usage=asked.include_usage
         )
-        return ParsedRequest(asked.model, asked.input, asked.sampling, asked.stream, voice)
+        return ParsedRequest(asked.model, asked.input, asked.sampling, asked.stream, encoder)

@@ -106,7 +106,7 @@ class EmbeddingsFormat:
                 )
             if not text:
                 raise BadRequest(f"input[{at}] is empty; send some text", param="input")
-        voice = EmbeddingsEncoder(
+        encoder = EmbeddingsEncoder(
             asked.model, len(texts), as_text=asked.encoding_format == "base64"
         )
-        return ParsedRequest(asked.model, EmbeddingInput(texts=texts), SAMPLING, False, voice)
+        return ParsedRequest(asked.model, EmbeddingInput(texts=texts), SAMPLING, False, encoder)

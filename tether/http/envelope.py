@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, its trace, the headers of every answer, its metrics."""
+"""The envelope of every request: its id, its trace, the headers of every answer, its metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One inference request over HTTP, in any dialect: the hot path.
+"""One inference request over HTTP, in any API's format: the hot path.
 
 A plain ASGI endpoint. An error before the first byte becomes an HTTP status; after it, the last
 event of a stream that has no good end. Nothing is sent before the gateway has answered, so a
@@ -35,26 +35,26 @@ log = logs.get(__name__)
 
 
 class Exchange:
-    """The endpoint of one dialect."""
+    """The endpoint of one API format."""
 
     def __init__(
         self,
-        dialect: ApiFormat,
+        api_format: ApiFormat,
         gateways: Gateways,
         admission: DoorAdmission,
         storage: Storage,
         options: DoorOptions,
     ) -> None:
-        self._dialect = dialect
+        self._api_format = api_format
         self._gateways = gateways
         self._admission = admission
         self._storage = storage
         self._options = options
-        self._first_chunk = metrics.http_first_chunk_seconds.labels(dialect.route)
+        self._first_chunk = metrics.http_first_chunk_seconds.labels(api_format.route)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         envelope: Envelope = scope["tether"]
-        envelope.route = self._dialect.route
+        envelope.route = self._api_format.route
         reply = _Reply(send)
         admission = self._admission
         try:
@@ -96,8 +96,8 @@ class Exchange:
         with Cancellation(receive, caller.deadline_s, options.body_timeout_s) as line:
             body = await read_body(receive, headers, options.max_body_bytes)
             line.listening()
-            order = self._dialect.read(body, headers, caller, envelope.id)
-            reply.voice = order.voice
+            order = self._api_format.read(body, headers, caller, envelope.id)
+            reply.encoder = order.encoder
             if order.trace_id and b"traceparent" not in headers:
                 envelope.traceparent = new_traceparent(order.trace_id)
             token = order.retry_token or caller.retry_token
@@ -117,47 +117,47 @@ class Exchange:
             batches = self._gateways.answer(infer, line.remaining_s)
             try:
                 if order.stream:
-                    await self._stream(envelope, reply, order.voice, batches)
+                    await self._stream(envelope, reply, order.encoder, batches)
                 else:
-                    await self._whole(reply, order.voice, batches)
+                    await self._whole(reply, order.encoder, batches)
             finally:
                 await batches.aclose()
 
     async def _stream(
-        self, envelope: Envelope, reply: _Reply, voice: Encoder, batches: Batches
+        self, envelope: Envelope, reply: _Reply, encoder: Encoder, batches: Batches
     ) -> None:
         async for batch in batches:
             frames: list[bytes] = []
             for item in batch:
                 first = not (reply.started or frames)
                 if isinstance(item, Completed):
-                    frames.append(voice.end(item, first=first))
+                    frames.append(encoder.end(item, first=first))
                     await reply.end(b"".join(frames))
                     return
-                frames.append(voice.part(item, first=first))
+                frames.append(encoder.part(item, first=first))
             if not reply.started:
                 self._first_chunk.observe(perf_counter() - envelope.began)
             await reply.more(b"".join(frames) if len(frames) > 1 else frames[0])
 
-    async def _whole(self, reply: _Reply, voice: Encoder, batches: Batches) -> None:
+    async def _whole(self, reply: _Reply, encoder: Encoder, batches: Batches) -> None:
         async for batch in batches:
             item = batch[-1]
             if not isinstance(item, Completed):
                 raise Internal("a gateway streamed an answer that was asked for as a whole")
-            await reply.whole(voice.whole(item))
+            await reply.whole(encoder.whole(item))
             return
 
 
 class _Reply:
     """The answer as far as it has gone."""
 
-    __slots__ = ("_send", "ended", "started", "voice")
+    __slots__ = ("_send", "encoder", "ended", "started")
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self.started = False
         self.ended = False
-        self.voice: Encoder | None = None
+        self.encoder: Encoder | None = None
 
     async def whole(self, content: bytes) -> None:
         """All of an answer that is not streamed."""
@@ -189,9 +189,9 @@ class _Reply:
         """Says the error: by its status, or in a stream that has begun by a last event."""
         if self.ended:
             return
-        if self.started and self.voice is not None:
+        if self.started and self.encoder is not None:
             metrics.http_streams_broken.labels(error.code).inc()
-            await self.end(self.voice.broken(error))
+            await self.end(self.encoder.broken(error))
             return
         status, headers, content = errors.answer(error)
         self.started = self.ended = True
@@ -199,11 +199,11 @@ class _Reply:
         await self._send({"type": "http.response.body", "body": content})
 
     async def _begin(self) -> None:
-        voice = self.voice
-        assert voice is not None
+        encoder = self.encoder
+        assert encoder is not None
         self.started = True
         headers = [
-            (b"content-type", voice.content_type),
+            (b"content-type", encoder.content_type),
             (b"cache-control", b"no-cache, no-transform"),
             (b"x-accel-buffering", b"no"),  # nginx would hold the events back
         ]

@@ -1,4 +1,4 @@
-"""Which gateway answers, and what happens when it goes away.
+"""The gateways behind a front door: which one answers, and what happens when it goes away.
 
 A tenant belongs to one gateway partition, by a stable hash of the tenant's part of the key, so
 that its rate limits and sessions are in one place. When that gateway is lost in the middle of an

@@ -147,7 +147,7 @@ class InferFormat:
             input=source,
             sampling=sampling,
             stream=bool(asked.stream),
-            voice=InferEncoder(correlation_id, events=events),
+            encoder=InferEncoder(correlation_id, events=events),
             retry_token=token,
             correlation_id=correlation_id,
             trace_id=asked.trace_id or "",

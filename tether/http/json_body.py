@@ -1,4 +1,4 @@
-"""JSON into Structs, with errors that say where."""
+"""Decoding of JSON bodies into Structs, with errors that say where."""
 
 from __future__ import annotations
 

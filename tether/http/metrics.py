@@ -1,4 +1,5 @@
-"""What clients see, counted. Bind children where they are used, never per request."""
+"""Metrics of the front door: what clients see. Children are bound where they are used, never per
+request."""
 
 from __future__ import annotations
 

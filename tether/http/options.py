@@ -1,4 +1,4 @@
-"""What a front door may be told."""
+"""Options of a front door."""
 
 from __future__ import annotations
 

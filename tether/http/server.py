@@ -1,4 +1,4 @@
-"""uvicorn on a loop that is running already."""
+"""The HTTP server: uvicorn on a loop that is running already."""
 
 from __future__ import annotations
 

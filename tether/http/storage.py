@@ -1,4 +1,4 @@
-"""Whether the node can write down what it is asked for: what a door says while its disk is full."""
+"""The storage of the node, as a door sees it: what it says while a disk is full."""
 
 from __future__ import annotations
 

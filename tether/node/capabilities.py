@@ -1,4 +1,4 @@
-"""What a node's Admin is told: how its runtime is set up, who the others are, what it has."""
+"""The capabilities of a node, for its Admin: its runtime, the other nodes, what it has."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """A node from its first file to its last process: start, wait, drain, end.
 
 The launcher is the process of `tether up`. It holds the data directory and the front port, starts
-Thespian's Admin and the root supervisor, and watches both; it serves nothing itself. Whatever ends
-it, ends all: SIGTERM in order, a failure at once, and SIGKILL because the Admin watches its owner.
+Thespian's Admin (the process by which actors are started) and the root supervisor, and watches
+both; it serves nothing itself. Whatever ends it, ends all: SIGTERM in order, a failure at once,
+and SIGKILL because the Admin watches its owner.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ from tether.node.progress import Progress
 from tether.node.readiness import excused, models_here, ready_models
 from tether.node.systemd import Notifier
 
-STALE_GRACE_S: Final = 5.0
-END_GRACE_S: Final = 3.0
+STALE_GRACE_S: Final = 5.0  # for what an earlier node has left, to end before it is killed
+END_GRACE_S: Final = 3.0  # likewise, for what this one leaves
 MARGIN_S: Final = 5.0  # beyond a deadline that another process keeps by itself
 _CREATE_S: Final = 30.0
 _ASK_AGAIN_S: Final = 0.1
@@ -69,10 +70,10 @@ class Launcher:
     """One run of a node."""
 
     def __init__(
-        self, config: Config, narrator: Progress, *, dev: bool = False, allow_eval: bool = False
+        self, config: Config, progress: Progress, *, dev: bool = False, allow_eval: bool = False
     ) -> None:
         self._config = config
-        self._narrator = narrator
+        self._progress = progress
         self._dev = dev
         self._allow_eval = allow_eval
         self._port = config.http.port
@@ -100,7 +101,7 @@ class Launcher:
         self._home = Home.claim(config.data_dir, config.node.id, self._end_earlier)
         try:
             self._check()
-            prepare_models(config, self._home.run_dir, self._narrator)
+            prepare_models(config, self._home.run_dir, self._progress)
             self._set_environment()
             adopt_orphans()
             capabilities = capabilities_of(config, self._home.run_dir, owner_pid=os.getpid())
@@ -123,7 +124,7 @@ class Launcher:
 
     def _end_earlier(self, state: NodeState | None) -> None:
         if left := end_remains(self._config.data_dir, state, grace_s=STALE_GRACE_S):
-            self._narrator.say(f"killed {len(left)} processes that an earlier node had left")
+            self._progress.say(f"killed {len(left)} processes that an earlier node had left")
 
     def _check(self) -> None:
         """Not earlier: what a killed node had left may have held the ports.
@@ -191,7 +192,7 @@ class Launcher:
             finally:
                 serving.cancel()
                 if not lost.is_set() and not self._undone:
-                    self._narrator.say("stopping: running answers finish first")
+                    self._progress.say("stopping: running answers finish first")
                     self._systemd.tell("STOPPING=1", "STATUS=running answers finish first")
                     if self._front:
                         self._front.close()  # its doors hold it until they have drained
@@ -214,7 +215,7 @@ class Launcher:
         try:
             async with asyncio.timeout(deadline_s):
                 await endpoint.ask(root, start, timeout=deadline_s + MARGIN_S)
-                self._narrator.working("all started", "actors", 1.0)
+                self._progress.working("all started", "actors", 1.0)
                 await self._until_models_answer(endpoint)
         except TimeoutError:
             missing = ", ".join(n.path for n in self._seen.nodes if n.state != "running")
@@ -230,10 +231,10 @@ class Launcher:
         if self._dev:
             async with Database(self._state.dsn, size=1) as database:
                 made = await keys.create(database, "dev", "tether up --dev")
-            self._narrator.say(f"key of tenant dev: {made.text}")
+            self._progress.say(f"key of tenant dev: {made.text}")
         self._tell(root=str(root), ready=True)
         where = f"at {self._state.url}" if self._front else "for other nodes, without a door"
-        self._narrator.say(f"ready {where}")
+        self._progress.say(f"ready {where}")
         self._systemd.tell("READY=1", f"STATUS=ready {where}")
         await asyncio.Event().wait()
 
@@ -244,7 +245,7 @@ class Launcher:
         wanted = {model.ref for model in own_models(self._config)}
         while missing := wanted - set(await self._answering(endpoint)):
             done = len(wanted) - len(missing)
-            self._narrator.working("models answer", "models", done / len(wanted))
+            self._progress.working("models answer", "models", done / len(wanted))
             seen = self._seen
             but = await excused(
                 endpoint, seen.address("control/roster"), seen.address("control/registry")
@@ -253,10 +254,10 @@ class Launcher:
             if not left_out:
                 break
             if but.settled >= own_workers(self._config) and not but.warm & missing:
-                self._narrator.say(f"without {', '.join(left_out)}: the log says why")
+                self._progress.say(f"without {', '.join(left_out)}: the log says why")
                 break
             await asyncio.sleep(_ASK_AGAIN_S)
-        self._narrator.working("models answer", "models", 1.0)
+        self._progress.working("models answer", "models", 1.0)
 
     async def _answering(self, endpoint: Endpoint) -> tuple[str, ...]:
         if self._front:
@@ -277,7 +278,7 @@ class Launcher:
                 waiting = [node.path for node in tree.nodes if node.state != "running"]
                 if waiting and not self._state.ready:
                     done = 1 - len(waiting) / len(tree.nodes)
-                    self._narrator.working(f"starting {waiting[0]}", "actors", done)
+                    self._progress.working(f"starting {waiting[0]}", "actors", done)
 
     async def _stop(self, endpoint: Endpoint, root: Address) -> None:
         """Stop doors, workers, control and database, in this order; each keeps its own deadline."""

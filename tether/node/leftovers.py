@@ -1,4 +1,4 @@
-"""What is left running of a node whose launcher or root supervisor was killed, and its end.
+"""The processes left of a node whose launcher or root supervisor was killed, and their end.
 
 Its processes stop by themselves, in the order of the tree: first those that answer clients, then
 those that settle what was answered (`supervision.orphan_order`). They are left to it, within a

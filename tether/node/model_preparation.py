@@ -1,4 +1,4 @@
-"""What a node's models need before anything of it runs: weights fetched, verified and converted."""
+"""The preparation of a node's models, before it runs: weights fetched, verified and converted."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tether.node.plan import around, artifacts_of, card_of, possible_models
 from tether.node.progress import Progress
 
 
-def prepare_models(config: Config, run_dir: Path, narrator: Progress) -> None:
-    """All that workers of this node may load, one after the other; `narrator` is told how far it
+def prepare_models(config: Config, run_dir: Path, listener: Progress) -> None:
+    """All that workers of this node may load, one after the other; `listener` is told how far it
     is. What lies ready already costs nothing.
 
     Raises:
@@ -27,7 +27,7 @@ def prepare_models(config: Config, run_dir: Path, narrator: Progress) -> None:
         what = f"model {model.ref}"
 
         def progress(stage: str, fraction: float, what: str = what) -> None:
-            narrator.working(f"{what}: {stage}", what, fraction)
+            listener.working(f"{what}: {stage}", what, fraction)
 
         card = card_of(config, model)
         if card.artifacts:
@@ -36,4 +36,4 @@ def prepare_models(config: Config, run_dir: Path, narrator: Progress) -> None:
             peers = sources.asking if sources else None
             card = localized(card, config.cache_dir, artifacts_of(config), progress, peers)
         if prepare(card, config.cache_dir, progress) is not None:
-            narrator.working(what, what, 1.0)
+            listener.working(what, what, 1.0)

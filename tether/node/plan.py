@@ -1,4 +1,4 @@
-"""From the configuration to the supervision tree of the node. Pure.
+"""The plan of a node: from the configuration to its supervision tree.
 
 ::
 
@@ -12,6 +12,8 @@
 
 A node without the role "gateway" has no scheduler, gateways and doors; one without "worker" has no
 workers of its own.
+
+Pure.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ports that a node is to listen at: taken, or tried, before anything is started for them."""
+"""The ports of a node: taken, or tried, before anything is started for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who hears how far a node is while it starts, runs and stops."""
+"""The listener to a node's progress: how far it is while it starts, runs and stops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asking a front door whether models answer, with nothing but a socket; or a roster."""
+"""Readiness checks: a front door asked for its models with nothing but a socket, or a roster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Telling systemd how the node is (sd_notify(3)), when it wants to know."""
+"""Notifications to systemd of how the node is (sd_notify(3)), when it wants to know."""
 
 from __future__ import annotations
 
