@@ -463,13 +463,13 @@ class SupervisionTree:
     def _start_next(self, members: Sequence[ChildState], now: float) -> None:
         """Spawn all that is due; start those whose turn has come."""
         for member in members:
-            if member.condemned:
+            if member.condemned or self._takes_others_along(member):
                 break  # in start order, so that who is first to start isn't last to be spawned
             if member.phase is ChildPhase.IDLE and member.due <= now:
                 self._generation += 1
                 member.spawned(self._generation, now)
                 self._out.append(Spawn(member.spec, member.generation))
-        if any(m.condemned for m in members):
+        if any(m.condemned or self._takes_others_along(m) for m in members):
             return  # first everything stops, then it starts
         earlier_settled = True
         for member in members:
@@ -480,6 +480,11 @@ class SupervisionTree:
                 needs = tuple((id, self.children.known(id).address) for id in member.spec.needs)
                 self._out.append(Start(member.spec.id, member.generation, needs))
             earlier_settled = earlier_settled and member.settled
+
+    def _takes_others_along(self, member: ChildState) -> bool:
+        """It ends, and nobody wanted that: its group isn't condemned before its exit is seen."""
+        alone = self._together or self.strategy is Strategy.ONE_FOR_ONE
+        return member.phase is ChildPhase.STOPPING and not (alone or member.removed)
 
     def _stop(self, member: ChildState, now: float) -> None:
         started = member.phase is not ChildPhase.SPAWNED

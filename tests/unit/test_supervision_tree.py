@@ -349,6 +349,40 @@ def test_terminating_a_child_that_waits_needs_no_process() -> None:
     assert t.wakeup(1.2) is None
 
 
+@pytest.mark.parametrize("strategy", [Strategy.ONE_FOR_ALL, Strategy.REST_FOR_ONE])
+def test_nobody_of_a_group_starts_while_one_of_it_is_killed(strategy: Strategy) -> None:
+    """Found by hypothesis: its end takes those with it that would just have begun."""
+    t = tree(spec("a"), spec("b"), spec("c"), strategy=strategy, intensity=0)
+    up(t)
+    t.terminate("a", 1)
+    gone(t, "a", 1)
+    assert short(t.doomed("b", 2, "hung", 2)) == ["kill b", "child.killed b"]
+    assert short(t.restart("a", 3)) == ["spawn a"]
+    assert gone(t, "b", 3)[0] == "exited:killed b"
+    assert t.state == "stopping"
+
+
+def test_who_waited_for_a_kill_starts_with_its_group() -> None:
+    t = tree(spec("a"), spec("b"), strategy=Strategy.ONE_FOR_ALL)
+    up(t)
+    t.terminate("a", 1)
+    gone(t, "a", 1)
+    t.doomed("b", 2, "hung", 2)
+    t.restart("a", 3)
+    words = gone(t, "b", 4)
+    assert words == ["exited:killed b", "child.restarting b", "spawn b", "start a"]
+    assert make_ready(t, 4) == ["a", "b"]
+
+
+def test_a_child_that_is_stopped_for_good_holds_nobody_up() -> None:
+    t = tree(spec("a"), spec("b"), strategy=Strategy.ONE_FOR_ALL)
+    up(t)
+    t.terminate("a", 1)
+    gone(t, "a", 1)
+    t.terminate("b", 2)
+    assert short(t.restart("a", 3)) == ["spawn a", "start a"]
+
+
 def test_terminating_a_condemned_child_does_not_block_its_group() -> None:
     t = tree(spec("a"), spec("b"), spec("c"), strategy=Strategy.REST_FOR_ONE)
     up(t)
