@@ -21,6 +21,7 @@ from supervision.contracts import (
     ChildDeleted,
     ChildReady,
     ChildrenShown,
+    ChildStatus,
     ChildStopped,
     CountChildren,
     DeleteChild,
@@ -89,7 +90,7 @@ class ChildCommands:
         self._actor.allow(sender)
         self._driver.perform(self._tree.terminate(msg.id, self._driver.now(), forget=self.forgets))
         while (node := self._tree.children.node(msg.id, self._driver.now())) is not None:
-            if node.state == "stopped" and not self.forgets:
+            if node.state is ChildStatus.STOPPED and not self.forgets:
                 break
             await self._driver.changed()
         return ChildStopped()
@@ -122,10 +123,10 @@ class ChildCommands:
         try:
             self._driver.perform(actions)
             while node := self._tree.children.node(id, self._driver.now()):
-                if node.state == "running":
+                if node.state is ChildStatus.RUNNING:
                     self._started()
                     return ChildReady(pid=node.pid, address=node.address, strategy=node.strategy)
-                if node.state == "stopped":
+                if node.state is ChildStatus.STOPPED:
                     break  # what was asked for and fails once isn't tried again
                 await self._driver.changed()
             raise Unavailable(f"{join(self._actor.path, id)} did not start: {self._errors[id]}")

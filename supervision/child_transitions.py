@@ -15,7 +15,7 @@ from typing import Final
 from supervision.actions import Action, Emit, Kill, Spawn, Start, Stop
 from supervision.child_state import ChildPhase, ChildState, join
 from supervision.children import Children
-from supervision.contracts import ExitReason
+from supervision.contracts import ChildStatus, ExitReason
 from supervision.events import ChildExited, ChildKilled, ChildStarted, Event, TreeChanged
 from supervision.spec import Restart
 
@@ -167,7 +167,7 @@ class ChildTransitions:
         forget = member.forgotten or member.spec.restart is Restart.TEMPORARY
         if forget and self.state is not TreeState.STOPPING:
             self.children.forget(member)
-            self.changed(member, now, state="deleted")
+            self.changed(member, now, state=ChildStatus.DELETED)
         else:
             self.changed(member, now)
 
@@ -192,7 +192,7 @@ class ChildTransitions:
             if phase is not ChildPhase.RUNNING:
                 self.changed(member, now)
 
-    def changed(self, member: ChildState, now: float, state: str | None = None) -> None:
+    def changed(self, member: ChildState, now: float, state: ChildStatus | None = None) -> None:
         """Those that look at the tree see another line for it."""
         self.emit(
             TreeChanged(

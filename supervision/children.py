@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 
 from supervision.child_state import ChildPhase, ChildState, join
-from supervision.contracts import TreeNode
+from supervision.contracts import ChildKind, TreeNode
 from supervision.errors import Conflict
-from supervision.spec import ChildKind, ChildSpec
+from supervision.spec import ChildSpec
 
 
 class Children:

@@ -10,7 +10,7 @@ from typing import Final
 from supervision.child import Supervised
 from supervision.child_processes import ChildProcesses
 from supervision.child_state import join
-from supervision.contracts import ChildReady, ChildStopped
+from supervision.contracts import ChildReady, ChildStatus, ChildStopped
 from supervision.contracts.operating import OperateChild, ShowSpec, SpecShown, Verb, WriteAudit
 from supervision.errors import BadRequest, Unavailable
 from supervision.runtime import Address, on
@@ -87,10 +87,10 @@ class OperatorCommands:
                     f"{path} is temporary: it was stopped and forgotten, and whoever has added it "
                     "may add it again"
                 )
-            if node.state == "stopped" and node.generation != before:
+            if node.state is ChildStatus.STOPPED and node.generation != before:
                 raise Unavailable(f"{path} did not start: {node.last_exit}")
             if node.generation != before:
-                if node.state == "running":
+                if node.state is ChildStatus.RUNNING:
                     return ChildReady(pid=node.pid, address=node.address, strategy=node.strategy)
                 first = first or node.generation
                 if node.generation != first:

@@ -12,6 +12,8 @@ import msgspec
 from supervision.contracts import (
     AwaitPredecessors,
     ChildChanged,
+    ChildKind,
+    ChildStatus,
     ExitReason,
     PredecessorsGone,
     ShowTree,
@@ -55,8 +57,8 @@ class Root(Supervisor):
         self._apply(
             TreeNode(
                 path="",
-                kind="supervisor",
-                state="running",
+                kind=ChildKind.SUPERVISOR,
+                state=ChildStatus.RUNNING,
                 address=str(self.address),
                 pid=self.pid,
                 generation=self.generation,

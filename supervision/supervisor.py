@@ -18,12 +18,7 @@ from supervision.actions import Action, Emit, EndTree, Kill, Serve, Spawn, Start
 from supervision.child import Supervised
 from supervision.child_commands import ChildCommands
 from supervision.child_processes import ChildProcesses
-from supervision.contracts import (
-    ChildChanged,
-    ExitNotice,
-    ExitReason,
-    TreeNode,
-)
+from supervision.contracts import ChildChanged, ChildKind, ExitNotice, ExitReason, TreeNode
 from supervision.errors import TetherError, Unavailable, from_code
 from supervision.event_log import narrate
 from supervision.events import Event, TreeChanged
@@ -31,7 +26,7 @@ from supervision.external_cause import ExternalCause
 from supervision.operator_commands import OperatorCommands
 from supervision.runtime import Address, on
 from supervision.runtime.spawning import SpawnedProcess
-from supervision.spec import ChildKind, ChildSpec, Shutdown, SupervisorOptions
+from supervision.spec import ChildSpec, Shutdown, SupervisorOptions
 from supervision.telemetry import logs
 from supervision.tree import SupervisionTree
 from supervision.tree_driver import TreeDriver
