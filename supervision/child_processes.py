@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from supervision.child import Supervised, sentence
@@ -20,6 +21,7 @@ from supervision.liveness import attend
 from supervision.process import ChildProcess, PlacedProcess
 from supervision.runtime import Actor, Address
 from supervision.spec import ChildSpec
+from supervision.telemetry import disk
 from supervision.tree_driver import TreeDriver
 
 _LAST_WORDS_S: Final = 0.05  # after a process has ended, for what it said to be read
@@ -228,8 +230,13 @@ class ChildProcesses:
             self._by_address.pop(child.address, None)
         if child.task is not None and child.task is not asyncio.current_task():
             child.task.cancel()
+        excuse = None
+        if child.address is None and disk.shortage(Path(self._actor.node_options.run_dir), 1):
+            excuse = ExternalCause.DISK_FULL  # it needs a socket, and can't tell without one
         self._driver.perform(
-            self._driver.tree.exited(child.spec.id, child.generation, self._driver.now(), error)
+            self._driver.tree.exited(
+                child.spec.id, child.generation, self._driver.now(), error, excuse=excuse
+            )
         )
 
 

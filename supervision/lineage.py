@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from supervision.contracts import AwaitPredecessors
-from supervision.errors import DeadlineExceeded, Hindered
+from supervision.errors import Hindered, NoAnswer
 from supervision.process import ChildProcess
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ async def predecessors_gone(supervisor: Supervised, path: str, pid: int) -> None
     question = AwaitPredecessors(path=path, pid=pid)
     try:
         await supervisor.ask(supervisor.root, question, timeout=ORPHAN_S + KILL_S)
-    except DeadlineExceeded:
+    except NoAnswer:
         raise Hindered(
             f"a process that ran as {path} before was sent SIGKILL and hasn't ended; ps tells what "
             "keeps it"

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
 
 from actors.stores.database import answers, connect, migrate
-from actors.stores.embedded import START_S, Embedded
+from actors.stores.embedded import NEEDED, START_S, Embedded
+from actors.stores.serveruser import EmbeddedError
 from supervision.child import Supervised
+from supervision.errors import DiskFull, TetherError
 from supervision.spec import ChildSpec
-from supervision.telemetry import logs
+from supervision.telemetry import disk, logs
 
 log = logs.get(__name__)
 
 _STOP_S = 20.0
+_ROOM_S = 2.0
+_LOOK_S = 0.1
 
 
 class PostgresOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +48,8 @@ class Postgres(Supervised):
 
     When the server ends, this actor fails, and its supervisor's restart recovers the data. When
     this actor is killed the server runs on, and the next one adopts it. When it ends in order,
-    also because its supervisor is gone, the server is stopped.
+    also because its supervisor is gone, the server is stopped. While there is no room on its disk
+    it fails with `DiskFull`, which wears no supervisor out.
     """
 
     Options: ClassVar[type[msgspec.Struct]] = PostgresOptions
@@ -59,6 +65,16 @@ class Postgres(Supervised):
 
     async def start(self, options: PostgresOptions) -> None:
         self._server = Embedded(Path(options.data_dir), Path(options.socket_dir))
+        try:
+            await self._begin()
+        except (EmbeddedError, TetherError) as error:
+            raise self._full(str(error)) or error from error
+        log.info("postgres.ready", server_pid=self._server.running())
+        self.background(self._watch(), name="watch")
+        self.background(self._trim(options.trim_s), name="trim")
+
+    async def _begin(self) -> None:
+        await self._wait_for_room()
         dsn = await self._server.start()
         try:
             connection = await connect(dsn)
@@ -70,9 +86,25 @@ class Postgres(Supervised):
         except BaseException:
             await self._server.stop()
             raise
-        log.info("postgres.ready", server_pid=self._server.running())
-        self.background(self._watch(), name="watch")
-        self.background(self._trim(options.trim_s), name="trim")
+
+    async def _wait_for_room(self) -> None:
+        """A server that is to be started on a full disk would only fail. After `_ROOM_S` it is
+        tried all the same: it may need less."""
+        folder, until = self._server.data_dir, self.loop.time() + _ROOM_S
+        while self._server.running() is None and disk.shortage(folder, NEEDED):
+            if self.loop.time() >= until:
+                break
+            await asyncio.sleep(_LOOK_S)
+
+    def _full(self, what: str) -> DiskFull | None:
+        """That its disk is full, if `what` may be owed to that. The server's own log is on that
+        disk, so it may not have been able to say."""
+        folder = self._server.data_dir
+        short = disk.shortage(folder, NEEDED)
+        if not short and not any(os.strerror(number) in what for number in disk.FULL):
+            return None
+        short = short or f"the disk of {folder} is full, or a quota; free some of it"
+        return DiskFull(f"PostgreSQL can't run: {short} ({what})")
 
     async def stop(self, deadline_s: float) -> None:
         # The last second is for a server that has to be stopped the hard way.
@@ -80,7 +112,8 @@ class Postgres(Supervised):
 
     async def _watch(self) -> None:
         await self._server.ended()
-        await self.fail(f"the PostgreSQL server ended; its log is {self._server.log}")
+        ended = f"the PostgreSQL server ended; its log is {self._server.log}"
+        await self.fail(self._full(ended) or ended)
 
     async def _trim(self, period_s: float) -> None:
         while True:

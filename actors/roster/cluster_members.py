@@ -18,7 +18,6 @@ from actors.contracts import (
     Offer,
     Order,
     Presence,
-    Revocations,
 )
 from actors.roster import epoch, metrics
 from actors.roster.announcement import (
@@ -39,13 +38,14 @@ from actors.roster.probe import refuses
 from actors.roster.publisher import Find, Publisher, Sealed
 from actors.roster.refusals import Refusals
 from actors.roster.remote_commands import RemoteCommands
+from actors.roster.revocation_exchange import RevocationExchange
 from actors.roster.roster_view import RosterView
 from supervision.child import Supervised
 from supervision.contracts import ChildStatus
 from supervision.errors import TetherError, Unavailable
 from supervision.release import VERSION
 from supervision.runtime import Address
-from supervision.security.identity import REVOKED, CertificateRefused, Identity, IdentityUnusable
+from supervision.security.identity import CertificateRefused, Identity, IdentityUnusable
 from supervision.security.signature import MAX_CERTIFICATE, Forged, Seal, Signed
 from supervision.telemetry import bounds, logs
 
@@ -103,6 +103,9 @@ class ClusterMembers:
             find=find,
             answered=self._answered,
             lost=self._unreachable,
+        )
+        self.revocations = RevocationExchange(
+            actor, identity, self.publisher.address, self.say_soon
         )
         self._folder = Path(options.state_dir) if options.state_dir else None
         self.epoch = epoch.begin(self._folder, _now_ms())
@@ -210,20 +213,9 @@ class ClusterMembers:
             self.say_soon()  # it has just started, and knows nobody
         for order in heard.orders:
             self.orders.obey(order, node)
-        if presence.revocations < self._revocations():
-            self._actor.background(self._send_revocations(node), name="send revocations")
+        if presence.revocations < self.revocations.number:
+            self._actor.background(self.revocations.send(node), name="send revocations")
         self._settle()
-
-    def adopt(self, msg: Revocations) -> None:
-        """A revocation list, from wherever."""
-        try:
-            adopted = self._identity.adopt(msg.pem)
-        except (ValueError, OSError, IdentityUnusable) as error:
-            log.warning("a revocation list can't be taken over", error=str(error))
-            return
-        if adopted:
-            log.info("took over a revocation list", number=self._revocations())
-            self.say_soon()
 
     # ---- time
 
@@ -297,7 +289,7 @@ class ClusterMembers:
             draining=self.orders.draining,
             leaving=self._leaving,
             leads=self.condition.leads,
-            revocations=self._revocations(),
+            revocations=self.revocations.number,
         )
         yield from offers_of(options.region, workers)
         yield from self.orders.given(self._actor.loop.time())
@@ -328,24 +320,6 @@ class ClusterMembers:
             return
         if await refuses(other.host, other.admin_port):
             self.members.refused(other.id)
-
-    # ---- revocations
-
-    def _revocations(self) -> int:
-        try:
-            return self._identity.current.revocations.number
-        except IdentityUnusable:
-            return 0
-
-    async def _send_revocations(self, node: str) -> None:
-        address = self.publisher.address(node)
-        path = self._identity.folder / REVOKED
-        try:
-            pem = await asyncio.to_thread(path.read_bytes)
-            if address is not None:
-                self._actor.tell(address, Revocations(pem=pem))
-        except (OSError, TetherError) as error:
-            log.warning("a revocation list can't be sent", node=node, error=str(error))
 
 
 def _now_ms() -> int:

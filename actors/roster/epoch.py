@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from supervision.security.files import make_folder, write
-from supervision.telemetry import logs
+from supervision.telemetry import disk, logs
 
 FILE: Final = "roster.epoch"
 
@@ -31,5 +31,5 @@ def begin(folder: Path | None, now_ms: int, above: int = -1) -> int:
             make_folder(path.parent)
             write(path, str(epoch).encode())
         except OSError as error:
-            log.warning("can't keep the epoch", path=str(path), error=str(error))
+            disk.unwritten("epoch of the roster", error)
     return epoch

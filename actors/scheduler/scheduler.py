@@ -30,7 +30,8 @@ from actors.scheduler import metrics
 from actors.scheduler.breaker_listing import BreakerListing
 from actors.scheduler.breaker_overrides import BreakerOverrides
 from actors.scheduler.fairqueue import QueueFull
-from actors.scheduler.placement import Placement, Seat
+from actors.scheduler.placement import Placement
+from actors.scheduler.seat import Seat
 from actors.scheduler.waiting import Gone, Waiter, WaitingRoom
 from supervision.child import Supervised
 from supervision.errors import DeadlineExceeded, Overloaded, TetherError, Unavailable

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import asyncpg
 
-from supervision.errors import Internal, TetherError, Unavailable
+from supervision.errors import DiskFull, Internal, TetherError, Unavailable
 from supervision.policies import Breaker, BreakerOptions, Budget, Retry, RetryOptions, Stack
 from supervision.policies.async_driver import Attempt, OnAgain, run
 
@@ -26,7 +26,7 @@ _OLDEST_SERVER = 14
 #: While a server is away: it restarts within a second or two, and few ask at once.
 AWAY: Final = RetryOptions(attempts=0, initial_s=0.05, max_s=0.25, heeds=False)
 _ONCE_MORE: Final = RetryOptions(attempts=3, initial_s=0.05, max_s=0.25, heeds=False)
-_BREAKER: Final = BreakerOptions(open_s=0.5, max_open_s=5.0)
+_BREAKER: Final = BreakerOptions(open_s=0.5, max_open_s=2.0)
 
 #: What a connection that broke, or a server that is starting, stopping or full, raises. The
 #: statement may or may not have taken effect; the same again is right where it is idempotent.
@@ -166,11 +166,22 @@ def _reason(error: BaseException) -> str:
     return text[0] if text else type(error).__name__
 
 
+def full(error: asyncpg.DiskFullError) -> DiskFull:
+    """What PostgreSQL means by it."""
+    return DiskFull(
+        f"PostgreSQL's disk is full ({_reason(error)}); free some of it, then try again",
+        retry_after_s=1.0,
+    )
+
+
 @contextmanager
 def answers() -> Iterator[None]:
-    """Turn what `LOST` names into `Unavailable`, for those who don't try again themselves."""
+    """Turn what `LOST` names into `Unavailable` (a full disk into `DiskFull`), for those who don't
+    try again themselves."""
     try:
         yield
+    except asyncpg.DiskFullError as error:
+        raise full(error) from error
     except LOST as error:
         raise Unavailable(
             f"PostgreSQL doesn't answer ({_reason(error)}); try again", retry_after_s=1.0

@@ -36,12 +36,14 @@ from actors.stores.database import connect
 from actors.stores.postmaster import Status
 from actors.stores.serveruser import EmbeddedError, ServerUser, choose
 from supervision.errors import TetherError
+from supervision.telemetry import disk
 
 USER = DATABASE = "tether"
 PORT = 5432  # a part of the socket's name, nothing more
 SOCKET_LIMIT = 107  # bytes of a Unix socket's path, without the final NUL (unix(7))
 LOG_LIMIT = 8 * 1024 * 1024
 START_S = 60.0  # recovery after a crash replays at most `max_wal_size`
+NEEDED = 16 << 20  # bytes of disk without which it can't go on: a segment of its log (WAL)
 LOCK_S = 5.0  # how long a predecessor that is going may take
 
 # Durability is PostgreSQL's default (fsync, full_page_writes, synchronous_commit: on), said again
@@ -158,7 +160,14 @@ class Embedded:
     def trim(self) -> None:
         """Cut the log when it has grown past `LOG_LIMIT`, keeping one older copy."""
         if self.log.exists() and self.log.stat().st_size > LOG_LIMIT:
-            shutil.copyfile(self.log, self.log.with_suffix(".log.1"))
+            older = self.log.with_suffix(".log.1")
+            draft = older.with_suffix(".new")
+            try:
+                shutil.copyfile(self.log, draft)
+                draft.replace(older)
+            except OSError as error:  # the server needs the room more
+                disk.unwritten(older.name, error)
+                draft.unlink(missing_ok=True)
             os.truncate(self.log, 0)  # the server appends, so it goes on at the new end
 
     # ---- blocking parts, run in a thread
@@ -219,10 +228,10 @@ class Embedded:
                         f"{holder}); stop that node first, or choose another data directory"
                     ) from None
                 time.sleep(0.05)
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
         self._lock = lock
+        with contextlib.suppress(OSError):  # the lock counts; who holds it is a courtesy
+            os.ftruncate(lock.fileno(), 0)
+            os.write(lock.fileno(), str(os.getpid()).encode())
 
     def _unlock(self) -> None:
         lock, self._lock = self._lock, None
@@ -291,7 +300,9 @@ class Embedded:
                 f"the password file {self.data_dir / 'password'} is missing; put it back, or move "
                 f"{self.cluster} away to begin anew"
             ) from None
-        _write_private(self.data_dir / "pgpass", f"*:*:*:{USER}:{password}\n")
+        path, text = self.data_dir / "pgpass", f"*:*:*:{USER}:{password}\n"
+        if not path.exists() or path.read_text() != text:  # else a full disk keeps nobody out
+            _write_private(path, text)
 
     def _clear_stale(self) -> None:
         """Remove the lock files of a dead server whose pid another process has by now. Those

@@ -21,7 +21,7 @@ import asyncpg
 from actors.contracts import JobState, Reserve, Reserved, Settle, Settled
 from actors.errors import IdempotencyConflict
 from actors.stores import metrics
-from actors.stores.database import AWAY, LOST, answers, connect, migrate
+from actors.stores.database import AWAY, LOST, answers, connect, full, migrate
 from actors.stores.jobs import Answer, Desk, check
 from actors.stores.ledger_options import LedgerOptions
 from actors.stores.rounds import Rounds
@@ -37,6 +37,7 @@ log = logs.get(__name__)
 
 _LANES = 2
 _LED = frozenset({JobState.RUNNING, JobState.COMPLETED})  # to another ask's job
+_FULL_S = 0.25  # between two attempts to settle on a full disk
 _CONTESTS = 8  # how often somebody else may be faster before a reserve gives up
 
 
@@ -245,6 +246,13 @@ class Ledger:
                 [(r.job, r.msg) for _, r in reserving],  # type: ignore[misc]
                 [(r.job, r.msg) for _, r in settling],  # type: ignore[misc]
             )
+        except asyncpg.DiskFullError as error:
+            # The connection is well, and nothing was done. Settles wait: their answers were given.
+            self._reason = str(error)
+            for _, request in reserving:
+                _fail(request, full(error))
+            await asyncio.sleep(_FULL_S)
+            return settling
         except LOST:
             raise
         except (asyncpg.PostgresError, ValueError, TypeError) as error:

@@ -39,6 +39,7 @@ from supervision.capability import Capability, meets
 from supervision.contracts import Contract, KillPlaced
 from supervision.contracts.operating import Inspect, Resume, SetLogLevel, ShowStats, Suspend
 from supervision.errors import Forbidden, Overloaded, Unavailable
+from supervision.runtime import metrics
 from supervision.runtime.address import Address, address_of
 from supervision.runtime.cancel_cause import CancelCause
 from supervision.runtime.connections import Connections
@@ -49,7 +50,7 @@ from supervision.runtime.options import DEFAULT_PORT, NodeOptions
 from supervision.runtime.streams import Stream
 from supervision.runtime.thespian_base import REFUSED, TetherManager, class_name
 from supervision.runtime.transport import Transport
-from supervision.telemetry import bounds, logs
+from supervision.telemetry import bounds, disk, logs
 
 MAX_BACKGROUND: Final = 4096
 MEASURE_S: Final = 5.0  # between two looks at how full the bounds are
@@ -281,6 +282,8 @@ class Actor(ThespianActor):
     def _measure(self) -> None:
         _handlers_used.set(self._serving.running)
         _background_used.set(len(self._background))
+        for what, times in disk.drain().items():
+            metrics.unwritten.labels(what).inc(times)
         self.loop.call_later(MEASURE_S, self._measure)
 
     # ---- begin and end

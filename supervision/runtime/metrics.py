@@ -5,6 +5,11 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge
 
+unwritten = Counter(
+    "tether_unwritten_total",
+    "Times that something could not be written and was done without: metrics, log, audit, …",
+    ["what"],
+)
 spare_starts = Counter(
     "tether_spares_total",
     "Actors made of a spare (used), spawned because no spare was warm (missed); spares that ended "

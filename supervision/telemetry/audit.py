@@ -8,6 +8,7 @@ Any number of shells may write at once.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import pwd
@@ -120,8 +121,7 @@ class Audit:
                 fresh = not self.path.exists()
                 number = private(self.path, os.O_WRONLY | os.O_APPEND)
                 try:
-                    written = os.write(number, line)
-                    os.fsync(number)
+                    _append(number, line)
                 finally:
                     os.close(number)
                 if fresh:
@@ -131,8 +131,6 @@ class Audit:
                 f"the audit log {self.path} can't be written ({error.strerror}), so nothing is "
                 "done; see to its folder and its disk"
             ) from error
-        if written != len(line):
-            raise Unwritable(f"the audit log {self.path} took half a line; see to its disk")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -172,6 +170,22 @@ def private(path: Path, flags: int) -> int:
     if os.geteuid() == 0 and there.st_uid != owner.st_uid:
         os.fchown(number, owner.st_uid, owner.st_gid)
     return number
+
+
+def _append(number: int, line: bytes) -> None:
+    """All of `line` on the disk, or none of it: half a line would spoil the next one.
+
+    Raises:
+        OSError: there is no room.
+    """
+    before = os.fstat(number).st_size
+    try:
+        if os.write(number, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(number)
+    except OSError:
+        os.ftruncate(number, before)
+        raise
 
 
 def _sync_folder(folder: Path) -> None:

@@ -35,8 +35,16 @@ class _Steady:
         self._stream = stream
 
     def write(self, text: str) -> None:
-        with suppress(OSError, ValueError):
+        from supervision.telemetry import disk  # which logs
+
+        try:
             self._stream.write(text)
+        except OSError as error:
+            disk.unwritten("log", error)
+        except ValueError:
+            return  # it is closed: the process ends
+        else:
+            disk.written("log")
 
     def flush(self) -> None:
         with suppress(OSError, ValueError):

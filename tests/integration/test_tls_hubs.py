@@ -64,11 +64,11 @@ def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
 async def blue(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cluster]:
     """A cluster whose hubs end by themselves nothing that takes long."""
     for bound in (
-        "hub.DIAL_TIMEOUT",
+        "connections.DIAL_TIMEOUT",
         "connection.GREETING_TIMEOUT",
-        "border.HANDSHAKE_S",
-        "moving.MOVE_S",
-        "leaving.ANSWER_S",
+        "node_transport.HANDSHAKE_S",
+        "tls_rotation.MOVE_S",
+        "idle_close.ANSWER_S",
     ):
         monkeypatch.setattr(f"supervision.runtime.{bound}", NEVER_S)
     monkeypatch.setattr("supervision.runtime.node_transport.LOOK_S", 0.05)

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from supervision.contracts import TreeNode
 from tests.support.echo_gateway import InProcess
 from tether.http.admission import DoorAdmission
 from tether.http.app import application
@@ -15,8 +16,16 @@ from tether.http.handover import receive
 from tether.http.listener import listen
 from tether.http.options import DoorOptions
 from tether.http.server import HttpServer
+from tether.http.storage import Storage
 
 KEY = "tether-acme-secret"
+
+
+class Lone:
+    """The tree of a node whose database is elsewhere."""
+
+    def node(self, path: str) -> TreeNode | None:
+        return None
 
 
 @dataclass
@@ -36,7 +45,9 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def served(
-    node: InProcess | None = None, options: DoorOptions | None = None
+    node: InProcess | None = None,
+    options: DoorOptions | None = None,
+    storage: Storage | None = None,
 ) -> AsyncIterator[Served]:
     node = node or InProcess()
     options = options or DoorOptions(port=0)
@@ -46,7 +57,8 @@ async def served(
         sock = await receive(options.handover)
     else:
         sock = listen(options.host, options.port, share=options.share_port)
-    server = HttpServer(application(gateways, admission, options), sock, admission, options)
+    app = application(gateways, admission, storage or Storage(Lone(), ""), options)
+    server = HttpServer(app, sock, admission, options)
     running = asyncio.create_task(server.run())
     try:
         yield Served(node, server, admission)

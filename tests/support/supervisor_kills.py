@@ -2,7 +2,9 @@
 (`scripts/prove supervisors`) and its short version among the tests do.
 
 The root may restart 3 children within 5 s (`SupervisorOptions`) and gives up at the fourth. So no
-more than 3 kills fall into any `WINDOW_S`: three single ones in a row, or one pair.
+more than 3 kills fall into any `WINDOW_S`: three single ones in a row, or one pair. Kills that are
+to have nothing to do with each other wait for longer: for who ran less than 10 s comes back later
+each time (`Backoff`).
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from dataclasses import dataclass, field
 
 import httpx2
 
+from supervision.backoff import Backoff
 from supervision.contracts import ChildStatus, ShowTree, Tree, TreeNode
 from supervision.runtime import Endpoint
 from supervision.spec import SupervisorOptions
@@ -27,6 +30,7 @@ from tests.support.waiting import PatientEndpoint
 
 INTENSITY = SupervisorOptions().intensity
 WINDOW_S = SupervisorOptions().period_s + 1.0  # a death is counted when it is seen
+STEADY_S = Backoff().steady_s + 0.5
 CLIENTS, TOKENS = 6, 100
 PROMPT = "delay=20 killed above"  # 2 s: longer than an orphaned door drains
 
@@ -150,11 +154,18 @@ async def killing(node: Node, seen: Seen, bound_s: float) -> AsyncIterator[Kills
 
 
 async def kill_all(
-    node: Node, rounds: Sequence[tuple[str, ...]], seen: Seen, bound_s: float
+    node: Node,
+    rounds: Sequence[tuple[str, ...]],
+    seen: Seen,
+    bound_s: float,
+    *,
+    apart_s: float = 0.0,
 ) -> None:
-    """One round after the other: the paths that are killed at once."""
+    """One round after the other: the paths that are killed at once, when all that they killed
+    before has run for `apart_s` seconds."""
     async with killing(node, seen, bound_s) as kills:
         for paths in rounds:
+            await asyncio.sleep(apart_s)
             await kills.kill(*paths)
 
 

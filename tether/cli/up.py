@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -110,5 +110,6 @@ class Bars:
 
     def say(self, sentence: str) -> None:
         """See `Narrator`."""
-        self._out.print(sentence, markup=False)
-        self._out.file.flush()
+        with suppress(OSError):  # who only tells how it stands ends no node: a disk may be full
+            self._out.print(sentence, markup=False)
+            self._out.file.flush()

@@ -27,17 +27,20 @@ from tether.http.models import Models
 from tether.http.options import DoorOptions
 from tether.http.probes import Probes
 from tether.http.registry import RegistryRoutes
+from tether.http.storage import Storage
 
 EXPOSED = ("x-request-id", "traceparent", "retry-after")
 
 
-def application(gateways: Gateways, admission: DoorAdmission, options: DoorOptions) -> ASGIApp:
+def application(
+    gateways: Gateways, admission: DoorAdmission, storage: Storage, options: DoorOptions
+) -> ASGIApp:
     """The ASGI application of a front door. Hot paths are plain ASGI endpoints."""
-    models, probes = Models(gateways), Probes(gateways, admission)
+    models, probes = Models(gateways), Probes(gateways, admission, storage)
     limit = options.default_max_tokens
 
     def exchange(dialect: ApiFormat) -> Exchange:
-        return Exchange(dialect, gateways, admission, options)
+        return Exchange(dialect, gateways, admission, storage, options)
 
     hot = [
         Route("/v1/chat/completions", exchange(ChatFormat(limit)), methods=["POST"]),
@@ -54,6 +57,11 @@ def application(gateways: Gateways, admission: DoorAdmission, options: DoorOptio
         Route("/readyz", probes.readyz),
         Route("/metrics", probes.metrics),
     ]
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        assert isinstance(error, TetherError)
+        return await _refuse(request, storage.explained(error))
+
     middleware = []
     if options.cors_origins:
         middleware.append(
@@ -70,7 +78,7 @@ def application(gateways: Gateways, admission: DoorAdmission, options: DoorOptio
         middleware=middleware,
         exception_handlers={
             HTTPException: _refuse_http,
-            TetherError: _refuse,
+            TetherError: refuse,
             Exception: _refuse_bug,
         },
     )

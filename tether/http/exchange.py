@@ -27,6 +27,7 @@ from tether.http.envelope import Envelope
 from tether.http.gateways import Batches, Gateways
 from tether.http.identity import new_traceparent
 from tether.http.options import DoorOptions
+from tether.http.storage import Storage
 
 LAST_WORDS_S = 2.0
 
@@ -37,11 +38,17 @@ class Exchange:
     """The endpoint of one dialect."""
 
     def __init__(
-        self, dialect: ApiFormat, gateways: Gateways, admission: DoorAdmission, options: DoorOptions
+        self,
+        dialect: ApiFormat,
+        gateways: Gateways,
+        admission: DoorAdmission,
+        storage: Storage,
+        options: DoorOptions,
     ) -> None:
         self._dialect = dialect
         self._gateways = gateways
         self._admission = admission
+        self._storage = storage
         self._options = options
         self._first_chunk = metrics.http_first_chunk_seconds.labels(dialect.route)
 
@@ -51,6 +58,7 @@ class Exchange:
         reply = _Reply(send)
         admission = self._admission
         try:
+            self._storage.check()
             admission.enter()
         except TetherError as error:
             await reply.fail(error)
@@ -71,7 +79,7 @@ class Exchange:
             metrics.http_hangups.inc()
             why = error
         except TetherError as error:
-            why = error
+            why = self._storage.explained(error)
         except asyncio.CancelledError:
             # The server's shutdown ran out of patience. The answer is ended here, as broken.
             why = Draining("the server stopped before the answer was complete")

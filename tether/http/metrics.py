@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
+disk_full = Gauge(
+    "tether_disk_full",
+    "1 while the disk of data_dir lacks what the node's own PostgreSQL needs",
+    multiprocess_mode="livemax",
+)
 http_requests = Counter("tether_http_requests_total", "HTTP requests answered", ["route", "status"])
 http_seconds = Histogram(
     "tether_http_request_seconds",

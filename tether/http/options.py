@@ -28,6 +28,7 @@ class DoorOptions(msgspec.Struct, frozen=True, kw_only=True):
         gateway_wait_s: how long a request waits for a gateway when none is up.
         body_timeout_s: how long a client may take to send its headers, and then its body.
         keep_alive_s: how long an idle connection stays open.
+        storage: the folder of the node's own PostgreSQL, whose disk may be full; empty for none.
         default_max_tokens: for a chat that names no `max_tokens`.
 
     Raises:
@@ -49,6 +50,7 @@ class DoorOptions(msgspec.Struct, frozen=True, kw_only=True):
     body_timeout_s: float = 30.0
     keep_alive_s: float = 75.0
     default_max_tokens: int = 256
+    storage: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

@@ -13,14 +13,16 @@ from starlette.responses import Response
 
 from tether.http.admission import DoorAdmission
 from tether.http.gateways import Gateways
+from tether.http.storage import Storage
 
 
 class Probes:
     """Endpoints that need no key."""
 
-    def __init__(self, gateways: Gateways, admission: DoorAdmission) -> None:
+    def __init__(self, gateways: Gateways, admission: DoorAdmission, storage: Storage) -> None:
         self._gateways = gateways
         self._admission = admission
+        self._storage = storage
         self._scrape = asyncio.Lock()
 
     async def healthz(self, request: Request) -> Response:
@@ -33,6 +35,9 @@ class Probes:
         request.scope["tether"].route = "readyz"
         if self._admission.draining:
             return _json(503, {"status": "draining", "models": []})
+        if self._storage.shortage:
+            full = {"status": "disk_full", "models": [], "why": self._storage.shortage}
+            return _json(503, full)
         models = await self._gateways.ready()
         if not models:
             return _json(503, {"status": "starting", "models": []})

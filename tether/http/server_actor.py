@@ -21,6 +21,7 @@ from tether.http.handover import receive
 from tether.http.listener import listen
 from tether.http.options import DoorOptions
 from tether.http.server import HttpServer
+from tether.http.storage import Storage
 
 DRAIN_S = 30.0
 
@@ -62,13 +63,15 @@ class FrontDoor(Supervised):
                 self, self.tree, partitions=options.gateways, wait_s=options.gateway_wait_s
             )
             admission = self._admission = DoorAdmission(options.max_requests)
-            app = application(gateways, admission, options)
+            storage = Storage(self.tree, options.storage)
+            app = application(gateways, admission, storage, options)
             self._server = HttpServer(app, sock, admission, options)
         except BaseException:
             sock.close()
             raise
         running = self.background(self._server.run(), name="http")
         running.add_done_callback(self._ended)
+        self.background(storage.watch(), name="storage")
         # What lives now lives as long as the process; the collector need not look at it again.
         gc.collect()
         gc.freeze()

@@ -90,7 +90,8 @@ class Home:
                 "or give this one another node.data_dir"
             ) from None
         try:
-            (path / "layout").write_text(LAYOUT + "\n")
+            if not (path / "layout").exists():
+                _write(path / "layout", f"{LAYOUT}\n".encode(), 0o644)
             remains = read_state(path)
             end(remains)
             if remains:
@@ -100,18 +101,23 @@ class Home:
             shutil.rmtree(path / "metrics", ignore_errors=True)
             (path / "metrics").mkdir(mode=0o700)
             return cls(path, lock, _run_dir(path, node))
+        except OSError as error:
+            os.close(lock)
+            raise HomeUnusable(
+                f"{path} cannot be written ({error.strerror}); see to its disk, or set "
+                "node.data_dir to another one"
+            ) from None
         except BaseException:
             os.close(lock)
             raise
 
     def tell(self, state: NodeState) -> None:
-        """Write what other commands need, in one step."""
-        fresh = self.path / "node.json.new"
-        fresh.unlink(missing_ok=True)
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(state))
-        fresh.rename(self.path / "node.json")
+        """Write what other commands need, in one step.
+
+        Raises:
+            OSError: it can't be written; what was there stands.
+        """
+        _write(self.path / "node.json", msgspec.json.encode(state), 0o600)
 
     def close(self) -> None:
         """Let go of it; what only a running node needs goes as well. Safe to call twice."""
@@ -152,6 +158,26 @@ def running(path: Path) -> NodeState | None:
     return read_state(path) if is_held(path) else None
 
 
+def _write(path: Path, content: bytes, mode: int) -> None:
+    """A file, whole or as it was before.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.rename(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
 def _check_layout(path: Path) -> None:
     layout = path / "layout"
     if layout.is_file():
@@ -161,7 +187,7 @@ def _check_layout(path: Path) -> None:
                 f"{path} has layout {found[:20]!r}, and this release reads {LAYOUT!r}; start the "
                 "release that wrote it, or set node.data_dir to another directory"
             )
-    elif any(path.iterdir()):
+    elif any(entry.name not in ("lock", "layout.new") for entry in path.iterdir()):
         raise HomeUnusable(
             f"{path} holds something else than a node; set node.data_dir to an empty directory"
         )

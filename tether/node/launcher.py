@@ -18,8 +18,6 @@ from typing import Any, Final
 import msgspec
 from prometheus_client import multiprocess
 
-from actors.depot.peer_sources import PeerSources
-from actors.engines.factory import prepare
 from actors.stores import keys
 from actors.stores.database import Database
 from supervision.contracts import ChildStatus, StartChild, Tree, WatchTree
@@ -27,7 +25,6 @@ from supervision.errors import PeerLost, TetherError
 from supervision.nodes import ROOT
 from supervision.root import Root, stop_tree
 from supervision.runtime import Address, Endpoint
-from supervision.runtime.options import NodeOptions
 from supervision.system import System
 from supervision.telemetry import logs, title
 from tether.config import Config
@@ -39,16 +36,13 @@ from tether.node.capabilities import (
 )
 from tether.node.home import Home, NodeState, read_state
 from tether.node.leftovers import end_remains
+from tether.node.model_preparation import prepare_models
 from tether.node.plan import (
-    around,
-    artifacts_of,
-    card_of,
     dsn_of,
     handover_of,
     has_role,
     own_models,
     own_workers,
-    possible_models,
     tree_of,
 )
 from tether.node.ports import FrontPort, NodePortTaken, check_free
@@ -62,6 +56,7 @@ END_GRACE_S: Final = 3.0
 MARGIN_S: Final = 5.0  # beyond a deadline that another process keeps by itself
 _CREATE_S: Final = 30.0
 _ASK_AGAIN_S: Final = 0.1
+_TELL_AGAIN_S: Final = 1.0
 
 log = logs.get(__name__)
 
@@ -83,6 +78,7 @@ class Launcher:
         self._port = config.http.port
         self._front: FrontPort | None = None
         self._seen = Tree(nodes=())
+        self._untold = False  # node.json is behind
         self._undone = False  # the root could not start, and has stopped what had
         self._systemd = Notifier()
         self._home: Home
@@ -104,7 +100,7 @@ class Launcher:
         self._home = Home.claim(config.data_dir, config.node.id, self._end_earlier)
         try:
             self._check()
-            self._prepare_models()
+            prepare_models(config, self._home.run_dir, self._narrator)
             self._set_environment()
             adopt_orphans()
             capabilities = capabilities_of(config, self._home.run_dir, owner_pid=os.getpid())
@@ -146,25 +142,6 @@ class Launcher:
                 check_free(config.member.host, config.node.admin_port, keys)
         except (NotOfCluster, NodePortTaken) as error:
             raise NodeFailed(str(error)) from None
-
-    def _prepare_models(self) -> None:
-        capabilities = capabilities_of(self._config, self._home.run_dir, owner_pid=os.getpid())
-        lenders = PeerSources.of(NodeOptions.of(capabilities), around(self._config))
-        for model in possible_models(self._config):
-            what = f"model {model.ref}"
-
-            def progress(stage: str, fraction: float, what: str = what) -> None:
-                self._narrator.working(f"{what}: {stage}", what, fraction)
-
-            card = card_of(self._config, model)
-            if card.artifacts:
-                from actors.artifacts.source import localized
-
-                artifacts = artifacts_of(self._config)
-                peers = lenders.asking if lenders else None
-                card = localized(card, self._config.cache_dir, artifacts, progress, peers)
-            if prepare(card, self._config.cache_dir, progress) is not None:
-                self._narrator.working(what, what, 1.0)
 
     def _set_environment(self) -> None:
         """What all processes of the node inherit."""
@@ -326,7 +303,19 @@ class Launcher:
             ready=ready,
             allow_eval=self._allow_eval,
         )
-        self._home.tell(self._state)
+        self._write_state()
+
+    def _write_state(self) -> None:
+        """On a full disk the node runs, and other commands find it as soon as there is room."""
+        try:
+            self._home.tell(self._state)
+        except OSError as error:
+            if not self._untold:
+                log.warning("node.json can't be written yet", error=str(error))
+            self._untold = True
+            asyncio.get_running_loop().call_later(_TELL_AGAIN_S, self._write_state)
+        else:
+            self._untold = False
 
     def _why_lost(self) -> str:
         """The failures that the tree told of last, as the reason of the whole."""

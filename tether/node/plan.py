@@ -325,6 +325,7 @@ def _doors(config: Config, run_dir: Path, port: int) -> Iterator[ChildSpec]:
         max_body_bytes=http.max_body_bytes,
         default_deadline_s=http.default_deadline_s,
         max_deadline_s=http.max_deadline_s,
+        storage="" if config.stores.postgres else str(_postgres_data(config)),
     )
     for number in range(http.processes):
         yield FrontDoor.spec(options, id=str(number), shutdown=config.node.stop_deadline_s)
