@@ -32,6 +32,7 @@ from supervision.backoff import Backoff
 from supervision.child import Supervised
 from supervision.contracts import (
     AddChild,
+    ChildStatus,
     DeleteChild,
     ShowTree,
     TerminateChild,
@@ -166,7 +167,7 @@ def kinds(folder: Path, dsn: str) -> dict[str, Kind]:
 
 
 def all_run(nodes: Nodes) -> bool:
-    return all(node.state == "running" for node in nodes.values())
+    return all(node.state is ChildStatus.RUNNING for node in nodes.values())
 
 
 def back(was: Nodes, nodes: Nodes, expected: dict[str, int]) -> bool:

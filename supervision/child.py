@@ -51,12 +51,12 @@ class Supervised(Actor):
     root: str = ""
     needs: dict[str, Address]
     strategy: str = ""  # of a supervisor, for the tree
+    child_numbers: tuple[int, ...] = ()  # of its place in the start order of the node
 
     _child_ready: ChildReady | None = None
     _child_starting: asyncio.Task[None] | None = None
     _child_stopping: asyncio.Task[None] | None = None
     _child_view: TreeView | None = None
-    _child_numbers: tuple[int, ...] = ()  # of its place
     _child_turn: OrphanOrder | None = None
     _child_leaving: bool = False  # of its own accord
 
@@ -110,7 +110,7 @@ class Supervised(Actor):
     async def _start_child(self, msg: StartChild, sender: Address) -> ChildReady:
         if self._child_starting is None:
             self.path, self.generation = msg.path, msg.generation
-            self._child_numbers = msg.place or ()
+            self.child_numbers = msg.place or ()
             self.parent, self.root = msg.parent, msg.root
             self._child_follow(msg.parent)
             logs.configure(node=self.address.node, path=msg.path or "root")

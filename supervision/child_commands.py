@@ -7,13 +7,13 @@ running, restarting or not_found. Other nodes are refused (`Forbidden`), but for
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import msgspec
 
 from supervision.actions import Action
+from supervision.child import Supervised
 from supervision.child_state import join
 from supervision.contracts import (
     AddChild,
@@ -21,6 +21,7 @@ from supervision.contracts import (
     ChildDeleted,
     ChildReady,
     ChildrenShown,
+    ChildStatus,
     ChildStopped,
     CountChildren,
     DeleteChild,
@@ -33,28 +34,23 @@ from supervision.events import ChildExited, Event
 from supervision.runtime import Address, on
 from supervision.spec import ChildSpec
 from supervision.strategy import AutoShutdown, Strategy
-
-if TYPE_CHECKING:
-    from supervision.runtime.introspection import Introspection
-    from supervision.tree import SupervisionTree
+from supervision.tree_driver import TreeDriver
 
 
 class ChildCommands:
-    """The part of a supervisor that answers these. What was ordered goes on when the asker has
-    left."""
+    """The part of a supervisor, `actor`, that answers these. What was ordered goes on when the
+    asker has left. `started` is called when a child runs that somebody asked for."""
 
-    path: str
-    forgets: bool = False  # what it terminates
-    _tree: SupervisionTree
-    _operating: Introspection
-    _verb_news: asyncio.Event | None = None
-    _verb_errors: dict[str, str]  # of children that are being started for somebody, by id
+    forgets: ClassVar[bool] = False  # what it terminates
 
-    if TYPE_CHECKING:  # what a Supervisor adds
-
-        def _now(self) -> float: ...
-        def _perform(self, actions: Sequence[Action]) -> None: ...
-        def keep_ready(self) -> None: ...
+    def __init__(
+        self, actor: Supervised, driver: TreeDriver, started: Callable[[], object]
+    ) -> None:
+        self._actor = actor
+        self._driver = driver
+        self._tree = driver.tree
+        self._started = started
+        self._errors: dict[str, str] = {}  # of children that are being started, by id
 
     def check(self, spec: ChildSpec) -> None:
         """
@@ -65,74 +61,74 @@ class ChildCommands:
         missing = [need for need in spec.needs if need not in ids]
         if missing or (spec.needs and self._tree.strategy is Strategy.ONE_FOR_ONE):
             why = f"there is no {missing[0]}" if missing else "needs go stale under one_for_one"
-            raise BadRequest(f"{self.path} can't start {spec.id} with its needs: {why}")
+            raise BadRequest(f"{self._actor.path} can't start {spec.id} with its needs: {why}")
         if spec.significant and self._tree.auto_shutdown is AutoShutdown.NEVER:
-            raise BadRequest(f"{spec.id} is significant, but {self.path}'s auto_shutdown is never")
+            raise BadRequest(
+                f"{spec.id} is significant, but {self._actor.path}'s auto_shutdown is never"
+            )
 
     @on(AddChild)
-    async def _verb_add(self, msg: AddChild, sender: Address) -> ChildReady:
-        self._operating.allow(sender)
+    async def add(self, msg: AddChild, sender: Address) -> ChildReady:
+        """Start one more child; answered when it serves."""
+        self._actor.allow(sender)
         try:
             spec = msgspec.msgpack.decode(msg.spec, type=ChildSpec)
         except msgspec.MsgspecError as error:
-            raise BadRequest(f"{self.path} can't start this child: {error}") from error
+            raise BadRequest(f"{self._actor.path} can't start this child: {error}") from error
         self.check(spec)
-        return await self._verb_start(spec.id, self._tree.add(spec, self._now()))
+        return await self._start(spec.id, self._tree.add(spec, self._driver.now()))
 
     @on(RestartChild)
-    async def _verb_restart(self, msg: RestartChild, sender: Address) -> ChildReady:
-        self._operating.allow(sender)
-        return await self._verb_start(msg.id, self._tree.restart(msg.id, self._now()))
+    async def restart(self, msg: RestartChild, sender: Address) -> ChildReady:
+        """Start a child that is down."""
+        self._actor.allow(sender)
+        return await self._start(msg.id, self._tree.restart(msg.id, self._driver.now()))
 
     @on(TerminateChild)
-    async def _verb_terminate(self, msg: TerminateChild, sender: Address) -> ChildStopped:
-        self._operating.allow(sender)
-        self._perform(self._tree.terminate(msg.id, self._now(), forget=self.forgets))
-        while (node := self._tree.children.node(msg.id, self._now())) is not None:
-            if node.state == "stopped" and not self.forgets:
+    async def terminate(self, msg: TerminateChild, sender: Address) -> ChildStopped:
+        """Stop a child for good; answered when its process is gone."""
+        self._actor.allow(sender)
+        self._driver.perform(self._tree.terminate(msg.id, self._driver.now(), forget=self.forgets))
+        while (node := self._tree.children.node(msg.id, self._driver.now())) is not None:
+            if node.state is ChildStatus.STOPPED and not self.forgets:
                 break
-            await self._verb_change()
+            await self._driver.changed()
         return ChildStopped()
 
     @on(DeleteChild)
-    def _verb_delete(self, msg: DeleteChild, sender: Address) -> ChildDeleted:
-        self._operating.allow(sender)
-        self._perform(self._tree.delete(msg.id, self._now()))
+    def delete(self, msg: DeleteChild, sender: Address) -> ChildDeleted:
+        """Forget a child that is down."""
+        self._actor.allow(sender)
+        self._driver.perform(self._tree.delete(msg.id, self._driver.now()))
         return ChildDeleted()
 
     @on(ShowChildren)
-    def _verb_which(self, msg: ShowChildren, sender: Address) -> ChildrenShown:
-        return ChildrenShown(nodes=self._tree.children.which(self._now()))
+    def which(self, msg: ShowChildren, sender: Address) -> ChildrenShown:
+        """All children, in start order."""
+        return ChildrenShown(nodes=self._tree.children.which(self._driver.now()))
 
     @on(CountChildren)
-    def _verb_count(self, msg: CountChildren, sender: Address) -> ChildCounts:
+    def count(self, msg: CountChildren, sender: Address) -> ChildCounts:
+        """How many there are, by kind."""
         return ChildCounts(**self._tree.children.count())
 
-    def verbs_heard(self, event: Event) -> None:
+    def heard(self, event: Event) -> None:
         """Something has happened to the tree."""
         id = event.path.rpartition("/")[2]
-        if isinstance(event, ChildExited) and id in self._verb_errors:
-            self._verb_errors[id] = event.error or str(event.reason)
-        if self._verb_news is not None:
-            self._verb_news.set()
-            self._verb_news = None
+        if isinstance(event, ChildExited) and id in self._errors:
+            self._errors[id] = event.error or str(event.reason)
 
-    async def _verb_start(self, id: str, actions: Sequence[Action]) -> ChildReady:
-        self._verb_errors[id] = "it was taken back"
+    async def _start(self, id: str, actions: Sequence[Action]) -> ChildReady:
+        self._errors[id] = "it was taken back"
         try:
-            self._perform(actions)
-            while node := self._tree.children.node(id, self._now()):
-                if node.state == "running":
-                    self.keep_ready()
+            self._driver.perform(actions)
+            while node := self._tree.children.node(id, self._driver.now()):
+                if node.state is ChildStatus.RUNNING:
+                    self._started()
                     return ChildReady(pid=node.pid, address=node.address, strategy=node.strategy)
-                if node.state == "stopped":
+                if node.state is ChildStatus.STOPPED:
                     break  # what was asked for and fails once isn't tried again
-                await self._verb_change()
-            raise Unavailable(f"{join(self.path, id)} did not start: {self._verb_errors[id]}")
+                await self._driver.changed()
+            raise Unavailable(f"{join(self._actor.path, id)} did not start: {self._errors[id]}")
         finally:
-            self._verb_errors.pop(id, None)
-
-    async def _verb_change(self) -> None:
-        if self._verb_news is None:
-            self._verb_news = asyncio.Event()
-        await self._verb_news.wait()
+            self._errors.pop(id, None)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from supervision.contracts import ExitReason, TreeNode
+from supervision.contracts import ChildStatus, ExitReason, TreeNode
 from supervision.external_cause import ExternalCause
 from supervision.spec import ChildSpec, Restart
 
@@ -26,12 +26,12 @@ LIVE = frozenset({ChildPhase.SPAWNED, ChildPhase.STARTING, ChildPhase.RUNNING, C
 SETTLED = frozenset({ChildPhase.RUNNING, ChildPhase.DONE})
 
 _SHOWN = {
-    ChildPhase.IDLE: "starting",
-    ChildPhase.SPAWNED: "starting",
-    ChildPhase.STARTING: "starting",
-    ChildPhase.RUNNING: "running",
-    ChildPhase.STOPPING: "stopping",
-    ChildPhase.DONE: "stopped",
+    ChildPhase.IDLE: ChildStatus.STARTING,
+    ChildPhase.SPAWNED: ChildStatus.STARTING,
+    ChildPhase.STARTING: ChildStatus.STARTING,
+    ChildPhase.RUNNING: ChildStatus.RUNNING,
+    ChildPhase.STOPPING: ChildStatus.STOPPING,
+    ChildPhase.DONE: ChildStatus.STOPPED,
 }
 
 
@@ -77,10 +77,11 @@ class ChildState:
         return self.phase in SETTLED
 
     @property
-    def shown(self) -> str:
-        """The state, in the words of `TreeNode`."""
-        word = _SHOWN[self.phase]
-        return "restarting" if word == "starting" and self.restarts else word
+    def shown(self) -> ChildStatus:
+        """What the tree shows of it."""
+        status = _SHOWN[self.phase]
+        again = status is ChildStatus.STARTING and self.restarts
+        return ChildStatus.RESTARTING if again else status
 
     def spawned(self, generation: int, now: float) -> None:
         """A new generation begins."""
@@ -118,11 +119,11 @@ class ChildState:
             case Restart.TEMPORARY:
                 return False
 
-    def node(self, parent: str, now: float, *, state: str | None = None) -> TreeNode:
+    def node(self, parent: str, now: float, *, state: ChildStatus | None = None) -> TreeNode:
         """Its line of the tree."""
         return TreeNode(
             path=join(parent, self.spec.id),
-            kind=str(self.spec.kind),
+            kind=self.spec.kind,
             state=state or self.shown,
             address=self.address,
             pid=self.pid,

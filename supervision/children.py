@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from supervision.child_state import ChildPhase, ChildState, join
-from supervision.contracts import TreeNode
+from supervision.contracts import ChildKind, TreeNode
 from supervision.errors import Conflict
-from supervision.spec import ChildKind, ChildSpec
+from supervision.spec import ChildSpec
 
 
 class Children:
@@ -100,6 +101,16 @@ class Children:
                 param="running" if running else "restarting",
             )
         return member
+
+    def next_due(self, now: float) -> float | None:
+        """When the next deadline is; None if there is none. Who may start since `now` or before
+        waits for somebody, not for a time."""
+        times = [
+            member.due
+            for member in self
+            if member.due < math.inf and (member.phase is not ChildPhase.IDLE or member.due > now)
+        ]
+        return min(times, default=None)
 
     def add(self, member: ChildState) -> ChildState:
         """One more, the last in order."""

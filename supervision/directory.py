@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from supervision.contracts import Tree, TreeNode
-
-DELETED = "deleted"
+from supervision.contracts import ChildStatus, Tree, TreeNode
 
 
 @dataclass(slots=True)
@@ -39,7 +37,7 @@ class Directory:
         that it had are dropped and returned."""
         self.version += 1
         dropped = self._drop_below(node.path) if node.pid == 0 else []
-        if node.state == DELETED:
+        if node.state is ChildStatus.DELETED:
             self._rows.pop(node.path, None)
             for path in [p for p in self._past if f"{p}/".startswith(f"{node.path}/")]:
                 del self._past[path]
@@ -85,5 +83,5 @@ class Directory:
         for node in dropped:
             if len(self._past) < self._max_past or node.path in self._past:
                 # whoever comes there now is one more, unless nobody had been there yet
-                self._past[node.path] = node.restarts + (node.state != "starting")
+                self._past[node.path] = node.restarts + (node.state is not ChildStatus.STARTING)
         return dropped

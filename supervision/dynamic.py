@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from supervision.child_commands import ChildCommands
 from supervision.contracts import AddChild, ChildReady
 from supervision.errors import BadRequest, Overloaded
 from supervision.events import Event
@@ -16,6 +17,7 @@ from supervision.strategy import Strategy
 from supervision.supervisor import Supervisor
 from supervision.telemetry import bounds
 from supervision.tree import SupervisionTree
+from supervision.tree_driver import TreeDriver
 
 
 class DynamicSupervisor(Supervisor):
@@ -23,12 +25,9 @@ class DynamicSupervisor(Supervisor):
 
     Options: ClassVar[type[msgspec.Struct]] = DynamicOptions
     kind: ClassVar[str] = "dynamic"
-    forgets = True
 
     def plan(self, options: Any) -> SupervisionTree:
-        bound = f"children of {self.path}"
-        self._used = bounds.used.labels(bound)
-        self._refused = bounds.refused.labels(bound)
+        self._used = bounds.used.labels(f"children of {self.path}")
         return SupervisionTree(
             self.path,
             options.children,
@@ -41,17 +40,27 @@ class DynamicSupervisor(Supervisor):
             max_children=options.max_children,
         )
 
+    def commands(self, driver: TreeDriver) -> ChildCommands:
+        return DynamicCommands(self, driver, self.keep_ready)
+
+    def happened(self, event: Event) -> None:
+        super().happened(event)
+        self._used.set(self._driver.tree.children.count()["specs"])
+
+
+class DynamicCommands(ChildCommands):
+    """Takes children without order, as many as there is room for, and forgets them."""
+
+    forgets = True
+
     def check(self, spec: ChildSpec) -> None:
         if spec.needs or spec.significant:
-            raise BadRequest(f"{self.path} can't start {spec.id}: its children have no order")
+            path = self._actor.path
+            raise BadRequest(f"{path} can't start {spec.id}: its children have no order")
 
-    async def _verb_add(self, msg: AddChild, sender: Address) -> ChildReady:
+    async def add(self, msg: AddChild, sender: Address) -> ChildReady:
         try:
-            return await super()._verb_add(msg, sender)
+            return await super().add(msg, sender)
         except Overloaded:
-            self._refused.inc()
+            bounds.refused.labels(f"children of {self._actor.path}").inc()
             raise
-
-    def _happened(self, event: Event) -> None:
-        super()._happened(event)
-        self._used.set(self._tree.children.count()["specs"])

@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
-from supervision.actions import Action
+from supervision.child import Supervised
+from supervision.child_processes import ChildProcesses
 from supervision.child_state import join
-from supervision.contracts import ChildReady, ChildStopped
+from supervision.contracts import ChildReady, ChildStatus, ChildStopped
 from supervision.contracts.operating import OperateChild, ShowSpec, SpecShown, Verb, WriteAudit
 from supervision.errors import BadRequest, Unavailable
 from supervision.runtime import Address, on
 from supervision.spec import ChildSpec
 from supervision.telemetry.audit import Audit, Unwritable, Who
-
-if TYPE_CHECKING:
-    from supervision.runtime.introspection import Introspection
-    from supervision.tree import SupervisionTree
+from supervision.tree_driver import TreeDriver
 
 HOME: Final = "TETHER_NODE_HOME"  # where `tether up` says which directory is the node's
 
 
 class OperatorCommands:
-    """The part of a supervisor that operators talk to. What they order goes on when they leave."""
+    """The part of a supervisor, `actor`, that operators talk to. What they order goes on when they
+    leave."""
 
-    path: str
-    loop: asyncio.AbstractEventLoop
-    address: Address
-    _nursery: dict[tuple[str, int], Any]
-    _operating: Introspection
-    _tree: SupervisionTree
-    _operated_news: asyncio.Event | None = None
-
-    if TYPE_CHECKING:  # what a Supervisor adds
-
-        def _now(self) -> float: ...
-        def _perform(self, actions: Sequence[Action]) -> None: ...
-        def _kill(self, child: Any) -> None: ...
+    def __init__(self, actor: Supervised, driver: TreeDriver, processes: ChildProcesses) -> None:
+        self._actor = actor
+        self._driver = driver
+        self._tree = driver.tree
+        self._processes = processes
 
     @on(OperateChild)
     async def _operate_child(self, msg: OperateChild, sender: Address) -> ChildReady | ChildStopped:
@@ -51,23 +40,23 @@ class OperatorCommands:
             BadRequest: there is no such verb.
             Unavailable: it didn't start; its supervisor goes on as its spec says.
         """
-        self._operating.allow(sender)
+        self._actor.allow(sender)
         before = self._tree.children.generation(msg.id)
         if msg.verb == Verb.RESTART:
-            self._perform(self._tree.renew(msg.id, self._now()))
+            self._driver.perform(self._tree.renew(msg.id, self._driver.now()))
             return await self._started(msg.id, before)
         if msg.verb == Verb.STOP:
-            self._perform(self._tree.terminate(msg.id, self._now()))
+            self._driver.perform(self._tree.terminate(msg.id, self._driver.now()))
             return await self._stopped(msg.id)
         if msg.verb == Verb.KILL:
             self._tree.children.spec(msg.id)
-            self._kill(self._nursery.get((msg.id, before)))
+            self._processes.kill(msg.id, before)
             return ChildStopped()
         raise BadRequest(f"a supervisor has no verb {msg.verb!r}; it is one of {', '.join(Verb)}")
 
     @on(ShowSpec)
     def _show_spec(self, msg: ShowSpec, sender: Address) -> SpecShown:
-        self._operating.allow(sender)
+        self._actor.allow(sender)
         return SpecShown(fields=tuple(described(self._tree.children.spec(msg.id))))
 
     @on(WriteAudit)
@@ -77,53 +66,42 @@ class OperatorCommands:
             Forbidden: the sender is no operator.
             Unavailable: it can't be written; nothing must be done.
         """
-        self._operating.allow(sender)
+        self._actor.allow(sender)
         home = os.environ.get(HOME)
         if not home:
             raise Unavailable("this node keeps no audit log; it was not started by `tether up`")
         who = Who(certificate=sender.node, pid=sender.pid)
-        audit = Audit(Path(home), who, self.address.node)
+        audit = Audit(Path(home), who, self._actor.address.node)
         write = partial(audit.write, msg.id, msg.command, msg.arguments, msg.outcome)
         try:
-            await self.loop.run_in_executor(None, write)
+            await self._actor.loop.run_in_executor(None, write)
         except Unwritable as error:
             raise Unavailable(str(error)) from error
 
-    def operated_news(self) -> None:
-        """Something has changed in the tree."""
-        if self._operated_news is not None:
-            self._operated_news.set()
-            self._operated_news = None
-
-    async def _change(self) -> None:
-        if self._operated_news is None:
-            self._operated_news = asyncio.Event()
-        await self._operated_news.wait()
-
     async def _started(self, id: str, before: int) -> ChildReady:
-        path, first = join(self.path, id), 0
+        path, first = join(self._actor.path, id), 0
         while True:
-            node = self._tree.children.node(id, self._now())
+            node = self._tree.children.node(id, self._driver.now())
             if node is None:
                 raise Unavailable(
                     f"{path} is temporary: it was stopped and forgotten, and whoever has added it "
                     "may add it again"
                 )
-            if node.state == "stopped" and node.generation != before:
+            if node.state is ChildStatus.STOPPED and node.generation != before:
                 raise Unavailable(f"{path} did not start: {node.last_exit}")
             if node.generation != before:
-                if node.state == "running":
+                if node.state is ChildStatus.RUNNING:
                     return ChildReady(pid=node.pid, address=node.address, strategy=node.strategy)
                 first = first or node.generation
                 if node.generation != first:
                     raise Unavailable(
                         f"{path} did not start ({node.last_exit}), and is tried again; see `tree`"
                     )
-            await self._change()
+            await self._driver.changed()
 
     async def _stopped(self, id: str) -> ChildStopped:
-        while (node := self._tree.children.node(id, self._now())) is not None and node.pid:
-            await self._change()
+        while (node := self._tree.children.node(id, self._driver.now())) is not None and node.pid:
+            await self._driver.changed()
         return ChildStopped()
 
 

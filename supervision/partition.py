@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from supervision.child_commands import ChildCommands
 from supervision.contracts import ChildDeleted, DeleteChild
 from supervision.errors import BadRequest
 from supervision.runtime import Address
@@ -17,6 +18,7 @@ from supervision.spec import ChildSpec, PartitionOptions
 from supervision.strategy import Strategy
 from supervision.supervisor import Supervisor
 from supervision.tree import SupervisionTree
+from supervision.tree_driver import TreeDriver
 
 
 class PartitionSupervisor(Supervisor):
@@ -24,12 +26,6 @@ class PartitionSupervisor(Supervisor):
 
     Options: ClassVar[type[msgspec.Struct]] = PartitionOptions
     kind: ClassVar[str] = "partition"
-
-    def check(self, spec: ChildSpec) -> None:
-        raise BadRequest(f"{self.path} has the partitions of its options; keys belong to them")
-
-    def _verb_delete(self, msg: DeleteChild, sender: Address) -> ChildDeleted:
-        raise BadRequest(f"{self.path} has the partitions of its options; keys belong to them")
 
     def plan(self, options: Any) -> SupervisionTree:
         return SupervisionTree(
@@ -41,3 +37,20 @@ class PartitionSupervisor(Supervisor):
             draw=random.random,
             together=True,
         )
+
+    def commands(self, driver: TreeDriver) -> ChildCommands:
+        return PartitionCommands(self, driver, self.keep_ready)
+
+
+class PartitionCommands(ChildCommands):
+    """Adds no partition, and removes none: keys would change hands."""
+
+    def check(self, spec: ChildSpec) -> None:
+        raise self._fixed()
+
+    def delete(self, msg: DeleteChild, sender: Address) -> ChildDeleted:
+        raise self._fixed()
+
+    def _fixed(self) -> BadRequest:
+        path = self._actor.path
+        return BadRequest(f"{path} has the partitions of its options; keys belong to them")

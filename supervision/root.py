@@ -12,6 +12,8 @@ import msgspec
 from supervision.contracts import (
     AwaitPredecessors,
     ChildChanged,
+    ChildKind,
+    ChildStatus,
     ExitReason,
     PredecessorsGone,
     ShowTree,
@@ -55,8 +57,8 @@ class Root(Supervisor):
         self._apply(
             TreeNode(
                 path="",
-                kind="supervisor",
-                state="running",
+                kind=ChildKind.SUPERVISOR,
+                state=ChildStatus.RUNNING,
                 address=str(self.address),
                 pid=self.pid,
                 generation=self.generation,
@@ -67,7 +69,7 @@ class Root(Supervisor):
 
     @on(ShowTree)
     def _show(self, msg: ShowTree, sender: Address) -> Tree:
-        return self._directory.tree(self._now())
+        return self._directory.tree(self.loop.time())
 
     @on(WatchTree)
     async def _watch(self, msg: WatchTree, sender: Address) -> AsyncIterator[Tree]:
@@ -104,7 +106,7 @@ class Root(Supervisor):
                 self._bygone[self._tellers.pop(path)] = None
             while len(self._bygone) > _MAX_DEAD:
                 self._bygone.popitem(last=False)
-        for orphan in self._directory.apply(node, self._now()):
+        for orphan in self._directory.apply(node, self.loop.time()):
             self._lineage.orphan(orphan.path)
         if node.pid and "/" in node.path and self._is_here(node):
             self._lineage.runs(node.path, node.pid)
@@ -118,7 +120,7 @@ class Root(Supervisor):
 
     def _newest(self) -> Tree:
         if self._shown[0] != self._directory.version:
-            self._shown = (self._directory.version, self._directory.tree(self._now()))
+            self._shown = (self._directory.version, self._directory.tree(self.loop.time()))
         return self._shown[1]
 
 

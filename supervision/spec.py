@@ -10,6 +10,7 @@ import msgspec
 
 from supervision.backoff import Backoff
 from supervision.capability import Capability
+from supervision.contracts import ChildKind
 from supervision.strategy import AutoShutdown, Strategy
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -31,13 +32,6 @@ class Shutdown(StrEnum):
 
     BRUTAL_KILL = "brutal_kill"  # no time at all: it isn't asked
     INFINITY = "infinity"  # as long as it takes: a supervisor has children to stop first
-
-
-class ChildKind(StrEnum):
-    """What a child is."""
-
-    WORKER = "worker"  # does work
-    SUPERVISOR = "supervisor"  # has children
 
 
 class ChildSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -6,7 +6,7 @@ import asyncio
 import zlib
 from collections.abc import Callable
 
-from supervision.contracts import Tree, TreeNode, WatchTree
+from supervision.contracts import ChildKind, ChildStatus, Tree, TreeNode, WatchTree
 from supervision.errors import NoAnswer, TetherError
 from supervision.runtime import Actor, Address
 from supervision.telemetry import logs
@@ -42,7 +42,11 @@ class TreeView:
     def address(self, path: str) -> Address | None:
         """The address of the child at `path` if it runs."""
         node = self._by_path.get(path)
-        return Address.parse(node.address) if node is not None and node.state == "running" else None
+        return (
+            Address.parse(node.address)
+            if node is not None and node.state is ChildStatus.RUNNING
+            else None
+        )
 
     def under(self, prefix: str) -> list[TreeNode]:
         """The running workers (not supervisors) below `prefix`, in the order of the tree."""
@@ -50,7 +54,9 @@ class TreeView:
         return [
             node
             for path, node in self._by_path.items()
-            if path.startswith(below) and node.state == "running" and node.kind == "worker"
+            if path.startswith(below)
+            and node.state is ChildStatus.RUNNING
+            and node.kind is ChildKind.WORKER
         ]
 
     def partition(self, prefix: str, key: str) -> str | None:

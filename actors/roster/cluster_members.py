@@ -41,6 +41,7 @@ from actors.roster.remote_commands import RemoteCommands
 from actors.roster.revocation_exchange import RevocationExchange
 from actors.roster.roster_view import RosterView
 from supervision.child import Supervised
+from supervision.contracts import ChildStatus
 from supervision.errors import TetherError, Unavailable
 from supervision.release import VERSION
 from supervision.runtime import Address
@@ -142,7 +143,7 @@ class ClusterMembers:
     async def leave(self) -> None:
         """The node ends: say so, unless it is only this roster that does."""
         workers = self._actor.tree.node(WORKERS)
-        if workers is not None and workers.state != "running":
+        if workers is not None and workers.state is not ChildStatus.RUNNING:
             self._leaving = True
             await self.publisher.farewell()
 

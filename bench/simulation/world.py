@@ -11,6 +11,7 @@ from bench.simulation.laws import Laws, Life
 from bench.simulation.ledger import Ledger
 from bench.simulation.network import Network, Peer
 from bench.simulation.trace import Trace
+from supervision.contracts import ChildStatus
 from supervision.runtime import Address
 from supervision.tree import SupervisionTree
 
@@ -79,7 +80,7 @@ class World:
         if nursery is None:
             return None
         node = nursery.tree.children.node(id, self.now)
-        if node is None or node.state != "running" or not node.address:
+        if node is None or node.state is not ChildStatus.RUNNING or not node.address:
             return None
         return Address.parse(node.address)
 

@@ -20,6 +20,24 @@ class ExitReason(StrEnum):
     START_FAILED = "start_failed"  # it never became ready
 
 
+class ChildKind(StrEnum):
+    """What a child is."""
+
+    WORKER = "worker"  # does work
+    SUPERVISOR = "supervisor"  # has children
+
+
+class ChildStatus(StrEnum):
+    """What the tree shows of a child."""
+
+    STARTING = "starting"  # it has never been ready
+    RUNNING = "running"  # it serves
+    RESTARTING = "restarting"  # it was started before, and is again
+    STOPPING = "stopping"  # it was told to end, or is about to
+    STOPPED = "stopped"  # it has no process, and gets none by itself
+    DELETED = "deleted"  # its supervisor has forgotten it; in a `ChildChanged` alone
+
+
 class StartChild(ControlMessage, frozen=True):
     """Supervisor → new child, asked: become ready. `args` is the child's own options Struct
     as MessagePack; `needs` maps a sibling's id to its address; `root` is the address of the
@@ -147,13 +165,11 @@ class PredecessorsGone(ControlMessage, frozen=True):
 
 
 class TreeNode(Value, frozen=True):
-    """One line of the tree. `since_s` is how long it has been in `state` (starting, running,
-    restarting, stopping, stopped; in a `ChildChanged` also deleted); `kind` is worker or
-    supervisor."""
+    """One line of the tree. `since_s` is how long it has been in `state`."""
 
     path: str
-    kind: str
-    state: str
+    kind: ChildKind
+    state: ChildStatus
     address: str = ""
     pid: int = 0
     generation: int = 0
@@ -199,7 +215,8 @@ class Tree(ControlMessage, frozen=True):
     def address(self, path: str) -> str | None:
         """The address of the running child at `path`, if there is one."""
         return next(
-            (n.address for n in self.nodes if n.path == path and n.state == "running"), None
+            (n.address for n in self.nodes if n.path == path and n.state is ChildStatus.RUNNING),
+            None,
         )
 
     def under(self, prefix: str) -> tuple[TreeNode, ...]:
@@ -207,5 +224,7 @@ class Tree(ControlMessage, frozen=True):
         return tuple(
             n
             for n in self.nodes
-            if n.state == "running" and n.kind == "worker" and n.path.startswith(prefix + "/")
+            if n.state is ChildStatus.RUNNING
+            and n.kind is ChildKind.WORKER
+            and n.path.startswith(prefix + "/")
         )

@@ -1,4 +1,22 @@
-"""Actors with a loop: handlers for contracts, asks, streams, children, an orderly end.
+"""Actors with a loop: handlers for contracts, asks, streams, children, an orderly end::
+
+    from supervision.child import Supervised
+    from supervision.contracts import ControlMessage
+    from supervision.runtime import Address, on
+
+    class Add(ControlMessage, frozen=True):
+        n: int
+
+    class Counter(Supervised):
+        total = 0
+
+        @on(Add)
+        def add(self, msg: Add, sender: Address) -> Add:
+            self.total += msg.n
+            return Add(n=self.total)
+
+Whoever has its address asks it, `await actor.ask(address, Add(n=2))`; `Counter.spec(id="counter")`
+among the children of a supervisor keeps it running.
 
 An actor's `__init__` runs before it is part of anything; use `started`. Thespian's own
 messages keep going to `receiveMessage`, of which only child exits concern us.
@@ -17,14 +35,15 @@ from typing import Any, ClassVar, Final, TypeVar
 from thespian.actors import Actor as ThespianActor
 from thespian.actors import ActorExitRequest, ChildActorExited
 
-from supervision.capability import Capability, meets, named
+from supervision.capability import Capability, meets
 from supervision.contracts import Contract, KillPlaced
 from supervision.contracts.operating import Inspect, Resume, SetLogLevel, ShowStats, Suspend
-from supervision.errors import Forbidden, NoAnswer, Overloaded, Unavailable
+from supervision.errors import Forbidden, Overloaded, Unavailable
 from supervision.runtime import metrics
-from supervision.runtime.address import Address
+from supervision.runtime.address import Address, address_of
 from supervision.runtime.cancel_cause import CancelCause
 from supervision.runtime.connections import Connections
+from supervision.runtime.created_processes import CreatedProcesses
 from supervision.runtime.dispatch import Dispatch, handlers_of, on
 from supervision.runtime.introspection import Introspection
 from supervision.runtime.options import DEFAULT_PORT, NodeOptions
@@ -41,23 +60,6 @@ _handlers_used = bounds.used.labels("actor_handlers")
 _background_used = bounds.used.labels("actor_background")
 _refused_background = bounds.refused.labels("actor_background")
 _Result = TypeVar("_Result")
-
-
-def address_of(where: Address | str | Any) -> Address:
-    """The address that an Address, its text or Thespian's ActorAddress stands for.
-
-    Raises:
-        ValueError: the text is none.
-        TypeError: it is something else.
-    """
-    if type(where) is Address:
-        return where
-    if isinstance(where, str):
-        return Address.parse(where)
-    details = getattr(where, "addressDetails", None)
-    if isinstance(details, Address):
-        return details
-    raise TypeError(f"{where!r} is no address")
 
 
 class Actor(ThespianActor):
@@ -212,33 +214,19 @@ class Actor(ThespianActor):
         """
         if not self._transport.options.allows(class_name(actor_class)):
             raise Forbidden(f"{class_name(actor_class)} {REFUSED}")
-        made = self.createActor(actor_class, dict(requires) or None)
-        instance = made.addressDetails.addressInstanceNum
-        process = self._manager.child_process(instance)
-        if process is None and not requires:
-            raise Unavailable(f"{class_name(actor_class)} could not be started")
-        up: asyncio.Future[Address] = self.loop.create_future()
-        self._expected[instance] = up
-        try:
-            async with asyncio.timeout(timeout):
-                return await up
-        except BaseException as error:
-            if process is not None:
-                process.abandon()
-            elif not up.done() or up.cancelled():
-                self._unwanted.add(instance)
-            if isinstance(error, TimeoutError):
-                raise NoAnswer(
-                    f"{class_name(actor_class)} was not up within {timeout} s"
-                ) from error
-            if isinstance(error, Unavailable) and process is None:
-                why = (
-                    f"no node of the convention has {named(requires)}, or it was not started there"
-                )
-                raise Unavailable(f"{class_name(actor_class)}: {why}") from error
-            raise
-        finally:
-            self._expected.pop(instance, None)
+        return await self._created.create(
+            class_name(actor_class),
+            lambda: self.createActor(actor_class, dict(requires) or None),
+            requires,
+            timeout,
+        )
+
+    def allow(self, sender: Address) -> None:
+        """
+        Raises:
+            Forbidden: `sender` is of another node, and no operator.
+        """
+        self._operating.allow(sender)
 
     # ---- what operators say
 
@@ -272,9 +260,7 @@ class Actor(ThespianActor):
         self._who = f"{type(self).__name__} {self.address}"
         self._leaving = self._has_started = False
         self._background: set[asyncio.Task[Any]] = set()
-        self._expected: dict[int, asyncio.Future[Address]] = {}
-        self._children: set[Address] = set()
-        self._unwanted: set[int] = set()  # asked of other nodes, and given up since
+        self._created = CreatedProcesses(self.loop, manager)
         self._serving = Dispatch(self._hub, handlers_of(self), self.max_handlers, self._who)
         self._operating = Introspection(self, self._hub, self._serving, self.max_handlers)
         self._transport.exit_gate = self._gate
@@ -285,25 +271,12 @@ class Actor(ThespianActor):
 
     def child_came_up(self, instance: int, address: Address) -> None:
         """Thespian's manager tells that a child has connected."""
-        if instance in self._unwanted:
-            self._unwanted.discard(instance)  # placed on another node after we gave up
-            self.kill_placed(address)
-            return
-        self._children.add(address)
-        up = self._expected.get(instance)
-        if up is not None and not up.done():
-            up.set_result(address)
+        if not self._created.came_up(instance, address):
+            self.kill_placed(address)  # it was placed on another node after we gave up
 
     def _child_exited(self, message: Any) -> None:
         address = message.childAddress.addressDetails
-        if not isinstance(address, Address):  # Thespian's number of a child that wasn't up
-            instance = getattr(address, "addressInstanceNum", -1)
-            self._unwanted.discard(instance)
-            up = self._expected.get(instance)
-            if up is not None and not up.done():
-                up.set_exception(Unavailable("the process of the actor ended before it was up"))
-        elif address in self._children:
-            self._children.discard(address)
+        if self._created.exited(address):
             self.on_child_exited(address)
 
     def _measure(self) -> None:

@@ -105,3 +105,20 @@ class Address:
 
 
 _parsed: dict[str, Address] = {}
+
+
+def address_of(where: Address | str | Any) -> Address:
+    """The address that an Address, its text or Thespian's ActorAddress stands for.
+
+    Raises:
+        ValueError: the text is none.
+        TypeError: it is something else.
+    """
+    if type(where) is Address:
+        return where
+    if isinstance(where, str):
+        return Address.parse(where)
+    details = getattr(where, "addressDetails", None)
+    if isinstance(details, Address):
+        return details
+    raise TypeError(f"{where!r} is no address")

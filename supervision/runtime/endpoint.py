@@ -20,8 +20,7 @@ from supervision.errors import (
     Unavailable,
 )
 from supervision.runtime import unpickler
-from supervision.runtime.actor import address_of
-from supervision.runtime.address import Address
+from supervision.runtime.address import Address, address_of
 from supervision.runtime.connections import Connections
 from supervision.runtime.options import DEFAULT_PORT, NodeOptions
 from supervision.runtime.peer import Peer

@@ -28,7 +28,7 @@ import asyncpg
 import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 
-from supervision.contracts import Tree, TreeNode, WatchTree
+from supervision.contracts import ChildStatus, Tree, TreeNode, WatchTree
 from tests.support.node_process import ECHO, Launcher, Node, until, write_config
 from tests.support.small_disk import fill, on_disk
 from tests.support.waiting import PATIENCE_S, PatientEndpoint
@@ -137,7 +137,7 @@ async def watch(run: Run, endpoint: PatientEndpoint) -> None:
     async for tree in endpoint.stream(run.node.state["root"], WatchTree()):
         assert isinstance(tree, Tree)
         run.tree = {node.path: node for node in tree.nodes}
-        whole = all(node.state == "running" for node in tree.nodes)
+        whole = all(node.state is ChildStatus.RUNNING for node in tree.nodes)
         run.whole_since = (run.whole_since or time.monotonic()) if whole else 0.0
 
 
@@ -216,7 +216,9 @@ async def recovery(run: Run, http: httpx2.AsyncClient) -> None:
         if not ready_s and await probe(run, http, "/readyz") == 200:
             ready_s = since
         down = {
-            n.path: f"{n.state}, {n.last_exit}" for n in run.tree.values() if n.state != "running"
+            n.path: f"{n.state}, {n.last_exit}"
+            for n in run.tree.values()
+            if n.state is not ChildStatus.RUNNING
         }
         assert since < run.within_s + PATIENCE_S, f"it never came back: {down}"
         await asyncio.sleep(0.02)

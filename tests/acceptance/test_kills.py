@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 import httpx2
 import pytest
 
-from supervision.contracts import Tree, WatchTree
+from supervision.contracts import ChildStatus, Tree, WatchTree
 from supervision.runtime import Endpoint
 from tests.support.node_process import ECHO, Launcher, Node, until, write_config
 from tests.support.sse import Answer, chat, echoed
@@ -125,7 +125,7 @@ async def _kill(node: Node, endpoint: Endpoint, path: str) -> float:
             elif (
                 path in now
                 and now[path].pid not in (0, before)
-                and all(child.state == "running" for child in tree.nodes)
+                and all(child.state is ChildStatus.RUNNING for child in tree.nodes)
             ):
                 return time.monotonic() - began
     raise AssertionError("the root closed its stream")

@@ -17,6 +17,7 @@ from actors.contracts import Readiness
 from supervision.backoff import Backoff
 from supervision.contracts import (
     AddChild,
+    ChildStatus,
     ConventionShown,
     KillPlaced,
     ShowConvention,
@@ -88,7 +89,7 @@ async def until(
 def runs(path: str, *, but: str = "") -> Callable[[dict[str, TreeNode]], bool]:
     def condition(nodes: dict[str, TreeNode]) -> bool:
         node = nodes.get(path)
-        return node is not None and node.state == "running" and node.address != but
+        return node is not None and node.state is ChildStatus.RUNNING and node.address != but
 
     return condition
 

@@ -21,7 +21,7 @@ from actors.reservation import Reservation, ReservationOptions
 from actors.stores.database import connect
 from actors.stores.embedded import Embedded
 from actors.stores.ledger import LedgerOptions
-from supervision.contracts import ShowTree, TreeNode, WatchTree
+from supervision.contracts import ChildStatus, ShowTree, TreeNode, WatchTree
 from supervision.errors import BadRequest, Conflict, TetherError, Unavailable
 from supervision.root import start_tree, stop_tree
 from supervision.runtime import Address, Endpoint
@@ -72,7 +72,7 @@ class Stores:
                 for node in tree.nodes:
                     if (
                         node.path == before.path
-                        and node.state == "running"
+                        and node.state is ChildStatus.RUNNING
                         and node.generation > before.generation
                     ):
                         return node
@@ -84,7 +84,7 @@ class Stores:
         while True:
             with contextlib.suppress(Unavailable):
                 node = await self.node("reservation")
-                if node.state == "running":
+                if node.state is ChildStatus.RUNNING:
                     return await self.endpoint.ask(node.address, contract)
             await asyncio.sleep(0.02)
 

@@ -12,6 +12,7 @@ import structlog
 
 from supervision.contracts import Contract
 from supervision.contracts.operating import (
+    ActorState,
     Inspect,
     Inspected,
     LogLevel,
@@ -97,7 +98,7 @@ async def test_an_actor_says_what_it_works_on(pair: Pair) -> None:
     stream = pair.here.stream(pair.there.address, RtCount(items=0), 4)
     assert isinstance(await anext(stream), RtPong)
     seen = await pair.inspected()
-    assert seen.state == "running"
+    assert seen.state is ActorState.RUNNING
     assert dict(seen.handlers) == {"ping": 3, "count": 1}
     assert seen.max_handlers == 8
     assert dict(seen.background) == {"sweep": 2}
@@ -142,7 +143,7 @@ async def test_a_suspended_actor_keeps_what_comes_for_later(pair: Pair) -> None:
     assert (seen.state, seen.held, dict(seen.handlers)) == ("suspended", 1, {})
     assert not waits.done()
     assert pair.slow.served == 0
-    assert await pair.ask(Resume()) == Standing(state="running")
+    assert await pair.ask(Resume()) == Standing(state=ActorState.RUNNING)
     assert await waits == RtPong(number=7)
     assert pair.slow.served == 1
 
@@ -204,7 +205,7 @@ async def test_the_level_of_logs_changes_while_it_runs(
 async def test_other_nodes_may_not_operate(pair: Pair) -> None:
     with pytest.raises(Forbidden, match="only processes of its own node"):
         pair.slow.operating.answer(Suspend(), Address("n2", "1-a"))
-    assert pair.slow.serving.state == "running"
+    assert pair.slow.serving.state is ActorState.RUNNING
 
 
 async def test_operators_and_the_node_of_the_supervisor_may(pair: Pair) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from supervision.contracts import ShowTree
+from supervision.contracts import ChildStatus, ShowTree
 from supervision.dynamic import DynamicSupervisor
 from supervision.root import start_tree
 from supervision.runtime import Address, Endpoint
@@ -67,7 +67,7 @@ class Run:
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 tree = await self.endpoint.ask(root, ShowTree())
-                if all(node.state == "running" for node in tree.nodes):
+                if all(node.state is ChildStatus.RUNNING for node in tree.nodes):
                     break
                 await asyncio.sleep(0.02)
         self.pids = {node.path: node.pid for node in tree.nodes}

@@ -20,6 +20,8 @@ from supervision.backoff import Backoff
 from supervision.contracts import (
     AddChild,
     ChildCounts,
+    ChildKind,
+    ChildStatus,
     CountChildren,
     DeleteChild,
     RestartChild,
@@ -184,7 +186,7 @@ def lives(pid: int) -> bool:
 def runs_anew(before: TreeNode) -> Callable[[dict[str, TreeNode]], bool]:
     def check(nodes: dict[str, TreeNode]) -> bool:
         node = nodes.get(before.path)
-        return node is not None and node.state == "running" and node.pid != before.pid
+        return node is not None and node.state is ChildStatus.RUNNING and node.pid != before.pid
 
     return check
 
@@ -198,8 +200,10 @@ async def test_children_start_in_order_and_stop_in_reverse(grow: Grow, stub: Any
     async with grow(options) as grown:
         nodes = await grown.tree()
         assert list(nodes) == ["", "in", "in/a", "in/b", "in/c", "z"]
-        assert {node.state for node in nodes.values()} == {"running"}
-        assert {node.kind for path, node in nodes.items() if path in ("", "in")} == {"supervisor"}
+        assert {node.state for node in nodes.values()} == {ChildStatus.RUNNING}
+        assert {node.kind for path, node in nodes.items() if path in ("", "in")} == {
+            ChildKind.SUPERVISOR
+        }
         assert nodes[""].pid == grown.root.pid
         assert [nodes[path].strategy for path in ("", "in")] == ["one_for_one", "rest_for_one"]
         answer = await grown.endpoint.ask(nodes["in/c"].address, Readiness())
@@ -270,7 +274,7 @@ async def test_what_a_child_says_before_it_ends_is_its_reason(grow: Grow, stub: 
         assert nodes["a"].last_exit == "failed: RuntimeError: no space left"
         with contextlib.suppress(PeerLost):
             await grown.tell("once", "finish")
-        nodes = await grown.until(lambda nodes: nodes["once"].state == "stopped")
+        nodes = await grown.until(lambda nodes: nodes["once"].state is ChildStatus.STOPPED)
         assert nodes["once"].last_exit == "normal"
 
 
@@ -371,7 +375,7 @@ async def test_who_must_be_alone_waits_for_an_orphan(grow: Grow, stub: Any, hang
     async with grow(options) as grown:
         await grown.until(lambda nodes: {"in/a", "in/b"} <= nodes.keys())
         before = await grown.until(
-            lambda nodes: all(node.state == "running" for node in nodes.values())
+            lambda nodes: all(node.state is ChildStatus.RUNNING for node in nodes.values())
         )
         if hangs:
             await grown.kill("in/a", signal.SIGSTOP)
@@ -426,7 +430,7 @@ async def test_a_dynamic_supervisor_takes_children_and_lets_go_of_them(
         await grown.endpoint.ask(at, TerminateChild(id="w1"))
         await ended(ready.pid)
         nodes = await grown.until(lambda nodes: "workers/w1" not in nodes)
-        assert nodes["workers/w0"].state == "running"
+        assert nodes["workers/w0"].state is ChildStatus.RUNNING
         with pytest.raises(Conflict, match="no child w1"):
             await grown.endpoint.ask(at, TerminateChild(id="w1"))
 
@@ -458,8 +462,8 @@ async def test_a_static_supervisor_obeys_the_verbs_of_otp(
         await ask(TerminateChild(id="b"))
         shown = await ask(ShowChildren())
         assert [(n.path, n.state) for n in shown.nodes] == [
-            ("in/a", "running"),
-            ("in/b", "stopped"),
+            ("in/a", ChildStatus.RUNNING),
+            ("in/b", ChildStatus.STOPPED),
         ]
         again = AddChild(spec=msgspec.msgpack.encode(stub("b")))
         assert await refused(again) == "already_present"
@@ -474,7 +478,9 @@ async def test_a_static_supervisor_obeys_the_verbs_of_otp(
         broken.touch()
         with pytest.raises(Unavailable, match=r"in/c did not start.*on fire"):
             await ask(RestartChild(id="c"))
-        await grown.until(lambda nodes: nodes["in/c"].state == "stopped")  # the root hears last
+        await grown.until(
+            lambda nodes: nodes["in/c"].state is ChildStatus.STOPPED
+        )  # the root hears last
         await ask(DeleteChild(id="c"))
         assert await refused(RestartChild(id="c")) == "not_found"
         bad = stub("d", needs=("nobody",))
@@ -498,7 +504,9 @@ async def test_a_child_that_hangs_is_killed_and_restarted(grow: Grow, stub: Any)
             nodes = await grown.until(runs_anew(stopped))
             assert nodes[path].last_exit == "killed: hung: it has not answered for 3 s"
             assert nodes["b"].pid == before["b"].pid
-        await grown.until(lambda nodes: "in/x" in nodes and nodes["in/x"].state == "running")
+        await grown.until(
+            lambda nodes: "in/x" in nodes and nodes["in/x"].state is ChildStatus.RUNNING
+        )
 
 
 async def test_a_child_that_holds_too_much_is_killed_and_restarted(grow: Grow, stub: Any) -> None:

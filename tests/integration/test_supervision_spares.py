@@ -16,7 +16,7 @@ import pytest
 
 from actors.contracts import ListModels, Readiness
 from supervision.backoff import Backoff
-from supervision.contracts import ShowTree, Tree, TreeNode, WatchTree
+from supervision.contracts import ChildStatus, ShowTree, Tree, TreeNode, WatchTree
 from supervision.root import start_tree, stop_tree
 from supervision.runtime import Endpoint
 from supervision.spec import ChildSpec, SupervisorOptions
@@ -60,7 +60,11 @@ class Kept:
             async for tree in self.endpoint.stream(self.root, WatchTree(), credit=2):
                 assert isinstance(tree, Tree)
                 for node in tree.nodes:
-                    if node.path == "a" and node.state == "running" and node.pid != but_not:
+                    if (
+                        node.path == "a"
+                        and node.state is ChildStatus.RUNNING
+                        and node.pid != but_not
+                    ):
                         return node
         raise AssertionError("the root closed its stream")
 

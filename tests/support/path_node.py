@@ -39,7 +39,7 @@ from actors.stores.database import connect
 from actors.stores.embedded import Embedded
 from actors.stores.ledger import LedgerOptions
 from actors.worker import Worker, WorkerOptions
-from supervision.contracts import ShowTree, Tree, TreeNode
+from supervision.contracts import ChildStatus, ShowTree, Tree, TreeNode
 from supervision.dynamic import DynamicSupervisor
 from supervision.errors import Draining, PeerLost, TetherError
 from supervision.partition import PartitionSupervisor
@@ -165,7 +165,7 @@ class Client:
 
         async def runs() -> bool:
             nodes = (await self.tree()).nodes
-            found[:] = [n for n in nodes if n.path == path and n.state == "running"]
+            found[:] = [n for n in nodes if n.path == path and n.state is ChildStatus.RUNNING]
             return bool(found) and found[0].pid != but_not
 
         await until(runs)

@@ -14,7 +14,7 @@ import msgspec
 from actors.contracts import ClusterShown, HealthReport, ShowCluster
 from actors.contracts.operating import Drain
 from actors.roster import OtherNode, Roster, RosterOptions
-from supervision.contracts import Contract, TreeNode
+from supervision.contracts import ChildKind, ChildStatus, Contract, TreeNode
 from supervision.contracts.operating import Standing
 from supervision.errors import Unavailable
 from supervision.runtime import Address
@@ -37,7 +37,9 @@ class StillTree:
         self.callbacks: list[Callable[[], object]] = []
 
     def put(self, path: str, address: str = "", state: str = "running") -> None:
-        self.lines[path] = TreeNode(path=path, kind="worker", state=state, address=address)
+        self.lines[path] = TreeNode(
+            path=path, kind=ChildKind.WORKER, state=ChildStatus(state), address=address
+        )
 
     async def first(self, timeout: float) -> None:
         """It is there."""

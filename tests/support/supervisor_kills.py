@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import httpx2
 
 from supervision.backoff import Backoff
-from supervision.contracts import ShowTree, Tree, TreeNode
+from supervision.contracts import ChildStatus, ShowTree, Tree, TreeNode
 from supervision.runtime import Endpoint
 from supervision.spec import SupervisorOptions
 from tests.support.node_process import Node, until
@@ -73,9 +73,13 @@ class Kills:
             self._alive()
             now = await self.tree()
             return all(
-                path in now and now[path].state == "running" and now[path].pid != before[path].pid
+                path in now
+                and now[path].state is ChildStatus.RUNNING
+                and now[path].pid != before[path].pid
                 for path in paths
-            ) and before.keys() <= {p for p, child in now.items() if child.state == "running"}
+            ) and before.keys() <= {
+                p for p, child in now.items() if child.state is ChildStatus.RUNNING
+            }
 
         await until(back, f"{' and '.join(paths)} run again, with all below them", self._bound_s)
         after = await self.tree()

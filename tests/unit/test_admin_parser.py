@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from actors.contracts import SetBreaker
 from actors.contracts.operating import Drain
-from supervision.contracts import Tree, TreeNode, known
+from supervision.contracts import ChildKind, ChildStatus, Tree, TreeNode, known
 from tether.admin.commands import all_commands, explained, named, overview
 from tether.admin.completing import Known, completions
 from tether.admin.mutations import SENDABLE, made
@@ -63,7 +63,7 @@ def test_any_line_is_cut_or_refused(line: str) -> None:
 
 TREE = Tree(
     nodes=tuple(
-        TreeNode(path=path, kind="worker", state="running", pid=100 + number)
+        TreeNode(path=path, kind=ChildKind.WORKER, state=ChildStatus.RUNNING, pid=100 + number)
         for number, path in enumerate(
             ("", "control", "control/scheduler", "control/gateways", "control/gateways/0",
              "workers/echo-0", "doors/0", "workers/far.n2")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from supervision.contracts import TreeNode
+from supervision.contracts import ChildKind, ChildStatus, TreeNode
 from supervision.directory import Directory
 
 
 def node(path: str, *, pid: int = 1, state: str = "running", since_s: float = 0.0) -> TreeNode:
-    return TreeNode(path=path, kind="worker", state=state, pid=pid, since_s=since_s)
+    return TreeNode(
+        path=path, kind=ChildKind.WORKER, state=ChildStatus(state), pid=pid, since_s=since_s
+    )
 
 
 def paths(directory: Directory, now: float = 0.0) -> list[str]:
@@ -52,7 +54,9 @@ def test_a_deleted_line_is_gone_and_ages_go_on_growing() -> None:
 
 
 def restarted(path: str, restarts: int) -> TreeNode:
-    return TreeNode(path=path, kind="worker", state="running", pid=1, restarts=restarts)
+    return TreeNode(
+        path=path, kind=ChildKind.WORKER, state=ChildStatus.RUNNING, pid=1, restarts=restarts
+    )
 
 
 def test_restarts_go_on_counting_when_a_supervisor_was_replaced() -> None:

@@ -6,6 +6,7 @@ import msgspec
 from test_supervision_tree import make_ready, short, spec, states, tree, up
 
 from supervision.actions import Emit, EndTree
+from supervision.child_transitions import TreeState
 from supervision.contracts import ExitNotice, ExitReason
 from supervision.errors import DiskFull, Hindered, Unavailable
 from supervision.events import ChildRestarting
@@ -38,7 +39,7 @@ def test_excused_starts_are_repeated_for_ever() -> None:
         assert [event.excuse for event in restarting] == ["disk_full"]
         delays.append(restarting[0].delay_s)
         now += delays[-1]
-    assert t.state == "running"
+    assert t.state is TreeState.RUNNING
     assert delays[:5] == [0.0, 0.1, 0.2, 0.4, 0.8]
     assert set(delays[5:]) == {PATIENCE.max_s}
     t.tick(now)
@@ -53,7 +54,7 @@ def test_without_an_excuse_the_same_ends_the_supervisor() -> None:
     for _ in range(3):
         failed_start(t, 0.0, None)
         t.tick(t.wakeup(0.0) or 0.0)
-    assert t.state == "stopped"
+    assert t.state is TreeState.STOPPED
 
 
 def test_excused_exits_leave_the_intensity_to_the_others() -> None:
@@ -69,9 +70,9 @@ def test_excused_exits_leave_the_intensity_to_the_others() -> None:
         t.exited("b", t.children.generation("b"), 1.0)
         t.tick(3.0)
         make_ready(t, 1.0)
-    assert t.state == "running"
+    assert t.state is TreeState.RUNNING
     t.exited("b", t.children.generation("b"), 1.0)
-    assert t.state == "stopping"
+    assert t.state is TreeState.STOPPING
 
 
 def test_what_its_supervisor_knows_excuses_one_that_could_say_nothing() -> None:
@@ -81,7 +82,7 @@ def test_what_its_supervisor_knows_excuses_one_that_could_say_nothing() -> None:
     for _ in range(OFTEN):
         t.tick(t.wakeup(0.0) or 0.0)
         t.exited("a", t.children.generation("a"), 0.0, FULL, excuse=ExternalCause.DISK_FULL)
-    assert t.state == "running"
+    assert t.state is TreeState.RUNNING
 
 
 def test_an_excuse_ends_with_its_generation() -> None:
@@ -92,7 +93,7 @@ def test_an_excuse_ends_with_its_generation() -> None:
     t.exited("a", failed, 1.0)
     make_ready(t, 1.0)
     t.exited("a", t.children.generation("a"), 2.0)
-    assert t.state == "stopped"
+    assert t.state is TreeState.STOPPED
 
 
 def test_a_supervisor_that_could_not_start_is_excused_as_its_child() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from enum import Enum
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -22,7 +23,8 @@ from hypothesis.stateful import (
 
 from supervision.actions import Action, Emit, EndTree, Kill, Serve, Spawn, Start, Stop
 from supervision.backoff import Backoff
-from supervision.contracts import ExitReason
+from supervision.child_transitions import TreeState
+from supervision.contracts import ChildStatus, ExitReason
 from supervision.errors import Conflict, Overloaded
 from supervision.events import ChildRestarting
 from supervision.external_cause import ExternalCause
@@ -34,13 +36,22 @@ from tests.support.properties import examples
 MAX_CHILDREN = 5
 
 
+class Stage(Enum):
+    """How far a fake process is."""
+
+    SPAWNED = "spawned"  # waits for its turn
+    STARTING = "starting"  # was told to start
+    READY = "ready"  # serves
+    FAILING = "failing"  # has said that it ends
+
+
 @dataclass
 class Process:
     """One generation of a child, as the operating system sees it."""
 
     id: str
     generation: int
-    state: str = "spawned"  # spawned, starting, ready, failing
+    state: Stage = Stage.SPAWNED
     told_to_stop_at: float | None = None
     stop_by: float = math.inf
     ready_by: float = math.inf
@@ -51,6 +62,20 @@ class Process:
     def asked(self) -> bool:
         """It was told to stop."""
         return self.told_to_stop_at is not None
+
+
+def remembered(value: object, seen: dict[int, int]) -> object:
+    """`value` with its parts as plain values; what was seen before as the number of its turn."""
+    if isinstance(value, dict):
+        return {key: remembered(one, seen) for key, one in value.items()}
+    if not hasattr(value, "__dict__") or not type(value).__module__.startswith("supervision."):
+        return copy.deepcopy(value)
+    if isinstance(value, Enum):
+        return value
+    if id(value) in seen:
+        return seen[id(value)]
+    seen[id(value)] = len(seen)
+    return {name: remembered(one, seen) for name, one in vars(value).items() if name != "_draw"}
 
 
 class Machine(RuleBasedStateMachine):
@@ -150,12 +175,12 @@ class Machine(RuleBasedStateMachine):
     def on_start(self, id: str, generation: int) -> None:
         process = self.processes[id]
         assert process.generation == generation
-        assert process.state == "spawned", "started twice"
+        assert process.state is Stage.SPAWNED, "started twice"
         if not self.together:
             free = self.strategy is Strategy.ONE_FOR_ONE and id in self.ever_ready
             if self.strategy is not Strategy.ONE_FOR_ONE:
                 nodes = self.tree.children.which(self.now)
-                stopping = {n.path for n in nodes if n.state == "stopping"}
+                stopping = {n.path for n in nodes if n.state is ChildStatus.STOPPING}
                 stopping -= {f"top/{gone}" for gone in self.terminated}
                 # who is about to end by itself has not been told to
                 stopping -= {f"top/{p.id}" for p in self.processes.values() if not p.asked}
@@ -163,37 +188,39 @@ class Machine(RuleBasedStateMachine):
             earlier = self.order[: self.order.index(id)]
             for other in earlier if not free else ():
                 sibling = self.processes.get(other)
-                down = sibling is None and self.shown(other) in ("stopped", None)
-                assert down or (sibling and sibling.state == "ready"), f"{id} before {other}"
-        process.state = "starting"
+                down = sibling is None and self.shown(other) in (ChildStatus.STOPPED, None)
+                assert down or (sibling and sibling.state is Stage.READY), f"{id} before {other}"
+        process.state = Stage.STARTING
         process.ready_by = self.now + self.specs[id].start_timeout_s
 
     def on_stop(self, id: str, generation: int, *, kill: bool) -> None:
         process = self.processes.get(id)
         assert process is not None and process.generation == generation, "stopped a ghost"
         first = process.told_to_stop_at is None
-        if first and self.tree.state == "stopping" and not self.together:
+        if first and self.tree.state is TreeState.STOPPING and not self.together:
             later = self.order[self.order.index(id) + 1 :]
             running = [
-                o for o in later if o in self.processes and self.processes[o].state != "spawned"
+                o
+                for o in later
+                if o in self.processes and self.processes[o].state is not Stage.SPAWNED
             ]
-            late = kill and process.state == "starting" and self.now >= process.ready_by
-            if process.state in ("starting", "ready") and not process.hangs and not late:
+            late = kill and process.state is Stage.STARTING and self.now >= process.ready_by
+            if process.state in (Stage.STARTING, Stage.READY) and not process.hangs and not late:
                 assert not running, f"{id} stopped before {running}"
         if first:
             process.told_to_stop_at = self.now
             process.stop_by = self.now + self.specs[id].stop_s
         process.killed = process.killed or kill
 
-    def state(self) -> dict[str, object]:
-        kept = {k: v for k, v in vars(self.tree).items() if k != "_draw"}
-        return kept | {"children": vars(self.tree.children)}
+    def state(self) -> object:
+        """All that the tree remembers, its parts included, to be compared."""
+        return remembered(self.tree, {})
 
-    def shown(self, id: str) -> str | None:
+    def shown(self, id: str) -> ChildStatus | None:
         nodes = self.tree.children.which(self.now)
         return next((n.state for n in nodes if n.path == f"top/{id}"), None)
 
-    def one(self, data: st.DataObject, *states: str) -> Process | None:
+    def one(self, data: st.DataObject, *states: Stage) -> Process | None:
         found = [p for p in self.processes.values() if not states or p.state in states]
         return data.draw(st.sampled_from(found)) if found else None
 
@@ -207,9 +234,9 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.processes)
     @rule(data=st.data())
     def becomes_ready(self, data: st.DataObject) -> None:
-        process = self.one(data, "starting")
+        process = self.one(data, Stage.STARTING)
         if process and not process.killed:
-            process.state = "ready"
+            process.state = Stage.READY
             if process.told_to_stop_at is None:
                 self.ever_ready.add(process.id)
             actions = self.tree.ready(process.id, process.generation, 7, "n/x/0", self.now)
@@ -223,9 +250,9 @@ class Machine(RuleBasedStateMachine):
         while found := [
             p
             for p in self.processes.values()
-            if p.state == "starting" and p.told_to_stop_at is None
+            if p.state is Stage.STARTING and p.told_to_stop_at is None
         ]:
-            found[0].state = "ready"
+            found[0].state = Stage.READY
             self.ever_ready.add(found[0].id)
             id, generation = found[0].id, found[0].generation
             self.carry_out(self.tree.ready(id, generation, 7, "n/x/0", self.now))
@@ -239,9 +266,9 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.processes)
     @rule(data=st.data(), excuse=st.sampled_from([None, *ExternalCause]))
     def cannot_start(self, data: st.DataObject, excuse: ExternalCause | None) -> None:
-        process = self.one(data, "starting")
+        process = self.one(data, Stage.STARTING)
         if process and not process.killed:
-            process.state = "failing"
+            process.state = Stage.FAILING
             self.carry_out(
                 self.tree.start_failed(
                     process.id, process.generation, "oh", self.now, excuse=excuse
@@ -261,8 +288,8 @@ class Machine(RuleBasedStateMachine):
             self.carry_out(
                 self.tree.noticed(process.id, process.generation, reason, "so it said", self.now)
             )
-            if lingers and process.state == "ready":
-                process.state = "failing"
+            if lingers and process.state is Stage.READY:
+                process.state = Stage.FAILING
                 return
         self.bury(process)
 
@@ -272,7 +299,7 @@ class Machine(RuleBasedStateMachine):
         process = self.one(data)
         assert process is not None
         # it is as good as dead, so whoever comes after it needn't have stopped before it
-        process.hangs = process.state == "ready"
+        process.hangs = process.state is Stage.READY
         self.carry_out(self.tree.doomed(process.id, process.generation, "hung", self.now))
         assert process.killed or not process.hangs or process.told_to_stop_at is not None
 
@@ -287,7 +314,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def an_exit_is_told_twice(self, data: st.DataObject) -> None:
         id, generation = data.draw(st.sampled_from(self.exits))
-        before = copy.deepcopy(self.state())
+        before = self.state()
         assert self.tree.exited(id, generation, self.now) == []
         assert self.tree.start_failed(id, generation, "late", self.now) == []
         assert self.tree.ready(id, generation, 7, "n/x/0", self.now) == []
@@ -326,7 +353,7 @@ class Machine(RuleBasedStateMachine):
                 self.order = [*order, spec.id]
             actions = self.tree.add(spec, self.now)
         except (Conflict, Overloaded):
-            assert taken or full or self.tree.state in ("stopping", "stopped")
+            assert taken or full or self.tree.state in (TreeState.STOPPING, TreeState.STOPPED)
             self.specs = before
             return
         assert not taken and not full
@@ -335,15 +362,15 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), forget=st.booleans())
     def terminate(self, data: st.DataObject, forget: bool) -> None:
         nodes = self.tree.children.which(self.now)
-        if nodes and self.tree.state in ("starting", "running"):
+        if nodes and self.tree.state.takes_orders:
             id = data.draw(st.sampled_from(nodes)).path.removeprefix("top/")
             self.terminated.add(id)
             self.carry_out(self.tree.terminate(id, self.now, forget=forget))
 
     @rule(data=st.data())
     def restart(self, data: st.DataObject) -> None:
-        down = [n for n in self.tree.children.which(self.now) if n.state == "stopped"]
-        if down and self.tree.state in ("starting", "running"):
+        down = [n for n in self.tree.children.which(self.now) if n.state is ChildStatus.STOPPED]
+        if down and self.tree.state.takes_orders:
             id = data.draw(st.sampled_from(down)).path.removeprefix("top/")
             self.terminated.discard(id)
             self.spawned_once.discard(id)  # asked for by a person
@@ -361,21 +388,21 @@ class Machine(RuleBasedStateMachine):
         count = self.tree.children.count()
         assert count["specs"] == len(nodes) == count["workers"] + count["supervisors"]
         assert count["active"] == len(self.processes)
-        assert {n.path for n in nodes if n.state in ("running", "stopping")} <= {
-            f"top/{id}" for id in self.processes
-        }
+        assert {
+            n.path for n in nodes if n.state in (ChildStatus.RUNNING, ChildStatus.STOPPING)
+        } <= {f"top/{id}" for id in self.processes}
 
     @invariant()
     def nobody_outlives_a_deadline_unkilled(self) -> None:
         for process in self.processes.values():
-            if process.told_to_stop_at is not None and process.state != "failing":
+            if process.told_to_stop_at is not None and process.state is not Stage.FAILING:
                 assert process.killed or self.now < process.stop_by + 1e-9
-            if process.state == "starting" and process.told_to_stop_at is None:
+            if process.state is Stage.STARTING and process.told_to_stop_at is None:
                 assert self.now < process.ready_by + 1e-9
 
     @invariant()
     def a_gone_supervisor_has_no_child(self) -> None:
-        assert (self.tree.state == "stopped") == (self.finished is not None)
+        assert (self.tree.state is TreeState.STOPPED) == (self.finished is not None)
 
     def teardown(self) -> None:
         """Whatever came before: told to stop, it stops, though nobody obeys but the killed."""

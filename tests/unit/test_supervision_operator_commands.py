@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from supervision.actions import Emit, Kill, Spawn, Start, Stop
+from supervision.contracts import ChildStatus
 from supervision.errors import Conflict
 from supervision.operator_commands import described
 from supervision.spec import ChildSpec, Restart
@@ -42,7 +43,7 @@ class Bench:
                 case Emit():
                     pass
 
-    def states(self) -> dict[str, str]:
+    def states(self) -> dict[str, ChildStatus]:
         return {node.path: node.state for node in self.tree.children.which(self.now)}
 
 
@@ -60,7 +61,7 @@ def test_a_restart_goes_as_the_strategy_says(strategy: Strategy, told: list[str]
     for _ in range(5):  # an intensity of 0 would end the tree with the first failure
         bench.perform(bench.tree.renew("b", bench.now))
     assert bench.told == told * 5
-    assert set(bench.states().values()) == {"running"}
+    assert set(bench.states().values()) == {ChildStatus.RUNNING}
     node = bench.tree.children.node("b", bench.now)
     assert node is not None
     assert node.restarts == 5
@@ -69,11 +70,15 @@ def test_a_restart_goes_as_the_strategy_says(strategy: Strategy, told: list[str]
 def test_who_was_stopped_is_started_alone() -> None:
     bench = Bench(Strategy.REST_FOR_ONE)
     bench.perform(bench.tree.terminate("b", bench.now))
-    assert bench.states() == {"a": "running", "b": "stopped", "c": "running"}
+    assert bench.states() == {
+        "a": ChildStatus.RUNNING,
+        "b": ChildStatus.STOPPED,
+        "c": ChildStatus.RUNNING,
+    }
     bench.told.clear()
     bench.perform(bench.tree.renew("b", bench.now))
     assert bench.told == ["start b"]
-    assert bench.states()["b"] == "running"
+    assert bench.states()["b"] == ChildStatus.RUNNING
 
 
 def test_a_restart_waits_for_nobody_who_waits_to_be_tried_again() -> None:
@@ -82,9 +87,9 @@ def test_a_restart_waits_for_nobody_who_waits_to_be_tried_again() -> None:
         node = bench.tree.children.node("b", bench.now)
         assert node is not None
         bench.perform(bench.tree.exited("b", node.generation, bench.now))
-    assert bench.states()["b"] == "restarting"
+    assert bench.states()["b"] == ChildStatus.RESTARTING
     bench.perform(bench.tree.renew("b", bench.now))
-    assert bench.states()["b"] == "running"
+    assert bench.states()["b"] == ChildStatus.RUNNING
 
 
 def test_nobody_is_restarted_who_is_not_there_or_goes_anyway() -> None:

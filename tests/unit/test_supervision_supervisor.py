@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from supervision.actions import Spawn, Start
+from supervision.actions import Action, Spawn
 from supervision.backoff import Backoff
 from supervision.spec import ChildSpec
 from supervision.strategy import Strategy
-from supervision.supervisor import Supervisor
 from supervision.tree import SupervisionTree
+from supervision.tree_driver import TreeDriver
 
 
 class Clock:
@@ -48,23 +48,12 @@ def test_a_child_that_fell_due_while_the_timer_was_armed_is_still_started() -> N
     clock = Clock()
     spawned: list[int] = []
 
-    class Probe(Supervisor):
-        def _perform(self, actions: Any) -> None:
-            spawned.extend(a.generation for a in actions if isinstance(a, Spawn))
-            # spawning is not what is tested here
-            super()._perform([a for a in actions if not isinstance(a, Spawn | Start)])
+    def carry_out(action: Action) -> None:
+        if isinstance(action, Spawn):
+            spawned.append(action.generation)
 
-        def _happened(self, event: Any) -> None:
-            pass
-
-        def keep_ready(self) -> None:
-            pass
-
-    supervisor = object.__new__(Probe)
-    supervisor.loop = clock  # type: ignore[assignment]
-    supervisor._served = _Future()  # type: ignore[assignment]
     child = ChildSpec(id="c", start="m:C", backoff=Backoff(initial_s=1.0, max_s=1.0))
-    supervisor._tree = tree = SupervisionTree(
+    tree = SupervisionTree(
         "",
         (child,),
         strategy=Strategy.ONE_FOR_ONE,
@@ -74,13 +63,14 @@ def test_a_child_that_fell_due_while_the_timer_was_armed_is_still_started() -> N
         together=True,
         eager=True,
     )
-    supervisor._perform(tree.begin(supervisor._now()))
+    driver = TreeDriver(clock, tree, carry_out)  # type: ignore[arg-type]
+    driver.perform(tree.begin(driver.now()))
 
     def dies() -> None:
         generation = spawned[-1]
-        tree.spawned("c", generation, 1, "n/1/0", supervisor._now())
-        tree.ready("c", generation, 1, "n/1/0", supervisor._now())
-        supervisor._perform(tree.exited("c", generation, supervisor._now(), "gone"))
+        tree.spawned("c", generation, 1, "n/1/0", driver.now())
+        tree.ready("c", generation, 1, "n/1/0", driver.now())
+        driver.perform(tree.exited("c", generation, driver.now(), "gone"))
 
     dies()  # the first restart has no delay
     dies()
@@ -89,15 +79,7 @@ def test_a_child_that_fell_due_while_the_timer_was_armed_is_still_started() -> N
     # Something else happens a little before it is due, and the clock passes it meanwhile.
     clock.now = due - 0.0005
     clock.step = 0.0004
-    supervisor._perform(tree.tick(supervisor._now()))
+    driver.perform(tree.tick(driver.now()))
     clock.step = 0.0
     clock.advance(due + 1.0)
     assert len(spawned) == 3, "nothing would ever have started it again"
-
-
-class _Future:
-    def done(self) -> bool:
-        return True
-
-    def set_result(self, _: Any) -> None:
-        pass

@@ -8,9 +8,10 @@ import pytest
 
 from supervision.actions import Action, Emit, EndTree, Kill, Serve, Spawn, Start, Stop
 from supervision.backoff import Backoff
-from supervision.contracts import ExitReason
+from supervision.child_transitions import TreeState
+from supervision.contracts import ChildKind, ChildStatus, ExitReason
 from supervision.errors import Conflict, Overloaded
-from supervision.spec import ChildKind, ChildSpec, Restart, Shutdown
+from supervision.spec import ChildSpec, Restart, Shutdown
 from supervision.strategy import AutoShutdown, Strategy
 from supervision.tree import SupervisionTree
 
@@ -76,7 +77,7 @@ def gone(t: SupervisionTree, id: str, now: float) -> list[str]:
     return short(t.exited(id, t.children.generation(id), now))
 
 
-def states(t: SupervisionTree, now: float = 0.0) -> dict[str, str]:
+def states(t: SupervisionTree, now: float = 0.0) -> dict[str, ChildStatus]:
     return {n.path.removeprefix("top/"): n.state for n in t.children.which(now)}
 
 
@@ -86,7 +87,11 @@ def test_children_are_spawned_together_and_started_in_order() -> None:
     assert short(t.ready("a", 1, 11, "n/a/0", 0.5)) == ["child.started a", "start b"]
     assert short(t.ready("b", 2, 12, "n/b/0", 0.6)) == ["child.started b", "start c"]
     assert short(t.ready("c", 3, 13, "n/c/0", 0.7)) == ["child.started c", "serve"]
-    assert states(t) == {"a": "running", "b": "running", "c": "running"}
+    assert states(t) == {
+        "a": ChildStatus.RUNNING,
+        "b": ChildStatus.RUNNING,
+        "c": ChildStatus.RUNNING,
+    }
 
 
 def test_a_supervisor_without_children_serves_at_once() -> None:
@@ -120,7 +125,11 @@ def test_one_for_one_restarts_that_child_alone_and_at_once() -> None:
     t = tree(spec("a"), spec("b"), spec("c"))
     up(t)
     assert gone(t, "b", 1) == ["exited:vanished b", "child.restarting b", "spawn b", "start b"]
-    assert states(t) == {"a": "running", "b": "restarting", "c": "running"}
+    assert states(t) == {
+        "a": ChildStatus.RUNNING,
+        "b": ChildStatus.RESTARTING,
+        "c": ChildStatus.RUNNING,
+    }
     assert make_ready(t, 1.4) == ["b"]
 
 
@@ -136,7 +145,7 @@ def test_rest_for_one_stops_successors_in_reverse_and_starts_in_order() -> None:
     assert gone(t, "d", 1) == ["exited:shutdown d", "stop c"]
     assert gone(t, "c", 1) == ["exited:shutdown c", "spawn c", "spawn d", "start b"]
     assert make_ready(t, 1.5) == ["b", "c", "d"]
-    assert states(t)["a"] == "running"
+    assert states(t)["a"] == ChildStatus.RUNNING
 
 
 def test_one_for_all_restarts_everything() -> None:
@@ -153,7 +162,7 @@ def test_two_deaths_of_a_group_at_once_count_once() -> None:
     up(t)
     gone(t, "a", 1)
     assert gone(t, "b", 1) == ["exited:shutdown b", "spawn b", "start a"]
-    assert t.state == "running"
+    assert t.state is TreeState.RUNNING
 
 
 def test_a_successor_that_only_waits_for_its_turn_needn_t_be_stopped() -> None:
@@ -189,7 +198,7 @@ def test_deaths_further_apart_than_the_period_are_forgiven() -> None:
     for now in (1.0, 7.0, 13.0):
         gone(t, "a", now)
         make_ready(t, now)
-    assert t.state == "running"
+    assert t.state is TreeState.RUNNING
 
 
 def test_repeated_failures_wait_and_a_steady_run_resets() -> None:
@@ -279,7 +288,7 @@ def test_transient_and_temporary() -> None:
     assert gone(t, "a", 1) == ["exited:normal a"]
     assert gone(t, "b", 1) == ["exited:vanished b"]
     assert "spawn c" in gone(t, "c", 1)
-    assert states(t) == {"a": "stopped", "c": "restarting"}
+    assert states(t) == {"a": ChildStatus.STOPPED, "c": ChildStatus.RESTARTING}
 
 
 @pytest.mark.parametrize(
@@ -298,9 +307,9 @@ def test_significant_children_end_their_supervisor(
     up(t)
     t.noticed("b", 2, ExitReason.NORMAL, "", 1)
     gone(t, "b", 1)
-    assert (t.state == "stopping") is ends_with_first
+    assert (t.state is TreeState.STOPPING) is ends_with_first
     gone(t, "c", 2)
-    assert t.state == "stopping"
+    assert t.state is TreeState.STOPPING
     assert gone(t, "a", 3)[-1] == "finish shutdown"
 
 
@@ -315,11 +324,11 @@ def test_verbs_of_a_dynamic_supervisor() -> None:
         t.add(spec("z"), 0)
     t.start_failed("y", t.children.generation("y"), "no such model", 1)
     assert gone(t, "y", 1) == ["exited:start_failed y"]  # its first start: told, not repeated
-    assert states(t) == {"x": "starting"}
+    assert states(t) == {"x": ChildStatus.STARTING}
     make_ready(t, 1)
     assert short(t.terminate("x", 2)) == ["stop x"]
     assert gone(t, "x", 2) == ["exited:shutdown x"]
-    assert states(t) == {"x": "stopped"}
+    assert states(t) == {"x": ChildStatus.STOPPED}
     assert short(t.restart("x", 3)) == ["spawn x", "start x"]
     with pytest.raises(Conflict, match="terminate it first"):
         t.delete("x", 3)
@@ -343,10 +352,44 @@ def test_terminating_a_child_that_waits_needs_no_process() -> None:
     gone(t, "b", 1)
     make_ready(t, 1)
     gone(t, "b", 1.1)
-    assert states(t)["b"] == "restarting"
+    assert states(t)["b"] == ChildStatus.RESTARTING
     assert short(t.terminate("b", 1.2)) == []
-    assert states(t)["b"] == "stopped"
+    assert states(t)["b"] == ChildStatus.STOPPED
     assert t.wakeup(1.2) is None
+
+
+@pytest.mark.parametrize("strategy", [Strategy.ONE_FOR_ALL, Strategy.REST_FOR_ONE])
+def test_nobody_of_a_group_starts_while_one_of_it_is_killed(strategy: Strategy) -> None:
+    """Found by hypothesis: its end takes those with it that would just have begun."""
+    t = tree(spec("a"), spec("b"), spec("c"), strategy=strategy, intensity=0)
+    up(t)
+    t.terminate("a", 1)
+    gone(t, "a", 1)
+    assert short(t.doomed("b", 2, "hung", 2)) == ["kill b", "child.killed b"]
+    assert short(t.restart("a", 3)) == ["spawn a"]
+    assert gone(t, "b", 3)[0] == "exited:killed b"
+    assert t.state is TreeState.STOPPING
+
+
+def test_who_waited_for_a_kill_starts_with_its_group() -> None:
+    t = tree(spec("a"), spec("b"), strategy=Strategy.ONE_FOR_ALL)
+    up(t)
+    t.terminate("a", 1)
+    gone(t, "a", 1)
+    t.doomed("b", 2, "hung", 2)
+    t.restart("a", 3)
+    words = gone(t, "b", 4)
+    assert words == ["exited:killed b", "child.restarting b", "spawn b", "start a"]
+    assert make_ready(t, 4) == ["a", "b"]
+
+
+def test_a_child_that_is_stopped_for_good_holds_nobody_up() -> None:
+    t = tree(spec("a"), spec("b"), strategy=Strategy.ONE_FOR_ALL)
+    up(t)
+    t.terminate("a", 1)
+    gone(t, "a", 1)
+    t.terminate("b", 2)
+    assert short(t.restart("a", 3)) == ["spawn a", "start a"]
 
 
 def test_terminating_a_condemned_child_does_not_block_its_group() -> None:
@@ -357,7 +400,7 @@ def test_terminating_a_condemned_child_does_not_block_its_group() -> None:
     gone(t, "b", 1)
     gone(t, "c", 1)
     assert make_ready(t, 2) == ["a", "c"]
-    assert states(t)["b"] == "stopped"
+    assert states(t)["b"] == ChildStatus.STOPPED
 
 
 def test_a_temporary_child_goes_down_with_its_group_and_is_forgotten() -> None:
@@ -365,7 +408,7 @@ def test_a_temporary_child_goes_down_with_its_group_and_is_forgotten() -> None:
     up(t)
     gone(t, "a", 1)
     assert gone(t, "b", 1) == ["exited:shutdown b", "start a"]
-    assert states(t) == {"a": "restarting"}
+    assert states(t) == {"a": ChildStatus.RESTARTING}
 
 
 def test_a_terminated_child_stays_down_when_its_group_restarts() -> None:
@@ -374,7 +417,7 @@ def test_a_terminated_child_stays_down_when_its_group_restarts() -> None:
     t.terminate("b", 1)
     gone(t, "a", 1)
     assert gone(t, "b", 1) == ["exited:shutdown b"]
-    assert states(t) == {"a": "restarting", "b": "stopped"}
+    assert states(t) == {"a": ChildStatus.RESTARTING, "b": ChildStatus.STOPPED}
 
 
 def test_a_second_stop_and_an_old_generation_change_nothing() -> None:
@@ -391,7 +434,7 @@ def test_who_says_that_it_ends_is_no_longer_shown_as_running_and_must_end() -> N
     t = tree(spec("a", shutdown=2.0))
     up(t)
     t.noticed("a", 1, ExitReason.FAILED, "disk full", 1)
-    assert states(t) == {"a": "stopping"}
+    assert states(t) == {"a": ChildStatus.STOPPING}
     assert short(t.tick(3)) == ["kill a", "child.killed a"]
     assert gone(t, "a", 3)[:2] == ["exited:failed a", "child.restarting a"]
 
@@ -450,7 +493,7 @@ def test_a_restart_that_was_asked_for_and_fails_is_not_repeated() -> None:
     assert short(t.restart("a", 2)) == ["spawn a", "start a"]
     t.start_failed("a", 2, "no room", 3)
     assert gone(t, "a", 3) == ["exited:start_failed a"]
-    assert states(t) == {"a": "stopped"}
+    assert states(t) == {"a": ChildStatus.STOPPED}
     t.restart("a", 4)
     make_ready(t, 4)
     assert "spawn a" in gone(t, "a", 5)  # now it is a child like any other

@@ -11,7 +11,7 @@ import msgspec
 
 from actors.contracts import BreakerStates, SetBreaker
 from actors.contracts.operating import Drain
-from supervision.contracts import ChildReady, ChildStopped, Contract, known
+from supervision.contracts import ChildKind, ChildReady, ChildStopped, Contract, known
 from supervision.contracts.operating import (
     LogLevel,
     OperateChild,
@@ -124,7 +124,7 @@ async def drain(node: NodeClient, words: Words) -> Output:
     else:
         child = await node.process(words[0])
         chosen = [child]
-        if child.kind == "supervisor":
+        if child.kind is ChildKind.SUPERVISOR:
             chosen = list(found.under(child.path))
     if not chosen:
         raise CommandRefused(f"{words[0]} has neither worker nor door; see `tree`")

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Final, Self, TypeVar
 
 from actors.stores.database import Database
-from supervision.contracts import Contract, ShowTree, Tree, TreeNode
+from supervision.contracts import ChildStatus, Contract, ShowTree, Tree, TreeNode
 from supervision.contracts.operating import Inspect, Inspected, ShowSpec, SpecShown
 from supervision.errors import PeerLost, TetherError
 from supervision.runtime import Address, Endpoint
@@ -114,7 +114,11 @@ class NodeClient:
         """
         found = await self.child(name)
         if not found.address:
-            do = f"`restart {found.path}` starts it" if found.state == "stopped" else "try again"
+            do = (
+                f"`restart {found.path}` starts it"
+                if found.state is ChildStatus.STOPPED
+                else "try again"
+            )
             raise CommandRefused(f"{found.path} is {found.state} and has no process; {do}")
         return found
 

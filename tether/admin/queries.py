@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Any, Final
 
-from supervision.contracts import Tree, TreeNode
+from supervision.contracts import ChildKind, ChildStatus, Tree, TreeNode
 from supervision.contracts.operating import ActorState, Inspect, Inspected, ShowStats, Stats
 from supervision.errors import TetherError
 from supervision.runtime import Address
@@ -54,7 +54,7 @@ def _where(node: NodeClient, child: TreeNode) -> str:
 
 
 def _state(child: TreeNode, seen: Inspected | None) -> str:
-    if child.state != "running":
+    if child.state is not ChildStatus.RUNNING:
         return child.state
     if seen is None:
         return "silent"  # its process is there, and says nothing
@@ -167,7 +167,7 @@ async def inspect(node: NodeClient, words: Words) -> Output:
     child = await node.child(words[0])
     row: dict[str, Any] = {"id": child.path or ROOT, **plain(child)}
     children = [n.path for n in node.tree.nodes if n.path and _parent(n.path) == child.path]
-    if child.kind == "supervisor":
+    if child.kind is ChildKind.SUPERVISOR:
         row["children"] = children
     spec = await node.spec(child)
     if spec:

@@ -9,13 +9,17 @@ import msgspec
 from rich.markup import escape
 from rich.tree import Tree as Drawing
 
-from supervision.contracts import ShowTree, Tree, TreeNode
+from supervision.contracts import ChildStatus, ShowTree, Tree, TreeNode
 from tether.admin.grid import console
 from tether.cli.node import ask, state_of
 from tether.config import Config
 from tether.node.home import NodeState
 
-_COLOURS: Final = {"running": "green", "starting": "yellow", "restarting": "yellow"}
+_COLOURS: Final = {
+    ChildStatus.RUNNING: "green",
+    ChildStatus.STARTING: "yellow",
+    ChildStatus.RESTARTING: "yellow",
+}
 
 
 def tree(config: Config, *, as_json: bool) -> int:

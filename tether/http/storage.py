@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from actors.stores.embedded import NEEDED
-from supervision.contracts import TreeNode
+from supervision.contracts import ChildStatus, TreeNode
 from supervision.errors import DiskFull, TetherError
 from supervision.telemetry import disk
 from tether.http import metrics
@@ -42,7 +42,7 @@ class Storage:
         """Look, until cancelled."""
         while self._folder is not None:
             node = self._tree.node(POSTGRES)
-            down = node is not None and node.state != "running"
+            down = node is not None and node.state is not ChildStatus.RUNNING
             needed = NEEDED if down else SCANT
             # in a thread: a disk may be away, too
             self.shortage = await asyncio.to_thread(disk.shortage, self._folder, needed)

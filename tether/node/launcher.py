@@ -21,7 +21,7 @@ from prometheus_client import multiprocess
 
 from actors.stores import keys
 from actors.stores.database import Database
-from supervision.contracts import StartChild, Tree, WatchTree
+from supervision.contracts import ChildStatus, StartChild, Tree, WatchTree
 from supervision.errors import PeerLost, TetherError
 from supervision.nodes import ROOT
 from supervision.root import Root, stop_tree
@@ -218,7 +218,9 @@ class Launcher:
                 self._progress.working("all started", "actors", 1.0)
                 await self._until_models_answer(endpoint)
         except TimeoutError:
-            missing = ", ".join(n.path for n in self._seen.nodes if n.state != "running")
+            missing = ", ".join(
+                n.path for n in self._seen.nodes if n.state is not ChildStatus.RUNNING
+            )
             raise NodeFailed(
                 f"the node was not up within {deadline_s:g} s (not running: "
                 f"{missing or 'no child; a model does not answer'}); see its log, or raise "
@@ -275,7 +277,9 @@ class Launcher:
                 for pid in pids - alive:
                     multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
                 pids = alive
-                waiting = [node.path for node in tree.nodes if node.state != "running"]
+                waiting = [
+                    node.path for node in tree.nodes if node.state is not ChildStatus.RUNNING
+                ]
                 if waiting and not self._state.ready:
                     done = 1 - len(waiting) / len(tree.nodes)
                     self._progress.working(f"starting {waiting[0]}", "actors", done)
@@ -316,7 +320,7 @@ class Launcher:
 
     def _why_lost(self) -> str:
         """The failures that the tree told of last, as the reason of the whole."""
-        ends = {n.path: n.last_exit for n in self._seen.nodes if n.state != "running"}
+        ends = {n.path: n.last_exit for n in self._seen.nodes if n.state is not ChildStatus.RUNNING}
         failures = [f"{path}: {end}" for path, end in ends.items() if "fail" in end]
         why = "; ".join(failures) or "its process or the Admin's was killed"
         return f"the root supervisor is gone ({why}); see the log, and start the node again"

@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from actors.contracts import ListModels
-from supervision.contracts import ShowTree, TreeNode
+from supervision.contracts import ChildStatus, ShowTree, TreeNode
 from supervision.errors import TetherError
 from supervision.partition import PartitionSupervisor
 from supervision.root import start_tree, stop_tree
@@ -173,7 +173,7 @@ async def test_clients_kills_and_hangups(node: Node) -> None:
 
     async def back() -> bool:
         now = (await node.nodes())["doors/0"]
-        return now.state == "running" and now.pid != before["doors/0"].pid
+        return now.state is ChildStatus.RUNNING and now.pid != before["doors/0"].pid
 
     await until(back)
     assert (await node.nodes())["doors/1"].pid == before["doors/1"].pid
