@@ -15,7 +15,7 @@ import tempfile
 import msgspec
 
 from supervision.child import Supervised
-from supervision.contracts import Contract, Tree, TreeNode, WatchTree
+from supervision.contracts import ChildStatus, Contract, Tree, TreeNode, WatchTree
 from supervision.root import start_tree, stop_tree
 from supervision.runtime import Address, Endpoint, on
 from supervision.spec import SupervisorOptions
@@ -60,7 +60,7 @@ async def running(endpoint: Endpoint, root: Address, *, but: int = 0) -> TreeNod
     async for tree in endpoint.stream(root, WatchTree()):
         assert isinstance(tree, Tree)  # an answer may be any contract, for the type checker
         for node in tree.nodes:
-            if node.path == CHILD.id and node.state == "running" and node.pid != but:
+            if node.path == CHILD.id and node.state is ChildStatus.RUNNING and node.pid != but:
                 return node
     raise RuntimeError("the root supervisor ended its stream of trees; see its log")
 

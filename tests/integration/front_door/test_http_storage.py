@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from supervision.contracts import TreeNode
+from supervision.contracts import ChildKind, ChildStatus, TreeNode
 from tests.support.http_server import KEY, served
 from tests.support.waiting import until
 from tether.http import storage as module
@@ -24,7 +24,7 @@ class OneTree:
         self.state = "running"
 
     def node(self, path: str) -> TreeNode | None:
-        return TreeNode(path=path, kind="worker", state=self.state)
+        return TreeNode(path=path, kind=ChildKind.WORKER, state=ChildStatus(self.state))
 
 
 async def test_a_full_disk_is_named_and_forgotten(
