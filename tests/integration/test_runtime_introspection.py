@@ -24,6 +24,7 @@ from supervision.contracts.operating import (
     Suspend,
 )
 from supervision.errors import BadRequest, Forbidden, NoAnswer, ProtocolError
+from supervision.metrics import child_start_seconds
 from supervision.runtime import Address, metrics, on
 from supervision.runtime.connections import Connections
 from supervision.runtime.dispatch import Dispatch, handlers_of
@@ -169,6 +170,7 @@ async def test_who_has_gone_meanwhile_is_not_served(pair: Pair, folder: Path) ->
 
 async def test_figures_are_those_of_the_process(pair: Pair) -> None:
     metrics.tls_left.inc(3)
+    child_start_seconds.observe(0.1)
     stats = await pair.ask(ShowStats())
     assert isinstance(stats, Stats)
     found = {figure.name: figure for figure in stats.figures}
@@ -176,7 +178,7 @@ async def test_figures_are_those_of_the_process(pair: Pair) -> None:
     assert left.value == metrics.tls_left._value.get()
     assert left.kind == "counter"
     assert not any(name.endswith("_created") for name in found)
-    assert "tether_queue_wait_seconds_bucket" in found
+    assert found["tether_child_start_seconds_bucket"].kind == "histogram"
 
 
 async def test_the_level_of_logs_changes_while_it_runs(
