@@ -12,7 +12,6 @@ import asyncio
 import os
 import select
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 from supervision.living_processes import LivingProcesses
@@ -81,8 +80,8 @@ def has_ended(pid: int) -> bool:
     except OSError:
         return True
     try:
-        with suppress(OSError):
-            return bool(select.select([descriptor], [], [], 0)[0])
-        return False
+        looking = select.poll()  # select knows no descriptor above 1023, and a door has many
+        looking.register(descriptor, select.POLLIN)
+        return bool(looking.poll(0))
     finally:
         os.close(descriptor)

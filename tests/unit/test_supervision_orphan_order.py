@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from itertools import pairwise
@@ -104,8 +105,9 @@ def test_the_roll_names_who_stands_until_they_leave_or_are_killed(tmp_path: Path
         assert standing[control] == one
         assert standing[worker] in (two, three)
         assert set(roll.standing(TreePosition((1, 2)).later)) == {worker}
-        assert LivingProcesses(tmp_path, "n1", "another").standing(0) == {}
-
+        another = LivingProcesses(tmp_path, "n1", "another")
+        assert another.standing(0) == {}
+        another.close()
         assert holders[0].stdin is not None and holders[0].stdout is not None
         holders[0].stdin.write("\n")
         holders[0].stdin.flush()
@@ -129,8 +131,17 @@ def test_the_roll_names_who_stands_until_they_leave_or_are_killed(tmp_path: Path
 def test_a_process_that_nobody_has_waited_for_has_ended() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
+        assert child.stdin is not None
         assert not has_ended(os.getpid())
-        assert not has_ended(child.pid)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 2048), limits[1]))
+        held = [os.dup(child.stdin.fileno()) for _ in range(1100)]  # more than select can look at
+        try:
+            assert not has_ended(child.pid)
+        finally:
+            for descriptor in held:
+                os.close(descriptor)
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         child.kill()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         assert has_ended(child.pid)  # a zombie
