@@ -192,13 +192,13 @@ def main(fd: int, parent: int, called: str) -> None:
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if name := os.environ.get(wire.NAME):
-        with suppress(OSError):
-            Path("/proc/self/comm").write_text(name)
     if os.getppid() != parent:  # it was gone before we could ask for the signal
         os._exit(1)
     logs.configure(engine_pid=os.getpid())
     title.entitle(called)
+    if name := os.environ.get(wire.NAME):  # by which its worker's successor finds it
+        with suppress(OSError):
+            Path("/proc/self/comm").write_text(name)
     try:
         asyncio.run(serve(socket.socket(fileno=fd)))
     finally:

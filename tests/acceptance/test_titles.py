@@ -82,13 +82,16 @@ async def test_ps_says_what_each_process_is(node: Node) -> None:
     assert node.stop() == 0
 
 
-def test_the_next_start_ends_what_a_killed_node_has_left(
+async def test_the_next_start_ends_what_a_killed_node_has_left(
     launch: Launcher, node: Node, tmp_path: Path
 ) -> None:
+    async def told() -> bool:
+        return all(of.startswith("tether ") for of in titles(node).values())
+
+    await until(told, "the spares that are made after the start have their title")
     left = titles(node)
     del left[node.process.pid]
     assert len(left) > 10
-    assert all(of.startswith("tether ") for of in left.values())
     ends = (" admin", " doors/0", " workers/gguf", " engine tiny@1")
     stopped = [pid for pid, of in left.items() if of.endswith(ends)]
     assert len(stopped) == len(ends)
