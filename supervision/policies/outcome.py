@@ -30,7 +30,7 @@ class Ended(Enum):
     CANCELLED = auto()  # nobody waits any more; says nothing about whoever worked on it
 
 
-class AttemptOutcome(msgspec.Struct, frozen=True, gc=False):
+class AttemptOutcome(msgspec.Struct, frozen=True):  # collected: errors lead anywhere
     """The end of one attempt.
 
     `error` is None for `COMPLETED` and `CANCELLED` only. `until` is the time, on the caller's

@@ -31,7 +31,7 @@ class Go(msgspec.Struct, frozen=True, gc=False):
     until: float = NEVER
 
 
-class Refuse(msgspec.Struct, frozen=True, gc=False):
+class Refuse(msgspec.Struct, frozen=True):  # collected: errors lead anywhere
     """It may not begin. Before `until` asking again is pointless; `error` says why."""
 
     until: float
@@ -48,7 +48,7 @@ class Again(msgspec.Struct, frozen=True, gc=False):
     at: float
 
 
-class GiveUp(msgspec.Struct, frozen=True, gc=False):
+class GiveUp(msgspec.Struct, frozen=True):  # collected: errors lead anywhere
     """The call fails with `error`, which may be another than the attempt's."""
 
     error: Exception

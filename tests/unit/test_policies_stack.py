@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from random import Random
 
 import pytest
@@ -44,6 +46,7 @@ from supervision.policies import (
     Timeout,
     TimeoutOptions,
 )
+from supervision.policies.outcome import outcome_of
 from supervision.policies.policy import DONE
 from tests.support.properties import examples
 
@@ -355,3 +358,26 @@ def test_an_attempt_takes_no_longer_because_its_caller_waits() -> None:
     assert call.admit(0.0) == Go(1.0)
     call.prolong(50.0)
     assert call.lasting_until == 50.0
+
+
+def test_a_call_that_failed_is_collected_with_the_error_that_leads_back_to_it() -> None:
+    """Whoever holds a call holds its error, whose traceback holds the frames that held the call: a
+    part of that ring which the collector doesn't know would keep all of it for ever."""
+
+    class Holder:
+        def __init__(self) -> None:
+            self.call = Stack(Retry(RetryOptions(attempts=1), lambda: 0.0, None)).begin()
+
+        def live(self) -> None:
+            self.call.admit(0.0)
+            try:
+                raise OSError("it broke")
+            except OSError as error:
+                self.call.settle(outcome_of(error), 0.0)
+
+    holder = Holder()
+    holder.live()
+    gone = weakref.ref(holder)
+    del holder
+    gc.collect()
+    assert gone() is None
