@@ -276,7 +276,7 @@ class Gateway(Supervised):
         else:
             self._sessions.drop(session)
         if settle is not None:
-            by = settled_by(outcome, streaming=session.streaming)
+            by = settled_by(outcome, streaming=session.streaming, attached=session.attached)
             self._settlement.close(settle, by, session.worker_address, now)
         if session.worker_id:
             ok, neutral = session.verdict(now)

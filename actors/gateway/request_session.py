@@ -17,6 +17,7 @@ from actors.contracts import (
     Completed,
     Infer,
     JobKey,
+    JobState,
     ModelCard,
     Outcome,
     Sampling,
@@ -288,6 +289,12 @@ class RequestSession(Session):
     def worker_address(self) -> str:
         assignment = self.placement.assignment
         return "" if assignment is None else assignment.worker_address
+
+    @property
+    def attached(self) -> bool:
+        """Is it led to a run that was there before?"""
+        assignment = self.placement.assignment
+        return assignment is not None and assignment.state is JobState.RUNNING
 
     @property
     def streaming(self) -> bool:

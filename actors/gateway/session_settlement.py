@@ -52,10 +52,12 @@ def settle_of(
     )
 
 
-def settled_by(outcome: Outcome, *, streaming: bool) -> Settles:
-    """`streaming`: a worker's stream was open at the end."""
+def settled_by(outcome: Outcome, *, streaming: bool, attached: bool = False) -> Settles:
+    """`streaming`: a worker's stream was open at the end. `attached`: the answer is of a run that
+    was there before, whose worker may have settled when nobody listened: in vain, if somebody else
+    had moved the job by then, and it doesn't know that the answer was delivered after all."""
     if outcome is Outcome.COMPLETED:
-        return Settles.WORKER
+        return Settles.GATEWAY if attached else Settles.WORKER
     if outcome is Outcome.CANCELLED and streaming:
         return Settles.WORKER_OR_LATER
     return Settles.GATEWAY

@@ -57,6 +57,7 @@ def test_who_closes_a_job() -> None:
     done = given(state=JobState.COMPLETED)
     assert settle_of(done, journal, Outcome.CANCELLED, Cancelled("x")) is None
     assert settled_by(Outcome.COMPLETED, streaming=True) is Settles.WORKER
+    assert settled_by(Outcome.COMPLETED, streaming=True, attached=True) is Settles.GATEWAY
     assert settled_by(Outcome.CANCELLED, streaming=True) is Settles.WORKER_OR_LATER
     assert settled_by(Outcome.CANCELLED, streaming=False) is Settles.GATEWAY
     assert settled_by(Outcome.FAILED, streaming=True) is Settles.GATEWAY
