@@ -25,7 +25,7 @@ def test_every_law_holds_on_many_seeds() -> None:
     assert outcomes["(kills)"] > SEEDS
 
 
-@pytest.mark.parametrize("seed", [21_111, 21_198, 5_004_359, 6_001_376, 6028875])
+@pytest.mark.parametrize("seed", [21_111, 21_198, 5_004_359, 6_001_376, 6_028_875])
 def test_a_seed_that_has_broken_a_law_holds_it(seed: int) -> None:
     """A word about all of a worker was forgotten for a model that it had yet to load; and one that
     could not be written down at once, when whoever had said it left."""
