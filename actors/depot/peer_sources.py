@@ -205,6 +205,7 @@ class Asking:
                     port=options.port,
                     max_frame=options.max_frame,
                     identity_dir=options.identity_dir,
+                    revoked_dir=options.revoked_dir,
                     routes=dict(options.routes),
                     alone=True,
                 )

@@ -42,3 +42,8 @@ fleet_conflicts = Gauge(
 orders = Counter(
     "tether_orders_total", "Orders to other nodes: given, carried_out, unknown", ["result"]
 )
+revocations_unkept = Gauge(
+    "tether_revocations_unkept",
+    "1 while a list of revoked certificates counts, and can't be written into data_dir",
+    multiprocess_mode="livemax",
+)

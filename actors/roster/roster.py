@@ -209,7 +209,7 @@ class Roster(Supervised):
     @on(Revocations)
     def revocations(self, msg: Revocations, sender: Address) -> None:
         """Is newer than ours, if the authority has signed it."""
-        self._cluster().revocations.adopt(msg)
+        self._cluster().revocations.adopt(msg, sender)
 
     @on(Command)
     async def command(self, msg: Command, sender: Address) -> Commanded:

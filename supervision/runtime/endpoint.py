@@ -63,13 +63,14 @@ class Endpoint:
         max_frame: int = MAX_FRAME,
         timeout: float = 10.0,
         identity_dir: str = "",
+        revoked_dir: str = "",
         routes: Mapping[str, str] = {},
         alone: bool = False,
     ) -> Endpoint:
         """An endpoint of the node `node`, to be entered with `async with`. `port` is the Admin
         port, which is part of the Admin's address. Entering waits up to `timeout` seconds for the
-        node. With `identity_dir` it reaches other nodes as well, at `routes`; see
-        `supervision.runtime.options`. If it is to be `alone`, it doesn't wait for its own node,
+        node. With `identity_dir`, and `revoked_dir`, it reaches other nodes as well, at `routes`;
+        see `supervision.runtime.options`. If it is to be `alone`, it doesn't wait for its own node,
         which may not run.
 
         Raises, on entering:
@@ -82,6 +83,7 @@ class Endpoint:
             run_dir=run_dir,
             max_frame=max_frame,
             identity_dir=identity_dir,
+            revoked_dir=revoked_dir,
             routes=tuple(routes.items()),
         )
         return cls(options, timeout, alone=alone)

@@ -68,6 +68,7 @@ class NodeTransport:
         self._tasks: list[asyncio.Task[None]] = []
         self._ready = asyncio.Event()
         self._told = 0  # of refusals, since the last look
+        identity.on_revoked = self._check_all
 
     @property
     def port(self) -> int:
@@ -129,6 +130,12 @@ class NodeTransport:
             revoked=len(current.revocations.serials),
         )
         self._ready.set()
+
+    def _check_all(self) -> None:
+        """Somebody's certificate was revoked, which doesn't wait for the next look."""
+        for connection in list(self._connections):
+            if not connection.transport.is_closing():
+                self._check(connection)
 
     def _check(self, connection: TlsConnection) -> None:
         assert connection.vouched is not None

@@ -30,6 +30,8 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     - "Max Frame": bytes of the largest message.
     - "Tls Identity Dir": folder with the node's certificate, see `supervision.security.identity`;
       other nodes are reached by mutual TLS alone then.
+    - "Revoked Dir": folder, made if need be, with the newest revocation list that the node has
+      heard of; it is looked at beside the one in the "Tls Identity Dir".
     - "Listen": where other nodes come in, "host" or "host:first-last": every process takes a
       port. Without it the node's processes can dial, and not be dialed.
     - "Routes": node id to "host" or "host:admin port" of the other nodes.
@@ -48,6 +50,7 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     owner_pid: int = 0
     allow_pickle: bool = False
     identity_dir: str = ""
+    revoked_dir: str = ""
     listen: str = ""
     routes: tuple[tuple[str, str], ...] = ()
     warm_spares: int = 0
@@ -93,6 +96,7 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
             owner_pid=int(capabilities.get("Owner Pid", 0)),
             allow_pickle=bool(capabilities.get("Allow Pickle", False)),
             identity_dir=str(capabilities.get("Tls Identity Dir") or ""),
+            revoked_dir=str(capabilities.get("Revoked Dir") or ""),
             listen=str(capabilities.get("Listen") or ""),
             routes=tuple(dict(capabilities.get("Routes") or {}).items()),
             warm_spares=int(capabilities.get("Warm Spares", 0)),

@@ -321,7 +321,8 @@ def border_of(options: NodeOptions, fixed: Address | None) -> NodeTransport | No
         listen = ListenAddress.parse(options.listen)
         if fixed is not None:
             listen = ListenAddress(listen.host, fixed.port, fixed.port)
-    identity = Identity(Path(options.identity_dir), options.node)
+    kept = Path(options.revoked_dir) if options.revoked_dir else None
+    identity = Identity(Path(options.identity_dir), options.node, kept=kept)
     return NodeTransport(identity, Routes(dict(options.routes)), listen)
 
 

@@ -6,12 +6,15 @@
     DIR/ca.pem     the authorities of the cluster
     DIR/crl.pem    what they have revoked; may be absent
 
-What was read stays in use while the folder holds something broken or half-copied.
+What was read stays in use while the folder holds something broken or half-copied. A revocation
+counts from the moment at which it is heard of, whether or not it can be written down: see
+`supervision.security.revocation_lists`.
 """
 
 from __future__ import annotations
 
 import ssl
+import threading
 import time
 from collections.abc import Callable, Mapping
 from enum import StrEnum
@@ -19,9 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec import structs
 
-from supervision.security.files import is_private, write
+from supervision.security.files import is_private
 from supervision.security.name import NodeName
+from supervision.security.revocation_lists import ListInUse, RevocationLists
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -31,7 +36,6 @@ if TYPE_CHECKING:
 
 NODE: Final = "node.pem"
 AUTHORITIES: Final = "ca.pem"
-REVOKED: Final = "crl.pem"
 PROTOCOL: Final = (
     "tether/1"  # ALPN, RFC 7301: no other service's certificate holder gets in by mistake
 )
@@ -79,19 +83,35 @@ class Credentials(msgspec.Struct, frozen=True):
     authorities: tuple[x509.Certificate, ...]
     server: ssl.SSLContext
     client: ssl.SSLContext
-    revocations: RevokedSerials
+    revoked: ListInUse
+
+    @property
+    def revocations(self) -> RevokedSerials:
+        """Which serials are revoked."""
+        return self.revoked.revocations
 
 
 class Identity:
-    """`load` reads; everything else only looks. `load` may run in a thread: it exchanges one
-    frozen value for another."""
+    """`load` reads; everything else but `keep` only looks. `load` and `keep` may run in a thread:
+    one frozen value is exchanged for another. `kept` is the folder, made if need be, in which the
+    node keeps the newest revocation list that it has heard of; none keeps it in memory alone."""
 
-    def __init__(self, folder: Path, node: str, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        node: str,
+        *,
+        kept: Path | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.folder = folder
         self.node = node
+        self.on_revoked: Callable[[], None] = _nothing  # called when `adopt` has taken a list over
+        self._lists = RevocationLists(folder, kept)
         self._clock = clock
         self._seen: object = None
         self._current: Credentials | None = None
+        self._exchange = threading.Lock()  # of `_current`: a list must not be lost to a `load`
 
     @property
     def current(self) -> Credentials:
@@ -108,7 +128,7 @@ class Identity:
         return self._clock()
 
     def changed(self) -> bool:
-        """Is there anything that `load` hasn't seen? Costs three looks at files."""
+        """Is there anything that `load` hasn't seen? Costs four looks at files."""
         return self._stamp() != self._seen
 
     def load(self) -> None:
@@ -121,28 +141,54 @@ class Identity:
         from cryptography.exceptions import UnsupportedAlgorithm
 
         try:
-            self._current = self._read()
+            fresh = self._read()
         except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+            self._take_lists()
             raise IdentityUnusable(
                 f"the identity in {self.folder} can't be used: {error}"
             ) from error
+        with self._exchange:
+            if self._current is not None:
+                fresh = structs.replace(fresh, revoked=self._current.revoked.newer(fresh.revoked))
+            self._current = fresh
 
     def adopt(self, revoked: bytes) -> bool:
-        """Takes over a revocation list (PEM) that has come by whatever road, into the folder too,
-        for the node's other processes; false if it is no newer than ours.
+        """Takes over a revocation list (PEM) that has come by whatever road; false if it is no
+        newer than ours. It counts at once; `keep` writes it down, for the next start and for the
+        node's other processes.
 
         Raises:
             ValueError: it is no list that an authority of ours has signed.
-            OSError: it can't be written.
         """
         from supervision.security.revocation import read_list
 
-        found = read_list(revoked, self.current.authorities)
-        if found.number <= self._newest().number:
+        found = ListInUse(read_list(revoked, self.current.authorities), revoked)
+        if not self._exchange_list(found):
             return False
-        write(self.folder / REVOKED, revoked)
-        self._current = msgspec.structs.replace(self.current, revocations=found)
+        self.on_revoked()
         return True
+
+    def keep(self) -> bool:
+        """Writes the newest revocation list into `kept`; false if there is nothing to write.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        current = self.current
+        return self._lists.keep(current.revoked, current.authorities)
+
+    def _take_lists(self) -> None:
+        """From a folder that is broken otherwise, or half-copied: revocations don't wait for it."""
+        if self._current is not None:
+            self._exchange_list(self._lists.newest(self._current.authorities, None)[0])
+
+    def _exchange_list(self, found: ListInUse) -> bool:
+        with self._exchange:
+            current = self.current
+            if found.revocations.number <= current.revocations.number:
+                return False
+            self._current = structs.replace(current, revoked=found)
+            return True
 
     def vouch(self, certificate: Mapping[str, Any] | None) -> Vouched:
         """What `certificate`, the form of `SSLSocket.getpeercert()`, says, if it is believed. That
@@ -208,9 +254,9 @@ class Identity:
 
     def _stamp(self) -> object:
         stamps: list[tuple[int, int, int] | None] = []
-        for name in (NODE, AUTHORITIES, REVOKED):
+        for path in (self.folder / NODE, self.folder / AUTHORITIES, *self._lists.paths):
             try:
-                found = (self.folder / name).stat()
+                found = path.stat()
             except OSError:
                 stamps.append(None)
             else:
@@ -234,6 +280,10 @@ class Identity:
                 f"{NODE} is of {name.uri if name else 'no node'}, and this is node {self.node}"
             )
         authorities = x509.load_pem_x509_certificates((self.folder / AUTHORITIES).read_bytes())
+        before = self._current.revoked if self._current is not None else None
+        revoked, wrong = self._lists.newest(authorities, before)
+        if wrong:
+            raise ValueError(wrong)
         return Credentials(
             name=name,
             serial=certificate.serial_number,
@@ -243,28 +293,8 @@ class Identity:
             authorities=tuple(authorities),
             server=self._context(ssl.PROTOCOL_TLS_SERVER),
             client=self._context(ssl.PROTOCOL_TLS_CLIENT),
-            revocations=self._revocations(authorities),
+            revoked=revoked,
         )
-
-    def _revocations(self, authorities: list[x509.Certificate]) -> RevokedSerials:
-        from supervision.security.revocation import MAX_BYTES, RevokedSerials, read_list
-
-        before = self._current.revocations if self._current is not None else RevokedSerials()
-        try:
-            with (self.folder / REVOKED).open("rb") as file:
-                found = read_list(file.read(MAX_BYTES + 1), authorities)
-        except FileNotFoundError:
-            return before
-        return found if found.number >= before.number else before
-
-    def _newest(self) -> RevokedSerials:
-        """The newer one of what was read and what lies in the folder: `tether ca` may just have
-        put it there, and it must not be overwritten with an older one."""
-        current = self.current
-        try:
-            return self._revocations(list(current.authorities))
-        except (OSError, ValueError):
-            return current.revocations
 
     def _context(self, side: int) -> ssl.SSLContext:
         """One end of mutual TLS 1.3 (RFC 8446). Without tickets, so that every connection shows
@@ -281,6 +311,10 @@ class Identity:
         context.load_verify_locations(cafile=str(self.folder / AUTHORITIES))
         context.load_cert_chain(str(self.folder / NODE))
         return context
+
+
+def _nothing() -> None:
+    """Nobody wants to hear of it."""
 
 
 def _certificate_in(pem: bytes) -> bytes:

@@ -360,7 +360,8 @@ async def test_a_revocation_list_is_carried_to_all(tmp_path: Path):
         authority.issue("n3")
         authority.revoke("n3")
         new = (authority.folder / "crl.pem").read_bytes()
-        await until(lambda: (elsewhere / "crl.pem").read_bytes() == new)
+        kept = made.kept("n2") / "crl.pem"
+        await until(lambda: kept.exists() and kept.read_bytes() == new)
         assert two.others.revocations.number == one.others.revocations.number
 
 

@@ -191,6 +191,10 @@ class Rosters:
         self.where: dict[str, Address] = {}
         self.made: list[HubRoster] = []
 
+    def kept(self, node: str) -> Path:
+        """Where that node keeps the newest list of revoked certificates."""
+        return self.cluster.folder / f"revoked-{node}"
+
     def options(self, node: str, **changes: Any) -> RosterOptions:
         others = tuple(
             OtherNode(id=other, admin_port=1, region="eu", host=HOST)
@@ -216,7 +220,7 @@ class Rosters:
         **changes: Any,
     ) -> HubRoster:
         where = {} if identity is None else {"identity_dir": identity, "to": identity}
-        hub = await self.cluster.hub(node, **where)
+        hub = await self.cluster.hub(node, kept=self.kept(node), **where)
         made = await HubRoster.on(hub, self.where, self.options(node, **changes), tree)
         self.made.append(made)
         return made

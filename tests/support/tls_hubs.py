@@ -57,6 +57,7 @@ class Cluster:
         host: str = HOST,
         route: str = HOST,
         identity_dir: Path | None = None,
+        kept: Path | None = None,
         **issue: Any,
     ) -> Connections:
         authority = authority or self.authority
@@ -65,7 +66,9 @@ class Cluster:
             authority.issue(node, **issue)
         routes = Routes({f"n{i}": route for i in range(1, 6)})
         border = NodeTransport(
-            Identity(where, node, clock=self.clock), routes, ListenAddress(host) if host else None
+            Identity(where, node, kept=kept, clock=self.clock),
+            routes,
+            ListenAddress(host) if host else None,
         )
         hub = Connections(
             asyncio.get_running_loop(),

@@ -150,3 +150,69 @@ def test_the_end_of_an_own_certificate_is_known(authority: Authority, identity: 
     (one,) = authority.listed()
     assert identity.current.ends_at == one.ends_at
     assert one.ends_at - one.begins_at == DAY
+
+
+def test_what_is_heard_counts_before_it_is_written(authority: Authority, tmp_path: Path):
+    made = authority.issue("n2")
+    elsewhere = tmp_path / "n1"
+    authority.issue("n1", to=elsewhere)
+    kept = tmp_path / "kept"
+    kept.write_text("a file where the folder should be")
+    identity = Identity(elsewhere, "n1", kept=kept)
+    identity.load()
+    told: list[None] = []
+    identity.on_revoked = lambda: told.append(None)
+    authority.revoke("n2")
+    pem = (authority.folder / "crl.pem").read_bytes()
+    assert identity.adopt(pem)
+    assert not identity.adopt(pem)
+    assert refusal(identity, shown(serial=int(made.serial, 16))) is Reason.REVOKED
+    assert len(told) == 1
+    with pytest.raises(OSError, match=r"exists|directory"):
+        identity.keep()
+    identity.load()  # which reads an older list, from the identity's folder
+    assert refusal(identity, shown(serial=int(made.serial, 16))) is Reason.REVOKED
+    kept.unlink()
+    assert identity.keep()
+    assert not identity.keep()
+    assert (kept / "crl.pem").read_bytes() == pem
+    assert (kept / "crl.pem").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_newest_good_list_of_both_folders_counts(authority: Authority, tmp_path: Path):
+    made = authority.issue("n2")
+    elsewhere, kept = tmp_path / "n1", tmp_path / "kept"
+    authority.issue("n1", to=elsewhere)
+    kept.mkdir()
+    older = (authority.folder / "crl.pem").read_bytes()
+    authority.revoke("n2")
+    newer = (authority.folder / "crl.pem").read_bytes()
+    foreign = Authority.init(tmp_path / "red", "blue")
+    for _ in range(9):
+        foreign.issue("n1")
+    forged = (foreign.folder / "crl.pem").read_bytes()
+    for given, own in ((older, newer), (newer, older), (newer, forged), (newer, b"nothing")):
+        (elsewhere / "crl.pem").write_bytes(given)
+        (kept / "crl.pem").write_bytes(own)
+        identity = Identity(elsewhere, "n1", kept=kept)
+        identity.load()
+        assert int(made.serial, 16) in identity.current.revocations.serials
+        assert identity.current.revoked.pem == newer
+
+
+def test_a_revocation_does_not_wait_for_a_folder_that_is_half_copied(
+    authority: Authority, tmp_path: Path
+):
+    made = authority.issue("n2")
+    elsewhere, kept = tmp_path / "n1", tmp_path / "kept"
+    authority.issue("n1", to=elsewhere)
+    identity = Identity(elsewhere, "n1", kept=kept)
+    identity.load()
+    (elsewhere / "node.pem").write_bytes(b"")
+    authority.revoke("n2")
+    kept.mkdir()
+    (kept / "crl.pem").write_bytes((authority.folder / "crl.pem").read_bytes())
+    assert identity.changed()
+    with pytest.raises(IdentityUnusable):
+        identity.load()
+    assert refusal(identity, shown(serial=int(made.serial, 16))) is Reason.REVOKED

@@ -15,7 +15,7 @@ from supervision.errors import PeerLost, TetherError
 from supervision.runtime import Address, Endpoint
 from tether.admin import names
 from tether.admin.refused import CommandRefused
-from tether.node.home import NodeState, running
+from tether.node.home import REVOKED, NodeState, running
 
 ASK_S: Final = 5.0
 LOOK_S: Final = 1.0  # how long one of many actors may take to say how it stands
@@ -55,6 +55,7 @@ class NodeClient:
             node=state.node,
             port=state.admin_port,
             identity_dir=self._certificate,
+            revoked_dir=str(self.home / REVOKED),
             routes=self._routes,
         )
         try:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from supervision.security.identity import Identity, IdentityUnusable
 from tether.config import Config, MemberSection
+from tether.node.home import REVOKED
 
 #: What the Admin of a node may start.
 ACTOR_CLASSES: Final = (
@@ -52,6 +53,7 @@ def capabilities_of(config: Config, run_dir: Path, *, owner_pid: int) -> dict[st
     }
     if config.identity_dir is not None:
         told["Tls Identity Dir"] = str(config.identity_dir)
+        told["Revoked Dir"] = str(config.data_dir / REVOKED)
     member = config.member
     if member is None:
         return told
@@ -79,7 +81,7 @@ def check_identity(config: Config) -> None:
     folder = config.identity_dir
     if folder is None:
         return
-    identity = Identity(folder, config.node.id)
+    identity = Identity(folder, config.node.id, kept=config.data_dir / REVOKED)
     try:
         identity.load()
     except IdentityUnusable as error:

@@ -9,6 +9,7 @@
     ├── run/         Unix sockets, when their paths are short enough; else a private directory
     │                under the system's temporary one
     ├── metrics/     what all processes count, for prometheus_client's multiprocess mode
+    ├── revoked/     the newest list of revoked certificates that the node has heard of
     └── …            what the actors keep (postgres)
 """
 
@@ -25,6 +26,7 @@ from typing import Final
 import msgspec
 
 LAYOUT: Final = "1"
+REVOKED: Final = "revoked"
 MAX_SOCKET_PATH: Final = 107  # sun_path holds 108 bytes with its end, unix(7)
 LONGEST_NAME: Final = 24  # bytes of a socket's own name below run dir and node id
 _TEMPORARY_PREFIX: Final = "tether-"
