@@ -10,9 +10,22 @@ import tempfile
 from importlib import util
 from pathlib import Path
 
+from actors.stores import postmaster
+from actors.stores.server_uid import hand_over
 from actors.stores.serveruser import EmbeddedError, ServerUser
+from supervision.telemetry import logs
+
+log = logs.get(__name__)
 
 USER = "tether"
+ACCESS_FILE = "hba.conf"
+ACCESS = """\
+# Written by Tether at each start. Every user comes by the socket, and has a password.
+local all         all scram-sha-256
+local replication all scram-sha-256
+"""
+"""Who may connect, as pg_hba.conf says it. It lies outside the cluster, so that its server, or
+whoever once had its files, can't change it."""
 
 
 def binaries() -> Path:
@@ -70,9 +83,10 @@ def initialise(data_dir: Path, cluster: Path, user: ServerUser, timeout_s: float
     fresh = Path(tempfile.mkdtemp(prefix="cluster.new-", dir=data_dir))
     try:
         write_private(secret_file, (data_dir / "password").read_text())
-        user.own(fresh)
-        user.own(secret_file)
-        status, said = user.run(
+        maker = user.named
+        maker.own(fresh)
+        maker.own(secret_file)
+        status, said = maker.run(
             [
                 str(binaries() / "initdb"),
                 f"--pgdata={fresh}",
@@ -90,10 +104,26 @@ def initialise(data_dir: Path, cluster: Path, user: ServerUser, timeout_s: float
         if status != 0 or not (fresh / "PG_VERSION").exists():
             last = said.splitlines()[-1] if said else f"exit status {status}"
             raise EmbeddedError(f"initdb could not make {cluster}: {last}")
+        if maker is not user:
+            hand_over(fresh, user.owner)
         fresh.rename(cluster)
     finally:
         secret_file.unlink(missing_ok=True)
         shutil.rmtree(fresh, ignore_errors=True)  # only where the renaming wasn't reached
+
+
+def give_to(user: ServerUser, cluster: Path, timeout_s: float) -> None:
+    """Hand `cluster` over to `user`, if another owns it; a server that runs as that other is ended
+    first, within `timeout_s`."""
+    if not cluster.exists() or (before := cluster.stat().st_uid) == user.owner.uid:
+        return
+    if (found := postmaster.read(cluster)) is not None:
+        postmaster.end(found.pid, cluster, timeout_s)
+    try:
+        hand_over(cluster, user.owner)
+    except ValueError as error:
+        raise EmbeddedError(f"{cluster} can't change hands: {error}") from None
+    log.info("the cluster was handed over", before=before, uid=user.owner.uid)
 
 
 def write_pgpass(data_dir: Path, cluster: Path) -> None:
@@ -107,6 +137,19 @@ def write_pgpass(data_dir: Path, cluster: Path) -> None:
     path, text = data_dir / "pgpass", f"*:*:*:{USER}:{password}\n"
     if not path.exists() or path.read_text() != text:  # else a full disk keeps nobody out
         write_private(path, text)
+
+
+def write_access(data_dir: Path, user: ServerUser) -> None:
+    """Write who may connect: ours, and for the server to read."""
+    path = data_dir / ACCESS_FILE
+    try:
+        if path.read_text("utf-8") != ACCESS:
+            write_private(path, ACCESS)
+    except FileNotFoundError:
+        write_private(path, ACCESS)
+    if os.geteuid() == 0:
+        os.chown(path, 0, user.owner.gid)
+        path.chmod(0o640)
 
 
 def write_private(path: Path, text: str) -> None:

@@ -2,12 +2,13 @@
 
 ::
 
-    data_dir/                    the node's; mode 0700, or 0711 where another uid runs the server
-    ├── cluster/                 PostgreSQL's data directory
+    data_dir/                    the node's; mode 0700, or 0710 where another uid runs the server
+    ├── cluster/                 PostgreSQL's data directory, 0700 and its server's
     ├── password, pgpass         0600: the password alone, and as libpq reads it
+    ├── hba.conf                 who may connect (`database_cluster.ACCESS`), written at each start
     ├── server.log               cut at `LOG_LIMIT`
     └── lock                     held (flock) by the one process that manages the server
-    socket_dir/.s.PGSQL.5432     the only way in; no TCP port is opened
+    socket_dir/.s.PGSQL.5432     the only way in, for the server and us alone; no TCP port is opened
 
 The server outlives its manager: an actor that is killed comes back and adopts it, and no
 statement in flight notices. An orderly end stops it. See docs/adr/0005-embedded-postgres.md.
@@ -31,10 +32,13 @@ import asyncpg
 from actors.stores import postmaster
 from actors.stores.database import connect
 from actors.stores.database_cluster import (
+    ACCESS_FILE,
     USER,
     binaries,
     check_version,
+    give_to,
     initialise,
+    write_access,
     write_pgpass,
 )
 from actors.stores.postmaster import Status
@@ -186,6 +190,7 @@ class Embedded:
         if not self.cluster.exists():
             initialise(self.data_dir, self.cluster, user, START_S)
         write_pgpass(self.data_dir, self.cluster)
+        write_access(self.data_dir, user)
         deadline = time.monotonic() + START_S
         found = postmaster.read(self.cluster)
         if found is not None and (
@@ -200,17 +205,12 @@ class Embedded:
             found = self._await_ready(deadline)
 
     def _user(self, program: Path) -> ServerUser:
-        """Choose the server's user, and let it into the two folders."""
-        if os.geteuid() != 0:
-            return choose((self.data_dir, self.socket_dir), program, self.cluster)
-        # For the try, anyone may enter; nobody may list, and the cluster itself is 0700.
-        for folder in (self.data_dir, self.socket_dir):
-            folder.chmod(0o711)
+        """Choose the server's user, let it into the two folders, and give it what it works with. A
+        server that runs as another is ended first."""
         user = choose((self.data_dir, self.socket_dir), program, self.cluster)
-        if user.uid is None:
-            for folder in (self.data_dir, self.socket_dir):
-                folder.chmod(0o700)
         user.own(self.socket_dir)
+        self.socket_dir.chmod(0o700)
+        give_to(user, self.cluster, START_S)
         return user
 
     def _take_lock(self, patience_s: float) -> None:
@@ -260,7 +260,11 @@ class Embedded:
         """Start a server and wait until it has its lock file. One that finds processes of a
         killed predecessor still attached to the data is started again until they are gone."""
         self.trim()
-        settings = {"unix_socket_directories": str(self.socket_dir), **_SETTINGS}
+        settings = {
+            "unix_socket_directories": str(self.socket_dir),
+            "hba_file": str(self.data_dir / ACCESS_FILE),
+            **_SETTINGS,
+        }
         command = [str(program), "-D", str(self.cluster)]
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-NOBODY = 65534  # the uid that Linux itself gives to those it doesn't know
+from actors.stores import server_uid
+from actors.stores.server_uid import NOBODY, Account
+
 _NAMESPACE = ("unshare", "-U", f"--map-user={NOBODY}", f"--map-group={NOBODY}")
+_KEPT = frozenset({"PATH", "LD_LIBRARY_PATH", "TMPDIR", "TZ", "TETHER_NODE_HOME"})
+"""What the server sees of our environment. The last says whose process it is."""
 
 
 class EmbeddedError(RuntimeError):
@@ -20,19 +25,38 @@ class ServerUser:
     """How to start a program as a user whom PostgreSQL accepts.
 
     Attributes:
-        uid: to switch to before exec; None stays as we are.
+        account: to switch to before exec; None stays as we are.
         wrap: a command put in front.
     """
 
-    uid: int | None = None
+    account: Account | None = None
     wrap: tuple[str, ...] = ()
 
+    @property
+    def owner(self) -> Account:
+        """Whose files it works with."""
+        return self.account or Account(os.geteuid(), os.getegid())
+
+    @property
+    def named(self) -> ServerUser:
+        """Who may run initdb, which refuses to be somebody without a name: this user, or nobody
+        with this one's group. Other processes of nobody can't enter the folder in which it works,
+        and, as they are of another group, can't trace it either (ptrace(2))."""
+        if self.account is None:
+            return self
+        try:
+            pwd.getpwuid(self.account.uid)
+        except KeyError:
+            return ServerUser(Account(NOBODY, self.account.gid))
+        return self
+
     def popen(self, command: list[str], **options: object) -> subprocess.Popen[bytes]:
-        """Start `command` in a session of its own, with none of our environment's PG* in it."""
+        """Start `command` in a session of its own, with nothing secret of our environment in it."""
         who: dict[str, object] = {}
-        if self.uid is not None:
-            who = {"user": self.uid, "group": self.uid, "extra_groups": []}
-        environ = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "LC_", "LANG"))}
+        if self.account is not None:
+            account = self.account
+            who = {"user": account.uid, "group": account.gid, "extra_groups": []}
+        environ = {k: v for k, v in os.environ.items() if k in _KEPT}
         return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
             [*self.wrap, *command],
             stdin=subprocess.DEVNULL,
@@ -55,17 +79,23 @@ class ServerUser:
 
     def own(self, path: Path) -> None:
         """Give `path` to that user."""
-        if self.uid is not None:
-            os.chown(path, self.uid, self.uid)
+        if os.geteuid() == 0:
+            os.chown(path, self.owner.uid, self.owner.gid)
+
+    def may_enter(self, folder: Path) -> None:
+        """Let that user through `folder`, which stays ours, and nobody else."""
+        if os.geteuid() == 0:
+            os.chown(folder, 0, self.owner.gid)
+        folder.chmod(0o710 if self.account is not None else 0o700)
 
 
 def choose(folders: tuple[Path, ...], program: Path, cluster: Path) -> ServerUser:
-    """The user for a server that runs `program` and works in `folders`.
+    """The user for a server that runs `program` and works in `folders`, which it may enter then.
 
-    Whoever owns a `cluster` that exists runs it. For a new one: a plain user runs it himself;
-    root gives it to nobody (65534) where that user can reach program and folders, and otherwise
-    runs it in a user namespace in which root is called 65534 and may do nothing more than any
-    owner of files.
+    A plain user runs it himself. Root gives it to a user of its own (`server_uid`) where that can
+    reach program and folders, and otherwise runs it in a user namespace in which root is called
+    65534 and may do nothing more than any owner of files. A `cluster` that somebody else was given
+    is run by him. Whoever it is, `cluster` may have to be handed over to him.
 
     Raises:
         EmbeddedError: the cluster belongs to someone else, or root has neither way.
@@ -79,19 +109,23 @@ def choose(folders: tuple[Path, ...], program: Path, cluster: Path) -> ServerUse
                 f"{me}; run it as that user, or choose another directory"
             )
         return ServerUser()
-    switched = ServerUser(uid=owner or NOBODY)
-    if owner != 0 and _works(switched, folders, program):
-        return switched
-    if owner:
+    if owner is not None and not server_uid.is_ours(owner):
+        given = ServerUser(Account(owner, cluster.stat().st_gid))
+        if _works(given, folders, program):
+            return given
         raise EmbeddedError(
             f"the data directory {cluster} belongs to uid {owner}, who can't reach {program} and "
             "its own folder; let that user enter all folders above them (chmod o+x)"
         )
+    for account in server_uid.accounts(cluster, owner):
+        own = ServerUser(account)
+        if _works(own, folders, program):
+            return own
     mapped = ServerUser(wrap=_NAMESPACE)
     if _works(mapped, folders, program):
         return mapped
     raise EmbeddedError(
-        f"PostgreSQL refuses to run as root, uid {NOBODY} can't reach {program} and {folders[0]}, "
+        f"PostgreSQL refuses to run as root, no other user can reach {program} and {folders[0]}, "
         "and user namespaces are not to be had here; run Tether as a plain user, let others enter "
         "those folders (chmod o+x), or configure a PostgreSQL DSN"
     )
@@ -100,6 +134,8 @@ def choose(folders: tuple[Path, ...], program: Path, cluster: Path) -> ServerUse
 def _works(user: ServerUser, folders: tuple[Path, ...], program: Path) -> bool:
     """Whether that user can enter the folders and run the program: tried, not deduced, since
     file modes don't tell of access lists, mount options and missing capabilities."""
+    for folder in folders:
+        user.may_enter(folder)
     script = 'program=$1; shift; for f; do test -x "$f" || exit 9; done; exec "$program" --version'
     command = ["/bin/sh", "-c", script, "sh", str(program), *map(str, folders)]
     try:

@@ -25,6 +25,7 @@ import httpx2
 
 import actors.stores.embedded as embedded
 from actors.contracts import ClusterShown, ShowCluster
+from actors.stores.database_cluster import ACCESS_FILE
 from supervision.contracts import ShowTree, Tree
 from supervision.errors import TetherError
 from supervision.runtime import Endpoint
@@ -401,7 +402,7 @@ async def database(folder: Path, sockets: Path, hub: str) -> tuple[embedded.Embe
     embedded._SETTINGS.update({"listen_addresses": hub, "max_connections": "300"})
     server = embedded.Embedded(folder / "postgres", sockets)
     own = await server.start()
-    with (server.cluster / "pg_hba.conf").open("a") as file:
+    with (server.data_dir / ACCESS_FILE).open("a") as file:
         file.write(f"\nhost all prove {SUBNET}.0/24 scram-sha-256\n")
     connection = await asyncpg.connect(own)
     try:
