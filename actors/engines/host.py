@@ -1,9 +1,10 @@
-"""`python -m actors.engines.host FD PARENT TITLE`: an engine in a process of its own.
+"""`python -m actors.engines.host FD PARENT TITLE SANDBOX`: an engine in a process of its own.
 
 The worker that starts it holds the other end of the socket pair and is the only one to end it:
 signals meant for the node are not for it, as runs go on while a worker drains. It ends when the
 worker says so, when the pair breaks, and, even while the engine holds on to the interpreter,
-when the worker's process is killed (prctl's parent-death signal).
+when the worker's process is killed (prctl's parent-death signal). Before it loads anything it goes
+into its sandbox (`actors.engines.engine_sandbox`).
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ import sys
 from contextlib import aclosing, suppress
 from pathlib import Path
 
+import msgspec
 import psutil
 
+from actors.engines import engine_sandbox
 from actors.engines import host_wire as wire
 from actors.engines.engine import Engine
+from actors.engines.engine_sandbox import EngineSandbox
 from actors.engines.factory import create
 from actors.engines.generation import Generation
+from actors.errors import ModelUnusable
 from supervision.errors import Internal, Overloaded, TetherError
 from supervision.telemetry import logs, title
 
@@ -35,11 +40,14 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class Host:
-    """One engine, one worker."""
+    """One engine, one worker. `amiss` says why no engine may be opened; empty if one may."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, amiss: str = ""
+    ) -> None:
         self._reader = reader
         self._writer = writer
+        self._amiss = amiss
         self._engine: Engine | None = None
         self._most = 0
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -71,6 +79,8 @@ class Host:
 
     async def _open(self, order: wire.OpenEngine) -> None:
         try:
+            if self._amiss:
+                raise ModelUnusable(f"model {order.card.ref} can't be loaded: {self._amiss}")
             engine = create(
                 order.card,
                 slots=order.slots,
@@ -174,37 +184,65 @@ class Host:
         return int(self._process.memory_info().rss) + reserved_bytes()
 
 
-async def serve(sock: socket.socket) -> None:
-    """Be the engine of whoever is at the other end of `sock`."""
+async def serve(sock: socket.socket, amiss: str = "") -> None:
+    """Be the engine of whoever is at the other end of `sock`; see `Host`."""
     reader, writer = await asyncio.open_unix_connection(sock=sock, limit=1 << 20)
     writer.transport.set_write_buffer_limits(HIGH_BYTES)
     try:
-        await Host(reader, writer).serve()
+        await Host(reader, writer, amiss).serve()
     except EOFError:
         pass
     finally:
         writer.close()
 
 
-def main(fd: int, parent: int, called: str) -> None:
+def main(fd: int, parent: int, called: str, sandbox: EngineSandbox) -> None:
     """See the module; never returns."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it was gone before we could ask for the signal
-        os._exit(1)
+    _end_with(parent)
     logs.configure(engine_pid=os.getpid())
     title.entitle(called)
     if name := os.environ.get(wire.NAME):  # by which its worker's successor finds it
         with suppress(OSError):
             Path("/proc/self/comm").write_text(name)
+    amiss = _confined(sandbox)
+    _end_with(parent)  # who changes what it may do is asked again
     try:
-        asyncio.run(serve(socket.socket(fileno=fd)))
+        asyncio.run(serve(socket.socket(fileno=fd), amiss))
     finally:
         sys.stderr.flush()
         os._exit(0)  # whatever threads a library has left
 
 
+def _end_with(parent: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it was gone before we could ask for the signal
+        os._exit(1)
+
+
+def _confined(sandbox: EngineSandbox) -> str:
+    """Go into the sandbox, and say which of its fences stand. Why no engine may be opened in it;
+    empty if one may."""
+    if sandbox.mode == "off":
+        log.warning("the engine runs without a sandbox, as workers.sandbox says")
+        return ""
+    held = engine_sandbox.enter(sandbox)
+    tell = log.warning if held.lacks else log.info
+    tell("the engine is in its sandbox", holds=held.holds, lacks=held.lacks)
+    if held.lacks and sandbox.mode == "required":
+        return (
+            f"workers.sandbox is 'required', and this machine has not all of it: "
+            f"{'; '.join(held.lacks)}; see to that, or write 'auto'"
+        )
+    return ""
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    main(
+        int(sys.argv[1]),
+        int(sys.argv[2]),
+        sys.argv[3],
+        msgspec.json.decode(sys.argv[4], type=EngineSandbox),
+    )

@@ -7,19 +7,43 @@ import os
 import socket
 import subprocess
 from contextlib import suppress
+from pathlib import Path
+
+import msgspec
 
 from actors.contracts import ModelCard
-from actors.engines.factory import interpreter
+from actors.engines.engine_environment import scrubbed
+from actors.engines.engine_sandbox import EngineSandbox, Mode, sandbox_of
+from actors.engines.factory import interpreter, kind_of, prepare
 from actors.errors import ModelUnusable
 from supervision.telemetry import title
 
 END_S = 1.0
 ALL, NONE = "all", "none"  # of the GPUs of the node
+UNCONFINED = EngineSandbox()
 
 
-def start(card: ModelCard, gpus: str = ALL) -> tuple[subprocess.Popen[bytes], socket.socket]:
+def prepared(
+    card: ModelCard, cache_dir: Path, mode: Mode, gpus: str
+) -> tuple[ModelCard, EngineSandbox]:
+    """`card` with paths of files that are there, since the engine's process may make none and see
+    no others, and its sandbox. Blocks.
+
+    Raises:
+        ModelUnusable: see `factory.prepare`.
+    """
+    if kind_of(card).weights and (path := prepare(card, cache_dir)) is not None:
+        adapter = str(Path(card.adapter).expanduser().absolute()) if card.adapter else ""
+        card = msgspec.structs.replace(card, source=str(path.absolute()), adapter=adapter)
+    return card, sandbox_of(card, mode, cache_dir, gpus=gpus != NONE)
+
+
+def start(
+    card: ModelCard, gpus: str = ALL, sandbox: EngineSandbox = UNCONFINED
+) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """A process for the engine of `card`, in the environment that this needs, and our end of the
-    pair on which it waits for orders. It sees these GPUs only: "all", "none", or "0,2".
+    pair on which it waits for orders. It sees these GPUs only: "all", "none", or "0,2"; and goes
+    into its `sandbox` before anything else.
 
     Raises:
         ModelUnusable: it can't be started.
@@ -35,11 +59,17 @@ def start(card: ModelCard, gpus: str = ALL) -> tuple[subprocess.Popen[bytes], so
                 str(theirs.fileno()),
                 str(os.getpid()),
                 title.under(f"engine {card.ref}"),
+                msgspec.json.encode(sandbox).decode(),
             ],
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            env=_environment(gpus),
+            env=scrubbed(
+                os.environ,
+                cache=sandbox.cache,
+                temporary=sandbox.temporary,
+                gpus=None if gpus == ALL else "" if gpus == NONE else gpus,
+            ),
         )
     except OSError as error:
         ours.close()
@@ -58,11 +88,3 @@ async def ending(process: subprocess.Popen[bytes]) -> str:
     if code is None:
         return "it hung up"
     return f"signal {-code}" if code < 0 else f"status {code}"
-
-
-def _environment(gpus: str) -> dict[str, str]:
-    """That of the worker, which shows the engine's figures with its own: see `Mirror`."""
-    own = {k: v for k, v in os.environ.items() if k != "PROMETHEUS_MULTIPROC_DIR"}
-    if gpus != ALL:
-        own["CUDA_VISIBLE_DEVICES"] = "" if gpus == NONE else gpus
-    return own

@@ -18,14 +18,14 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Literal, Unpack, cast
 
-import msgspec
-
 from actors.contracts import EmbeddingInput, Input, ModelCard, Sampling
 from actors.engines import host_process, validate
 from actors.engines import host_wire as wire
 from actors.engines.engine import Capabilities, Engine, EngineOptions, Snapshot
-from actors.engines.factory import Bounds, create, kind_of, prepare
+from actors.engines.engine_sandbox import Mode, tidy
+from actors.engines.factory import Bounds, create, kind_of
 from actors.engines.generation import Delta, Generation
+from actors.engines.host_process import prepared
 from actors.engines.mirror import Mirror
 from actors.engines.stream import DeltaStream
 from actors.engines.watchdog import TICK_S, Watchdog
@@ -47,10 +47,11 @@ def host(
     stuck_s: float = 60.0,
     probe_s: float = 30.0,
     gpus: str = host_process.ALL,
+    sandbox: Mode = "auto",
     **bounds: Unpack[Bounds],
 ) -> Engine:
     """As `factory.create`, in a process of its own where the engine computes a model. `stuck_s`,
-    `probe_s` and `gpus`: see `HostedEngine`.
+    `probe_s`, `gpus` and `sandbox`: see `HostedEngine`.
 
     Raises:
         ModelUnusable: see `factory.kind_of`.
@@ -59,7 +60,7 @@ def host(
     if not kind_of(card).weights:
         return create(card, cache_dir=cache_dir, **bounds)
     options = EngineOptions(cache_dir=cache_dir, **bounds)
-    return HostedEngine(card, options, stuck_s=stuck_s, probe_s=probe_s, gpus=gpus)
+    return HostedEngine(card, options, stuck_s=stuck_s, probe_s=probe_s, gpus=gpus, sandbox=sandbox)
 
 
 class HostedEngine:
@@ -69,6 +70,8 @@ class HostedEngine:
         stuck_s: without a pulse, or a step while answers run, before it counts as stuck.
         probe_s: without an answer before one token is asked for.
         gpus: that its process may see: "all", "none", or their numbers, such as "0,2".
+        sandbox: of its process: "auto" as far as the kernel has it, "required" or no engine,
+            "off" for none; see `engine_sandbox`.
     """
 
     def __init__(
@@ -79,11 +82,14 @@ class HostedEngine:
         stuck_s: float = 60.0,
         probe_s: float = 30.0,
         gpus: str = host_process.ALL,
+        sandbox: Mode = "auto",
     ) -> None:
         self.slots = options.slots
         self.capabilities = Capabilities(resume="prefix", tag="", context=card.context, chat=False)
         self._card = card
         self._gpus = gpus
+        self._mode: Mode = sandbox
+        self._sandbox = host_process.UNCONFINED
         self._options = options
         self._watchdog = Watchdog(stuck_s=stuck_s, probe_s=probe_s)
         self._most = options.slots + options.queue
@@ -110,17 +116,16 @@ class HostedEngine:
     async def open(self) -> None:
         """See `Engine.open`."""
         self._opened = asyncio.get_running_loop().create_future()
-        card = self._card
-        if kind_of(card).home:  # the packages with weights are in our environment
-            path = await asyncio.to_thread(prepare, card, self._options.cache_dir)
-            card = msgspec.structs.replace(card, source=str(path))
-        self._process, ours = host_process.start(card, self._gpus)
+        card, self._sandbox = await asyncio.to_thread(
+            prepared, self._card, self._options.cache_dir, self._mode, self._gpus
+        )
+        self._process, ours = host_process.start(card, self._gpus, self._sandbox)
         reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=1 << 20)
         options = self._options
         self._order(
             wire.OpenEngine(
                 card,
-                str(options.cache_dir),
+                self._sandbox.cache or str(options.cache_dir),
                 options.slots,
                 options.threads,
                 options.queue,
@@ -146,6 +151,7 @@ class HostedEngine:
             task.cancel()
         process, self._process = self._process, None
         if process is None:
+            tidy(self._sandbox)
             return
         self._order(wire.Quit())
         loop = asyncio.get_running_loop()
@@ -159,6 +165,7 @@ class HostedEngine:
                 process.kill()
             if self._writer is not None:
                 self._writer.close()
+            tidy(self._sandbox)
         self._mirror.clear()
 
     # ---- requests
