@@ -21,7 +21,7 @@ import msgspec
 
 from actors.contracts import ModelCard
 from actors.core import engine_kinds
-from supervision.security.confinement import Held, confine
+from supervision.security.confinement import Fences, confine
 from supervision.security.landlock import Allowed
 from supervision.telemetry import logs
 
@@ -98,10 +98,10 @@ def tidy(sandbox: EngineSandbox) -> None:
         shutil.rmtree(sandbox.temporary, ignore_errors=True)
 
 
-def enter(sandbox: EngineSandbox) -> Held:
+def enter(sandbox: EngineSandbox) -> Fences:
     """Confine this process, and say what holds. Called while it has one thread."""
     if sandbox.mode == "off":
-        return Held()
+        return Fences()
     os.chdir(sandbox.temporary or "/")
     return confine(
         Allowed(

@@ -20,6 +20,7 @@ from actors.contracts import (
     TextInput,
 )
 from actors.engines.engine import Engine
+from actors.engines.engine_sandbox import Mode
 from actors.engines.factory import prepare
 from actors.engines.generation import Generation
 from actors.engines.hosted import host
@@ -44,6 +45,7 @@ async def load(
     probe_s: float = 30.0,
     prefix_bytes: int = 0,
     gpus: str = "all",
+    sandbox: Mode = "auto",
     peers: Callable[[], Peers] | None = None,
     sized: Callable[[int], None] = lambda size: None,
 ) -> Engine:
@@ -67,6 +69,7 @@ async def load(
         probe_s=probe_s,
         prefix_bytes=prefix_bytes,
         gpus=gpus,
+        sandbox=sandbox,
     )
     try:
         await engine.open()

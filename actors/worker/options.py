@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from actors.artifacts.options import ArtifactOptions
@@ -18,7 +20,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     have `chunk_characters`. An engine whose process is silent, or makes no step while answers
     run, for `stuck_s` is ended; it is started anew at most `engine_restarts` times in
     `engine_period_s`, then the worker fails. Each engine keeps finished answers in `prefix_mib`,
-    for prompts that begin as they do (0: none), and sees these `gpus` (see `HostedEngine`).
+    for prompts that begin as they do (0: none), sees these `gpus`, and runs in such a `sandbox`
+    (see `HostedEngine`).
 
     `cards` are the configured models. It runs those that the catalog offers and that `models`
     match (`*`, a name, or a full name; none: the configured ones), with `model_memory_mib` for all
@@ -41,6 +44,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     queue: int = 64
     threads: int = 1
     gpus: str = "all"
+    sandbox: Literal["required", "auto", "off"] = "auto"
     grace_s: float = 10.0
     keep_s: float = 30.0
     kept: int = 1024

@@ -211,6 +211,7 @@ class Worker(Supervised):
             queue=options.queue,
             threads=options.threads,
             gpus=options.gpus,
+            sandbox=options.sandbox,
             cache_dir=Path(options.cache_dir),
             artifacts=options.artifacts,
             stuck_s=options.stuck_s,

@@ -28,14 +28,14 @@ _CAPABILITY_VERSION: Final = 0x20080522
 _KEPT: Final = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
 
 
-class Held(msgspec.Struct, frozen=True):
+class Fences(msgspec.Struct, frozen=True):
     """Which fences stand, and which don't, with the reason."""
 
     holds: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
 
 
-def confine(allowed: Allowed) -> Held:
+def confine(allowed: Allowed) -> Fences:
     """Give up all but `allowed`. Called before there is a second thread."""
     holds: list[str] = []
     lacks: list[str] = []
@@ -57,7 +57,7 @@ def confine(allowed: Allowed) -> Held:
         lacks.append(f"landlock of {', '.join(missing)} (this kernel is too old)")
     fence("untraceable", lambda: _prctl(_DUMPABLE, 0))
     fence("seccomp", lambda: seccomp.install(seccomp.program(tcp=allowed.listens)))
-    return Held(tuple(holds), tuple(lacks))
+    return Fences(tuple(holds), tuple(lacks))
 
 
 def _landlock(allowed: Allowed) -> tuple[str, ...]:

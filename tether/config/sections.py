@@ -151,7 +151,8 @@ class WorkerSection(Section, frozen=True, kw_only=True):
     numbers not below.
     Its engines see `gpus` of the node ("all", "none", or their numbers, such as "0,2") and compute
     on the first of them, where torch or vLLM can. Each keeps finished answers in `prefix_mib`, for
-    prompts that begin alike (0: none)."""
+    prompts that begin alike (0: none). Their processes run in a `sandbox`: "auto" as far as the
+    kernel has it, "required" or not at all, "off" without."""
 
     id: Word
     models: Annotated[tuple[str, ...], Meta(min_length=1)]
@@ -163,6 +164,7 @@ class WorkerSection(Section, frozen=True, kw_only=True):
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
     gpus: Annotated[str, Meta(pattern=r"^(all|none|[0-9]{1,3}(,[0-9]{1,3})*)$")] = "all"
     prefix_mib: Annotated[int, Meta(ge=0, le=1 << 24)] = 256
+    sandbox: Literal["required", "auto", "off"] = "auto"
     max_memory_mib: Annotated[int, Meta(ge=0, le=1 << 24)] = 0
     count: Annotated[int, Meta(ge=1, le=256)] = 1
     node: str = ""

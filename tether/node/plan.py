@@ -305,6 +305,7 @@ def _worker(config: Config, worker: WorkerSection, worker_id: str) -> WorkerOpti
         queue=worker.max_queue,
         threads=worker.threads,
         gpus=worker.gpus,
+        sandbox=worker.sandbox,
         prefix_mib=worker.prefix_mib,
     )
 
