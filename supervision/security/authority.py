@@ -127,6 +127,11 @@ class Authority:
             pem = (folder / CERTIFICATE).read_bytes()
             if not (folder / KEY).exists():
                 raise AuthorityUnusable(f"{folder} has no {KEY}: this is no authority's own folder")
+            if not files.is_private(folder / KEY):
+                raise AuthorityUnusable(
+                    f"others may read {folder / KEY}, and forge any node with it; chmod 600 it, or "
+                    "make a new authority if somebody has"
+                )
             self._certificate = x509.load_pem_x509_certificate(pem)
         except FileNotFoundError:
             raise AuthorityUnusable(

@@ -196,6 +196,15 @@ def test_a_folder_of_a_node_is_no_authority(authority: Authority):
         Authority.open(authority.folder_of("n1"))
 
 
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+def test_a_key_that_others_may_read_is_refused(authority: Authority, mode: int):
+    (authority.folder / "ca.key").chmod(mode)
+    with pytest.raises(AuthorityUnusable, match=r"ca\.key, .*; chmod 600 it"):
+        Authority.open(authority.folder)
+    (authority.folder / "ca.key").chmod(0o600)
+    Authority.open(authority.folder)
+
+
 def test_only_one_node_uri_is_a_name():
     assert NodeName.of(["tether://blue/node/n1", "https://x"]) == NodeName("blue", "n1")
     for uris in (
