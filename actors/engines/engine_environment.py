@@ -27,6 +27,14 @@ PREFIXES: Final = (
     "TORCH_", "TORCHINDUCTOR_", "PYTORCH_", "TRITON_", "GLOO_", "VLLM_", "GGML_", "LLAMA_",
     "HF_HUB_", "TRANSFORMERS_",
 )  # fmt: skip
+_CACHES: Final = {
+    "XDG_CACHE_HOME": "cache",
+    "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
+    "TRITON_CACHE_DIR": "triton",
+    "CUDA_CACHE_PATH": "cuda",
+}
+"""Where libraries write what they have compiled: below the engine's own folder, whatever the
+worker was told."""
 _SECRET: Final = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH|DSN|COOKIE|WEBHOOK")
 
 
@@ -43,7 +51,7 @@ def scrubbed(
     }
     kept["HOME"] = cache or "/nonexistent"
     if cache:
-        kept["XDG_CACHE_HOME"] = f"{cache}/cache"
+        kept |= {name: f"{cache}/{folder}" for name, folder in _CACHES.items()}
     if temporary:
         kept["TMPDIR"] = temporary
     if gpus is not None:

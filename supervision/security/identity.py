@@ -163,10 +163,11 @@ class Identity:
         from supervision.security.revocation import read_list
 
         found = ListInUse(read_list(revoked, self.current.authorities), revoked)
-        if not self._exchange_list(found):
-            return False
-        self.on_revoked()
-        return True
+        seen = self._take_lists()  # one that lies there may be newer still
+        taken = self._exchange_list(found)
+        if seen or taken:
+            self.on_revoked()
+        return taken
 
     def keep(self) -> bool:
         """Writes the newest revocation list into `kept`; false if there is nothing to write.
@@ -177,10 +178,12 @@ class Identity:
         current = self.current
         return self._lists.keep(current.revoked, current.authorities)
 
-    def _take_lists(self) -> None:
-        """From a folder that is broken otherwise, or half-copied: revocations don't wait for it."""
-        if self._current is not None:
-            self._exchange_list(self._lists.newest(self._current.authorities, None)[0])
+    def _take_lists(self) -> bool:
+        """Those on disk, also from a folder that is broken otherwise, or half-copied: revocations
+        don't wait for it."""
+        if self._current is None:
+            return False
+        return self._exchange_list(self._lists.newest(self._current.authorities, None)[0])
 
     def _exchange_list(self, found: ListInUse) -> bool:
         with self._exchange:

@@ -30,10 +30,14 @@ def test_what_libraries_are_told_stays():
 
 def test_home_and_temporary_files_are_its_own():
     given = {"HOME": "/root", "TMPDIR": "/tmp", "CUDA_VISIBLE_DEVICES": "0,1"}
+    given["TORCHINDUCTOR_CACHE_DIR"] = "/elsewhere"
     seen = scrubbed(given, cache="/c/home", temporary="/c/1", gpus="1")
     assert seen == {
         "HOME": "/c/home",
         "XDG_CACHE_HOME": "/c/home/cache",
+        "TORCHINDUCTOR_CACHE_DIR": "/c/home/torchinductor",
+        "TRITON_CACHE_DIR": "/c/home/triton",
+        "CUDA_CACHE_PATH": "/c/home/cuda",
         "TMPDIR": "/c/1",
         "CUDA_VISIBLE_DEVICES": "1",
     }

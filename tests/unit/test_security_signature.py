@@ -105,7 +105,8 @@ def test_a_revocation_list_travels_by_any_road(authority: Authority, here: Ident
     assert int(made.serial, 16) in here.current.revocations.serials
     assert not here.adopt(new)
     assert not here.adopt(old)
-    assert (here.folder / "crl.pem").read_bytes() == new
+    assert here.current.revoked.pem == new
+    assert (here.folder / "crl.pem").read_bytes() == old, "the folder isn't ours to write"
     for bad in (b"", b"nonsense", new.replace(b"M", b"N", 1)):
         with pytest.raises(ValueError):
             here.adopt(bad)
@@ -122,7 +123,8 @@ def test_an_older_list_does_not_replace_one_that_was_not_read_yet(
     assert not here.adopt(older)
     assert (here.folder / "crl.pem").read_bytes() == newer
     (here.folder / "crl.pem").write_bytes(b"cut off")
-    assert here.adopt(newer)
+    assert not here.adopt(newer), "it was read meanwhile"
+    assert here.current.revoked.pem == newer
 
 
 def test_a_signed_message_is_small(here: Identity):
