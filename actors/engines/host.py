@@ -226,7 +226,7 @@ def _confined(sandbox: EngineSandbox) -> str:
     """Go into the sandbox, and say which of its fences stand. Why no engine may be opened in it;
     empty if one may."""
     if sandbox.mode == "off":
-        log.warning("the engine runs without a sandbox, as workers.sandbox says")
+        log.warning("the engine runs without a sandbox: workers.sandbox, or its kind, says so")
         return ""
     held = engine_sandbox.enter(sandbox)
     tell = log.warning if held.lacks else log.info

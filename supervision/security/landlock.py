@@ -68,7 +68,7 @@ _ABSTRACT_SOCKETS, _SIGNALS = 1, 2  # LANDLOCK_SCOPE_*, ABI 6
 
 class Allowed(msgspec.Struct, frozen=True):
     """What remains: files beneath these paths, which may be read; read and run; read and written;
-    used as devices. `listens`: at TCP ports that the kernel chooses. A path that isn't there is
+    used as devices. `listens`: TCP isn't fenced. A path that isn't there is
     left out."""
 
     read: tuple[str, ...] = ()
@@ -121,20 +121,18 @@ def restrict(allowed: Allowed) -> tuple[str, ...]:
     if not version:
         raise OSError(errno.ENOSYS, "this kernel has no Landlock, or it is off")
     files = handled(version)
-    attr = _Attr(files, _BIND_TCP | _CONNECT_TCP, _ABSTRACT_SOCKETS | _SIGNALS)
+    tcp = 0 if allowed.listens else _BIND_TCP | _CONNECT_TCP
+    attr = _Attr(files, tcp, _ABSTRACT_SOCKETS | _SIGNALS)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     ruleset = _call(_CREATE, ctypes.byref(attr), size, 0)
     try:
         for path, rights in allowed.rules():
             _allow(ruleset, path, rights & files)
-        if allowed.listens and version >= 4:
-            port = _NetPort(_BIND_TCP, 0)
-            _call(_ADD, ruleset, _PORT, ctypes.byref(port), 0)
         _prctl(_NO_NEW_PRIVS, 1)
         _call(_RESTRICT, ruleset, 0)
     finally:
         os.close(ruleset)
-    return tuple(named(version))
+    return tuple(one for one in named(version) if one != "tcp" or tcp)
 
 
 def handled(version: int) -> Files:
