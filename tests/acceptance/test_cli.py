@@ -163,7 +163,8 @@ async def test_probes_and_metrics(echo_node: Node, http: httpx2.AsyncClient) -> 
     assert (await http.get("/healthz")).status_code == 200
     ready = await http.get("/readyz")
     assert ready.status_code == 200
-    assert ready.json()["models"] == ["echo@1"]
-    text = (await http.get("/metrics")).text
+    assert ready.json() == {"status": "ready", "models": 1}
+    assert (await http.get("/metrics")).status_code == 404
+    text = (await http.get(echo_node.metrics)).text
     assert "tether_http_requests_total" in text
     assert "tether_bound_used" in text

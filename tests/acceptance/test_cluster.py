@@ -26,6 +26,7 @@ CONFIG = """
 [node]
 data_dir = "data/{{node}}"
 identity_dir = "ca/nodes/{{node}}"
+metrics = "127.0.0.1:0"
 [http]
 port = {http}
 [stores]

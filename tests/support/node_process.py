@@ -71,6 +71,7 @@ def write_config(
     path = folder / "cluster.toml"
     path.write_text(
         f"[node]\ncache_dir = {json.dumps(str(ROOT / '.cache'))}\n"
+        'metrics = "127.0.0.1:0"\n'
         f"[http]\nport = {port or free_port()}\n{more}\n{models}"
     )
     return path
@@ -97,6 +98,11 @@ class Node:
     @property
     def url(self) -> str:
         return str(self.state["url"])
+
+    @property
+    def metrics(self) -> str:
+        """Where Prometheus finds its figures."""
+        return str(self.state["metrics"])
 
     @property
     def headers(self) -> dict[str, str]:

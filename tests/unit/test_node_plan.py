@@ -19,6 +19,7 @@ from supervision.spec import ChildSpec, DynamicOptions, PartitionOptions, Superv
 from tether.config import Config, parse
 from tether.http.options import DoorOptions
 from tether.node.capabilities import ACTOR_CLASSES, NotOfCluster, capabilities_of, check_identity
+from tether.node.metrics_listener import MetricsOptions
 from tether.node.plan import dsn_of, own_models, possible_models, tree_of
 
 TEXT = """
@@ -59,7 +60,7 @@ def children(spec: ChildSpec, kind: type[msgspec.Struct]) -> dict[str, ChildSpec
 
 def test_the_tree_of_a_node() -> None:
     top = {c.id: c for c in tree_of(config(), Path("/run/x"), port=81).children}
-    assert list(top) == ["postgres", "control", "workers", "doors"]
+    assert list(top) == ["metrics", "postgres", "control", "workers", "doors"]
     control = msgspec.msgpack.decode(top["control"].args, type=SupervisorOptions)
     assert control.strategy == "rest_for_one"
     assert [c.id for c in control.children] == [
@@ -93,10 +94,36 @@ def test_what_reservation_keeps_and_for_how_long() -> None:
         assert (kept.keep_jobs_s, kept.keep_ledger_s) == (jobs * 86_400, ledger * 86_400)
 
 
+def test_metrics_are_shown_where_the_configuration_says() -> None:
+    top = {c.id: c for c in tree_of(config(), Path("/run/x"), port=81).children}
+    shown = msgspec.msgpack.decode(top["metrics"].args, type=MetricsOptions)
+    assert shown.handover == "/run/x/n1/metrics"
+    assert config().node.metrics_place == ("127.0.0.1", 9464)
+    for told, place in (("[::1]:0", ("::1", 0)), ("", None), ("db.example:81", ("db.example", 81))):
+        text = TEXT.replace("[node]", f"[node]\nmetrics = {told!r}")
+        own = parse(text, folder=Path("/srv/tether"))
+        assert own.node.metrics_place == place
+        ids = [c.id for c in tree_of(own, Path("/run/x"), port=82).children]
+        assert ("metrics" in ids) == (place is not None)
+
+
+def test_the_doors_of_a_node_have_its_certificate() -> None:
+    top = {c.id: c for c in tree_of(config(), Path("/run/x"), port=81).children}
+    [door, _] = children(top["doors"], SupervisorOptions).values()
+    plain = msgspec.msgpack.decode(door.args, type=DoorOptions)
+    assert (plain.certificate, plain.key) == ("", "")
+    more = '[http.tls]\ncertificate = "tls/{node}.crt"\nkey = "/etc/key.pem"\nminimum = "1.3"\n'
+    top = {c.id: c for c in tree_of(config(more), Path("/run/x"), port=81).children}
+    [door, _] = children(top["doors"], SupervisorOptions).values()
+    options = msgspec.msgpack.decode(door.args, type=DoorOptions)
+    assert options.certificate == "/srv/tether/tls/n1.crt" and options.key == "/etc/key.pem"
+    assert options.tls_minimum == "1.3"
+
+
 def test_with_a_dsn_no_database_is_embedded() -> None:
     own = config('[stores]\npostgres = "postgresql://db.example.org/tether"')
     assert [c.id for c in tree_of(own, Path("/run/x"), port=81).children] == [
-        "control", "workers", "doors",
+        "metrics", "control", "workers", "doors",
     ]  # fmt: skip
     assert dsn_of(own, Path("/run/x")) == "postgresql://db.example.org/tether"
     assert "/run/x/.pg" in dsn_of(config(), Path("/run/x")).replace("%2F", "/")
@@ -176,16 +203,18 @@ def top(id: str) -> dict[str, ChildSpec]:
 
 
 def test_roles_leave_out_what_a_node_does_not_do() -> None:
-    assert list(top("n1")) == ["control", "workers", "placer", "doors"]
+    assert list(top("n1")) == ["metrics", "control", "workers", "placer", "doors"]
     assert list(children(top("n1")["workers"], DynamicOptions)) == []
     assert list(children(top("n1")["control"], SupervisorOptions)) == [
         "registry", "roster", "reservation", "scheduler", "gateways",
     ]  # fmt: skip
-    assert list(top("n2")) == ["control", "workers"]
+    assert list(top("n2")) == ["metrics", "control", "workers"]
     assert list(children(top("n2")["control"], SupervisorOptions)) == [
         "registry", "roster", "reservation",
     ]  # fmt: skip
-    assert list(top("n3")) == ["control", "workers", "doors"], "its region has nothing to place"
+    assert list(top("n3")) == ["metrics", "control", "workers", "doors"], (
+        "its region has nothing to place"
+    )
 
 
 def test_workers_run_where_they_are_told_to() -> None:
@@ -226,7 +255,7 @@ def test_nodes_with_workers_lend_each_other_artifacts() -> None:
 
     some = '[artifacts]\nreplicas = ["file:///srv/a"]\nquorum = 1\npeer_bandwidth = 2000000\n'
     with_depot, config_of_n2 = told("n2", some)
-    assert list(with_depot) == ["control", "workers", "depot"]
+    assert list(with_depot) == ["metrics", "control", "workers", "depot"]
     depot = msgspec.msgpack.decode(with_depot["depot"].args, type=DepotOptions)
     assert depot.cache_dir == str(config_of_n2.cache_dir)
     assert depot.artifacts.trust_dir == "/srv/tether/trust"

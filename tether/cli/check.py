@@ -25,7 +25,8 @@ def check(path: Path, node: str) -> int:
 
 def _shown(config: Config) -> str:
     processes = sum(worker.count for worker in config.workers)
-    door = f"http://{config.http.host}:{config.http.port}"
+    scheme = "https" if config.http.tls else "http"
+    door = f"{scheme}://{config.http.host}:{config.http.port}"
     if config.member is None:
         return f"node {config.node.id}, {len(config.models)} models on {processes} workers, {door}"
     member = config.member

@@ -22,6 +22,7 @@ from actors.core.model_options import ModelOptions
 from supervision.capability import Capability, meets
 from supervision.settings import ConfigInvalid, Port, Positive, Problem, Seconds, Section, Word
 
+TlsVersion = Literal["1.2", "1.3"]
 Key = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 EVERY: Final = "*"
 """In the models of a worker: all of them."""
@@ -43,7 +44,9 @@ class NodeSection(Section, frozen=True, kw_only=True):
     directories `{node}` stands for the id of the node; with `[[nodes]]`, `id` and `admin_port`
     are taken from there. `probe_deadline_s` is how long an actor may leave a ping unanswered until
     it is killed and started again (four times as long for a worker; 0: for ever); `warm_spares`
-    how many processes each supervisor keeps ready, of which a restart is made."""
+    how many processes each supervisor keeps ready, of which a restart is made. At `metrics`,
+    `HOST:PORT`, all that the node counts is shown to whoever may connect; `{host}` stands for that
+    of the node, port 0 picks a free one, which `tether up` prints, and empty shows nothing."""
 
     id: Word = "n1"
     data_dir: Annotated[str, Meta(min_length=1)] = ".tether"
@@ -54,6 +57,13 @@ class NodeSection(Section, frozen=True, kw_only=True):
     stop_deadline_s: Seconds = 30.0
     probe_deadline_s: Annotated[float, Meta(ge=0, le=3600)] = 15.0
     warm_spares: Annotated[int, Meta(ge=0, le=16)] = 1
+    metrics: Annotated[str, Meta(pattern=r"^(\S+:[0-9]{1,5})?$")] = "127.0.0.1:9464"
+
+    @property
+    def metrics_place(self) -> tuple[str, int] | None:
+        """Host, an IPv6 address without brackets, and port; None when nothing is shown."""
+        host, _, port = self.metrics.rpartition(":")
+        return (host.strip("[]"), int(port)) if self.metrics else None
 
 
 class MemberSection(Section, frozen=True, kw_only=True):
@@ -95,10 +105,21 @@ class MemberSection(Section, frozen=True, kw_only=True):
         return "worker" in self.roles and meets(self.capabilities, requires)
 
 
+class HttpTlsSection(Section, frozen=True, kw_only=True):
+    """TLS at the front door. `certificate` is a PEM file, the door's own first and below it those
+    that lead to its authority; `key` that of its key, which its owner alone may read. Both are
+    taken from the folder of the file when relative, `{node}` stands for the id of the node, and
+    they are read again when they change. `minimum` is the oldest version that is spoken."""
+
+    certificate: Annotated[str, Meta(min_length=1)]
+    key: Annotated[str, Meta(min_length=1)]
+    minimum: TlsVersion = "1.2"
+
+
 class HttpSection(Section, frozen=True, kw_only=True):
     """The front door. In `host`, `{host}` stands for that of the node. `port` 0 picks a free one,
     which `tether up` prints. `cors_origins` are full origins, or `*`; none means that browsers of
-    other origins are refused."""
+    other origins are refused. Without `tls` it speaks plain HTTP."""
 
     host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
     port: Port = 8080
@@ -107,6 +128,7 @@ class HttpSection(Section, frozen=True, kw_only=True):
     max_body_bytes: Annotated[int, Meta(ge=1024, le=1 << 30)] = 4 << 20
     default_deadline_s: Seconds = 120.0
     max_deadline_s: Seconds = 600.0
+    tls: HttpTlsSection | None = None
 
 
 class StoresSection(Section, frozen=True, kw_only=True):
@@ -216,6 +238,12 @@ class Config(Section, frozen=True, kw_only=True):
         return self._directory(self.node.identity_dir) if self.node.identity_dir else None
 
     @property
+    def tls_files(self) -> tuple[Path, Path] | None:
+        """The certificate of the front doors and its key, absolute; None when they have none."""
+        tls = self.http.tls
+        return (self._directory(tls.certificate), self._directory(tls.key)) if tls else None
+
+    @property
     def member(self) -> MemberSection | None:
         """This node among `nodes`; None when it is alone."""
         return next((m for m in self.nodes if m.id == self.node.id), None)
@@ -249,7 +277,12 @@ class Config(Section, frozen=True, kw_only=True):
         nodes = tuple(replace(m, region=self.region_of(m)) for m in self.nodes)
         return replace(
             self,
-            node=replace(self.node, id=member.id, admin_port=member.admin_port),
+            node=replace(
+                self.node,
+                id=member.id,
+                admin_port=member.admin_port,
+                metrics=self.node.metrics.replace("{host}", member.host),
+            ),
             cluster=replace(self.cluster, region=self.region_of(member)),
             http=replace(self.http, host=self.http.host.replace("{host}", member.host)),
             nodes=nodes,

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from supervision.security.identity import Identity, IdentityUnusable
 from tether.config import Config, MemberSection
+from tether.http.certificate import CertificateUnusable, DoorCertificate
 
 #: What the Admin of a node may start.
 ACTOR_CLASSES: Final = (
@@ -24,6 +25,7 @@ ACTOR_CLASSES: Final = (
     "actors.scheduler.scheduler:Scheduler",
     "actors.worker.worker:Worker",
     "tether.http.server_actor:FrontDoor",
+    "tether.node.metrics_listener:MetricsListener",
 )
 #: Thespian's words for how often a member of a convention registers (minutes and seconds); what
 #: ends is noticed by connections, so this only bounds how long a node that has just come is alone.
@@ -34,7 +36,7 @@ CONVENTION_PERIODS: Final = {
 
 
 class NotOfCluster(Exception):
-    """The node's certificate can't be used here; one sentence."""
+    """A certificate of the node can't be used here; one sentence."""
 
 
 def capabilities_of(config: Config, run_dir: Path, *, owner_pid: int) -> dict[str, Any]:
@@ -97,3 +99,18 @@ def check_identity(config: Config) -> None:
             f"the certificate in {folder} has ended; `tether ca renew {config.node.id} --to "
             f"{folder}` makes a new one"
         )
+
+
+def check_certificate(config: Config) -> None:
+    """Look at the certificate of the node's front doors before anything is started with it.
+
+    Raises:
+        NotOfCluster: it can't be used.
+    """
+    files, tls = config.tls_files, config.http.tls
+    if files is None or tls is None:
+        return
+    try:
+        DoorCertificate(*files, tls.minimum)
+    except CertificateUnusable as error:
+        raise NotOfCluster(str(error)) from None

@@ -3,6 +3,7 @@
 ::
 
     node  one_for_one
+    ├─ metrics                  for Prometheus; the launcher holds its listening socket
     ├─ postgres                 only without a DSN
     ├─ control  rest_for_one    registry, roster, reservation, scheduler, gateways
     ├─ workers  dynamic         losing the control chain never unloads a model
@@ -48,11 +49,13 @@ from supervision.supervisor import Supervisor
 from tether.config import Config, WorkerSection
 from tether.http.options import DoorOptions
 from tether.http.server_actor import FrontDoor
+from tether.node.metrics_listener import MetricsListener, MetricsOptions
 
 #: As many times as long as others may a worker be silent: engines share its interpreter.
 WORKER_PROBE: Final = 4
 DAY_S: Final = 86_400.0
 HANDOVER: Final = "http"
+METRICS: Final = "metrics"
 POSTGRES_SOCKETS: Final = ".pg"  # below the run directory; no node id begins with a dot
 
 
@@ -61,6 +64,9 @@ def tree_of(config: Config, run_dir: Path, *, port: int) -> SupervisorOptions:
     dsn = dsn_of(config, run_dir)
     probe_s = config.node.probe_deadline_s
     children: list[ChildSpec] = []
+    if config.node.metrics:
+        shown = MetricsOptions(handover=handover_of(config, run_dir, METRICS))
+        children.append(MetricsListener.spec(shown, id=METRICS, shutdown=1.0))
     if not config.stores.postgres:
         options = PostgresOptions(
             data_dir=str(_postgres_data(config)), socket_dir=str(run_dir / POSTGRES_SOCKETS)
@@ -94,10 +100,10 @@ def _probed(specs: Iterable[ChildSpec], probe_s: float) -> tuple[ChildSpec, ...]
     return tuple(msgspec.structs.replace(spec, probe_s=probe_s) for spec in specs)
 
 
-def handover_of(config: Config, run_dir: Path) -> str:
-    """Where the launcher hands the doors their listening socket: beside those of the actors, in the
-    folder that only this user may enter."""
-    return f"{run_dir}/{config.node.id}/{HANDOVER}"
+def handover_of(config: Config, run_dir: Path, name: str = HANDOVER) -> str:
+    """Where the launcher hands a listening socket over, the doors' or another: beside those of the
+    actors, in the folder that only this user may enter."""
+    return f"{run_dir}/{config.node.id}/{name}"
 
 
 def has_role(config: Config, role: str) -> bool:
@@ -318,6 +324,7 @@ def _gpu_class(config: Config, worker: WorkerSection) -> str:
 
 def _doors(config: Config, run_dir: Path, port: int) -> Iterator[ChildSpec]:
     http = config.http
+    certificate, key = config.tls_files or ("", "")
     options = DoorOptions(
         host=http.host,
         port=port,
@@ -328,6 +335,9 @@ def _doors(config: Config, run_dir: Path, port: int) -> Iterator[ChildSpec]:
         default_deadline_s=http.default_deadline_s,
         max_deadline_s=http.max_deadline_s,
         storage="" if config.stores.postgres else str(_postgres_data(config)),
+        certificate=str(certificate),
+        key=str(key),
+        tls_minimum=http.tls.minimum if http.tls else "1.2",
     )
     for number in range(http.processes):
         yield FrontDoor.spec(options, id=str(number), shutdown=config.node.stop_deadline_s)
