@@ -61,7 +61,7 @@ def up(
     """
     from tether.cli.up import up as run
 
-    return run(load(config, node), dev=dev, log_file=log_file, allow_eval=allow_eval)
+    return run(load(config, node), path=config, dev=dev, log_file=log_file, allow_eval=allow_eval)
 
 
 @app.command
@@ -79,11 +79,17 @@ def down(*, config: ConfigPath = _CONFIG, node: NodeId = "", timeout: float = 60
 
 
 @app.command
-def check(*, config: ConfigPath = _CONFIG, node: NodeId = "") -> int:
-    """Show all mistakes of a configuration at once."""
+def check(*, config: ConfigPath = _CONFIG, node: NodeId = "", strict: bool = False) -> int:
+    """Show all mistakes of a configuration at once, and warn of what is better otherwise.
+
+    Parameters
+    ----------
+    strict
+        A warning is a failure.
+    """
     from tether.cli.check import check as run
 
-    return run(config, node)
+    return run(config, node, strict=strict)
 
 
 @app.command
