@@ -113,6 +113,33 @@ async def test_its_door_is_killed(node: Node, http: httpx2.AsyncClient) -> None:
     assert node.tree()[DOOR]["pid"] != pid
 
 
+async def test_its_door_is_killed_while_a_broken_pair_lies_there(
+    node: Node, authority: DoorAuthority, http: httpx2.AsyncClient
+) -> None:
+    """The old certificate goes on, from the launcher's memory; a good new one is taken over."""
+    before = await served_serial(node, authority)
+    authority.put(authority.pair()[0], authority.pair()[1])
+
+    async def told() -> bool:
+        return "\"the door's new certificate is kept out" in node.log.read_text()
+
+    await until(told, "the log says so")
+    pid = node.tree()[DOOR]["pid"]
+    os.kill(pid, signal.SIGKILL)
+    assert (await http.post("/v1/chat/completions", json=chat("a b", 2))).status_code == 200
+    assert node.tree()[DOOR]["pid"] != pid
+    assert await served_serial(node, authority) == before
+    fresh = authority.renew()
+
+    async def shown() -> bool:
+        return await served_serial(node, authority) == fresh
+
+    await until(shown, "the new certificate")
+    figures = httpx2.get(node.metrics).text
+    assert "tether_http_certificate_failures_total" in figures
+    assert "tether_http_certificate_ends_seconds" in figures
+
+
 def test_what_cant_be_used_is_one_sentence(launch: Launcher, tmp_path: Path) -> None:
     authority = DoorAuthority(tmp_path)
     write_config(tmp_path, more=TLS)

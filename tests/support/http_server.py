@@ -57,7 +57,7 @@ async def served(
     gateways = Gateways(node, node, partitions=options.gateways, wait_s=options.gateway_wait_s)
     admission = DoorAdmission(options.max_requests)
     if options.handover:
-        sock = await receive(options.handover)
+        sock, _ = await receive(options.handover)
     else:
         sock = listen(options.host, options.port, share=options.share_port)
     app = application(gateways, admission, storage or Storage(Lone(), ""), options)

@@ -11,7 +11,7 @@ from supervision.security.files import is_private
 from tether.config import Config, load
 from tether.config.cautions import cautions
 from tether.config.secret_files import open_files
-from tether.node.capabilities import NotOfCluster, check_certificate
+from tether.node.capabilities import NotOfCluster, certificate_of
 
 
 def check(path: Path, node: str, *, strict: bool = False) -> int:
@@ -54,7 +54,7 @@ def _pair(config: Config) -> Iterator[str]:
         return
     if is_private(files[1]):  # else that is told already
         try:
-            check_certificate(config)
+            certificate_of(config)
         except NotOfCluster as error:
             yield str(error)
 

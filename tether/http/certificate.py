@@ -1,8 +1,9 @@
 """The certificate of front doors: a pair of files, read again when they change.
 
 What is read is checked whole before it is used, and new connections get it in one step; what was
-used before stays in use while the files hold something broken, half-copied or ended. Connections
-that there are keep what they began with.
+used before stays in use while the files hold something broken, half-copied or ended, also by a door
+that is started meanwhile: `tether up` holds the last good pair, and hands it over. Connections that
+there are keep what they began with.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -21,6 +22,9 @@ from supervision.security.files import is_private
 from supervision.telemetry import logs
 from tether.http import metrics
 from tether.http.options import TlsVersion
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 ALPN: Final = "http/1.1"  # RFC 7301
 LOOK_S: Final = 1.0
@@ -40,19 +44,26 @@ class CertificateUnusable(Exception):
 
 
 class ServedCertificate(msgspec.Struct, frozen=True):
-    """A pair that was good when it was read; `ends_at` in seconds since the epoch."""
+    """A pair that was good when it was read: `pem` is the key and the certificates, `ends_at` in
+    seconds since the epoch."""
 
+    pem: bytes
     context: ssl.SSLContext
     serial: str
     ends_at: float
 
+    def __repr__(self) -> str:
+        """Without the key: it may come into a log."""
+        return f"ServedCertificate({self.serial})"
+
 
 class DoorCertificate:
     """The files `certificate` (PEM: the door's own first, then those that lead to its authority)
-    and `key` (PEM, not encrypted, its owner's alone).
+    and `key` (PEM, not encrypted, its owner's alone). If they can't be used, and `last` is the
+    `pem` of a pair that was good, that is used until they can.
 
     Raises:
-        CertificateUnusable: they can't be used; one sentence.
+        CertificateUnusable: they can't be used, and there is no last one; one sentence.
     """
 
     def __init__(
@@ -60,6 +71,7 @@ class DoorCertificate:
         certificate: Path,
         key: Path,
         minimum: TlsVersion = "1.2",
+        last: bytes = b"",
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -69,7 +81,13 @@ class DoorCertificate:
         self._seen = self._stamp()
         self._moving: object = None  # a stamp that was seen once
         self._told = 0.0  # of which certificate the log has said that it ends
-        self.current = self._read()
+        try:
+            self.current = self._read()
+        except CertificateUnusable as error:
+            if not last:
+                raise
+            self.current = self._served(last)
+            self._kept_out(error)
         metrics.certificate_ends.set(self.current.ends_at)
 
     def context(self) -> ssl.SSLContext:
@@ -101,18 +119,21 @@ class DoorCertificate:
         try:
             fresh = self._read()
         except CertificateUnusable as error:
-            metrics.certificate_failures.inc()
-            log.error(
-                "the door's new certificate is kept out, and the old one goes on",
-                reason=str(error),
-                serial=self.current.serial,
-                ends_at=self.current.ends_at,
-            )
+            self._kept_out(error)
             return
         self.current = fresh
         metrics.certificate_ends.set(fresh.ends_at)
         metrics.certificate_loads.inc()
         log.info("the door has a new certificate", serial=fresh.serial, ends_at=fresh.ends_at)
+
+    def _kept_out(self, error: CertificateUnusable) -> None:
+        metrics.certificate_failures.inc()
+        log.error(
+            "the door's new certificate is kept out, and the old one goes on",
+            reason=str(error),
+            serial=self.current.serial,
+            ends_at=self.current.ends_at,
+        )
 
     def _warn(self) -> None:
         ends_at = self.current.ends_at
@@ -163,7 +184,7 @@ class DoorCertificate:
                 f"{self._certificate} holds no certificate in PEM; write the door's own there, and "
                 "below it those that lead to its authority"
             )
-        serial, begins_at, ends_at = self._described(certificate)
+        begins_at, ends_at = _times(self._first(certificate))
         now = self._clock()
         if ends_at <= now:
             raise CertificateUnusable(
@@ -175,25 +196,25 @@ class DoorCertificate:
                 f"the certificate in {self._certificate} is good from {_day(begins_at)} on only; "
                 "look at the clock of this machine, or take another"
             )
-        return ServedCertificate(self._loaded(certificate, key), serial, ends_at)
+        return self._served(key + b"\n" + certificate)
 
-    def _described(self, certificate: bytes) -> tuple[str, float, float]:
-        """Serial number, begin and end of the first certificate."""
+    def _served(self, pem: bytes) -> ServedCertificate:
+        first = self._first(pem)
+        _, ends_at = _times(first)
+        return ServedCertificate(pem, self._loaded(pem), f"{first.serial_number:x}", ends_at)
+
+    def _first(self, pem: bytes) -> x509.Certificate:
+        """The door's own."""
         from cryptography import x509  # takes long, and doors without TLS need none
 
         try:
-            first = x509.load_pem_x509_certificate(certificate[certificate.index(_CERTIFICATE) :])
+            return x509.load_pem_x509_certificate(pem[pem.index(_CERTIFICATE) :])
         except ValueError as error:
             raise CertificateUnusable(
                 f"the certificate in {self._certificate} can't be read ({error}); write it as PEM"
             ) from None
-        return (
-            f"{first.serial_number:x}",
-            first.not_valid_before_utc.timestamp(),
-            first.not_valid_after_utc.timestamp(),
-        )
 
-    def _loaded(self, certificate: bytes, key: bytes) -> ssl.SSLContext:
+    def _loaded(self, pem: bytes) -> ssl.SSLContext:
         """One end of TLS (RFC 8446, RFC 5246) by just these bytes: the files may be exchanged
         meanwhile. Without tickets and renegotiation: no key outlives a connection, and no client
         makes more of them than by connecting."""
@@ -206,7 +227,7 @@ class DoorCertificate:
         held = os.memfd_create("certificate", os.MFD_CLOEXEC)
         try:
             with os.fdopen(held, "wb", closefd=False) as file:
-                file.write(key + b"\n" + certificate)
+                file.write(pem)
             context.load_cert_chain(f"/proc/self/fd/{held}", password=lambda: "")
         except ssl.SSLError as error:
             if error.reason == "KEY_VALUES_MISMATCH":
@@ -233,6 +254,12 @@ def _content(path: Path) -> bytes:
     if len(content) > MAX_BYTES:
         raise CertificateUnusable(f"{path} is longer than {MAX_BYTES} bytes; that is no PEM file")
     return content
+
+
+def _times(certificate: x509.Certificate) -> tuple[float, float]:
+    """From when to when it is good, in seconds since the epoch."""
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return begin.timestamp(), end.timestamp()
 
 
 def _day(seconds: float) -> str:

@@ -57,8 +57,9 @@ class FrontDoor(Supervised):
             Hindered: the listening socket isn't handed over, or the certificate can't be used.
             PortTaken: it has to listen by itself, and the port is occupied.
         """
+        last = b""
         if options.handover:
-            sock = await receive(options.handover)
+            sock, last = await receive(options.handover)
         else:
             sock = listen(options.host, options.port, share=options.share_port)
         try:
@@ -68,7 +69,7 @@ class FrontDoor(Supervised):
             admission = self._admission = DoorAdmission(options.max_requests)
             storage = Storage(self.tree, options.storage)
             app = application(gateways, admission, storage, options)
-            certificate = await _certificate_of(options)
+            certificate = await _certificate_of(options, last)
             self._server = HttpServer(app, sock, admission, options, certificate)
         except BaseException:
             sock.close()
@@ -114,8 +115,9 @@ class FrontDoor(Supervised):
             self.background(self.fail("the HTTP server ended by itself"), name="fail")
 
 
-async def _certificate_of(options: DoorOptions) -> DoorCertificate | None:
-    """
+async def _certificate_of(options: DoorOptions, last: bytes) -> DoorCertificate | None:
+    """`last` is the pair that was good last, if that is known.
+
     Raises:
         Hindered: there is one, and it can't be used, which may change: who puts a new one there
             writes two files.
@@ -124,6 +126,6 @@ async def _certificate_of(options: DoorOptions) -> DoorCertificate | None:
         return None
     certificate, key = Path(options.certificate), Path(options.key)
     try:
-        return await asyncio.to_thread(DoorCertificate, certificate, key, options.tls_minimum)
+        return await asyncio.to_thread(DoorCertificate, certificate, key, options.tls_minimum, last)
     except CertificateUnusable as error:
         raise Hindered(str(error)) from error

@@ -101,16 +101,17 @@ def check_identity(config: Config) -> None:
         )
 
 
-def check_certificate(config: Config) -> None:
-    """Look at the certificate of the node's front doors before anything is started with it.
+def certificate_of(config: Config) -> DoorCertificate | None:
+    """The certificate of the node's front doors, looked at before anything is started with it; None
+    where they have none.
 
     Raises:
         NotOfCluster: it can't be used.
     """
     files, tls = config.tls_files, config.http.tls
     if files is None or tls is None:
-        return
+        return None
     try:
-        DoorCertificate(*files, tls.minimum)
+        return DoorCertificate(*files, tls.minimum)
     except CertificateUnusable as error:
         raise NotOfCluster(str(error)) from None

@@ -29,11 +29,12 @@ from supervision.runtime import Address, Endpoint
 from supervision.system import System
 from supervision.telemetry import logs, title
 from tether.config import Config
+from tether.http.certificate import DoorCertificate
 from tether.node.capabilities import (
     CONVENTION_PERIODS,
     NotOfCluster,
     capabilities_of,
-    check_certificate,
+    certificate_of,
     check_identity,
 )
 from tether.node.home import Home, NodeState, read_state
@@ -78,6 +79,7 @@ class Launcher:
         self._port = config.http.port
         self._front: HeldPort | None = None
         self._metrics: HeldPort | None = None
+        self._certificate: DoorCertificate | None = None  # the last good one, for new doors
         self._seen = Tree(nodes=())
         self._untold = False  # node.json is behind
         self._undone = False  # the root could not start, and has stopped what had
@@ -137,7 +139,7 @@ class Launcher:
         try:
             check_identity(config)
             if has_role(config, "gateway"):
-                check_certificate(config)
+                self._certificate = certificate_of(config)
                 self._front = front_port(config)
                 self._port = self._front.number
             self._metrics = metrics_port(config)
@@ -179,7 +181,9 @@ class Launcher:
             run_dir=str(self._home.run_dir), node=config.node.id, port=config.node.admin_port
         ) as endpoint:
             if self._front:
-                self._front.hand_over(handover_of(config, self._home.run_dir))
+                pair = self._certificate
+                kept = None if pair is None else lambda: pair.current.pem
+                self._front.hand_over(handover_of(config, self._home.run_dir), kept)
             if self._metrics:
                 self._metrics.hand_over(handover_of(config, self._home.run_dir, METRICS))
             root = await endpoint.create(Root, timeout=_CREATE_S, global_name=ROOT)
@@ -187,7 +191,7 @@ class Launcher:
             endpoint.watch(root, lost.set)
             self._tell(root=str(root))
             serving = asyncio.create_task(self._serve(endpoint, root))
-            watching = asyncio.create_task(self._watch(endpoint, root))
+            watching = asyncio.gather(self._watch(endpoint, root), self._renew())
             try:
                 await _first(serving, told.wait(), lost.wait())
                 if serving.done():
@@ -264,6 +268,11 @@ class Launcher:
                 if waiting and not self._state.ready:
                     done = 1 - len(waiting) / len(tree.nodes)
                     self._progress.working(f"starting {waiting[0]}", "actors", done)
+
+    async def _renew(self) -> None:
+        """A door that is started while its files are broken gets the pair that was good last."""
+        if self._certificate is not None:
+            await self._certificate.watch()
 
     async def _stop(self, endpoint: Endpoint, root: Address) -> None:
         """Stop doors, workers, control and database, in this order; each keeps its own deadline."""

@@ -35,7 +35,7 @@ class MetricsListener(Supervised):
         Raises:
             Hindered: the listening socket isn't handed over.
         """
-        sock = await receive(options.handover)
+        sock, _ = await receive(options.handover)
         host, port = sock.getsockname()[:2]
         self._scrapes = Scrapes()
         self._server = await asyncio.start_server(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import time
+from collections.abc import Callable
 from typing import Final
 
 from tether.config import Config
@@ -35,13 +36,14 @@ class HeldPort:
         self.number: int = self._sock.getsockname()[1]
         self.url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.number}"
 
-    def hand_over(self, path: str) -> None:
-        """From now on the socket is found at `path`; on the loop that runs.
+    def hand_over(self, path: str, kept: Callable[[], bytes] | None = None) -> None:
+        """From now on the socket is found at `path`, and what `kept` gives with it; on the loop
+        that runs.
 
         Raises:
             OSError: nobody can listen at `path`.
         """
-        self._handover = Handover(self._sock, path)
+        self._handover = Handover(self._sock, path, kept)
 
     def close(self) -> None:
         """Let go of it: the port is closed when the last that serves there has done so too. Safe to
