@@ -125,6 +125,20 @@ def on_terminal(columns: int, *command: str, cwd: Path) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).replace("\r\n", "\n")
 
 
+def test_check_warns_of_what_others_may_read(tmp_path: Path) -> None:
+    config = write_config(tmp_path, more='host = "0.0.0.0"\n')
+    text = config.read_text()
+    config.write_text(f'{text}\n[stores]\npostgres = "postgresql://u:p@db.example.org/t"\n')
+    config.chmod(0o644)
+    shown = tether("check", cwd=tmp_path)
+    assert shown.returncode == 0 and "is good" in shown.stdout
+    http, database, file = shown.stderr.splitlines()
+    assert http.startswith("warning: http.tls: ") and "plain HTTP to 0.0.0.0" in http
+    assert "warning: stores.postgres: " in database and "?sslmode=verify-full" in database
+    assert file.startswith("warning: cluster.toml: ") and "chmod 640" in file
+    assert tether("check", "--strict", cwd=tmp_path).returncode == 1
+
+
 def test_a_tenant_that_cannot_be_one(echo_node: Node) -> None:
     made = tether("keys", "create", "Not A Tenant", cwd=echo_node.folder)
     assert made.returncode == 1

@@ -106,7 +106,11 @@ def test_none_are_shown_where_none_are_wanted(launch: Launcher, tmp_path: Path) 
     write_config(tmp_path)
     config = tmp_path / "cluster.toml"
     config.write_text(config.read_text().replace("127.0.0.1:0", ""))
+    key = tmp_path / "ca/ca.key"
+    key.parent.mkdir()
+    key.touch(0o644)
     node = launch(tmp_path)
+    assert f"chmod 600 {key}" in node.log.read_text()  # warned of, and no reason not to start
     assert "metrics" not in node.tree() and node.metrics == ""
     assert "metrics at" not in node.log.read_text()
     assert node.stop() == 0

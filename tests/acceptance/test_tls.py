@@ -7,12 +7,14 @@ import json
 import os
 import signal
 import ssl
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx2
 import openai
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.acceptance.conftest import Launcher
 from tests.support.door_certificates import DoorAuthority, serial_of
@@ -135,9 +137,12 @@ async def test_its_door_is_killed_while_a_broken_pair_lies_there(
         return await served_serial(node, authority) == fresh
 
     await until(shown, "the new certificate")
-    figures = httpx2.get(node.metrics).text
-    assert "tether_http_certificate_failures_total" in figures
-    assert "tether_http_certificate_ends_seconds" in figures
+    families = text_string_to_metric_families(httpx2.get(node.metrics).text)
+    shown_ = {s.name: s for family in families for s in family.samples}
+    assert shown_["tether_http_certificate_failures_total"].value > 0
+    ends = shown_["tether_http_certificate_ends_seconds"]
+    assert ends.labels == {"certificate": str(authority.certificate)}
+    assert abs(ends.value - time.time() - 20 * 86_400) < 600
 
 
 def test_what_cant_be_used_is_one_sentence(launch: Launcher, tmp_path: Path) -> None:

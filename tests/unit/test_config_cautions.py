@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_config import SMALL
-from tether.config import parse
+from tests.unit.test_config import ROOT, SMALL
+from tether.config import load, parse
 from tether.config.cautions import cautions, hosts_of, secrets_in
 
 TLS = "[http.tls]\ncertificate = 'a.crt'\nkey = 'a.key'\n"
@@ -91,6 +91,12 @@ def test_which_keys_hold_secrets() -> None:
     replicas = "[artifacts]\nquorum = 2\nreplicas = ['s3://a/b?credentials=X', 's3://a/c?{}=1']\n"
     assert held(replicas.format("secret_access_key")) == ["artifacts.replicas[1]"]
     assert held(replicas.format("region")) == []
+
+
+def test_the_example_of_a_cluster_is_one() -> None:
+    config = load(ROOT / "docs/cluster.example.toml")
+    for member in config.nodes:
+        assert list(cautions(config.at(member.id))) == []
 
 
 def test_hosts_of_a_dsn() -> None:

@@ -107,6 +107,12 @@ def test_metrics_are_shown_where_the_configuration_says() -> None:
         assert ("metrics" in ids) == (place is not None)
 
 
+def test_metrics_are_shown_at_the_host_of_each_node() -> None:
+    text = NODES.replace("[node]", '[node]\nmetrics = "{host}:9464"')
+    own = parse(text, folder=Path("/srv/tether")).at("n2")
+    assert own.node.metrics_place == ("10.0.0.2", 9464)
+
+
 def test_the_doors_of_a_node_have_its_certificate() -> None:
     top = {c.id: c for c in tree_of(config(), Path("/run/x"), port=81).children}
     [door, _] = children(top["doors"], SupervisorOptions).values()

@@ -88,7 +88,8 @@ class DoorCertificate:
                 raise
             self.current = self._served(last)
             self._kept_out(error)
-        metrics.certificate_ends.set(self.current.ends_at)
+        self._ends = metrics.certificate_ends.labels(str(certificate))
+        self._ends.set(self.current.ends_at)
 
     def context(self) -> ssl.SSLContext:
         """For the next connection."""
@@ -122,7 +123,7 @@ class DoorCertificate:
             self._kept_out(error)
             return
         self.current = fresh
-        metrics.certificate_ends.set(fresh.ends_at)
+        self._ends.set(fresh.ends_at)
         metrics.certificate_loads.inc()
         log.info("the door has a new certificate", serial=fresh.serial, ends_at=fresh.ends_at)
 

@@ -41,6 +41,7 @@ handshakes = Counter(
 certificate_ends = Gauge(
     "tether_http_certificate_ends_seconds",
     "When the certificate of the front doors ends, in seconds since the epoch",
+    ["certificate"],  # so that there is none where there is no certificate
     multiprocess_mode="livemin",
 )
 certificate_loads = Counter(

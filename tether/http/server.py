@@ -73,6 +73,8 @@ class HttpServer:
             if self._server.server_state.tasks:  # cancelled, and about to say so
                 await asyncio.wait(self._server.server_state.tasks, timeout=0.3)
         finally:
+            if self._tls is not None:
+                self._tls.end()
             self._sock.close()
             self._ended.set()
 

@@ -41,6 +41,7 @@ class FrontDoor(Supervised):
     Options: ClassVar[type[msgspec.Struct]] = DoorOptions
 
     _server: HttpServer | None = None
+    _certificate: DoorCertificate | None = None
     _told_to_stop = False
 
     @classmethod
@@ -69,7 +70,7 @@ class FrontDoor(Supervised):
             admission = self._admission = DoorAdmission(options.max_requests)
             storage = Storage(self.tree, options.storage)
             app = application(gateways, admission, storage, options)
-            certificate = await _certificate_of(options, last)
+            certificate = self._certificate = await _certificate_of(options, last)
             self._server = HttpServer(app, sock, admission, options, certificate)
         except BaseException:
             sock.close()
@@ -108,6 +109,7 @@ class FrontDoor(Supervised):
             "running": self._admission.running,
             "limit": self._admission.limit,
             "draining": self._admission.draining,
+            "certificate_ends_s": self._certificate.current.ends_at if self._certificate else None,
         }
 
     def _ended(self, running: asyncio.Task[None]) -> None:

@@ -8,6 +8,7 @@ milliseconds, and those of other addresses go on.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 import ssl
 from collections import Counter
@@ -19,6 +20,9 @@ from tether.http import metrics
 
 MAX_HANDSHAKES: Final = 512
 HANDSHAKE_S: Final = 10.0
+#: In the kernel, of one connection. uvloop has room for 256 KiB of TLS at three places of each, and
+#: fills as much of it as has come at once.
+RECEIVED_BYTES: Final = 64 << 10
 CLOSE_S: Final = 10.0  # for a client to take the last bytes and say that it closes too
 _AT_ONCE: Final = 16  # that are accepted in one turn of the loop
 _PAUSE_S: Final = 0.1  # after an accept that failed, for want of descriptors
@@ -84,8 +88,10 @@ class TlsListener:
         for _ in range(_AT_ONCE):
             try:
                 sock, address = self._sock.accept()
-            except (BlockingIOError, ConnectionAbortedError):
+            except BlockingIOError:
                 return
+            except ConnectionAbortedError:  # who came has left already
+                continue
             except OSError as error:
                 log.warning("can't accept a connection", error=str(error))
                 self._loop.remove_reader(self._sock)
@@ -93,7 +99,8 @@ class TlsListener:
                 return
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._under_way.add(self._loop.create_task(self._shake(sock)), address[0])
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVED_BYTES)
+            self._under_way.add(self._loop.create_task(self._shake(sock)), origin_of(address[0]))
 
     async def _shake(self, sock: socket.socket) -> None:
         try:
@@ -115,14 +122,14 @@ class TlsListener:
 
 
 class Crowd:
-    """Handshakes under way, `most` at most, each of an address."""
+    """Handshakes under way, `most` at most, each of an origin (`origin_of`)."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._of: dict[Handshake, str] = {}  # oldest first
         self._count: Counter[str] = Counter()
 
-    def add(self, handshake: Handshake, address: str) -> None:
+    def add(self, handshake: Handshake, origin: str) -> None:
         """Another one; if there are too many, one of them gives way."""
         if len(self._of) >= self._most:
             most = self._count.most_common(1)[0][0]
@@ -131,8 +138,8 @@ class Crowd:
             _results["crowded_out"].inc()
             self._leave(oldest)
             oldest.cancel()
-        self._of[handshake] = address
-        self._count[address] += 1
+        self._of[handshake] = origin
+        self._count[origin] += 1
         _used.inc()
         handshake.add_done_callback(self._leave)
 
@@ -142,13 +149,23 @@ class Crowd:
             handshake.cancel()
 
     def _leave(self, handshake: Handshake) -> None:
-        address = self._of.pop(handshake, None)
-        if address is None:
+        origin = self._of.pop(handshake, None)
+        if origin is None:
             return  # it has given way before
         _used.dec()
-        self._count[address] -= 1
-        if not self._count[address]:
-            del self._count[address]
+        self._count[origin] -= 1
+        if not self._count[origin]:
+            del self._count[origin]
+
+
+def origin_of(host: str) -> str:
+    """An address, or all of those that one customer of IPv6 has: its /64."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv4Address):
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((address, 64), strict=False))
 
 
 def _result(error: OSError) -> str:
