@@ -80,6 +80,7 @@ class DoorCertificate:
         self._clock = clock
         self._seen = self._stamp()
         self._moving: object = None  # a stamp that was seen once
+        self._broken = False  # what lies in the files now
         self._told = 0.0  # of which certificate the log has said that it ends
         try:
             self.current = self._read()
@@ -94,6 +95,11 @@ class DoorCertificate:
     def context(self) -> ssl.SSLContext:
         """For the next connection."""
         return self.current.context
+
+    def last(self) -> bytes:
+        """What a door needs that is started now, while the files can't be used; else nothing: a key
+        is given to nobody who can read it himself."""
+        return self.current.pem if self._broken else b""
 
     async def watch(self) -> None:
         """Look, until cancelled."""
@@ -122,12 +128,13 @@ class DoorCertificate:
         except CertificateUnusable as error:
             self._kept_out(error)
             return
-        self.current = fresh
+        self.current, self._broken = fresh, False
         self._ends.set(fresh.ends_at)
         metrics.certificate_loads.inc()
         log.info("the door has a new certificate", serial=fresh.serial, ends_at=fresh.ends_at)
 
     def _kept_out(self, error: CertificateUnusable) -> None:
+        self._broken = True
         metrics.certificate_failures.inc()
         log.error(
             "the door's new certificate is kept out, and the old one goes on",

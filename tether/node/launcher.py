@@ -181,8 +181,7 @@ class Launcher:
             run_dir=str(self._home.run_dir), node=config.node.id, port=config.node.admin_port
         ) as endpoint:
             if self._front:
-                pair = self._certificate
-                kept = None if pair is None else lambda: pair.current.pem
+                kept = None if self._certificate is None else self._certificate.last
                 self._front.hand_over(handover_of(config, self._home.run_dir), kept)
             if self._metrics:
                 self._metrics.hand_over(handover_of(config, self._home.run_dir, METRICS))

@@ -177,6 +177,7 @@ async def test_a_broken_new_pair_is_kept_out(
     files = door.certificate
     assert files is not None
     good = files.current
+    assert files.last() == b"" and "PRIVATE" not in repr(good)
     before = float(metrics.certificate_failures._value.get())
 
     def looks() -> None:
@@ -195,14 +196,17 @@ async def test_a_broken_new_pair_is_kept_out(
     for number, pair in enumerate(broken, 1):
         authority.put(*pair) if number in (1, 5, 6) else _write(authority, *pair)
         looks()
-        assert files.current is good
+        assert files.current is good and files.last() == good.pem
         assert float(metrics.certificate_failures._value.get()) == before + number
+        again = DoorCertificate(authority.certificate, authority.key, last=files.last())
+        assert again.current.serial == good.serial
+        before += 1  # which is told too
     authority.certificate.unlink()
     looks()
     assert files.current is good
     authority.put(certificate, key)
     looks()
-    assert files.current is not good
+    assert files.current is not good and files.last() == b""
     shown = metrics.certificate_ends.labels(str(authority.certificate))
     assert files.current.ends_at == shown._value.get()
 
