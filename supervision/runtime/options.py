@@ -37,7 +37,6 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     - "Warm Spares": how many processes each supervisor keeps that have imported all that its
       children need and wait to be one of them; 0 by default.
     - "Spare Modules": what they import besides, such as "torch".
-    - "Allow Pickle": unpickle anything, start any class; for test-suites and measuring only.
     """
 
     node: str
@@ -46,7 +45,6 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     actor_classes: tuple[str, ...] = ()
     max_frame: int = MAX_FRAME
     owner_pid: int = 0
-    allow_pickle: bool = False
     identity_dir: str = ""
     listen: str = ""
     routes: tuple[tuple[str, str], ...] = ()
@@ -91,7 +89,6 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
             actor_classes=tuple(capabilities.get("Actor Classes", ())),
             max_frame=int(capabilities.get("Max Frame", MAX_FRAME)),
             owner_pid=int(capabilities.get("Owner Pid", 0)),
-            allow_pickle=bool(capabilities.get("Allow Pickle", False)),
             identity_dir=str(capabilities.get("Tls Identity Dir") or ""),
             listen=str(capabilities.get("Listen") or ""),
             routes=tuple(dict(capabilities.get("Routes") or {}).items()),
@@ -111,8 +108,6 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     def allows(self, name: str) -> bool:
         """May an actor of the class `module.Class` be started?"""
         module, _, _ = name.rpartition(".")
-        if self.allow_pickle:
-            return True
         return any(
             (module + ".").startswith(entry[:-1])
             if entry.endswith(".*")

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 from thespian.actors import (
+    ActorExitRequest,
     ActorSystem,
     InvalidActorSpecification,
     NoCompatibleSystemForActor,
@@ -24,7 +25,7 @@ from thespian.actors import (
 from thespian.system.messages.admin import SystemShutdown
 
 from supervision.errors import PeerLost
-from supervision.runtime import Address, Endpoint, unpickler
+from supervision.runtime import Address, Endpoint, system_messages
 from supervision.runtime.placements import ORPHAN_S
 from supervision.security.authority import Authority
 from supervision.security.identity import IdentityUnusable
@@ -185,9 +186,27 @@ async def test_a_node_is_not_shut_down_by_another(pair: Pair) -> None:
     async with pair.endpoint(pair.one) as here, pair.endpoint(pair.two) as there:
         admin = Address.admin("n1", pair.ports["n1"])
         arrived = asyncio.get_running_loop().create_future()
-        there._hub.system(admin, unpickler.dumps(SystemShutdown()), arrived.set_result)
+        there._hub.system(admin, system_messages.encode(SystemShutdown()), arrived.set_result)
         assert await asyncio.wait_for(arrived, PATIENCE_S) is None
         assert (await here.ask(await here.create(Echo), RtPing(number=1))).number == 1
+
+
+async def test_an_actor_is_ended_by_the_node_that_placed_it_and_by_no_other(pair: Pair) -> None:
+    """A request to exit that came from another node ended any actor, and a node by its root."""
+    theirs = await placed(pair)
+    payload = system_messages.encode(ActorExitRequest())
+    async with pair.endpoint(pair.one) as here, pair.endpoint(pair.two) as there:
+        two = await there.create(Echo)
+        for _ in range(2):
+            arrived = asyncio.get_running_loop().create_future()
+            here._hub.system(two, payload, arrived.set_result)
+            assert await asyncio.wait_for(arrived, PATIENCE_S) is None
+            assert (await there.ask(two, RtPing(number=1))).number == 1
+        gone = asyncio.Event()
+        here.watch(theirs, gone.set)
+        here._hub.system(theirs, payload, lambda _: None)
+        await asyncio.wait_for(gone.wait(), PATIENCE_S)
+        assert (await there.ask(two, RtPing(number=2))).number == 2
 
 
 async def test_every_process_takes_the_new_certificate_while_it_runs(pair: Pair) -> None:

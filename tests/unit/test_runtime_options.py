@@ -11,7 +11,6 @@ from supervision.runtime.options import NodeOptions
 def test_options_of_a_node():
     options = NodeOptions.of({"Node Id": "n1", "Run Dir": "/run/t", "Admin Port": 1234})
     assert options.admin == Address("n1", "admin", 1234)
-    assert not options.allow_pickle
     assert not options.allows("a.B")
     assert NodeOptions.of({"Admin Port": 7, "Run Dir": "/r"}).admin.node == "127.0.0.1:7"
 
