@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from supervision.errors import ProtocolError
+from supervision.unreadable import UNREADABLE
 
 PROTOCOL_VERSION: Final = 3  # goes up with whatever an older process would read wrongly
 OLDEST_VERSION: Final = 3  # that is still spoken; 2 had pickles on the system road
@@ -86,7 +87,7 @@ def read_greeting(payload: bytes) -> Greeting:
     """
     try:
         return _greeting_decoder.decode(payload)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise ProtocolError(f"the first frame of a connection is no greeting: {error}") from error
 
 
