@@ -7,9 +7,9 @@ bounds what it takes on both sides, so nothing leaves that would be refused else
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
 from thespian.actors import ActorAddress
 from thespian.system.addressManager import ActorLocalAddress, CannotPickleAddress
 
@@ -33,8 +33,7 @@ class Kind(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class TextField:
+class TextField(msgspec.Struct, frozen=True):
     """Text of at most `limit` characters."""
 
     limit: int
@@ -48,8 +47,7 @@ class TextField:
         return packed
 
 
-@dataclass(frozen=True, slots=True)
-class CutField:
+class CutField(msgspec.Struct, frozen=True):
     """Text for people. Whoever sends it cuts it to `limit` characters, and makes it text."""
 
     limit: int
@@ -64,8 +62,7 @@ class CutField:
         return TextField(self.limit).take(packed)
 
 
-@dataclass(frozen=True, slots=True)
-class NumberField:
+class NumberField(msgspec.Struct, frozen=True):
     """A whole number of `low` to `high`."""
 
     low: int
@@ -80,8 +77,7 @@ class NumberField:
         return packed
 
 
-@dataclass(frozen=True, slots=True)
-class RealField:
+class RealField(msgspec.Struct, frozen=True):
     """A number of `low` to `high`."""
 
     low: float
@@ -96,8 +92,7 @@ class RealField:
         return packed
 
 
-@dataclass(frozen=True, slots=True)
-class FlagField:
+class FlagField(msgspec.Struct, frozen=True):
     """True or false."""
 
     def put(self, value: Any) -> object:
@@ -109,8 +104,7 @@ class FlagField:
         return packed
 
 
-@dataclass(frozen=True, slots=True)
-class NoField:
+class NoField(msgspec.Struct, frozen=True):
     """None, where Thespian could hold what nobody here may say."""
 
     def put(self, value: Any) -> object:
@@ -122,8 +116,7 @@ class NoField:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class PlaceField:
+class PlaceField(msgspec.Struct, frozen=True):
     """The address of a process."""
 
     def put(self, value: Any) -> object:
@@ -135,8 +128,7 @@ class PlaceField:
         return packed
 
 
-@dataclass(frozen=True, slots=True)
-class PlainField:
+class PlainField(msgspec.Struct, frozen=True):
     """Anything plain, see `supervision.runtime.packed`."""
 
     def put(self, value: Any) -> object:
@@ -146,8 +138,7 @@ class PlainField:
         return packed
 
 
-@dataclass(frozen=True, slots=True)
-class MapField:
+class MapField(msgspec.Struct, frozen=True):
     """Plain values by at most `limit` names."""
 
     limit: int
@@ -161,8 +152,7 @@ class MapField:
         return self.put(packed)
 
 
-@dataclass(frozen=True, slots=True)
-class ListField:
+class ListField(msgspec.Struct, frozen=True):
     """At most `limit` values of one kind."""
 
     of: Kind
@@ -180,8 +170,7 @@ class ListField:
         return value
 
 
-@dataclass(frozen=True, slots=True)
-class MaybeField:
+class MaybeField(msgspec.Struct, frozen=True):
     """A value of a kind, or None."""
 
     of: Kind

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from thespian.actors import (
     ActorAddress,
     ActorExitRequest,
@@ -88,8 +88,7 @@ class InnerField:
         return _made(packed, inner=True)
 
 
-@dataclass(frozen=True, slots=True)
-class MessageRow:
+class MessageRow(msgspec.Struct, frozen=True):
     """One type: its fields by the names of the attributes, and who at other nodes may say it, if
     all `checks` find nothing. Processes of the own node may."""
 

@@ -8,9 +8,10 @@ say everything; what those of another node may stands in `supervision.runtime.sy
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+
+import msgspec
 
 from supervision.runtime.address import ADMIN, Address
 
@@ -23,8 +24,7 @@ class Others(Enum):
     GUARDIAN = "the node that had the actor placed here"
 
 
-@dataclass(frozen=True, slots=True)
-class Circumstances:
+class Circumstances(msgspec.Struct, frozen=True):
     """Of a message from another node: who sends it, to whom, and for which node the receiver was
     placed here; empty if for the own one."""
 
