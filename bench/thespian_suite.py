@@ -124,7 +124,7 @@ class SuiteTransport(Transport):
 
     road = PicklingRoad
 
-    def allows(self, name: str) -> bool:
+    def allows(self, name: str, node: str = "") -> bool:
         return True
 
 

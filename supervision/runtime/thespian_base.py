@@ -38,6 +38,7 @@ END_S: Final = 10.0  # from the last message of an actor to the end of its proce
 LAST_WORDS_S: Final = 2.0  # how long an Admin that ends waits for its messages to arrive
 MAX_QUESTIONS: Final = 256  # that an Admin answers at once
 REFUSED: Final = "is not on the list of the capability 'Actor Classes'"
+NOT_PLACED: Final = "is not started here for another node: see the capability 'Placed Classes'"
 
 log = logs.get(__name__)
 
@@ -148,9 +149,12 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
     def h_PendingActor(self, envelope: Any) -> Any:
         request = envelope.message
         name = class_name(request.actorClassName)
-        if not self.transport.allows(name) and request.globalName not in self._globalNames:
+        asked_by = envelope.sender.addressDetails.node
+        allowed = self.transport.allows(name, asked_by)
+        if not allowed and request.globalName not in self._globalNames:
             log.warning("refused to start an actor", actor=name, sender=str(envelope.sender))
-            self._fail(envelope, PendingActorResponse.ERROR_Invalid_ActorClass, f"{name} {REFUSED}")
+            why = NOT_PLACED if self.transport.allows(name) else REFUSED
+            self._fail(envelope, PendingActorResponse.ERROR_Invalid_ActorClass, f"{name} {why}")
             return True
         pending = set(self._pendingChildren)
         guardian = guardian_of(request)

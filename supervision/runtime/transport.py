@@ -153,9 +153,9 @@ class Transport(ProcessLoop):
             guardian=self.placing_for,
         )
 
-    def allows(self, name: str) -> bool:
-        """May an actor of the class `module.Class` be started here?"""
-        return self.options.allows(name)
+    def allows(self, name: str, node: str = "") -> bool:
+        """See `NodeOptions.allows`."""
+        return self.options.allows(name, node)
 
     def connectEndpoint(self, endpoint: ProcessSeat) -> None:
         """The process of `endpoint` was started just before."""

@@ -32,6 +32,7 @@ from supervision.security.identity import IdentityUnusable
 from tests.support.ports import free_port
 from tests.support.runtime_actors import (
     Echo,
+    ForItself,
     OffTheList,
     Parent,
     Picky,
@@ -67,7 +68,9 @@ class Pair:
                     "Actor Classes": [
                         "tests.support.runtime_actors:Echo",
                         "tests.support.runtime_actors:Picky",
+                        "tests.support.runtime_actors:ForItself",
                     ],
+                    "Placed Classes": ["tests.support.runtime_actors:Picky"],
                 },
             )
         )
@@ -166,10 +169,13 @@ async def test_a_placed_actor_ends_with_the_node_that_it_was_asked_for_at(tmp_pa
         await asyncio.to_thread(stack.close)
 
 
-async def test_a_class_off_the_list_is_not_started_from_another_node(pair: Pair) -> None:
-    """n1 would allow it, and n2, which alone has what it needs, doesn't."""
+@pytest.mark.parametrize("kind", [OffTheList, ForItself])
+async def test_a_class_off_the_list_is_not_started_from_another_node(
+    pair: Pair, kind: type[Echo]
+) -> None:
+    """n1 would allow it, and n2, which alone has what it needs, doesn't, or for itself only."""
     with pytest.raises((NoCompatibleSystemForActor, InvalidActorSpecification)):
-        await asyncio.to_thread(pair.one.system.createActor, OffTheList)
+        await asyncio.to_thread(pair.one.system.createActor, kind)
 
 
 async def test_an_endpoint_without_an_identity_reaches_its_own_node_only(pair: Pair) -> None:
