@@ -80,10 +80,15 @@ def dsn(config: Config) -> str:
     """Where the database is.
 
     Raises:
-        CommandFailed: it is embedded, and the node doesn't run.
+        CommandFailed: it is embedded, and the node doesn't run; or the node has none.
     """
     if config.stores.postgres:
         return config.stores.postgres
+    if not config.has_role("control"):
+        raise CommandFailed(
+            f"node {config.node.id} has not the role control, and no database; run this at a "
+            "control node"
+        )
     state = running(config.data_dir)
     if state is None or not state.dsn:
         raise CommandFailed(

@@ -25,8 +25,13 @@ def up(config: Config, *, dev: bool, log_file: Path | None, allow_eval: bool = F
 
     Raises:
         HomeUnusable, TetherError: it can't be started; says why.
-        CommandFailed: it did not come up, or broke.
+        CommandFailed: it did not come up, or broke, or can't be run like that.
     """
+    if dev and not config.has_role("control"):
+        raise CommandFailed(
+            f"--dev makes a key, and node {config.node.id} has no database to keep it: it hasn't "
+            "the role control; leave --dev out"
+        )
     with _logging_to(log_file) as terminal, Bars(terminal) as bars:
         logs.configure("DEBUG" if dev else None)
         try:

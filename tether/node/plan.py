@@ -3,15 +3,16 @@
 ::
 
     node  one_for_one
-    ├─ postgres                 only without a DSN
+    ├─ postgres                 at a control node without a DSN
     ├─ control  rest_for_one    registry, roster, reservation, scheduler, gateways
     ├─ workers  dynamic         losing the control chain never unloads a model
     ├─ depot                    in a cluster: lends other nodes what is in the cache
     ├─ placer                   at a leader: workers that may run at any node of the region
     └─ doors    one_for_one     front-door processes; the launcher holds their listening socket
 
-A node without the role "gateway" has no scheduler, gateways and doors; one without "worker" has no
-workers of its own.
+A node without the role "control" has of the control chain its roster only, and no database; its
+workers and doors turn to control nodes. One without "door" has no doors, and one without "worker"
+no workers of its own.
 
 Pure.
 """
@@ -61,7 +62,7 @@ def tree_of(config: Config, run_dir: Path, *, port: int) -> SupervisorOptions:
     dsn = dsn_of(config, run_dir)
     probe_s = config.node.probe_deadline_s
     children: list[ChildSpec] = []
-    if not config.stores.postgres:
+    if config.has_role("control") and not config.stores.postgres:
         options = PostgresOptions(
             data_dir=str(_postgres_data(config)), socket_dir=str(run_dir / POSTGRES_SOCKETS)
         )
@@ -84,7 +85,7 @@ def tree_of(config: Config, run_dir: Path, *, port: int) -> SupervisorOptions:
             node=config.node.id, admin_port=config.node.admin_port, workers=placed
         )
         children.append(Placer.spec(placing))
-    if has_role(config, "gateway"):
+    if config.has_role("door"):
         doors = SupervisorOptions(children=_probed(_doors(config, run_dir, port), probe_s))
         children.append(Supervisor.spec(doors, id="doors"))
     return SupervisorOptions(children=_probed(children, probe_s))
@@ -100,15 +101,10 @@ def handover_of(config: Config, run_dir: Path) -> str:
     return f"{run_dir}/{config.node.id}/{HANDOVER}"
 
 
-def has_role(config: Config, role: str) -> bool:
-    """Is this node to do that? One that is alone does everything."""
-    return config.member is None or role in config.member.roles
-
-
 def has_depot(config: Config) -> bool:
     """Does this node lend others what it has?"""
     lends = config.artifacts.peers and bool(config.artifacts.replicas)
-    return lends and len(config.nodes) > 1 and has_role(config, "worker")
+    return lends and len(config.nodes) > 1 and config.has_role("worker")
 
 
 def around(config: Config) -> PeerNodes:
@@ -148,7 +144,9 @@ def possible_models(config: Config) -> tuple[ModelOptions, ...]:
 
 
 def dsn_of(config: Config, run_dir: Path) -> str:
-    """Where the database is, or will be."""
+    """Where the database is, or will be; empty for a node that has none."""
+    if not config.has_role("control"):
+        return ""
     return (
         config.stores.postgres or Embedded(_postgres_data(config), run_dir / POSTGRES_SOCKETS).dsn
     )
@@ -190,6 +188,9 @@ def _postgres_data(config: Config) -> Path:
 
 
 def _control(config: Config, dsn: str) -> Iterator[ChildSpec]:
+    if not config.has_role("control"):
+        yield Roster.spec(_roster(config))
+        return
     yield Registry.spec(
         RegistryOptions(
             dsn=dsn, catalog=_cards(config, config.models), artifacts=artifacts_of(config)
@@ -201,8 +202,6 @@ def _control(config: Config, dsn: str) -> Iterator[ChildSpec]:
         keep_ledger_s=config.stores.keep_ledger_days * DAY_S,
     )
     yield Reservation.spec(ReservationOptions(dsn=dsn, ledger=keep))
-    if not has_role(config, "gateway"):
-        return
     yield Scheduler.spec(SchedulerOptions(region=config.cluster.region))
     gateway = GatewayOptions(
         dsn=dsn,
@@ -254,7 +253,7 @@ def _roster(config: Config) -> RosterOptions:
 
 def _own(config: Config) -> Iterator[WorkerSection]:
     """The workers that belong to this node."""
-    if has_role(config, "worker"):
+    if config.has_role("worker"):
         for worker in config.workers:
             if not worker.requires and worker.node in ("", config.node.id):
                 yield worker
@@ -306,6 +305,7 @@ def _worker(config: Config, worker: WorkerSection, worker_id: str) -> WorkerOpti
         threads=worker.threads,
         gpus=worker.gpus,
         prefix_mib=worker.prefix_mib,
+        elsewhere=len(config.nodes) > 1,
     )
 
 
@@ -317,7 +317,7 @@ def _gpu_class(config: Config, worker: WorkerSection) -> str:
 
 
 def _doors(config: Config, run_dir: Path, port: int) -> Iterator[ChildSpec]:
-    http = config.http
+    http, control = config.http, config.has_role("control")
     options = DoorOptions(
         host=http.host,
         port=port,
@@ -327,7 +327,9 @@ def _doors(config: Config, run_dir: Path, port: int) -> Iterator[ChildSpec]:
         max_body_bytes=http.max_body_bytes,
         default_deadline_s=http.default_deadline_s,
         max_deadline_s=http.max_deadline_s,
-        storage="" if config.stores.postgres else str(_postgres_data(config)),
+        storage="" if config.stores.postgres or not control else str(_postgres_data(config)),
+        elsewhere=not control,
+        region=config.cluster.region,
     )
     for number in range(http.processes):
         yield FrontDoor.spec(options, id=str(number), shutdown=config.node.stop_deadline_s)
