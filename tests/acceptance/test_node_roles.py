@@ -21,11 +21,15 @@ import pytest_asyncio
 
 from actors.stores.embedded import Embedded
 from tests.support.cluster_process import Member, certify
-from tests.support.node_process import tether, until
+from tests.support.node_process import Node, tether, until
 from tests.support.ports import free_port
 
 PATIENCE_S = 60.0
 ROLES = {"c1": "control", "c2": "control", "d1": "door", "w1": "worker"}
+WHO = (
+    "SELECT array_agg(DISTINCT usename::text ORDER BY usename::text) FROM pg_stat_activity "
+    "WHERE application_name = 'tether' AND backend_type = 'client backend'"
+)
 CONFIG = """
 [node]
 data_dir = "data/{{node}}"
@@ -67,7 +71,8 @@ class Parts:
         for id, role in ROLES.items():
             place = folder / id
             place.mkdir()
-            stores = f"[stores]\npostgres = {json.dumps(dsn)}" if role == "control" else ""
+            told = f"[stores]\nroles = true\npostgres = {json.dumps(dsn)}"
+            stores = told if role == "control" else ""
             text = CONFIG.format(
                 http=http, stores=stores, identity=json.dumps(str(folder / "ca/nodes/{node}"))
             )
@@ -103,6 +108,9 @@ async def parts(tmp_path: Path) -> AsyncIterator[Parts]:
         made = Parts(tmp_path, await database.start())
         members = made.members.values()
         try:
+            control = made.members["c1"].folder
+            granted = await asyncio.to_thread(tether, "db", "roles", cwd=control)
+            assert granted.returncode == 0, granted.stderr
             for member in members:
                 member.start()
             for member in members:
@@ -139,6 +147,9 @@ async def test_parts_of_a_network_on_nodes_of_their_own(parts: Parts) -> None:
             assert parts.dsn.encode() not in _told(pid), f"process {pid} of {id} was told the DSN"
     assert "doors/0" in await parts.tree("d1") and "doors" not in await parts.tree("c1")
     assert "workers/echo.w1" in await parts.tree("w1")
+
+    # Who connects is the user of its kind, and the owner of the schema is none of them.
+    assert await parts.sql(WHO) == ["tether_gateway", "tether_registry", "tether_reservation"]
 
     # What is registered at a control node runs at the worker, which has no registry.
     for words in (("register", "echo@2", "--engine", "echo"), ("promote", "echo@2")):
@@ -188,6 +199,10 @@ async def test_parts_of_a_network_on_nodes_of_their_own(parts: Parts) -> None:
     assert await parts.sql("SELECT count(*) FROM jobs WHERE outcome = 'completed'") == answered
     assert await parts.sql("SELECT count(*) FROM jobs WHERE worker_id <> 'echo.w1'") == 0
     await _is_told_what_it_lacks(parts)
+
+
+async def test_each_actor_of_a_lone_node_is_a_user_of_its_own(echo_node: Node) -> None:
+    assert await echo_node.sql(WHO) == ["tether_gateway", "tether_registry", "tether_reservation"]
 
 
 async def _is_told_what_it_lacks(parts: Parts) -> None:

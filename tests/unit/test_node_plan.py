@@ -10,8 +10,10 @@ import pytest
 from actors.depot import DepotOptions
 from actors.gateway import GatewayOptions
 from actors.placer.placer import PlacerOptions
+from actors.registry import RegistryOptions
 from actors.reservation import ReservationOptions
 from actors.roster import RosterOptions
+from actors.stores.database_roles import DatabaseRole
 from actors.worker import WorkerOptions
 from supervision.runtime.options import NodeOptions
 from supervision.security.authority import Authority
@@ -98,8 +100,29 @@ def test_with_a_dsn_no_database_is_embedded() -> None:
     assert [c.id for c in tree_of(own, Path("/run/x"), port=81).children] == [
         "control", "workers", "doors",
     ]  # fmt: skip
-    assert dsn_of(own, Path("/run/x")) == "postgresql://db.example.org/tether"
-    assert "/run/x/.pg" in dsn_of(config(), Path("/run/x")).replace("%2F", "/")
+    for role in DatabaseRole:
+        assert dsn_of(own, Path("/run/x"), role) == "postgresql://db.example.org/tether"
+        embedded = dsn_of(config(), Path("/run/x"), role).replace("%2F", "/")
+        assert "/run/x/.pg" in embedded
+        assert embedded.startswith(f"postgresql://{role}@/tether?")
+
+
+def test_each_kind_of_actor_connects_as_its_user() -> None:
+    text = '\n[stores]\nroles = true\npostgres = "postgresql://o:secret@db:5/tether?passfile=/p"'
+    control = children(
+        {c.id: c for c in tree_of(config(text), Path("/run/x"), port=81).children}["control"],
+        SupervisorOptions,
+    )
+    parts = msgspec.msgpack.decode(control["gateways"].args, type=PartitionOptions)
+    told = {
+        "tether_registry": msgspec.msgpack.decode(control["registry"].args, type=RegistryOptions),
+        "tether_reservation": msgspec.msgpack.decode(
+            control["reservation"].args, type=ReservationOptions
+        ),
+        "tether_gateway": msgspec.msgpack.decode(parts.child.args, type=GatewayOptions),
+    }
+    for user, options in told.items():
+        assert options.dsn == f"postgresql://{user}@db:5/tether?passfile=/p"
 
 
 def test_the_admin_may_start_all_of_it_and_nothing_else() -> None:
@@ -194,7 +217,7 @@ def test_nothing_of_the_database_is_told_at_a_node_without_control() -> None:
         config = parse(text, folder=Path("/srv/tether")).at("n2")
         tree = tree_of(config, Path("/run/x"), port=81)
         assert b"db.example.org" not in msgspec.msgpack.encode(tree)
-        assert dsn_of(config, Path("/run/x")) == ""
+        assert {dsn_of(config, Path("/run/x"), role) for role in DatabaseRole} == {""}
         shown = {c.id: c for c in tree.children}
         assert "postgres" not in shown
         assert ("doors" in shown) == ("door" in roles)

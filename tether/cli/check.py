@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from supervision.settings import ConfigInvalid
@@ -20,16 +21,19 @@ def check(path: Path, node: str) -> int:
     if node or len(config.nodes) <= 1:
         found = config.at(node)
         print(f"{path} is good: {_shown(found)}")
-        if found.member is not None:
-            _warn(config, found.member)
+        _warn(warnings(config, found.member))
         return 0
     shown = [_shown_or_why_not(config, member) for member in config.nodes]
     print(f"{path} is good:")
     for line in shown:
         print(f"  {line}")
-    for member in config.nodes:
-        _warn(config, member)
+    _warn(sentence for member in config.nodes for sentence in warnings(config, member))
     return 0
+
+
+def _warn(sentences: Iterable[str]) -> None:
+    for sentence in dict.fromkeys(sentences):
+        print(f"warning: {sentence}", file=sys.stderr)
 
 
 def _shown_or_why_not(config: Config, member: MemberSection) -> str:
@@ -43,13 +47,21 @@ def _shown_or_why_not(config: Config, member: MemberSection) -> str:
         return f"node {member.id} can't be started with this file: {why}"
 
 
-def _warn(config: Config, member: MemberSection) -> None:
-    if config.stores.postgres and "control" not in member.roles:
-        print(
-            f"warning: stores.postgres: node {member.id} has not the role control and never uses "
-            "the database; leave its DSN out of the file on that machine, for whoever reads it "
-            "there can use it",
-            file=sys.stderr,
+def warnings(config: Config, member: MemberSection | None) -> Iterator[str]:
+    """What this node, or the lone one, could do better about its database, in sentences."""
+    stores = config.stores
+    if not stores.postgres:
+        return
+    if member is not None and "control" not in member.roles:
+        yield (
+            f"stores.postgres: node {member.id} has not the role control and never uses the "
+            "database; leave its DSN out of the file on that machine, for whoever reads it there "
+            "can use it"
+        )
+    elif not stores.roles:
+        yield (
+            "stores.roles: every actor has all rights of the user in stores.postgres; give each "
+            "kind its own with `tether db roles`, then write roles = true"
         )
 
 

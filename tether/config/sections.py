@@ -118,11 +118,14 @@ class HttpSection(Section, frozen=True, kw_only=True):
 class StoresSection(Section, frozen=True, kw_only=True):
     """`postgres` is a DSN (`postgresql://user@host/name`); empty runs an embedded PostgreSQL in
     the data directory, whose superuser listens on a Unix socket only. A node without the role
-    control has neither, and needs none. Settled jobs are deleted
+    control has neither, and needs none. With `roles` each kind of actor has a user of its own there
+    (`tether db roles` makes them, and the embedded server by itself); without it, all are whom the
+    DSN names, with all of his rights. Settled jobs are deleted
     after `keep_jobs_days`, and their idempotency keys forgotten; what was billed after
     `keep_ledger_days`. 0 keeps for ever."""
 
     postgres: str = ""
+    roles: bool = False
     keep_jobs_days: Annotated[float, Meta(ge=0, le=36_500)] = 30.0
     keep_ledger_days: Annotated[float, Meta(ge=0, le=36_500)] = 0.0
 

@@ -21,6 +21,7 @@ from prometheus_client import multiprocess
 
 from actors.stores import keys
 from actors.stores.database import Database
+from actors.stores.database_roles import DatabaseRole
 from supervision.contracts import ChildStatus, StartChild, Tree, WatchTree
 from supervision.errors import PeerLost, TetherError
 from supervision.nodes import ROOT
@@ -299,7 +300,7 @@ class Launcher:
             admin_port=self._config.node.admin_port,
             root=root,
             url=self._front.url if self._front else "",
-            dsn=dsn_of(self._config, self._home.run_dir),
+            dsn=dsn_of(self._config, self._home.run_dir, DatabaseRole.OPERATOR),
             ready=ready,
             allow_eval=self._allow_eval,
         )

@@ -38,6 +38,7 @@ from actors.registry import Registry, RegistryOptions
 from actors.reservation import Reservation, ReservationOptions
 from actors.roster import OtherNode, Roster, RosterOptions
 from actors.scheduler import Scheduler, SchedulerOptions
+from actors.stores.database_roles import DatabaseRole, with_user
 from actors.stores.embedded import Embedded
 from actors.stores.ledger_options import LedgerOptions
 from actors.worker import Worker, WorkerOptions
@@ -59,7 +60,6 @@ POSTGRES_SOCKETS: Final = ".pg"  # below the run directory; no node id begins wi
 
 def tree_of(config: Config, run_dir: Path, *, port: int) -> SupervisorOptions:
     """The children of the root supervisor; `port` is the front door's."""
-    dsn = dsn_of(config, run_dir)
     probe_s = config.node.probe_deadline_s
     children: list[ChildSpec] = []
     if config.has_role("control") and not config.stores.postgres:
@@ -68,7 +68,7 @@ def tree_of(config: Config, run_dir: Path, *, port: int) -> SupervisorOptions:
         )
         children.append(Postgres.spec(options))
     control = SupervisorOptions(
-        strategy=Strategy.REST_FOR_ONE, children=_probed(_control(config, dsn), probe_s)
+        strategy=Strategy.REST_FOR_ONE, children=_probed(_control(config, run_dir), probe_s)
     )
     workers = DynamicOptions(children=_probed(_workers(config), probe_s * WORKER_PROBE))
     children += [
@@ -143,13 +143,16 @@ def possible_models(config: Config) -> tuple[ModelOptions, ...]:
     return tuple(dict.fromkeys((*own_models(config), *placed)))
 
 
-def dsn_of(config: Config, run_dir: Path) -> str:
-    """Where the database is, or will be; empty for a node that has none."""
+def dsn_of(config: Config, run_dir: Path, role: DatabaseRole) -> str:
+    """Where the database is, or will be, for this kind of actor; empty at a node that has none. On
+    the node's own server each has a user of its own, on another one where `stores.roles` says so.
+    """
     if not config.has_role("control"):
         return ""
-    return (
-        config.stores.postgres or Embedded(_postgres_data(config), run_dir / POSTGRES_SOCKETS).dsn
-    )
+    if config.stores.postgres:
+        dsn = config.stores.postgres
+        return with_user(dsn, role) if config.stores.roles else dsn
+    return with_user(Embedded(_postgres_data(config), run_dir / POSTGRES_SOCKETS).dsn, role)
 
 
 def artifacts_of(config: Config) -> ArtifactOptions:
@@ -187,13 +190,15 @@ def _postgres_data(config: Config) -> Path:
     return config.data_dir / "postgres"
 
 
-def _control(config: Config, dsn: str) -> Iterator[ChildSpec]:
+def _control(config: Config, run_dir: Path) -> Iterator[ChildSpec]:
     if not config.has_role("control"):
         yield Roster.spec(_roster(config))
         return
     yield Registry.spec(
         RegistryOptions(
-            dsn=dsn, catalog=_cards(config, config.models), artifacts=artifacts_of(config)
+            dsn=dsn_of(config, run_dir, DatabaseRole.REGISTRY),
+            catalog=_cards(config, config.models),
+            artifacts=artifacts_of(config),
         )
     )
     yield Roster.spec(_roster(config))
@@ -201,10 +206,11 @@ def _control(config: Config, dsn: str) -> Iterator[ChildSpec]:
         keep_jobs_s=config.stores.keep_jobs_days * DAY_S,
         keep_ledger_s=config.stores.keep_ledger_days * DAY_S,
     )
-    yield Reservation.spec(ReservationOptions(dsn=dsn, ledger=keep))
+    reserving = dsn_of(config, run_dir, DatabaseRole.RESERVATION)
+    yield Reservation.spec(ReservationOptions(dsn=reserving, ledger=keep))
     yield Scheduler.spec(SchedulerOptions(region=config.cluster.region))
     gateway = GatewayOptions(
-        dsn=dsn,
+        dsn=dsn_of(config, run_dir, DatabaseRole.GATEWAY),
         limits=TenantLimits(
             requests_per_minute=config.limits.requests_per_minute,
             tokens_per_minute=config.limits.tokens_per_minute,
