@@ -8,6 +8,7 @@ registry reads no key.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any, Final
@@ -59,6 +60,25 @@ RIGHTS: Final[Mapping[DatabaseRole, Mapping[str, str]]] = {
         "model_changes": "SELECT",
     },
 }
+_RIGHT: Final = re.compile(r"(\w+)(?: \(([^)]*)\))?(?:, |$)")
+#: Who of $1 has which right, in the schema, by table, by column; and may everybody make tables?
+_HELD: Final = """
+    SELECT coalesce(r.rolname::text, 'public'), h.of_table, h.of_column, h.privilege_type
+    FROM pg_namespace n CROSS JOIN LATERAL (
+        SELECT '' AS of_table, '' AS of_column, s.grantee, s.privilege_type
+        FROM aclexplode(n.nspacl) s
+        UNION ALL
+        SELECT c.relname::text, '', t.grantee, t.privilege_type
+        FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) t WHERE c.relnamespace = n.oid
+        UNION ALL
+        SELECT c.relname::text, a.attname::text, t.grantee, t.privilege_type
+        FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+            CROSS JOIN LATERAL aclexplode(a.attacl) t WHERE c.relnamespace = n.oid
+    ) h LEFT JOIN pg_roles r ON r.oid = h.grantee
+    WHERE n.nspname = current_schema()
+        AND (r.rolname = ANY($1)
+             OR h.grantee = 0 AND h.of_table = '' AND h.privilege_type = 'CREATE')
+"""
 _ATTRIBUTES: Final = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT NOREPLICATION NOBYPASSRLS"
 
 
@@ -118,12 +138,13 @@ async def make(
             await connection.execute(making(role, password))
             made.append(role)
         elif renew:
-            await connection.execute(f"ALTER ROLE {role} {_ATTRIBUTES}{_with_password(password)}")
+            await connection.execute(f"ALTER ROLE {role}{_with_password(password)}")
     return tuple(made)
 
 
-async def grant(connection: asyncpg.Connection) -> None:
-    """Give each user its rights on the migrated schema of this connection, which is its owner's.
+async def grant(connection: asyncpg.Connection) -> bool:
+    """Give each user its rights on the migrated schema of this connection, which is its owner's,
+    and no others; whether they weren't so. Writes nothing if they were: a disk may be full.
 
     Raises:
         asyncpg.UndefinedObjectError: the server lacks a user.
@@ -131,9 +152,24 @@ async def grant(connection: asyncpg.Connection) -> None:
     """
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
+        names = [str(role) for role in DatabaseRole]
+        held = {tuple(row) for row in await connection.fetch(_HELD, names)}
+        if held == set(_wanted()):
+            return False
         schema: Any = await connection.fetchval("SELECT current_schema()")
         for statement in granting(str(schema)):
             await connection.execute(statement)
+        return True
+
+
+def _wanted() -> Iterator[tuple[str, str, str, str]]:
+    """`RIGHTS` as the server lists them: user, table, column, right."""
+    for role, rights in RIGHTS.items():
+        yield str(role), "", "", "USAGE"
+        for table, what in rights.items():
+            for right, columns in _RIGHT.findall(what):
+                for column in columns.split(", "):
+                    yield str(role), table, column, right
 
 
 def _with_password(password: str) -> str:

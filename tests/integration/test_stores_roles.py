@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+import time
 from pathlib import Path
 
 import asyncpg
@@ -11,18 +12,18 @@ import pytest
 import pytest_asyncio
 
 from actors.contracts import BreakerState, Outcome, Reserve, Settle, Usage
-from actors.core.ids import job_id
+from actors.core.ids import first_id, job_id
 from actors.stores import breakers, keys
 from actors.stores.database import Database, connect, migrate
 from actors.stores.database_roles import DatabaseRole, grant, with_user
 from actors.stores.embedded import Embedded
+from actors.stores.jobs import Desk
 from actors.stores.ledger import Ledger
-from actors.stores.ledger_options import LedgerOptions
 from actors.stores.queries import QUERIES, sql
 from supervision.errors import Internal
 from tests.support.databases import in_database
 from tests.support.messages import key as job_key
-from tests.support.node_process import TETHER, until
+from tests.support.node_process import TETHER
 
 GATEWAY, RESERVATION, REGISTRY, OPERATOR = DatabaseRole
 ALL = frozenset(DatabaseRole)
@@ -125,11 +126,6 @@ async def _denied(connection: asyncpg.Connection, statement: str) -> bool:
     return False
 
 
-async def _nothing_left(owner: asyncpg.Connection) -> bool:
-    """It was deleted, by the user whose work that is."""
-    return bool(await owner.fetchval("SELECT count(*) FROM ledger") == 0)
-
-
 def test_every_statement_has_its_senders() -> None:
     assert set(SENDERS) == set(QUERIES)
 
@@ -183,8 +179,7 @@ async def test_actors_do_their_work_as_their_users(granted: str) -> None:
         assert await asyncio.wait_for(heard.get(), 30) == keys.digest(made.text)
         watching.cancel()
     own = with_user(granted, RESERVATION)
-    options = LedgerOptions(sweep_s=0.05, prune_s=0.05, keep_jobs_s=0.001, keep_ledger_s=0.001)
-    async with Ledger(own, options) as ledger:
+    async with Ledger(own) as ledger:
         job = job_key(job_id=job_id())
         reserve = Reserve(job=job, worker_id="w", worker_address="n/1/1", deadline_s=30.0)
         reserved = await ledger.reserve(reserve)
@@ -195,9 +190,11 @@ async def test_actors_do_their_work_as_their_users(granted: str) -> None:
             usage=Usage(prompt_tokens=1, completion_tokens=1),
         )
         assert (await ledger.settle(settle)).first
-        owner = await connect(granted)
-        await until(lambda: _nothing_left(owner), what="what is old is deleted")
-        await owner.close()
+    desk = await Desk.open(own, grace_s=60.0, timeout_s=30.0)
+    before = first_id(time.time_ns() + 10**9)
+    assert await desk.sweep(10) == 0
+    assert [await desk.prune(table, before, 0.0, 10) for table in ("jobs", "ledger")] == [1, 1]
+    desk.close()
     connection = await connect(own)
     said = BreakerState(worker_id="w", model_ref="m@1", mode="disabled", state="")
     await breakers.keep(connection, [said])
@@ -209,7 +206,13 @@ async def test_rights_that_were_given_beyond_are_taken_away(granted: str) -> Non
     owner = await connect(granted)
     await owner.execute(f"GRANT ALL ON ledger, api_keys TO {GATEWAY}")
     await owner.execute(f"GRANT UPDATE (hash) ON api_keys TO {GATEWAY}")
-    await grant(owner)
+    assert await grant(owner)
+    assert not await grant(owner), "they are what they should be, and nothing is written"
+    await owner.execute("GRANT CREATE ON SCHEMA public TO public")
+    assert await grant(owner)
+    assert not await grant(owner)
+    await owner.execute("REVOKE SELECT (hash) ON api_keys FROM tether_gateway")
+    assert await grant(owner)
     await owner.close()
     connection = await connect(with_user(granted, GATEWAY))
     for statement in ("SELECT * FROM ledger", "UPDATE api_keys SET hash = hash"):
@@ -277,7 +280,7 @@ async def test_the_command_makes_them_on_a_server_of_ones_own(folder: Path) -> N
         (folder / "cluster.toml").write_text(text)
         refused = await asyncio.to_thread(command, weak)
         assert refused.returncode == 1
-        assert "schema's owner with --owner" in refused.stderr
+        assert "with the DSN of the schema's owner" in refused.stderr
         made = await asyncio.to_thread(command, own)
         assert made.returncode == 0, made.stderr
         assert "made tether_gateway" in made.stdout
