@@ -128,7 +128,9 @@ def on_terminal(columns: int, *command: str, cwd: Path) -> str:
 def test_check_warns_of_what_others_may_read(tmp_path: Path) -> None:
     config = write_config(tmp_path, more='host = "0.0.0.0"\n')
     text = config.read_text()
-    config.write_text(f'{text}\n[stores]\npostgres = "postgresql://u:p@db.example.org/t"\n')
+    config.write_text(
+        f'{text}\n[stores]\npostgres = "postgresql://u:p@db.example.org/t"\nroles = true\n'
+    )
     config.chmod(0o644)
     shown = tether("check", cwd=tmp_path)
     assert shown.returncode == 0 and "is good" in shown.stdout

@@ -20,6 +20,7 @@ certificate = "door.crt"
 key = "door.key"
 [stores]
 postgres = "postgresql://u:p@localhost/t?passfile=pass"
+roles = true
 """
 
 

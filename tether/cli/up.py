@@ -30,11 +30,16 @@ def up(
 
     Raises:
         HomeUnusable, TetherError: it can't be started; says why.
-        CommandFailed: it did not come up, or broke.
+        CommandFailed: it did not come up, or broke, or can't be run like that.
     """
+    if dev and not config.has_role("control"):
+        raise CommandFailed(
+            f"--dev makes a key, and node {config.node.id} has no database to keep it: it hasn't "
+            "the role control; leave --dev out"
+        )
     with _logging_to(log_file) as terminal, Bars(terminal) as bars:
         logs.configure("DEBUG" if dev else None)
-        for sentence in warnings([config], path):
+        for sentence in warnings(config, [config], path):
             log.warning("what is better otherwise", warning=sentence)
         try:
             Launcher(config, bars, dev=dev, allow_eval=allow_eval).run()

@@ -35,6 +35,8 @@ class DoorOptions(msgspec.Struct, frozen=True, kw_only=True):
         tls_minimum: the oldest version of TLS that is spoken, "1.2" or "1.3".
         storage: the folder of the node's own PostgreSQL, whose disk may be full; empty for none.
         default_max_tokens: for a chat that names no `max_tokens`.
+        elsewhere: the node runs no gateways; those of other nodes, of this `region` first, are
+            asked.
 
     Raises:
         ValueError: a value is out of range; names it.
@@ -59,6 +61,8 @@ class DoorOptions(msgspec.Struct, frozen=True, kw_only=True):
     certificate: str = ""
     key: str = ""
     tls_minimum: TlsVersion = "1.2"
+    elsewhere: bool = False
+    region: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

@@ -21,6 +21,7 @@ from prometheus_client import multiprocess
 
 from actors.stores import keys
 from actors.stores.database import Database
+from actors.stores.database_roles import DatabaseRole
 from supervision.contracts import ChildStatus, StartChild, Tree, WatchTree
 from supervision.errors import PeerLost, TetherError
 from supervision.nodes import ROOT
@@ -44,7 +45,6 @@ from tether.node.plan import (
     METRICS,
     dsn_of,
     handover_of,
-    has_role,
     tree_of,
 )
 from tether.node.ports import HeldPort, NodePortTaken, check_free, front_port, metrics_port
@@ -138,7 +138,7 @@ class Launcher:
         config = self._config
         try:
             check_identity(config)
-            if has_role(config, "gateway"):
+            if config.has_role("door"):
                 self._certificate = certificate_of(config)
                 self._front = front_port(config)
                 self._port = self._front.number
@@ -290,7 +290,7 @@ class Launcher:
             root=root,
             url=self._front.url if self._front else "",
             metrics=f"{self._metrics.url}/metrics" if self._metrics else "",
-            dsn=dsn_of(self._config, self._home.run_dir),
+            dsn=dsn_of(self._config, self._home.run_dir, DatabaseRole.OPERATOR),
             ready=ready,
             allow_eval=self._allow_eval,
         )

@@ -12,6 +12,7 @@ from typing import ClassVar
 import msgspec
 
 from supervision.child import Supervised
+from supervision.spec import ChildSpec
 from supervision.telemetry import logs
 from tether.http.handover import receive
 from tether.node.exposition import MAX_HEAD_BYTES, Scrapes
@@ -29,6 +30,11 @@ class MetricsListener(Supervised):
     """Answers scrapes, and does nothing else; what it says it reads when it is asked."""
 
     Options: ClassVar[type[msgspec.Struct]] = MetricsOptions
+
+    @classmethod
+    def at(cls, handover: str) -> ChildSpec:
+        """As a child of the root."""
+        return cls.spec(MetricsOptions(handover=handover), id="metrics", shutdown=1.0)
 
     async def start(self, options: MetricsOptions) -> None:
         """

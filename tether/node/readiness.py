@@ -22,7 +22,7 @@ from supervision.errors import TetherError
 from supervision.runtime import Address, Endpoint
 from tether.config import Config
 from tether.http.gateways import ROOT as GATEWAYS
-from tether.node.plan import has_role, own_models, own_workers
+from tether.node.plan import own_models, own_workers
 from tether.node.progress import Progress
 
 _TIMEOUT_S: Final = 5.0
@@ -55,7 +55,7 @@ async def until_models_answer(
 
 
 async def _answering(endpoint: Endpoint, config: Config, tree: Tree) -> tuple[str, ...]:
-    if has_role(config, "gateway"):
+    if config.has_role("door") and config.has_role("control"):
         gateways = [f"{GATEWAYS}/{number}" for number in range(config.gateway.partitions)]
         return await ready_models(endpoint, map(tree.address, gateways))
     return await models_here(endpoint, tree.address("control/roster"))
