@@ -38,9 +38,11 @@ from actors.stores.database_cluster import (
     check_version,
     give_to,
     initialise,
+    role_passwords,
     write_access,
     write_pgpass,
 )
+from actors.stores.database_roles import make
 from actors.stores.postmaster import Status
 from actors.stores.serveruser import EmbeddedError, ServerUser, choose
 from supervision.errors import TetherError
@@ -96,6 +98,7 @@ class Embedded:
         self.log = self.data_dir / "server.log"
         self._lock: IO[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._renewed = False  # the passwords
         size = len(os.fsencode(self._socket))
         if size > SOCKET_LIMIT:
             raise EmbeddedError(
@@ -189,7 +192,7 @@ class Embedded:
         user = self._user(program)
         if not self.cluster.exists():
             initialise(self.data_dir, self.cluster, user, START_S)
-        write_pgpass(self.data_dir, self.cluster)
+        self._renewed = write_pgpass(self.data_dir, self.cluster)
         write_access(self.data_dir, user)
         deadline = time.monotonic() + START_S
         found = postmaster.read(self.cluster)
@@ -320,7 +323,8 @@ class Embedded:
             self._process = None
 
     async def _make_database(self) -> None:
-        """Make the database at the first start, and prove at every start that we get in."""
+        """Make the database and its users at the first start, and prove at every start that we get
+        in."""
         try:
             connection = await connect(self.dsn.replace(f"@/{DATABASE}?", "@/postgres?"))
             try:
@@ -328,6 +332,7 @@ class Embedded:
                     "SELECT 1 FROM pg_database WHERE datname = $1", DATABASE
                 ):
                     await connection.execute(f"CREATE DATABASE {DATABASE}")
+                await make(connection, role_passwords(self.data_dir), renew=self._renewed)
             finally:
                 await connection.close(timeout=5)
         except (TetherError, asyncpg.PostgresError, OSError) as error:

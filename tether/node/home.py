@@ -25,6 +25,8 @@ from typing import Final
 
 import msgspec
 
+from supervision.unreadable import UNREADABLE
+
 LAYOUT: Final = "1"
 REVOKED: Final = "revoked"
 MAX_SOCKET_PATH: Final = 107  # sun_path holds 108 bytes with its end, unix(7)
@@ -39,7 +41,8 @@ class HomeUnusable(Exception):
 
 class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     """What a running node tells the other commands. `root` is the address of its root
-    supervisor, `dsn` leads to its database. `allow_eval` lets `tether shell` run Python."""
+    supervisor, `dsn` leads to its database, and `url` and `metrics` to what it serves.
+    `allow_eval` lets `tether shell` run Python."""
 
     pid: int
     node: str
@@ -50,6 +53,7 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     dsn: str = ""
     ready: bool = False
     allow_eval: bool = False
+    metrics: str = ""
 
 
 class Home:
@@ -136,7 +140,7 @@ def read_state(path: Path) -> NodeState | None:
     """What the node of this data directory said last; None if nothing, or nothing readable."""
     try:
         return msgspec.json.decode((path / "node.json").read_bytes(), type=NodeState)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *UNREADABLE):
         return None
 
 
