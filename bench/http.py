@@ -37,6 +37,7 @@ from tether.node.processes import of_home
 CONFIG = """
 [node]
 admin_port = 1900
+metrics = "127.0.0.1:0"
 [http]
 port = {port}
 [limits]

@@ -27,6 +27,7 @@ import asyncpg
 CLUSTER = """
 [node]
 cache_dir = "cache"
+metrics = ""                # nobody scrapes it
 [http]
 port = 0                    # a free one
 [[models]]

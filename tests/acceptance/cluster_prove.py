@@ -44,6 +44,7 @@ CONFIG: Final = """
 [node]
 data_dir = "data/{{node}}"
 identity_dir = "ca/nodes/{{node}}"
+metrics = "{{host}}:9464"
 [http]
 host = "{{host}}"
 port = 8080

@@ -50,7 +50,7 @@ def shop_of(path: Path) -> Shop:
 def config_of(path: Path, shop: Shop, dsn: str) -> None:
     lines = [
         "[node]", 'data_dir = "data/{node}"', 'cache_dir = "cache/{node}"',
-        'identity_dir = "ca/nodes/{node}"', "[http]", "port = 0",
+        'identity_dir = "ca/nodes/{node}"', 'metrics = "127.0.0.1:0"', "[http]", "port = 0",
         "[stores]", f"postgres = {json.dumps(dsn)}",
         "[artifacts]", f"replicas = {json.dumps(shop.urls)}",
         f"trust_dir = {json.dumps(str(shop.trust))}", "peer_bandwidth = 100_000_000",

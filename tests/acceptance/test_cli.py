@@ -125,6 +125,22 @@ def on_terminal(columns: int, *command: str, cwd: Path) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).replace("\r\n", "\n")
 
 
+def test_check_warns_of_what_others_may_read(tmp_path: Path) -> None:
+    config = write_config(tmp_path, more='host = "0.0.0.0"\n')
+    text = config.read_text()
+    config.write_text(
+        f'{text}\n[stores]\npostgres = "postgresql://u:p@db.example.org/t"\nroles = true\n'
+    )
+    config.chmod(0o644)
+    shown = tether("check", cwd=tmp_path)
+    assert shown.returncode == 0 and "is good" in shown.stdout
+    http, database, file = shown.stderr.splitlines()
+    assert http.startswith("warning: http.tls: ") and "plain HTTP to 0.0.0.0" in http
+    assert "warning: stores.postgres: " in database and "?sslmode=verify-full" in database
+    assert file.startswith("warning: cluster.toml: ") and "chmod 640" in file
+    assert tether("check", "--strict", cwd=tmp_path).returncode == 1
+
+
 def test_a_tenant_that_cannot_be_one(echo_node: Node) -> None:
     made = tether("keys", "create", "Not A Tenant", cwd=echo_node.folder)
     assert made.returncode == 1
@@ -163,7 +179,8 @@ async def test_probes_and_metrics(echo_node: Node, http: httpx2.AsyncClient) -> 
     assert (await http.get("/healthz")).status_code == 200
     ready = await http.get("/readyz")
     assert ready.status_code == 200
-    assert ready.json()["models"] == ["echo@1"]
-    text = (await http.get("/metrics")).text
+    assert ready.json() == {"status": "ready", "models": 1}
+    assert (await http.get("/metrics")).status_code == 404
+    text = (await http.get(echo_node.metrics)).text
     assert "tether_http_requests_total" in text
     assert "tether_bound_used" in text

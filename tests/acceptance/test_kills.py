@@ -29,6 +29,7 @@ VICTIMS = {
     "registry": "control/registry",
     "worker": "workers/echo-0",
     "front door": "doors/0",
+    "metrics": "metrics",
 }
 ROUNDS = int(os.environ.get("TETHER_KILL_ROUNDS", "1"))
 STREAMS, TOKENS = 8, 200

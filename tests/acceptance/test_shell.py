@@ -26,6 +26,7 @@ WAIT_S = 60.0
 CONFIG = """
 [node]
 identity_dir = "ca/nodes/{{node}}"
+metrics = "127.0.0.1:0"
 [http]
 port = {port}
 [[nodes]]
@@ -74,7 +75,7 @@ MAXIMA = {"tether_breaker_state", "tether_tls_certificate_ends_seconds"}
 
 
 #: What asking for /metrics itself changes.
-ASKING = re.compile("http|door_connections")
+ASKING = re.compile("http|door_connections|scrapes")
 
 
 def script(node: Node, line: str, *flags: str, code: int = 0) -> list[dict[str, Any]]:
@@ -146,7 +147,7 @@ def test_figures_are_those_of_metrics(node: Node) -> None:
             own[row["name"], tuple(sorted(row["labels"].items()))] += row["value"]
         shown = {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-            for family in text_string_to_metric_families(httpx2.get(f"{node.url}/metrics").text)
+            for family in text_string_to_metric_families(httpx2.get(node.metrics).text)
             for sample in family.samples
         }
         differ = {

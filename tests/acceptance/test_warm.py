@@ -4,6 +4,7 @@ was used least goes, and what is pinned stays."""
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support import tiny_gguf
 from tests.support.engine_process import is_engine
-from tests.support.node_process import Launcher, Node, until, write_config
+from tests.support.node_process import Launcher, Node, tether, until, write_config
 from tests.support.waiting import PATIENCE_S
 
 MODEL = """
@@ -59,17 +60,24 @@ def engines(node: Node) -> set[int]:
     return {p.pid for p in worker.children() if is_engine(p)}
 
 
-async def answering(http: httpx2.AsyncClient, *models: str) -> None:
+async def answering(node: Node, *models: str) -> None:
     """Returns when just these answer without being loaded."""
 
     async def they() -> bool:
-        return set((await http.get("/readyz")).json()["models"]) == {f"{m}@1" for m in models}
+        shown = await asyncio.to_thread(tether, "shell", "-c", "workers", "--json", cwd=node.folder)
+        [worker] = map(json.loads, shown.stdout.splitlines())
+        return set(worker["models"]) == {f"{m}@1" for m in models}
 
     await until(they, f"{models} answer, and no other")
 
 
-async def samples(http: httpx2.AsyncClient, name: str) -> Iterator[tuple[dict[str, str], float]]:
-    families = text_string_to_metric_families((await http.get("/metrics")).text)
+async def fetched(url: str) -> str:
+    async with httpx2.AsyncClient(timeout=PATIENCE_S) as client:
+        return (await client.get(url)).text
+
+
+async def samples(node: Node, name: str) -> Iterator[tuple[dict[str, str], float]]:
+    families = text_string_to_metric_families(await fetched(node.metrics))
     return (
         (sample.labels, sample.value)
         for family in families
@@ -88,14 +96,14 @@ async def ask(http: httpx2.AsyncClient, model: str) -> None:
 async def test_what_is_asked_for_comes_once_and_what_was_used_least_goes(
     http: httpx2.AsyncClient, node: Node
 ) -> None:
-    await answering(http, "pinned", "one")  # in the order of the configuration
+    await answering(node, "pinned", "one")  # in the order of the configuration
     first = engines(node)
     assert len(first) == 2
     await asyncio.gather(*(ask(http, "two") for _ in range(50)))
-    await answering(http, "pinned", "two")
+    await answering(node, "pinned", "two")
     loads = {
         labels["model"]: value
-        for labels, value in await samples(http, "tether_warm_loads_total")
+        for labels, value in await samples(node, "tether_warm_loads_total")
         if labels["result"] == "loaded"
     }
     assert loads == {"pinned@1": 1, "one@1": 1, "two@1": 1}, "fifty requests are one load"
@@ -103,15 +111,15 @@ async def test_what_is_asked_for_comes_once_and_what_was_used_least_goes(
     assert len(gone) == 1, "the memory of the other one is back"
 
     await ask(http, "one@1")
-    await answering(http, "pinned", "one")
+    await answering(node, "pinned", "one")
     evicted = {
         (labels["model"], labels["why"]): value
-        for labels, value in await samples(http, "tether_warm_evictions_total")
+        for labels, value in await samples(node, "tether_warm_evictions_total")
     }
     assert evicted == {("one@1", "room"): 1, ("two@1", "room"): 1}
 
     async def counted() -> bool:
-        held = {k["kind"]: v / 2**20 for k, v in await samples(http, "tether_warm_bytes")}
+        held = {k["kind"]: v / 2**20 for k, v in await samples(node, "tether_warm_bytes")}
         return held == {"held": 200, "budget": 250}
 
     await until(counted, "the bytes of two models are shown")
@@ -122,5 +130,5 @@ async def test_a_worker_that_is_killed_comes_back_as_it_began(
 ) -> None:
     psutil.Process(node.tree()["workers/w"]["pid"]).kill()
     await asyncio.gather(ask(http, "two"), ask(http, "pinned"))
-    await answering(http, "pinned", "two")
+    await answering(node, "pinned", "two")
     assert len(engines(node)) == 2

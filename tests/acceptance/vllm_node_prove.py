@@ -68,9 +68,9 @@ async def said(
 
 
 async def figure(node: Node, name: str) -> float:
-    """The sum of a metric at the front door."""
+    """The sum of a metric over all processes of the node."""
     async with httpx2.AsyncClient(timeout=60) as client:
-        text = (await client.get(f"{node.url}/metrics")).text
+        text = (await client.get(node.metrics)).text
     found = re.findall(rf"^{name}(?:\{{[^}}]*\}})? (\S+)$", text, re.MULTILINE)
     return sum(map(float, found)) if found else -1.0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from typing import Any, Self
 
@@ -20,8 +21,10 @@ class Raw:
         self.headers: dict[str, str] = {}
 
     @classmethod
-    async def open(cls, port: int, *, limit: int = 1 << 16) -> Self:
-        return cls(*await asyncio.open_connection("127.0.0.1", port, limit=limit))
+    async def open(
+        cls, port: int, *, limit: int = 1 << 16, tls: ssl.SSLContext | None = None
+    ) -> Self:
+        return cls(*await asyncio.open_connection("127.0.0.1", port, limit=limit, ssl=tls))
 
     async def __aenter__(self) -> Self:
         return self

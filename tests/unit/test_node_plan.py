@@ -10,8 +10,10 @@ import pytest
 from actors.depot import DepotOptions
 from actors.gateway import GatewayOptions
 from actors.placer.placer import PlacerOptions
+from actors.registry import RegistryOptions
 from actors.reservation import ReservationOptions
 from actors.roster import RosterOptions
+from actors.stores.database_roles import DatabaseRole
 from actors.worker import WorkerOptions
 from supervision.runtime.options import NodeOptions
 from supervision.security.authority import Authority
@@ -19,6 +21,7 @@ from supervision.spec import ChildSpec, DynamicOptions, PartitionOptions, Superv
 from tether.config import Config, parse
 from tether.http.options import DoorOptions
 from tether.node.capabilities import ACTOR_CLASSES, NotOfCluster, capabilities_of, check_identity
+from tether.node.metrics_listener import MetricsOptions
 from tether.node.plan import dsn_of, own_models, possible_models, tree_of
 
 TEXT = """
@@ -59,7 +62,7 @@ def children(spec: ChildSpec, kind: type[msgspec.Struct]) -> dict[str, ChildSpec
 
 def test_the_tree_of_a_node() -> None:
     top = {c.id: c for c in tree_of(config(), Path("/run/x"), port=81).children}
-    assert list(top) == ["postgres", "control", "workers", "doors"]
+    assert list(top) == ["metrics", "postgres", "control", "workers", "doors"]
     control = msgspec.msgpack.decode(top["control"].args, type=SupervisorOptions)
     assert control.strategy == "rest_for_one"
     assert [c.id for c in control.children] == [
@@ -93,13 +96,66 @@ def test_what_reservation_keeps_and_for_how_long() -> None:
         assert (kept.keep_jobs_s, kept.keep_ledger_s) == (jobs * 86_400, ledger * 86_400)
 
 
+def test_metrics_are_shown_where_the_configuration_says() -> None:
+    top = {c.id: c for c in tree_of(config(), Path("/run/x"), port=81).children}
+    shown = msgspec.msgpack.decode(top["metrics"].args, type=MetricsOptions)
+    assert shown.handover == "/run/x/n1/metrics"
+    assert config().node.metrics_place == ("127.0.0.1", 9464)
+    for told, place in (("[::1]:0", ("::1", 0)), ("", None), ("db.example:81", ("db.example", 81))):
+        text = TEXT.replace("[node]", f"[node]\nmetrics = {told!r}")
+        own = parse(text, folder=Path("/srv/tether"))
+        assert own.node.metrics_place == place
+        ids = [c.id for c in tree_of(own, Path("/run/x"), port=82).children]
+        assert ("metrics" in ids) == (place is not None)
+
+
+def test_metrics_are_shown_at_the_host_of_each_node() -> None:
+    text = NODES.replace("[node]", '[node]\nmetrics = "{host}:9464"')
+    own = parse(text, folder=Path("/srv/tether")).at("n2")
+    assert own.node.metrics_place == ("10.0.0.2", 9464)
+
+
+def test_the_doors_of_a_node_have_its_certificate() -> None:
+    top = {c.id: c for c in tree_of(config(), Path("/run/x"), port=81).children}
+    [door, _] = children(top["doors"], SupervisorOptions).values()
+    plain = msgspec.msgpack.decode(door.args, type=DoorOptions)
+    assert (plain.certificate, plain.key) == ("", "")
+    more = '[http.tls]\ncertificate = "tls/{node}.crt"\nkey = "/etc/key.pem"\nminimum = "1.3"\n'
+    top = {c.id: c for c in tree_of(config(more), Path("/run/x"), port=81).children}
+    [door, _] = children(top["doors"], SupervisorOptions).values()
+    options = msgspec.msgpack.decode(door.args, type=DoorOptions)
+    assert options.certificate == "/srv/tether/tls/n1.crt" and options.key == "/etc/key.pem"
+    assert options.tls_minimum == "1.3"
+
+
 def test_with_a_dsn_no_database_is_embedded() -> None:
     own = config('[stores]\npostgres = "postgresql://db.example.org/tether"')
     assert [c.id for c in tree_of(own, Path("/run/x"), port=81).children] == [
-        "control", "workers", "doors",
+        "metrics", "control", "workers", "doors",
     ]  # fmt: skip
-    assert dsn_of(own, Path("/run/x")) == "postgresql://db.example.org/tether"
-    assert "/run/x/.pg" in dsn_of(config(), Path("/run/x")).replace("%2F", "/")
+    for role in DatabaseRole:
+        assert dsn_of(own, Path("/run/x"), role) == "postgresql://db.example.org/tether"
+        embedded = dsn_of(config(), Path("/run/x"), role).replace("%2F", "/")
+        assert "/run/x/.pg" in embedded
+        assert embedded.startswith(f"postgresql://{role}@/tether?")
+
+
+def test_each_kind_of_actor_connects_as_its_user() -> None:
+    text = '\n[stores]\nroles = true\npostgres = "postgresql://o:secret@db:5/tether?passfile=/p"'
+    control = children(
+        {c.id: c for c in tree_of(config(text), Path("/run/x"), port=81).children}["control"],
+        SupervisorOptions,
+    )
+    parts = msgspec.msgpack.decode(control["gateways"].args, type=PartitionOptions)
+    told = {
+        "tether_registry": msgspec.msgpack.decode(control["registry"].args, type=RegistryOptions),
+        "tether_reservation": msgspec.msgpack.decode(
+            control["reservation"].args, type=ReservationOptions
+        ),
+        "tether_gateway": msgspec.msgpack.decode(parts.child.args, type=GatewayOptions),
+    }
+    for user, options in told.items():
+        assert options.dsn == f"postgresql://{user}@db:5/tether?passfile=/p"
 
 
 def test_the_admin_may_start_all_of_it_and_nothing_else() -> None:
@@ -130,7 +186,7 @@ postgres = "postgresql://db.example.org/tether"
 [[nodes]]
 id = "n1"
 host = "10.0.0.1"
-roles = ["gateway"]
+roles = ["door", "control"]
 leader = true
 [[nodes]]
 id = "n2"
@@ -176,16 +232,38 @@ def top(id: str) -> dict[str, ChildSpec]:
 
 
 def test_roles_leave_out_what_a_node_does_not_do() -> None:
-    assert list(top("n1")) == ["control", "workers", "placer", "doors"]
+    assert list(top("n1")) == ["metrics", "control", "workers", "placer", "doors"]
     assert list(children(top("n1")["workers"], DynamicOptions)) == []
     assert list(children(top("n1")["control"], SupervisorOptions)) == [
         "registry", "roster", "reservation", "scheduler", "gateways",
     ]  # fmt: skip
-    assert list(top("n2")) == ["control", "workers"]
-    assert list(children(top("n2")["control"], SupervisorOptions)) == [
-        "registry", "roster", "reservation",
-    ]  # fmt: skip
-    assert list(top("n3")) == ["control", "workers", "doors"], "its region has nothing to place"
+    assert list(top("n2")) == ["metrics", "control", "workers"]
+    assert list(children(top("n2")["control"], SupervisorOptions)) == ["roster"]
+    assert list(top("n3")) == ["metrics", "control", "workers", "doors"], (
+        "its region has nothing to place"
+    )
+
+
+def test_nothing_of_the_database_is_told_at_a_node_without_control() -> None:
+    for roles in ('["worker"]', '["door"]', '["door", "worker"]'):
+        text = NODES.replace('["worker"]', roles).replace(
+            'region = "far"', 'region = "far"\ncapabilities = { vram_gb = 80 }'
+        )
+        config = parse(text, folder=Path("/srv/tether")).at("n2")
+        tree = tree_of(config, Path("/run/x"), port=81)
+        assert b"db.example.org" not in msgspec.msgpack.encode(tree)
+        assert {dsn_of(config, Path("/run/x"), role) for role in DatabaseRole} == {""}
+        shown = {c.id: c for c in tree.children}
+        assert "postgres" not in shown
+        assert ("doors" in shown) == ("door" in roles)
+        if "doors" in shown:
+            door = children(shown["doors"], SupervisorOptions)["0"]
+            told = msgspec.msgpack.decode(door.args, type=DoorOptions)
+            assert (told.elsewhere, told.storage, told.region) == (True, "", "local")
+        if "worker" in roles:
+            worker = children(shown["workers"], DynamicOptions)["w.n2"]
+            assert msgspec.msgpack.decode(worker.args, type=WorkerOptions).elsewhere
+    assert b"db.example.org" in msgspec.msgpack.encode(tree_of(node("n3"), Path("/run/x"), port=81))
 
 
 def test_workers_run_where_they_are_told_to() -> None:
@@ -226,7 +304,7 @@ def test_nodes_with_workers_lend_each_other_artifacts() -> None:
 
     some = '[artifacts]\nreplicas = ["file:///srv/a"]\nquorum = 1\npeer_bandwidth = 2000000\n'
     with_depot, config_of_n2 = told("n2", some)
-    assert list(with_depot) == ["control", "workers", "depot"]
+    assert list(with_depot) == ["metrics", "control", "workers", "depot"]
     depot = msgspec.msgpack.decode(with_depot["depot"].args, type=DepotOptions)
     assert depot.cache_dir == str(config_of_n2.cache_dir)
     assert depot.artifacts.trust_dir == "/srv/tether/trust"
@@ -265,7 +343,7 @@ def test_what_an_admin_is_told() -> None:
     assert told["vram_gb"] == 80
     assert told["role_worker"] is True
     assert NodeOptions.of(told).listen == told["Listen"]
-    assert "role_gateway" not in told
+    assert not {"role_door", "role_control"} & set(told)
     assert capabilities_of(node("n3"), Path("/r"), owner_pid=7)["Convention Address.IPv4"] == [
         "n3/admin/1900"
     ]

@@ -14,6 +14,7 @@ from supervision.errors import TetherError
 from supervision.release import VERSION
 from supervision.settings import ConfigInvalid
 from tether.cli.certificates import ca
+from tether.cli.database import db
 from tether.cli.failure import CommandFailed
 from tether.cli.models import artifacts, models
 from tether.config import Config, load
@@ -35,6 +36,7 @@ app.command(keys)
 cluster = App(name="cluster", help="The nodes that belong together.")
 app.command(cluster)
 app.command(ca)
+app.command(db)
 app.command(models)
 app.command(artifacts)
 
@@ -61,7 +63,7 @@ def up(
     """
     from tether.cli.up import up as run
 
-    return run(load(config, node), dev=dev, log_file=log_file, allow_eval=allow_eval)
+    return run(load(config, node), path=config, dev=dev, log_file=log_file, allow_eval=allow_eval)
 
 
 @app.command
@@ -79,11 +81,17 @@ def down(*, config: ConfigPath = _CONFIG, node: NodeId = "", timeout: float = 60
 
 
 @app.command
-def check(*, config: ConfigPath = _CONFIG, node: NodeId = "") -> int:
-    """Show all mistakes of a configuration at once."""
+def check(*, config: ConfigPath = _CONFIG, node: NodeId = "", strict: bool = False) -> int:
+    """Show all mistakes of a configuration at once, and warn of what is better otherwise.
+
+    Parameters
+    ----------
+    strict
+        A warning is a failure.
+    """
     from tether.cli.check import check as run
 
-    return run(config, node)
+    return run(config, node, strict=strict)
 
 
 @app.command

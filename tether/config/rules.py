@@ -44,6 +44,12 @@ def _http(config: Config) -> Iterator[Problem]:
         )
     if http.port and http.port == node.admin_port:
         yield Problem("node.admin_port", f"http.port is {http.port} too; take another")
+    place = node.metrics_place
+    if place is not None and place[1] > 65535:
+        yield Problem("node.metrics", f"{place[1]} is no port; write one below 65536, or 0")
+    if place is not None and place[1] and place[1] in (http.port, node.admin_port):
+        other = "http.port" if place[1] == http.port else "node.admin_port"
+        yield Problem("node.metrics", f"{other} is {place[1]} too; take another")
     for number, origin in enumerate(http.cors_origins):
         parts = urlsplit(origin)
         plain = parts.scheme in ("http", "https") and parts.netloc and not parts.path

@@ -55,7 +55,6 @@ def application(
         *RegistryRoutes(gateways).routes,
         Route("/healthz", probes.healthz),
         Route("/readyz", probes.readyz),
-        Route("/metrics", probes.metrics),
     ]
 
     async def refuse(request: Request, error: Exception) -> Response:

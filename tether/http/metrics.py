@@ -32,3 +32,22 @@ http_streams_reopened = Counter(
 http_hangups = Counter(
     "tether_http_hangups_total", "Clients that left before their answer was complete"
 )
+handshakes = Counter(
+    "tether_http_handshakes_total",
+    "TLS handshakes with clients, by what came of them: good; refused (no version or cipher that "
+    "both speak, or no TLS at all); timeout; crowded_out; left",
+    ["result"],
+)
+certificate_ends = Gauge(
+    "tether_http_certificate_ends_seconds",
+    "When the certificate of the front doors ends, in seconds since the epoch",
+    ["certificate"],  # so that there is none where there is no certificate
+    multiprocess_mode="livemin",
+)
+certificate_loads = Counter(
+    "tether_http_certificate_loads_total", "New certificates that a front door took over"
+)
+certificate_failures = Counter(
+    "tether_http_certificate_failures_total",
+    "New certificates that a front door kept out, for they could not be used",
+)

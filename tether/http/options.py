@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
+
+TlsVersion = Literal["1.2", "1.3"]
 
 
 class DoorOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,8 +31,12 @@ class DoorOptions(msgspec.Struct, frozen=True, kw_only=True):
         gateway_wait_s: how long a request waits for a gateway when none is up.
         body_timeout_s: how long a client may take to send its headers, and then its body.
         keep_alive_s: how long an idle connection stays open.
+        certificate, key: files for TLS (see `tether.http.certificate`); empty for plain HTTP.
+        tls_minimum: the oldest version of TLS that is spoken, "1.2" or "1.3".
         storage: the folder of the node's own PostgreSQL, whose disk may be full; empty for none.
         default_max_tokens: for a chat that names no `max_tokens`.
+        elsewhere: the node runs no gateways; those of other nodes, of this `region` first, are
+            asked.
 
     Raises:
         ValueError: a value is out of range; names it.
@@ -51,6 +58,11 @@ class DoorOptions(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive_s: float = 75.0
     default_max_tokens: int = 256
     storage: str = ""
+    certificate: str = ""
+    key: str = ""
+    tls_minimum: TlsVersion = "1.2"
+    elsewhere: bool = False
+    region: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -63,6 +75,8 @@ class DoorOptions(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(
                     f"http.{name} is {getattr(self, name)}; it must be seconds within a day"
                 )
+        if bool(self.certificate) != bool(self.key):
+            raise ValueError("http.tls has only one of certificate and key; give both, or neither")
         if self.default_deadline_s > self.max_deadline_s:
             raise ValueError(
                 f"http.default_deadline_s is {self.default_deadline_s} and above "

@@ -11,9 +11,11 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from tether.http.admission import DoorAdmission
+from tether.http.certificate import DoorCertificate
 from tether.http.listener import BACKLOG
 from tether.http.options import DoorOptions
 from tether.http.protocol import DoorProtocol
+from tether.http.tls_listener import TlsListener
 
 
 class _Server(uvicorn.Server):
@@ -24,13 +26,18 @@ class _Server(uvicorn.Server):
 
 
 class HttpServer:
-    """Serves `app` on `sock` until `stop`.
+    """Serves `app` on `sock` until `stop`, by TLS if there is a `certificate`.
 
     `run` returns when the server has ended; it never raises but what a bug would.
     """
 
     def __init__(
-        self, app: ASGIApp, sock: socket.socket, admission: DoorAdmission, options: DoorOptions
+        self,
+        app: ASGIApp,
+        sock: socket.socket,
+        admission: DoorAdmission,
+        options: DoorOptions,
+        certificate: DoorCertificate | None = None,
     ) -> None:
         config = uvicorn.Config(
             app,
@@ -48,27 +55,46 @@ class HttpServer:
             backlog=BACKLOG,  # it says `listen` once more
         )
         self._admission = admission
+        self._config = config
         self._server = _Server(config)
         self._sock = sock
+        self._tls: TlsListener | None = None
+        if certificate is not None:
+            self._tls = TlsListener(sock, certificate.context, self._within)
         self._ended = asyncio.Event()
         self.port: int = sock.getsockname()[1]
 
     async def run(self) -> None:
         """Serves; the port accepts connections from before this is called."""
         try:
-            await self._server.serve(sockets=[self._sock])
+            if self._tls is not None:
+                self._tls.start()
+            await self._server.serve(sockets=[] if self._tls is not None else [self._sock])
             if self._server.server_state.tasks:  # cancelled, and about to say so
                 await asyncio.wait(self._server.server_state.tasks, timeout=0.3)
         finally:
+            if self._tls is not None:
+                self._tls.end()
             self._sock.close()
             self._ended.set()
 
     def withdraw(self) -> None:
         """Take no new connection from now on: they are for others who hold the same listening
         socket, which this closes here alone."""
+        if self._tls is not None:
+            self._tls.close()
         for server in getattr(self._server, "servers", ()):  # once it has begun to serve
             server.close()
         self._sock.close()
+
+    def _within(self) -> asyncio.Protocol:
+        """What speaks within TLS, as uvicorn would make it."""
+        made: asyncio.Protocol = self._config.http_protocol_class(
+            config=self._config,  # type: ignore[call-arg]
+            server_state=self._server.server_state,
+            app_state={},
+        )
+        return made
 
     async def stop(self, deadline_s: float) -> None:
         """Drains: new requests get 503 while the running ones finish, at most `deadline_s`;
@@ -80,4 +106,6 @@ class HttpServer:
         left = max(end - loop.time() - 0.4, 0.1)
         self._server.config.timeout_graceful_shutdown = left  # type: ignore[assignment]
         self._server.should_exit = True
+        if self._tls is not None:
+            self._tls.end()
         await self._ended.wait()

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
 
 from actors.contracts.operating import Drain
+from actors.core.control_lookup import ControlLookup
 from supervision.child import Supervised
 from supervision.contracts.operating import ActorState, Standing
+from supervision.errors import Hindered
 from supervision.runtime import Address, on
 from supervision.spec import ChildSpec
 from supervision.telemetry import logs
 from tether.http.admission import DoorAdmission
 from tether.http.app import application
+from tether.http.certificate import CertificateUnusable, DoorCertificate
 from tether.http.gateways import Gateways
 from tether.http.handover import receive
 from tether.http.listener import listen
@@ -38,6 +42,7 @@ class FrontDoor(Supervised):
     Options: ClassVar[type[msgspec.Struct]] = DoorOptions
 
     _server: HttpServer | None = None
+    _certificate: DoorCertificate | None = None
     _told_to_stop = False
 
     @classmethod
@@ -51,32 +56,37 @@ class FrontDoor(Supervised):
     async def start(self, options: DoorOptions) -> None:
         """
         Raises:
-            Hindered: the listening socket isn't handed over.
+            Hindered: the listening socket isn't handed over, or the certificate can't be used.
             PortTaken: it has to listen by itself, and the port is occupied.
         """
+        last = b""
         if options.handover:
-            sock = await receive(options.handover)
+            sock, last = await receive(options.handover)
         else:
             sock = listen(options.host, options.port, share=options.share_port)
         try:
+            control = ControlLookup(self, elsewhere=options.elsewhere, region=options.region)
             gateways = Gateways(
-                self, self.tree, partitions=options.gateways, wait_s=options.gateway_wait_s
+                self, control, partitions=options.gateways, wait_s=options.gateway_wait_s
             )
             admission = self._admission = DoorAdmission(options.max_requests)
             storage = Storage(self.tree, options.storage)
             app = application(gateways, admission, storage, options)
-            self._server = HttpServer(app, sock, admission, options)
+            certificate = self._certificate = await _certificate_of(options, last)
+            self._server = HttpServer(app, sock, admission, options, certificate)
         except BaseException:
             sock.close()
             raise
         running = self.background(self._server.run(), name="http")
         running.add_done_callback(self._ended)
         self.background(storage.watch(), name="storage")
+        if certificate is not None:
+            self.background(certificate.watch(), name="certificate")
         # What lives now lives as long as the process; the collector need not look at it again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
-        log.info("serving", host=options.host, port=self._server.port)
+        log.info("serving", host=options.host, port=self._server.port, tls=certificate is not None)
 
     async def stop(self, deadline_s: float) -> None:
         """Lets running answers finish, turns new ones away. As an orphan it leaves new connections
@@ -101,8 +111,25 @@ class FrontDoor(Supervised):
             "running": self._admission.running,
             "limit": self._admission.limit,
             "draining": self._admission.draining,
+            "certificate_ends_s": self._certificate.current.ends_at if self._certificate else None,
         }
 
     def _ended(self, running: asyncio.Task[None]) -> None:
         if not self._told_to_stop and not running.cancelled():
             self.background(self.fail("the HTTP server ended by itself"), name="fail")
+
+
+async def _certificate_of(options: DoorOptions, last: bytes) -> DoorCertificate | None:
+    """`last` is the pair that was good last, if that is known.
+
+    Raises:
+        Hindered: there is one, and it can't be used, which may change: who puts a new one there
+            writes two files.
+    """
+    if not options.certificate:
+        return None
+    certificate, key = Path(options.certificate), Path(options.key)
+    try:
+        return await asyncio.to_thread(DoorCertificate, certificate, key, options.tls_minimum, last)
+    except CertificateUnusable as error:
+        raise Hindered(str(error)) from error

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from supervision.security.identity import Identity, IdentityUnusable
 from tether.config import Config, MemberSection
+from tether.http.certificate import CertificateUnusable, DoorCertificate
 
 #: What the Admin of a node may start.
 ACTOR_CLASSES: Final = (
@@ -24,6 +25,7 @@ ACTOR_CLASSES: Final = (
     "actors.scheduler.scheduler:Scheduler",
     "actors.worker.worker:Worker",
     "tether.http.server_actor:FrontDoor",
+    "tether.node.metrics_listener:MetricsListener",
 )
 #: Which of these another node may have started here: what a placer places.
 PLACED_CLASSES: Final = ("actors.worker.worker:Worker",)
@@ -36,7 +38,7 @@ CONVENTION_PERIODS: Final = {
 
 
 class NotOfCluster(Exception):
-    """The node's certificate can't be used here; one sentence."""
+    """A certificate of the node can't be used here; one sentence."""
 
 
 def capabilities_of(config: Config, run_dir: Path, *, owner_pid: int) -> dict[str, Any]:
@@ -100,3 +102,19 @@ def check_identity(config: Config) -> None:
             f"the certificate in {folder} has ended; `tether ca renew {config.node.id} --to "
             f"{folder}` makes a new one"
         )
+
+
+def certificate_of(config: Config) -> DoorCertificate | None:
+    """The certificate of the node's front doors, looked at before anything is started with it; None
+    where they have none.
+
+    Raises:
+        NotOfCluster: it can't be used.
+    """
+    files, tls = config.tls_files, config.http.tls
+    if files is None or tls is None:
+        return None
+    try:
+        return DoorCertificate(*files, tls.minimum)
+    except CertificateUnusable as error:
+        raise NotOfCluster(str(error)) from None

@@ -39,7 +39,8 @@ class HomeUnusable(Exception):
 
 class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     """What a running node tells the other commands. `root` is the address of its root
-    supervisor, `dsn` leads to its database. `allow_eval` lets `tether shell` run Python."""
+    supervisor, `dsn` leads to its database, and `url` and `metrics` to what it serves.
+    `allow_eval` lets `tether shell` run Python."""
 
     pid: int
     node: str
@@ -50,6 +51,7 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     dsn: str = ""
     ready: bool = False
     allow_eval: bool = False
+    metrics: str = ""
 
 
 class Home:

@@ -21,6 +21,7 @@ from prometheus_client import multiprocess
 
 from actors.stores import keys
 from actors.stores.database import Database
+from actors.stores.database_roles import DatabaseRole
 from supervision.contracts import ChildStatus, StartChild, Tree, WatchTree
 from supervision.errors import PeerLost, TetherError
 from supervision.nodes import ROOT
@@ -29,34 +30,33 @@ from supervision.runtime import Address, Endpoint
 from supervision.system import System
 from supervision.telemetry import logs, title
 from tether.config import Config
+from tether.http.certificate import DoorCertificate
 from tether.node.capabilities import (
     CONVENTION_PERIODS,
     NotOfCluster,
     capabilities_of,
+    certificate_of,
     check_identity,
 )
 from tether.node.home import Home, NodeState, read_state
 from tether.node.leftovers import end_remains
 from tether.node.model_preparation import prepare_models
 from tether.node.plan import (
+    METRICS,
     dsn_of,
     handover_of,
-    has_role,
-    own_models,
-    own_workers,
     tree_of,
 )
-from tether.node.ports import FrontPort, NodePortTaken, check_free
+from tether.node.ports import HeldPort, NodePortTaken, check_free, front_port, metrics_port
 from tether.node.processes import MARK, adopt_orphans, reap
 from tether.node.progress import Progress
-from tether.node.readiness import excused, models_here, ready_models
+from tether.node.readiness import until_models_answer
 from tether.node.systemd import Notifier
 
 STALE_GRACE_S: Final = 5.0  # for what an earlier node has left, to end before it is killed
 END_GRACE_S: Final = 3.0  # likewise, for what this one leaves
 MARGIN_S: Final = 5.0  # beyond a deadline that another process keeps by itself
 _CREATE_S: Final = 30.0
-_ASK_AGAIN_S: Final = 0.1
 _TELL_AGAIN_S: Final = 1.0
 
 log = logs.get(__name__)
@@ -77,7 +77,9 @@ class Launcher:
         self._dev = dev
         self._allow_eval = allow_eval
         self._port = config.http.port
-        self._front: FrontPort | None = None
+        self._front: HeldPort | None = None
+        self._metrics: HeldPort | None = None
+        self._certificate: DoorCertificate | None = None  # the last good one, for new doors
         self._seen = Tree(nodes=())
         self._untold = False  # node.json is behind
         self._undone = False  # the root could not start, and has stopped what had
@@ -113,8 +115,9 @@ class Launcher:
                 system.shutdown()
         finally:
             _ignore_signals()
-            if self._front:
-                self._front.close()
+            for held in (self._front, self._metrics):
+                if held:
+                    held.close()
             state = read_state(config.data_dir)
             if killed := end_remains(config.data_dir, state, grace_s=END_GRACE_S):
                 log.warning("killed what did not end by itself", pids=killed)
@@ -130,14 +133,16 @@ class Launcher:
         """Not earlier: what a killed node had left may have held the ports.
 
         Raises:
-            NodeFailed: a port is taken, or the certificate is of no use.
+            NodeFailed: a port is taken, or a certificate is of no use.
         """
         config = self._config
         try:
             check_identity(config)
-            if has_role(config, "gateway"):
-                self._front = FrontPort(config.http.host, config.http.port)
+            if config.has_role("door"):
+                self._certificate = certificate_of(config)
+                self._front = front_port(config)
                 self._port = self._front.number
+            self._metrics = metrics_port(config)
             if config.member is not None and config.identity_dir is not None:
                 keys = f"host and admin_port of node {config.node.id} in nodes"
                 check_free(config.member.host, config.node.admin_port, keys)
@@ -176,13 +181,16 @@ class Launcher:
             run_dir=str(self._home.run_dir), node=config.node.id, port=config.node.admin_port
         ) as endpoint:
             if self._front:
-                self._front.hand_over(handover_of(config, self._home.run_dir))
+                kept = None if self._certificate is None else self._certificate.last
+                self._front.hand_over(handover_of(config, self._home.run_dir), kept)
+            if self._metrics:
+                self._metrics.hand_over(handover_of(config, self._home.run_dir, METRICS))
             root = await endpoint.create(Root, timeout=_CREATE_S, global_name=ROOT)
             endpoint.watch(endpoint.admin, lost.set)
             endpoint.watch(root, lost.set)
             self._tell(root=str(root))
             serving = asyncio.create_task(self._serve(endpoint, root))
-            watching = asyncio.create_task(self._watch(endpoint, root))
+            watching = asyncio.gather(self._watch(endpoint, root), self._renew())
             try:
                 await _first(serving, told.wait(), lost.wait())
                 if serving.done():
@@ -216,7 +224,7 @@ class Launcher:
             async with asyncio.timeout(deadline_s):
                 await endpoint.ask(root, start, timeout=deadline_s + MARGIN_S)
                 self._progress.working("all started", "actors", 1.0)
-                await self._until_models_answer(endpoint)
+                await until_models_answer(endpoint, config, lambda: self._seen, self._progress)
         except TimeoutError:
             missing = ", ".join(
                 n.path for n in self._seen.nodes if n.state is not ChildStatus.RUNNING
@@ -235,36 +243,12 @@ class Launcher:
                 made = await keys.create(database, "dev", "tether up --dev")
             self._progress.say(f"key of tenant dev: {made.text}")
         self._tell(root=str(root), ready=True)
+        if self._state.metrics:
+            self._progress.say(f"metrics at {self._state.metrics}")
         where = f"at {self._state.url}" if self._front else "for other nodes, without a door"
         self._progress.say(f"ready {where}")
         self._systemd.tell("READY=1", f"STATUS=ready {where}")
         await asyncio.Event().wait()
-
-    async def _until_models_answer(self, endpoint: Endpoint) -> None:
-        """Those of its own workers, as its door says, or its roster where it has none; but for what
-        was retired, what no worker has room for before it is asked, and what can't be loaded beside
-        others that can."""
-        wanted = {model.ref for model in own_models(self._config)}
-        while missing := wanted - set(await self._answering(endpoint)):
-            done = len(wanted) - len(missing)
-            self._progress.working("models answer", "models", done / len(wanted))
-            seen = self._seen
-            but = await excused(
-                endpoint, seen.address("control/roster"), seen.address("control/registry")
-            )
-            left_out = [ref for ref in sorted(missing) if not but.of(ref)]
-            if not left_out:
-                break
-            if but.settled >= own_workers(self._config) and not but.warm & missing:
-                self._progress.say(f"without {', '.join(left_out)}: the log says why")
-                break
-            await asyncio.sleep(_ASK_AGAIN_S)
-        self._progress.working("models answer", "models", 1.0)
-
-    async def _answering(self, endpoint: Endpoint) -> tuple[str, ...]:
-        if self._front:
-            return await ready_models(self._config.http.host, self._port)
-        return await models_here(endpoint, self._seen.address("control/roster"))
 
     async def _watch(self, endpoint: Endpoint, root: Address) -> None:
         """Follow the tree: what is starting is told, and whose process is gone counts no more."""
@@ -284,6 +268,11 @@ class Launcher:
                     done = 1 - len(waiting) / len(tree.nodes)
                     self._progress.working(f"starting {waiting[0]}", "actors", done)
 
+    async def _renew(self) -> None:
+        """A door that is started while its files are broken gets the pair that was good last."""
+        if self._certificate is not None:
+            await self._certificate.watch()
+
     async def _stop(self, endpoint: Endpoint, root: Address) -> None:
         """Stop doors, workers, control and database, in this order; each keeps its own deadline."""
         timeout_s = 2 * self._config.node.stop_deadline_s + MARGIN_S
@@ -300,7 +289,8 @@ class Launcher:
             admin_port=self._config.node.admin_port,
             root=root,
             url=self._front.url if self._front else "",
-            dsn=dsn_of(self._config, self._home.run_dir),
+            metrics=f"{self._metrics.url}/metrics" if self._metrics else "",
+            dsn=dsn_of(self._config, self._home.run_dir, DatabaseRole.OPERATOR),
             ready=ready,
             allow_eval=self._allow_eval,
         )

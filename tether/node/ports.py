@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import socket
 import time
+from collections.abc import Callable
 from typing import Final
 
+from tether.config import Config
 from tether.http.handover import Handover
 from tether.http.listener import opened
 
@@ -17,36 +19,61 @@ class NodePortTaken(Exception):
     """Nobody can listen there; one sentence."""
 
 
-class FrontPort:
-    """The port of the front doors, for as long as the node runs: it listens from the first moment,
-    so nobody else can take it while models are prepared, and clients that come early wait. Doors
-    are given the socket, and may end and begin as they like."""
+class HeldPort:
+    """A port for as long as the node runs: it listens from the first moment, so nobody else can
+    take it while models are prepared, and clients that come early wait. Those that serve there are
+    given the socket, and may end and begin as they like."""
 
-    def __init__(self, host: str, port: int) -> None:
-        """`port` 0 is any free one. Blocks as `check_free` does.
+    def __init__(self, host: str, port: int, keys: str, *, scheme: str = "http") -> None:
+        """`port` 0 is any free one; `keys` are what may be set to another. Blocks as `check_free`
+        does.
 
         Raises:
-            PortTaken: something else listens there, or the host is not this machine.
+            NodePortTaken: something else listens there, or the host is not this machine.
         """
-        self._sock = _listening(host, port, "http.host and http.port")
+        self._sock = _listening(host, port, keys)
         self._handover: Handover | None = None
         self.number: int = self._sock.getsockname()[1]
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.number}"
+        self.url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.number}"
 
-    def hand_over(self, path: str) -> None:
-        """From now on doors find the socket at `path`; on the loop that runs.
+    def hand_over(self, path: str, kept: Callable[[], bytes] | None = None) -> None:
+        """From now on the socket is found at `path`, and what `kept` gives with it; on the loop
+        that runs.
 
         Raises:
             OSError: nobody can listen at `path`.
         """
-        self._handover = Handover(self._sock, path)
+        self._handover = Handover(self._sock, path, kept)
 
     def close(self) -> None:
-        """Let go of it: the port is closed when the last door has done so too. Safe to call
-        twice."""
+        """Let go of it: the port is closed when the last that serves there has done so too. Safe to
+        call twice."""
         if self._handover is not None:
             self._handover.close()
         self._sock.close()
+
+
+def front_port(config: Config) -> HeldPort:
+    """That of the front doors.
+
+    Raises:
+        NodePortTaken: see `HeldPort`.
+    """
+    http = config.http
+    scheme = "https" if http.tls else "http"
+    return HeldPort(http.host, http.port, "http.host and http.port", scheme=scheme)
+
+
+def metrics_port(config: Config) -> HeldPort | None:
+    """That of the node's metrics; None where they aren't shown.
+
+    Raises:
+        NodePortTaken: see `HeldPort`.
+    """
+    place = config.node.metrics_place
+    if place is None:
+        return None
+    return HeldPort(*place, "node.metrics (port 0 picks a free one, empty shows nothing)")
 
 
 def check_free(host: str, port: int, keys: str) -> None:
@@ -55,7 +82,7 @@ def check_free(host: str, port: int, keys: str) -> None:
     before the kernel closes its sockets.
 
     Raises:
-        PortTaken: something listens there, or the host is not this machine.
+        NodePortTaken: something listens there, or the host is not this machine.
     """
     _listening(host, port, keys).close()
 

@@ -1,46 +1,77 @@
-"""Readiness checks: a front door asked for its models with nothing but a socket, or a roster."""
+"""Readiness checks: gateways asked for the models that answer, or a roster."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
 import msgspec
 
-from actors.contracts import Catalog, Fleet, HealthReport, WatchCatalog, WatchFleet
-from supervision.contracts import Contract
+from actors.contracts import (
+    Catalog,
+    Fleet,
+    HealthReport,
+    Readiness,
+    Ready,
+    WatchCatalog,
+    WatchFleet,
+)
+from supervision.contracts import Contract, Tree
 from supervision.errors import TetherError
 from supervision.runtime import Address, Endpoint
-from supervision.unreadable import UNREADABLE
+from tether.config import Config
+from tether.http.gateways import ROOT as GATEWAYS
+from tether.node.plan import own_models, own_workers
+from tether.node.progress import Progress
 
 _TIMEOUT_S: Final = 5.0
-_MAX_BYTES: Final = 1 << 20
+_ASK_AGAIN_S: Final = 0.1
 _C = TypeVar("_C", bound=Contract)
 
 
-class _Ready(msgspec.Struct):
-    models: tuple[str, ...] = ()
+async def until_models_answer(
+    endpoint: Endpoint, config: Config, seen: Callable[[], Tree], progress: Progress
+) -> None:
+    """Those of the node's own workers, as its gateways say, or its roster where it has none; but
+    for what was retired, what no worker has room for before it is asked, and what can't be loaded
+    beside others that can. `seen` gives the tree as it is."""
+    wanted = {model.ref for model in own_models(config)}
+    while missing := wanted - set(await _answering(endpoint, config, seen())):
+        done = len(wanted) - len(missing)
+        progress.working("models answer", "models", done / len(wanted))
+        tree = seen()
+        but = await excused(
+            endpoint, tree.address("control/roster"), tree.address("control/registry")
+        )
+        left_out = [ref for ref in sorted(missing) if not but.of(ref)]
+        if not left_out:
+            break
+        if but.settled >= own_workers(config) and not but.warm & missing:
+            progress.say(f"without {', '.join(left_out)}: the log says why")
+            break
+        await asyncio.sleep(_ASK_AGAIN_S)
+    progress.working("models answer", "models", 1.0)
 
 
-async def ready_models(host: str, port: int) -> tuple[str, ...]:
-    """The models that answer according to `/readyz`; none when nobody listens yet."""
-    try:
-        async with asyncio.timeout(_TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(_reachable(host), port)
-            try:
-                writer.write(b"GET /readyz HTTP/1.1\r\nHost: tether\r\nConnection: close\r\n\r\n")
-                answer = await reader.read(_MAX_BYTES)
-                while more := await reader.read(_MAX_BYTES):
-                    answer += more
-            finally:
-                writer.close()
-    except (OSError, TimeoutError):
-        return ()
-    _, _, body = answer.partition(b"\r\n\r\n")
-    try:
-        return msgspec.json.decode(body, type=_Ready).models
-    except UNREADABLE:
-        return ()
+async def _answering(endpoint: Endpoint, config: Config, tree: Tree) -> tuple[str, ...]:
+    if config.has_role("door") and config.has_role("control"):
+        gateways = [f"{GATEWAYS}/{number}" for number in range(config.gateway.partitions)]
+        return await ready_models(endpoint, map(tree.address, gateways))
+    return await models_here(endpoint, tree.address("control/roster"))
+
+
+async def ready_models(endpoint: Endpoint, gateways: Iterable[str | None]) -> tuple[str, ...]:
+    """The models that answer according to the gateways at these addresses; none of those that don't
+    run, or don't say."""
+    asked = [endpoint.ask(address, Readiness(), _TIMEOUT_S) for address in gateways if address]
+    found: set[str] = set()
+    for answer in await asyncio.gather(*asked, return_exceptions=True):
+        if isinstance(answer, Ready):
+            found.update(answer.models)
+        elif not isinstance(answer, TetherError | Contract):
+            raise answer
+    return tuple(sorted(found))
 
 
 async def models_here(endpoint: Endpoint, roster: str | None) -> tuple[str, ...]:
@@ -96,8 +127,3 @@ async def _first(
     except (TetherError, TimeoutError):
         pass
     return None
-
-
-def _reachable(host: str) -> str:
-    """Where to connect for what listens on `host`."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)

@@ -32,6 +32,8 @@ from tests.support.waiting import PATIENCE_S, PatientEndpoint
 from tether.http.listener import listen
 from tether.http.options import DoorOptions
 from tether.http.server_actor import FrontDoor
+from tether.node.exposition import exposition
+from tether.node.readiness import ready_models
 
 CHAT = "/v1/chat/completions"
 NODE, PORT = "d1", 1957
@@ -78,7 +80,10 @@ class Node:
         os.kill((await self.nodes())[path].pid, signal.SIGKILL)
 
     async def counts(self) -> list[str]:
-        return list((await call(self.port, "GET", "/readyz"))[2]["models"])
+        """What the gateways say of themselves."""
+        nodes = await self.nodes()
+        addresses = [nodes[f"control/gateways/{number}"].address for number in range(2)]
+        return list(await ready_models(self.endpoint, addresses))
 
     @property
     def busy_gateway(self) -> str:
@@ -180,14 +185,14 @@ async def test_clients_kills_and_hangups(node: Node) -> None:
     for _ in range(10):
         assert (await call(node.port, "POST", CHAT, chat("a")))[0] == 200
 
-    # whichever door is asked tells the sum of all of them, the killed one included
+    # what all doors have counted is summed, what the killed one has included
     counted = {
         b'tether_http_requests_total{route="chat_completions",status="200"} 20.0',
         b"tether_http_hangups_total 1.0",
     }
 
     async def summed() -> bool:  # a request is counted a moment after it was answered
-        return counted <= set((await call(node.port, "GET", "/metrics"))[2].splitlines())
+        return counted <= set(exposition().splitlines())
 
     await until(summed)
 

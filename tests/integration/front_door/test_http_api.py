@@ -255,11 +255,8 @@ async def test_infer_whole_and_streamed(door: Served) -> None:
 async def test_probes(door: Served) -> None:
     assert (await call(door.port, "GET", "/healthz", authorization=""))[0] == 200
     status, _, answer = await call(door.port, "GET", "/readyz", authorization="")
-    assert (status, answer) == (200, {"status": "ready", "models": ["echo@1"]})
-    await call(door.port, "POST", CHAT, chat("a"))
-    _, headers, text = await call(door.port, "GET", "/metrics", authorization="")
-    assert headers["content-type"].startswith("text/plain")
-    assert b'tether_http_requests_total{route="chat_completions",status="200"}' in text
+    assert (status, answer) == (200, {"status": "ready", "models": 1})  # how many, and no names
+    assert (await call(door.port, "GET", "/metrics"))[0] == 404
     door.node.kill()
     status, headers, _ = await call(door.port, "GET", "/readyz")
     assert (status, headers["retry-after"]) == (503, "1")

@@ -102,13 +102,30 @@ async def test_doors_share_it(held: Held) -> None:
 
 async def test_many_who_ask_at_once_and_nothing_is_left_open(held: Held) -> None:
     before = descriptors()
-    got = await asyncio.gather(*(receive(held.path, PATIENCE_S) for _ in range(200)))
+    found = await asyncio.gather(*(receive(held.path, PATIENCE_S) for _ in range(200)))
+    assert {kept for _, kept in found} == {b""}
+    got = [sock for sock, _ in found]
+    del found
     assert {sock.getsockname() for sock in got} == {held.sock.getsockname()}
     assert not any(sock.get_inheritable() for sock in got)
     for sock in got:
         sock.close()
     del got
     await until(lambda: descriptors() <= before)
+
+
+async def test_what_is_kept_goes_with_it(folder: Path) -> None:
+    kept = [b"one"]
+    with opened("127.0.0.1", 0) as sock:
+        handover = Handover(sock, str(folder / "http"), lambda: kept[0])
+        before = descriptors()
+        for content in (b"one", b"two" * 100_000, b""):
+            kept[0] = content
+            got, found = await receive(str(folder / "http"))
+            assert found == content and got.getsockname() == sock.getsockname()
+            got.close()
+        await until(lambda: descriptors() <= before)
+        handover.close()
 
 
 async def test_nobody_gives(folder: Path, held: Held) -> None:
