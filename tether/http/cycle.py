@@ -86,7 +86,7 @@ class DoorCycle(RequestResponseCycle):
             self.keep_alive = False
         lines = [STATUS_LINE[status]]
         sized = self.scope["method"] == "HEAD" or status in (204, 304)
-        for name, value in headers:
+        for name, value in (*self.default_headers, *headers):
             if name == b"content-length":
                 self.expected_content_length = int(value)
                 sized = True

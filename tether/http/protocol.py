@@ -208,7 +208,7 @@ class DoorProtocol(Incoming):
             return
         status, headers, content = errors.answer(error)
         head = [STATUS_LINE[status]]
-        for name, value in headers:
+        for name, value in (*self.server_state.default_headers, *headers):
             if name != b"connection":
                 head += [name, b": ", value, b"\r\n"]
         head.append(b"connection: close\r\n\r\n")

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 import time
 from collections.abc import AsyncIterator
+from email.utils import parsedate_to_datetime
 
 import pytest
 
 from tests.support.http_server import KEY, Served, served
 from tests.support.raw_http import Raw, answers, call, chat, events, request, said, talk
 from tests.support.waiting import PATIENCE_S, until
+from tether.http import server
 from tether.http.options import DoorOptions
 
 CHAT = "/v1/chat/completions"
@@ -398,3 +401,30 @@ async def test_half_a_request_is_refused(door: Served) -> None:
     assert await talk(door.port, b"", shut=True) == b""
     await until(lambda: door.admission.running == 0)
     assert (await call(door.port, "GET", "/healthz"))[0] == 200
+
+
+async def test_the_server_has_no_log_of_its_own(
+    door: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a line on what a client has sent; and what else uvicorn says is a line of our log."""
+    ours: list[str] = []
+    monkeypatch.setattr(server.log, "warning", lambda event, **more: ours.append(more["text"]))
+    root: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = root.append  # type: ignore[method-assign, assignment]
+    logging.getLogger().addHandler(handler)
+    try:
+        for data in (TAKEN["h2c"], *(data for _, data in REFUSED.values())):
+            await talk(door.port, data + LAST)
+        assert not ours and not root
+        logging.getLogger("uvicorn.error").error("ports are rare")
+        assert ours == ["ports are rare"] and not root
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
+async def test_answers_are_dated(door: Served) -> None:
+    """RFC 9110, 6.6.1."""
+    for data in (LAST, REFUSED["no host"][1]):
+        (answer,) = answers(await talk(door.port, data))
+        assert parsedate_to_datetime(answer.headers["date"])
