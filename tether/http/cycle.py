@@ -44,7 +44,14 @@ class DoorCycle(RequestResponseCycle):
             self.waiting_for_100_continue = False
             if self.more_body and not self.body and not self.transport.is_closing():
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        return await super().receive()
+        if not self.disconnected and not self.response_complete:
+            self.flow.resume_reading()
+            await self.message_event.wait()
+            self.message_event.clear()
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        body, self.body = self.body, bytearray()
+        return {"type": "http.request", "body": bytes(body), "more_body": self.more_body}
 
     async def send(self, message: Any) -> None:
         """As of ASGI."""
@@ -84,7 +91,7 @@ class DoorCycle(RequestResponseCycle):
         if self.more_body and (self.waiting_for_100_continue or self.declared > MAX_KEPT_BYTES):
             # Whether the body still comes nobody knows, or it isn't worth waiting for.
             self.keep_alive = False
-        lines = [STATUS_LINE[status]]
+        lines, ends = [STATUS_LINE[status]], 2
         sized = self.scope["method"] == "HEAD" or status in (204, 304)
         for name, value in (*self.default_headers, *headers):
             if name == b"content-length":
@@ -94,21 +101,23 @@ class DoorCycle(RequestResponseCycle):
                 if b"close" in value.lower():
                     self.keep_alive = False
                 continue
-            lines.append(b"%b: %b\r\n" % (name, value))
+            lines += (name, b": ", value, b"\r\n")
+            ends += 1
         if sized:
             self.chunked_encoding = False
         elif modern:
             self.chunked_encoding = True
             lines.append(b"transfer-encoding: chunked\r\n")
+            ends += 1
         else:
             self.keep_alive = False  # the end of the connection is the end of the body
-        if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        elif not modern:
-            lines.append(b"connection: keep-alive\r\n")
+        if not self.keep_alive or not modern:
+            lines.append(
+                b"connection: keep-alive\r\n" if self.keep_alive else b"connection: close\r\n"
+            )
+            ends += 1
         lines.append(b"\r\n")
         head = b"".join(lines)
-        ends = len(lines)
         if head.count(b"\n") != ends or head.count(b"\r") != ends or b"\0" in head:
             raise RuntimeError("a header of the response would be two")
         self.transport.write(head)
