@@ -86,7 +86,7 @@ class DoorCycle(RequestResponseCycle):
             self.transport.write(b"0")
 
     def _begin(self, status: int, headers: Any) -> None:
-        self.response_started = True
+        self.expected_content_length = 0
         modern = self.scope["http_version"] == "1.1"
         if self.more_body and (self.waiting_for_100_continue or self.declared > MAX_KEPT_BYTES):
             # Whether the body still comes nobody knows, or it isn't worth waiting for.
@@ -120,6 +120,8 @@ class DoorCycle(RequestResponseCycle):
         head = b"".join(lines)
         if head.count(b"\n") != ends or head.count(b"\r") != ends or b"\0" in head:
             raise RuntimeError("a header of the response would be two")
+        self.response_started = True
+        self.waiting_for_100_continue = False
         self.transport.write(head)
 
     def _continue(self, body: bytes, more_body: bool) -> None:
@@ -141,6 +143,7 @@ class DoorCycle(RequestResponseCycle):
         if self.expected_content_length:
             raise RuntimeError("the response is shorter than its Content-Length")
         self.response_complete = True
+        self.body.clear()  # what came of it and was never read
         self.message_event.set()
         self.on_response()
 
