@@ -6,7 +6,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from tests.support.http_server import KEY
 
@@ -75,6 +75,79 @@ class Raw:
     async def closed(self) -> bool:
         """Whether the server closes the connection without another byte."""
         return await self.reader.read(1) == b""
+
+
+class Said(NamedTuple):
+    """One answer, as a strict client reads it."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def answers(data: bytes, *methods: str) -> list[Said]:
+    """The answers in `data`, to requests of these methods (GET, unless told), interim ones too.
+
+    Raises:
+        ValueError: it isn't HTTP/1.1 from its first byte to its last.
+    """
+    found: list[Said] = []
+    final = 0
+    while data:
+        head, end, data = data.partition(b"\r\n\r\n")
+        line, *lines = head.decode("latin-1").split("\r\n")
+        version, number, _ = line.split(" ", 2)
+        headers = {name.lower(): value for name, value in (item.split(": ", 1) for item in lines)}
+        status = int(number)
+        if not end or version != "HTTP/1.1":
+            raise ValueError(f"no head of an answer: {head[:200]!r}")
+        head_only = methods[final : final + 1] == ("HEAD",)
+        final += status >= 200
+        if status < 200 or status in (204, 304) or head_only:
+            body = b""
+        elif headers.get("transfer-encoding") == "chunked":
+            body, data = _chunks(data)
+        elif "content-length" in headers:
+            size = int(headers["content-length"])
+            body, data = data[:size], data[size:]
+            if len(body) < size:
+                raise ValueError(f"a body of {size} bytes was cut after {len(body)}")
+        else:
+            body, data = data, b""
+            if headers.get("connection") != "close":
+                raise ValueError("nobody knows where the answer ends")
+        found.append(Said(status, headers, body))
+    return found
+
+
+def _chunks(data: bytes) -> tuple[bytes, bytes]:
+    body = b""
+    while True:
+        line, end, data = data.partition(b"\r\n")
+        size = int(line, 16)
+        if not end or data[size : size + 2] != b"\r\n":
+            raise ValueError("a chunk was cut")
+        body, data = body + data[:size], data[size + 2 :]
+        if not size:
+            return body, data
+
+
+async def talk(port: int, *pieces: bytes, shut: bool = False, pause_s: float = 0.01) -> bytes:
+    """All that is said to `pieces` until the server closes; they are sent apart, whether or not an
+    answer is there, and with `shut` nothing is sent after them."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        said = asyncio.create_task(reader.read())
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            if len(pieces) > 1:
+                await asyncio.sleep(pause_s)
+        if shut:
+            writer.write_eof()
+        return await said
+    finally:
+        writer.close()
 
 
 def request(method: str, path: str, body: Any = None, **headers: str) -> bytes:

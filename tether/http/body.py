@@ -10,8 +10,7 @@ from supervision.errors import BadRequest, BodyTooLarge, Cancelled
 async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
     """All of the body, whether its length was declared or it comes in chunks.
 
-    What is too large is read on for as much again and thrown away, so that a client that sends
-    first and reads later sees the answer rather than a reset connection.
+    What is too large isn't read on: the connection drains what its client still sends.
 
     Raises:
         BodyTooLarge: more than `limit` bytes were declared or came.
@@ -24,32 +23,20 @@ async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -
             param="content-encoding",
         )
     declared = headers.get(b"content-length")
-    if declared is not None and int(declared) > 2 * limit:
+    if declared is not None and int(declared) > limit:
         raise _too_large(limit)
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise Cancelled("the client hung up while it sent the request")
-    first: bytes = message.get("body", b"")
-    if not message.get("more_body", False):
-        if len(first) > limit:
-            raise _too_large(limit)
-        return first
-    parts, size = [first], len(first)
-    while message.get("more_body", False):
+    parts, size, more = [], 0, True
+    while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Cancelled("the client hung up while it sent the request")
         part: bytes = message.get("body", b"")
+        more = message.get("more_body", False)
         size += len(part)
-        if size <= limit:
-            parts.append(part)
-        else:
-            parts.clear()
-            if size > 2 * limit:
-                break
-    if size > limit:
-        raise _too_large(limit)
-    return b"".join(parts)
+        if size > limit:
+            raise _too_large(limit)
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _too_large(limit: int) -> BodyTooLarge:

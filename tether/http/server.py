@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from supervision.telemetry import logs
 from tether.http.admission import DoorAdmission
 from tether.http.certificate import DoorCertificate
 from tether.http.listener import BACKLOG
 from tether.http.options import DoorOptions
 from tether.http.protocol import DoorProtocol
 from tether.http.tls_listener import TlsListener
+
+log = logs.get(__name__)
+
+
+class _OurLines(logging.Handler):
+    """What uvicorn says, as a line of our log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log.warning("the HTTP server says so", text=record.getMessage(), level=record.levelname)
 
 
 class _Server(uvicorn.Server):
@@ -54,6 +65,8 @@ class HttpServer:
             timeout_keep_alive=int(options.keep_alive_s),
             backlog=BACKLOG,  # it says `listen` once more
         )
+        own = logging.getLogger("uvicorn.error")
+        own.handlers, own.propagate = [_OurLines()], False
         self._admission = admission
         self._config = config
         self._server = _Server(config)
