@@ -75,6 +75,7 @@ from actors.contracts.inference import (
     TextInput,
     Usage,
 )
+from actors.contracts.keys import Authenticate, Authenticated
 from actors.contracts.operating import BreakerState, BreakerStates, SetBreaker, ShowBreakers
 
 __all__ = [
@@ -84,6 +85,8 @@ __all__ = [
     "ArtifactsHeld",
     "Assignment",
     "Attach",
+    "Authenticate",
+    "Authenticated",
     "BreakerSeen",
     "BreakerState",
     "BreakerStates",

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.types import Receive
 
 from supervision.errors import BadRequest, BodyTooLarge, Cancelled
 
 
-async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
-    """All of the body, whether its length was declared or it comes in chunks.
+def _no_budget(size: int) -> None:
+    """What is read has its bound elsewhere."""
+
+
+async def read_body(
+    receive: Receive,
+    headers: dict[bytes, bytes],
+    limit: int,
+    take: Callable[[int], None] = _no_budget,
+) -> bytes:
+    """All of the body, whether its length was declared or it comes in chunks. `take` counts the
+    bytes before they are read where their number was declared, else as they come; what it raises
+    ends the reading.
 
     What is too large is read on for as much again and thrown away, so that a client that sends
     first and reads later sees the answer rather than a reset connection.
@@ -26,6 +39,9 @@ async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -
     declared = headers.get(b"content-length")
     if declared is not None and int(declared) > 2 * limit:
         raise _too_large(limit)
+    counted = declared is not None and int(declared) <= limit
+    if counted:
+        take(int(declared or 0))
     message = await receive()
     if message["type"] == "http.disconnect":
         raise Cancelled("the client hung up while it sent the request")
@@ -33,7 +49,11 @@ async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -
     if not message.get("more_body", False):
         if len(first) > limit:
             raise _too_large(limit)
+        if not counted:
+            take(len(first))
         return first
+    if not counted:
+        take(min(len(first), limit))
     parts, size = [first], len(first)
     while message.get("more_body", False):
         message = await receive()
@@ -42,6 +62,8 @@ async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -
         part: bytes = message.get("body", b"")
         size += len(part)
         if size <= limit:
+            if not counted:
+                take(len(part))
             parts.append(part)
         else:
             parts.clear()

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from supervision.errors import BadRequest, Overloaded, TetherError
-from supervision.telemetry import bounds as bound_metrics
 from tether.http import errors
+from tether.http.lobby import VISIT, Lobby, Visit
 
 MAX_HEAD_BYTES = 32 << 10  # also of chunk extensions and trailers, with which no body comes
 STUCK_S = 10.0  # between two looks at a client that doesn't read
@@ -27,7 +27,7 @@ class HeadTooLarge(BadRequest):
 class DoorProtocol(HttpToolsProtocol):
     """One connection. The bounds are class variables, set once per process by `bounded`."""
 
-    max_connections: ClassVar[int] = 8192
+    lobby: ClassVar[Lobby] = Lobby(8192, 1024, 256)
     head_timeout_s: ClassVar[float] = 30.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -37,25 +37,27 @@ class DoorProtocol(HttpToolsProtocol):
         self._heading = True
         self._impatience: asyncio.TimerHandle | None = None
         self._stuck: asyncio.TimerHandle | None = None
+        self._visit: Visit | None = None
 
     @classmethod
-    def bounded(cls, max_connections: int, head_timeout_s: float) -> type[DoorProtocol]:
+    def bounded(cls, lobby: Lobby, head_timeout_s: float) -> type[DoorProtocol]:
         """This protocol with other bounds."""
-        bounds = {"max_connections": max_connections, "head_timeout_s": head_timeout_s}
+        bounds = {"lobby": lobby, "head_timeout_s": head_timeout_s}
         return type("DoorProtocol", (cls,), bounds)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        _connections.inc()
-        if len(self.connections) > self.max_connections:
-            _refused.inc()
-            self._refuse(Overloaded(f"{self.max_connections} connections are open already"))
+        try:
+            self._visit = self.lobby.enter(self, self.client[0] if self.client else "")
+        except Overloaded as error:
+            self._refuse(error)
             return
         self._impatience = self.loop.call_later(self.head_timeout_s, self._too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        _connections.dec()
+        if self._visit is not None:
+            self._visit.end()
         self._patient()
         if self._stuck is not None:
             self._stuck.cancel()
@@ -87,6 +89,7 @@ class DoorProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._heading = True
         self._head_bytes = 0
+        self.scope[VISIT] = self._visit  # type: ignore[typeddict-unknown-key]
 
     def on_headers_complete(self) -> None:
         self._heading = False
@@ -119,6 +122,15 @@ class DoorProtocol(HttpToolsProtocol):
         else:
             self._refuse(BadRequest("this is no valid HTTP/1.1 request"))
 
+    def show_out(self, why: TetherError) -> None:
+        """See `lobby.Visitor`. What runs on it is ended, and what it hasn't read is lost."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._patient()
+            self.transport.abort()
+        else:
+            self._refuse(why)
+            self.loop.call_later(STUCK_S, self.transport.abort)
+
     def _too_slow(self) -> None:
         self._impatience = None
         self.transport.close()
@@ -149,7 +161,3 @@ class DoorProtocol(HttpToolsProtocol):
                 head += [name, b": ", value, b"\r\n"]
         self.transport.write(b"".join([*head, b"connection: close\r\n\r\n", content]))
         self.transport.close()
-
-
-_connections = bound_metrics.used.labels("door_connections")
-_refused = bound_metrics.refused.labels("door_connections")

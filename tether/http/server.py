@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from tether.http.admission import DoorAdmission
 from tether.http.listener import BACKLOG
+from tether.http.lobby import Lobby
 from tether.http.options import DoorOptions
 from tether.http.protocol import DoorProtocol
 
@@ -32,10 +33,15 @@ class HttpServer:
     def __init__(
         self, app: ASGIApp, sock: socket.socket, admission: DoorAdmission, options: DoorOptions
     ) -> None:
+        lobby = self.lobby = Lobby(
+            options.max_connections,
+            min(options.max_strangers, options.max_connections),
+            options.max_strangers_per_address,
+        )
         config = uvicorn.Config(
             app,
             loop="none",
-            http=DoorProtocol.bounded(options.max_connections, options.body_timeout_s),
+            http=DoorProtocol.bounded(lobby, options.body_timeout_s),
             ws="none",
             lifespan="off",
             interface="asgi3",
