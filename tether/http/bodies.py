@@ -28,7 +28,7 @@ class Bodies:
         self._large = asyncio.Lock()
         self._telling = False
         self._used = bounds.used.labels("door_body_bytes")
-        self._refused = bounds.refused.labels("door_body_bytes")
+        self._refusals = bounds.refused.labels("door_body_bytes")
 
     def of(self, tenant_id: str) -> BodyShare:
         """A share of the budget, for one request of that tenant; a context manager."""
@@ -45,9 +45,10 @@ class Bodies:
             what `read_body` raises.
         """
         body = await read_body(receive, headers, limit, share.take)
-        if len(body) > LARGE:
-            await self.turn()
-        json_bounds.check(body)
+        if len(body) > json_bounds.SMALL:
+            if len(body) > LARGE:
+                await self.turn()
+            json_bounds.check(body)
         return body
 
     async def turn(self) -> None:
@@ -56,21 +57,11 @@ class Bodies:
         async with self._large:
             await asyncio.sleep(0)
 
-    def take(self, tenant_id: str, size: int) -> None:
-        """See `BodyBudget.take`."""
-        try:
-            self.budget.take(tenant_id, size)
-        except TetherError:
-            self._refused.inc()
-            raise
-        self._changed()
+    def refused(self) -> None:
+        """There was no room for one."""
+        self._refusals.inc()
 
-    def give(self, tenant_id: str, size: int) -> None:
-        """See `BodyBudget.give`."""
-        self.budget.give(tenant_id, size)
-        self._changed()
-
-    def _changed(self) -> None:
+    def changed(self) -> None:
         """A gauge shared between processes costs more than counting; it is told now and then."""
         if not self._telling:
             self._telling = True
@@ -93,8 +84,14 @@ class BodyShare:
 
     def take(self, size: int) -> None:
         """Some more. Raises as `BodyBudget.take` does."""
-        self._bodies.take(self._tenant_id, size)
+        bodies = self._bodies
+        try:
+            bodies.budget.take(self._tenant_id, size)
+        except TetherError:
+            bodies.refused()
+            raise
         self._size += size
+        bodies.changed()
 
     def __enter__(self) -> BodyShare:
         return self
@@ -106,4 +103,5 @@ class BodyShare:
         trace: TracebackType | None,
     ) -> None:
         if self._size:
-            self._bodies.give(self._tenant_id, self._size)
+            self._bodies.budget.give(self._tenant_id, self._size)
+            self._bodies.changed()

@@ -100,7 +100,14 @@ class Exchange:
                 with self._bodies.of(who.tenant_id) as share:
                     infer, encoder = await self._read(envelope, receive, caller, line, share)
                     reply.encoder = encoder
-                    await self._ask(envelope, reply, encoder, infer, line)
+                    batches = self._gateways.answer(infer, line.remaining_s)
+                    try:
+                        if infer.stream:
+                            await self._stream(envelope, reply, encoder, batches)
+                        else:
+                            await self._whole(reply, encoder, batches)
+                    finally:
+                        await batches.aclose()
             except Unauthenticated:
                 self._doorkeeper.forget(caller.credential)
                 raise
@@ -139,18 +146,6 @@ class Exchange:
             traceparent=envelope.traceparent,
         )
         return infer, order.encoder
-
-    async def _ask(
-        self, envelope: Envelope, reply: _Reply, encoder: Encoder, infer: Infer, line: Cancellation
-    ) -> None:
-        batches = self._gateways.answer(infer, line.remaining_s)
-        try:
-            if infer.stream:
-                await self._stream(envelope, reply, encoder, batches)
-            else:
-                await self._whole(reply, encoder, batches)
-        finally:
-            await batches.aclose()
 
     async def _stream(
         self, envelope: Envelope, reply: _Reply, encoder: Encoder, batches: Batches

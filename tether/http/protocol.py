@@ -102,6 +102,11 @@ class DoorProtocol(HttpToolsProtocol):
         self._idle_bytes = 0
         super().on_body(body)
 
+    def on_response_complete(self) -> None:
+        if self.cycle is not None and self.cycle.response_complete:
+            self.cycle.body.clear()  # what came of it and was never read, as long as the connection
+        super().on_response_complete()
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._stuck = self.loop.call_later(STUCK_S, self._look)
