@@ -78,6 +78,7 @@ from actors.contracts.inference import (
     TextInput,
     Usage,
 )
+from actors.contracts.keys import Authenticate, Authenticated
 from actors.contracts.operating import BreakerState, BreakerStates, SetBreaker, ShowBreakers
 
 __all__ = [
@@ -87,6 +88,8 @@ __all__ = [
     "ArtifactsHeld",
     "Assignment",
     "Attach",
+    "Authenticate",
+    "Authenticated",
     "BreakerSeen",
     "BreakerState",
     "BreakerStates",

@@ -26,6 +26,7 @@ from actors.core.journal import Reader
 from actors.gateway import metrics
 from actors.gateway.fleet_view import FleetView
 from actors.gateway.gateway_metrics import GatewayMetrics
+from actors.gateway.key_check import KeyCheck
 from actors.gateway.keyring import Caller, Keyring
 from actors.gateway.options import GatewayOptions
 from actors.gateway.recent_requests import RecentRequests
@@ -80,6 +81,7 @@ class Gateway(Supervised):
         )
         self._watched: set[str] = set()
         self._draining = False
+        self.serve(KeyCheck(self, self._keyring))
         self.serve(RegistryProxy(self, self._keyring))
         self.serve(
             SessionListing(
@@ -308,4 +310,4 @@ class Gateway(Supervised):
             self._settlement.sweep(now)
             self._recent.publish()
             self._metrics.publish()
-            self._admission.publish(len(self._keyring))
+            self._admission.publish(len(self._keyring), self._keyring.questions)

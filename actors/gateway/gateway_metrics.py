@@ -20,7 +20,7 @@ class GatewayMetrics:
         self._output = metrics.request_tokens.labels("output")
         self._first_token = metrics.first_token_seconds
         self.refused = bound_metrics.refused.labels("gateway_sessions")
-        bounds = ("sessions", "tokens", "characters", "keys", "tenants")
+        bounds = ("sessions", "tokens", "characters", "keys", "tenants", "key_questions")
         self._retries_used = bound_metrics.used.labels("gateway_retries")
         self._retries_refused = bound_metrics.refused.labels("gateway_retries")
         self._refused_retries = 0
@@ -46,9 +46,10 @@ class GatewayMetrics:
             self._output.inc(self._tokens[1])
             self._tokens = [0, 0]
 
-    def bounds(self, sessions: Sessions, keys: int, tenants: int) -> None:
+    def bounds(self, sessions: Sessions, keys: int, tenants: int, questions: int) -> None:
         """How full everything is."""
-        values = (len(sessions), sessions.tokens, sessions.characters, keys, tenants)
+        held = (len(sessions), sessions.tokens, sessions.characters)
+        values = (*held, keys, tenants, questions)
         for gauge, value in zip(self._used, values, strict=True):
             gauge.set(value)
 

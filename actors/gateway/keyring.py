@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import asyncio
 
+from actors.core.keycache import KeyCache
 from actors.gateway.admission import TenantLimits
-from actors.gateway.keycache import KeyCache
 from actors.stores import keys
 from actors.stores.database import Database
 from supervision.errors import Overloaded, Unauthenticated
+from supervision.telemetry import bounds
 
 PATIENCE_S = 20.0  # with PostgreSQL, at the start
-MAX_QUESTIONS = 1000  # look-ups of different keys at once
+CONNECTIONS = 3  # to PostgreSQL; those who ask for keys that were never seen get all but one
+MAX_QUESTIONS = 1000  # look-ups at once of different keys that were never seen
 
 
 class Caller:
     """Whose key it is, and what they may use. `name` is for histories, where the key itself must
     not stand; the key of an `operator` may change the registry."""
 
-    __slots__ = ("limits", "name", "operator", "tenant_id")
+    __slots__ = ("key_id", "limits", "name", "operator", "tenant_id")
 
     def __init__(
-        self, tenant_id: str, limits: TenantLimits, *, name: str = "", operator: bool = False
+        self,
+        tenant_id: str,
+        limits: TenantLimits,
+        *,
+        key_id: str = "",
+        name: str = "",
+        operator: bool = False,
     ) -> None:
         self.tenant_id = tenant_id
         self.limits = limits
+        self.key_id = key_id
         self.name = name
         self.operator = operator
 
@@ -32,24 +41,36 @@ class Caller:
     def of(cls, grant: keys.Grant, limits: TenantLimits) -> Caller:
         """Who has this grant."""
         name = f"key {grant.key_id} of {grant.tenant_id}"
-        return cls(grant.tenant_id, limits, name=name, operator=grant.operator)
+        return cls(grant.tenant_id, limits, key_id=grant.key_id, name=name, operator=grant.operator)
 
 
 class Keyring:
-    """Keys by their SHA-256. Many requests with one new key cost one query."""
+    """Keys by their SHA-256. Many requests with one new key cost one query.
+
+    A key that was good before is looked up on a connection that no other key may take: the
+    look-up of a tenant who is known waits behind no stranger's.
+    """
 
     def __init__(
         self, dsn: str, limits: TenantLimits, *, bound: int, present_s: float, absent_s: float
     ) -> None:
         self._dsn = dsn
-        self._database = Database(dsn)
+        self._database = Database(dsn, size=CONNECTIONS)
         self._limits = limits
         self._cache: KeyCache[Caller] = KeyCache(bound, present_s, absent_s)
         self._asked: dict[bytes, asyncio.Task[Caller | None]] = {}
+        self._strangers = 0  # of these; the others are bounded by the cache
+        self._lane = asyncio.Semaphore(CONNECTIONS - 1)
+        self._refused = bounds.refused.labels("gateway_key_questions")
         self._forgotten = 0  # how often, so that a look-up under way isn't believed afterwards
 
     def __len__(self) -> int:
         return len(self._cache)
+
+    @property
+    def questions(self) -> int:
+        """Look-ups under way of keys that were never seen."""
+        return self._strangers
 
     async def open(self) -> None:
         """
@@ -102,14 +123,22 @@ class Keyring:
         digest = keys.digest(credential)
         task = self._asked.get(digest)
         if task is None:
-            if len(self._asked) >= MAX_QUESTIONS:
+            familiar = self._cache.familiar(digest)
+            if not familiar and self._strangers >= MAX_QUESTIONS:
+                self._refused.inc()
                 raise Overloaded("too many unknown API keys at once; try again", retry_after_s=1.0)
-            task = self._asked[digest] = loop.create_task(self._ask(digest, loop))
-            task.add_done_callback(lambda done: self._asked_done(digest, done))
+            question = self._ask(digest, loop) if familiar else self._ask_in_turn(digest, loop)
+            self._strangers += not familiar
+            task = self._asked[digest] = loop.create_task(question)
+            task.add_done_callback(lambda done: self._asked_done(digest, done, familiar=familiar))
         caller = await asyncio.shield(task)
         if caller is None:
             raise _unknown()
         return caller
+
+    async def _ask_in_turn(self, digest: bytes, loop: asyncio.AbstractEventLoop) -> Caller | None:
+        async with self._lane:
+            return await self._ask(digest, loop)
 
     async def _ask(self, digest: bytes, loop: asyncio.AbstractEventLoop) -> Caller | None:
         forgotten = self._forgotten
@@ -119,8 +148,11 @@ class Keyring:
             self._cache.put(digest, caller, loop.time())
         return caller
 
-    def _asked_done(self, digest: bytes, task: asyncio.Task[Caller | None]) -> None:
+    def _asked_done(
+        self, digest: bytes, task: asyncio.Task[Caller | None], *, familiar: bool
+    ) -> None:
         self._asked.pop(digest, None)
+        self._strangers -= not familiar
         if not task.cancelled():
             task.exception()  # those who wait have it; nobody may be left to
 

@@ -118,7 +118,8 @@ class RequestAdmission:
         card = fleet.index.resolve(infer.model_ref, tenant_id, infer.retry_token, fleet.alive)
         return valid_request(infer, card, tenant_id, fleet.abilities)
 
-    def publish(self, keys: int) -> None:
-        """How full everything is, now and then; `keys` are those that are remembered."""
-        self._metrics.bounds(self._sessions, keys, len(self.tenants))
+    def publish(self, keys: int, questions: int) -> None:
+        """How full everything is, now and then; `keys` are those that are remembered, `questions`
+        look-ups of strangers' under way."""
+        self._metrics.bounds(self._sessions, keys, len(self.tenants), questions)
         self._metrics.retries(*self.policies.retries())

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from actors.contracts import Catalog, Chunk, Completed, Infer, ListModels, Readiness, Ready
+from actors.contracts import (
+    Authenticate,
+    Authenticated,
+    Catalog,
+    Chunk,
+    Completed,
+    Infer,
+    ListModels,
+    Readiness,
+    Ready,
+)
 from supervision.child import Supervised
 from supervision.runtime import Address, on
 from tests.support.echo_gateway import EchoGateway
@@ -24,6 +34,10 @@ class EchoGatewayActor(Supervised):
                 yield item
         finally:
             await items.aclose()
+
+    @on(Authenticate)
+    async def authenticate(self, msg: Authenticate, sender: Address) -> Authenticated:
+        return await self._echo.authenticate(msg)
 
     @on(ListModels)
     async def list_models(self, msg: ListModels, sender: Address) -> Catalog:

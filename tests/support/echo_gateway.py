@@ -19,6 +19,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 from actors.contracts import (
+    Authenticate,
+    Authenticated,
     Catalog,
     ChatInput,
     Chunk,
@@ -39,10 +41,12 @@ _DELAY = re.compile(r"delay=(\d+)")
 
 
 class EchoGateway:
-    """Answers `Infer`, `ListModels` and `Readiness`."""
+    """Answers `Authenticate`, `Infer`, `ListModels` and `Readiness`."""
 
     def __init__(self) -> None:
         self.seen: deque[Infer] = deque(maxlen=1000)
+        self.asked: deque[str] = deque(maxlen=1000)
+        self.revoked: set[str] = set()
         self.running = 0
         self.cancelled = 0
         self.release = asyncio.Event()
@@ -50,7 +54,7 @@ class EchoGateway:
 
     async def infer(self, msg: Infer) -> AsyncGenerator[Chunk | Completed, None]:
         self.seen.append(msg)
-        authenticate(msg.credential)
+        self._authenticate(msg.credential)
         if msg.model_ref not in (CARD.name, CARD.ref):
             raise ModelNotFound(f"there is no model {msg.model_ref!r}", param="model")
         if msg.credential.startswith("tether-limited-"):
@@ -105,6 +109,17 @@ class EchoGateway:
             raise
         finally:
             self.running -= 1
+
+    async def authenticate(self, msg: Authenticate) -> Authenticated:
+        self.asked.append(msg.credential)
+        self._authenticate(msg.credential)
+        tenant_id = msg.credential.removeprefix("tether-").removesuffix("-secret")
+        return Authenticated(tenant_id=tenant_id, key_id=f"key of {tenant_id}")
+
+    def _authenticate(self, credential: str) -> None:
+        authenticate(credential)
+        if credential in self.revoked:
+            raise Unauthenticated("the API key was revoked")
 
     async def list_models(self, msg: ListModels) -> Catalog:
         authenticate(msg.credential)
@@ -204,6 +219,8 @@ class InProcess:
 
     async def ask(self, address: Any, contract: Any, timeout: float = 5.0) -> Any:
         gateway = self._gateway(address)
+        if isinstance(contract, Authenticate):
+            return await gateway.authenticate(contract)
         if isinstance(contract, ListModels):
             return await gateway.list_models(contract)
         assert isinstance(contract, Readiness)

@@ -42,6 +42,12 @@ def _http(config: Config) -> Iterator[Problem]:
             f"{http.default_deadline_s:g} s is longer than http.max_deadline_s "
             f"({http.max_deadline_s:g} s); lower it",
         )
+    if http.body_budget_bytes < http.max_body_bytes:
+        yield Problem(
+            "http.body_budget_bytes",
+            f"{http.body_budget_bytes} is less than http.max_body_bytes ({http.max_body_bytes}); "
+            "no such body could be taken: raise it",
+        )
     if http.port and http.port == node.admin_port:
         yield Problem("node.admin_port", f"http.port is {http.port} too; take another")
     place = node.metrics_place

@@ -125,13 +125,18 @@ class HttpTlsSection(Section, frozen=True, kw_only=True):
 class HttpSection(Section, frozen=True, kw_only=True):
     """The front door. In `host`, `{host}` stands for that of the node. `port` 0 picks a free one,
     which `tether up` prints. `cors_origins` are full origins, or `*`; none means that browsers of
-    other origins are refused. Without `tls` it speaks plain HTTP."""
+    other origins are refused. Of each process: `body_budget_bytes` of bodies whose requests are
+    under way, and `max_strangers` connections on which no good key was shown yet, in all and of one
+    address. Without `tls` it speaks plain HTTP."""
 
     host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
     port: Port = 8080
     processes: Annotated[int, Meta(ge=1, le=64)] = 1
     cors_origins: tuple[str, ...] = ()
     max_body_bytes: Annotated[int, Meta(ge=1024, le=1 << 30)] = 4 << 20
+    body_budget_bytes: Annotated[int, Meta(ge=1024, le=1 << 40)] = 128 << 20
+    max_strangers: Positive = 1024
+    max_strangers_per_address: Positive = 256
     default_deadline_s: Seconds = 120.0
     max_deadline_s: Seconds = 600.0
     tls: HttpTlsSection | None = None

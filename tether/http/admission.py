@@ -31,8 +31,7 @@ class DoorAdmission:
             Draining: the door is on its way out.
             Overloaded: all places are taken.
         """
-        if self.draining:
-            raise Draining("this server is stopping; send the request again", retry_after_s=2.0)
+        self.check()
         if self.running >= self.limit:
             self._refused.inc()
             raise Overloaded(
@@ -43,6 +42,14 @@ class DoorAdmission:
             self._idle.clear()
         self.running += 1
         self._changed()
+
+    def check(self) -> None:
+        """
+        Raises:
+            Draining: the door is on its way out.
+        """
+        if self.draining:
+            raise Draining("this server is stopping; send the request again", retry_after_s=2.0)
 
     def leave(self) -> None:
         """Gives a place back."""

@@ -17,12 +17,15 @@ from supervision.errors import BadRequest, Internal, TetherError
 from tether.http import errors
 from tether.http.admission import DoorAdmission
 from tether.http.api_format import ApiFormat
+from tether.http.bodies import Bodies
 from tether.http.completions import ChatFormat, TextFormat
+from tether.http.doorkeeper import Doorkeeper
 from tether.http.embeddings import EmbeddingsFormat
 from tether.http.envelope import Enveloped
 from tether.http.exchange import Exchange
 from tether.http.gateways import Gateways
 from tether.http.infer import InferFormat
+from tether.http.lifeline import Lifeline
 from tether.http.models import Models
 from tether.http.options import DoorOptions
 from tether.http.probes import Probes
@@ -36,11 +39,20 @@ def application(
     gateways: Gateways, admission: DoorAdmission, storage: Storage, options: DoorOptions
 ) -> ASGIApp:
     """The ASGI application of a front door. Hot paths are plain ASGI endpoints."""
-    models, probes = Models(gateways), Probes(gateways, admission, storage)
+    doorkeeper, bodies = Doorkeeper(gateways), Bodies(options)
+    models, probes = Models(gateways, doorkeeper), Probes(gateways, admission, storage)
     limit = options.default_max_tokens
 
     def exchange(api_format: ApiFormat) -> Exchange:
-        return Exchange(api_format, gateways, admission, storage, options)
+        return Exchange(
+            api_format,
+            gateways,
+            options,
+            doorkeeper=doorkeeper,
+            admission=admission,
+            bodies=bodies,
+            storage=storage,
+        )
 
     hot = [
         Route("/v1/chat/completions", exchange(ChatFormat(limit)), methods=["POST"]),
@@ -52,7 +64,7 @@ def application(
         *hot,
         Route("/v1/models", models.index),
         Route("/v1/models/{model_id:path}", models.show),
-        *RegistryRoutes(gateways).routes,
+        *RegistryRoutes(gateways, doorkeeper, bodies).routes,
         Route("/healthz", probes.healthz),
         Route("/readyz", probes.readyz),
     ]
@@ -82,9 +94,11 @@ def application(
         },
     )
     app.router.redirect_slashes = False
+    endpoints = {route.path: route.endpoint for route in hot}
+    rest = Lifeline(app, options, besides=endpoints.keys())
     if options.cors_origins:
-        return Enveloped(app)
-    return Enveloped(Shortcut(app, {route.path: route.endpoint for route in hot}))
+        return Enveloped(rest)
+    return Enveloped(Shortcut(rest, endpoints))
 
 
 class Shortcut:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.types import Receive
 
 from supervision.errors import BadRequest, BodyTooLarge, Cancelled
 
 
-async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
-    """All of the body, whether its length was declared or it comes in chunks.
+def _no_budget(size: int) -> None:
+    """What is read has its bound elsewhere."""
+
+
+async def read_body(
+    receive: Receive,
+    headers: dict[bytes, bytes],
+    limit: int,
+    take: Callable[[int], None] = _no_budget,
+) -> bytes:
+    """All of the body, whether its length was declared or it comes in chunks. `take` counts the
+    bytes before they are read where their number was declared, else as they come; what it raises
+    ends the reading.
 
     What is too large isn't read on: the connection drains what its client still sends.
 
@@ -25,6 +38,9 @@ async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -
     declared = headers.get(b"content-length")
     if declared is not None and int(declared) > limit:
         raise _too_large(limit)
+    counted = declared is not None
+    if counted:
+        take(int(declared or 0))
     parts, size, more = [], 0, True
     while more:
         message = await receive()
@@ -35,6 +51,8 @@ async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -
         size += len(part)
         if size > limit:
             raise _too_large(limit)
+        if not counted:
+            take(len(part))
         parts.append(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 

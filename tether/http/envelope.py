@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from supervision.telemetry.metrics import Counter, Histogram
 from tether.http import metrics
+from tether.http.cancellation import Cancellation
 from tether.http.identity import clean_request_id, continue_trace, new_id, new_traceparent
 
 # The answers are JSON for programs: no browser shall sniff, frame, or run anything from them.
@@ -25,10 +26,11 @@ class Envelope:
 
     `id` is ours and unique, `request_id` is what the client called it (or `id`). `headers` has
     lower-case names; of a header sent twice it holds the last. `route` is set by the endpoint
-    and names it in metrics, so a made-up path never becomes a label.
+    and names it in metrics, so a made-up path never becomes a label. `line` ends the request early
+    where its endpoint doesn't do that itself.
     """
 
-    __slots__ = ("began", "headers", "id", "request_id", "route", "status", "traceparent")
+    __slots__ = ("began", "headers", "id", "line", "request_id", "route", "status", "traceparent")
 
     def __init__(self, headers: dict[bytes, bytes]) -> None:
         self.began = perf_counter()
@@ -42,6 +44,7 @@ class Envelope:
         ) or new_traceparent(self.id)
         self.route = "other"
         self.status = 0
+        self.line: Cancellation | None = None
 
 
 class Enveloped:

@@ -1,6 +1,7 @@
 """One inference request over HTTP, in any API's format: the hot path.
 
-A plain ASGI endpoint. An error before the first byte becomes an HTTP status; after it, the last
+A plain ASGI endpoint. The key comes first: before it is found to be good, no slot is taken and no
+byte of a body is read. An error before the first byte becomes an HTTP status; after it, the last
 event of a stream that has no good end. Nothing is sent before the gateway has answered, so a
 request that is refused gets its true status even if it asked for a stream.
 """
@@ -15,14 +16,15 @@ from time import perf_counter
 from starlette.types import Receive, Scope, Send
 
 from actors.contracts import Completed, Infer
-from supervision.errors import Cancelled, Draining, Internal, TetherError
+from supervision.errors import Cancelled, Draining, Internal, TetherError, Unauthenticated
 from supervision.telemetry import logs
 from tether.http import errors, metrics
 from tether.http.admission import DoorAdmission
 from tether.http.api_format import ApiFormat, Encoder
-from tether.http.body import read_body
-from tether.http.caller import read_caller
+from tether.http.bodies import LARGE, Bodies, BodyShare
+from tether.http.caller import HttpCaller, read_caller
 from tether.http.cancellation import Cancellation
+from tether.http.doorkeeper import Doorkeeper
 from tether.http.envelope import Envelope
 from tether.http.gateways import Batches, Gateways
 from tether.http.identity import new_traceparent
@@ -41,12 +43,17 @@ class Exchange:
         self,
         api_format: ApiFormat,
         gateways: Gateways,
-        admission: DoorAdmission,
-        storage: Storage,
         options: DoorOptions,
+        *,
+        doorkeeper: Doorkeeper,
+        admission: DoorAdmission,
+        bodies: Bodies,
+        storage: Storage,
     ) -> None:
         self._api_format = api_format
         self._gateways = gateways
+        self._doorkeeper = doorkeeper
+        self._bodies = bodies
         self._admission = admission
         self._storage = storage
         self._options = options
@@ -55,25 +62,16 @@ class Exchange:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         envelope: Envelope = scope["tether"]
         envelope.route = self._api_format.route
-        reply = _Reply(send)
-        admission = self._admission
-        try:
-            self._storage.check()
-            admission.enter()
-        except TetherError as error:
-            await reply.fail(error)
-            return
-        try:
-            await self._answer(envelope, receive, reply)
-        finally:
-            admission.leave()
+        await self._answer(scope, envelope, receive, _Reply(send))
 
-    async def _answer(self, envelope: Envelope, receive: Receive, reply: _Reply) -> None:
+    async def _answer(
+        self, scope: Scope, envelope: Envelope, receive: Receive, reply: _Reply
+    ) -> None:
         """Whatever happens is said to the client, if it takes that within `LAST_WORDS_S`: one
         that doesn't read keeps no place here beyond its deadline."""
         why: TetherError
         try:
-            await self._run(envelope, receive, reply)
+            await self._run(scope, envelope, receive, reply)
             return
         except Cancelled as error:
             metrics.http_hangups.inc()
@@ -90,38 +88,64 @@ class Exchange:
             async with asyncio.timeout(LAST_WORDS_S):
                 await reply.fail(why)
 
-    async def _run(self, envelope: Envelope, receive: Receive, reply: _Reply) -> None:
-        headers, options = envelope.headers, self._options
-        caller = read_caller(headers, options)
+    async def _run(self, scope: Scope, envelope: Envelope, receive: Receive, reply: _Reply) -> None:
+        options, admission = self._options, self._admission
+        self._storage.check()
+        admission.check()
+        caller = read_caller(envelope.headers, options)
         with Cancellation(receive, caller.deadline_s, options.body_timeout_s) as line:
-            body = await read_body(receive, headers, options.max_body_bytes)
-            line.listening()
-            order = self._api_format.read(body, headers, caller, envelope.id)
-            reply.encoder = order.encoder
-            if order.trace_id and b"traceparent" not in headers:
-                envelope.traceparent = new_traceparent(order.trace_id)
-            token = order.retry_token or caller.retry_token
-            infer = Infer(
-                correlation_id=order.correlation_id or envelope.request_id,
-                credential=caller.credential,
-                model_ref=order.model_ref,
-                input=order.input,
-                sampling=order.sampling,
-                retry_token=token or envelope.id,
-                explicit_token=bool(token),
-                fingerprint=order.fingerprint or blake2b(body, digest_size=32).digest(),
-                deadline_s=line.remaining_s(),
-                stream=order.stream,
-                traceparent=envelope.traceparent,
-            )
-            batches = self._gateways.answer(infer, line.remaining_s)
+            who = await self._doorkeeper.admit(scope, caller.credential)
+            admission.enter()
             try:
-                if order.stream:
-                    await self._stream(envelope, reply, order.encoder, batches)
-                else:
-                    await self._whole(reply, order.encoder, batches)
+                with self._bodies.of(who.tenant_id) as share:
+                    infer, encoder = await self._read(envelope, receive, caller, line, share)
+                    reply.encoder = encoder
+                    batches = self._gateways.answer(infer, line.remaining_s)
+                    try:
+                        if infer.stream:
+                            await self._stream(envelope, reply, encoder, batches)
+                        else:
+                            await self._whole(reply, encoder, batches)
+                    finally:
+                        await batches.aclose()
+            except Unauthenticated:
+                self._doorkeeper.forget(caller.credential)
+                raise
             finally:
-                await batches.aclose()
+                admission.leave()
+
+    async def _read(
+        self,
+        envelope: Envelope,
+        receive: Receive,
+        caller: HttpCaller,
+        line: Cancellation,
+        share: BodyShare,
+    ) -> tuple[Infer, Encoder]:
+        """What is asked for, and how its answer is said."""
+        headers, bodies = envelope.headers, self._bodies
+        body = await bodies.read(receive, headers, self._options.max_body_bytes, share)
+        line.listening()
+        if len(body) > LARGE:
+            await bodies.turn()
+        order = self._api_format.read(body, headers, caller, envelope.id)
+        if order.trace_id and b"traceparent" not in headers:
+            envelope.traceparent = new_traceparent(order.trace_id)
+        token = order.retry_token or caller.retry_token
+        infer = Infer(
+            correlation_id=order.correlation_id or envelope.request_id,
+            credential=caller.credential,
+            model_ref=order.model_ref,
+            input=order.input,
+            sampling=order.sampling,
+            retry_token=token or envelope.id,
+            explicit_token=bool(token),
+            fingerprint=order.fingerprint or blake2b(body, digest_size=32).digest(),
+            deadline_s=line.remaining_s(),
+            stream=order.stream,
+            traceparent=envelope.traceparent,
+        )
+        return infer, order.encoder
 
     async def _stream(
         self, envelope: Envelope, reply: _Reply, encoder: Encoder, batches: Batches

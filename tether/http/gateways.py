@@ -15,6 +15,8 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from actors.contracts import (
+    Authenticate,
+    Authenticated,
     Catalog,
     Chunk,
     Completed,
@@ -151,6 +153,10 @@ class Gateways:
             finally:
                 if items is not None:
                     await items.aclose()
+
+    async def authenticate(self, credential: str) -> Authenticated:
+        """Whose key it is. Raises as `answer` does, and Unauthenticated if it is none."""
+        return await self._ask(credential, Authenticate(credential=credential), Authenticated)
 
     async def models(self, credential: str) -> Catalog:
         """What this credential may ask for. Raises as `answer` does."""

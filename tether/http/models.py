@@ -13,6 +13,7 @@ from starlette.responses import Response
 from actors.contracts import ModelCard
 from actors.errors import ModelNotFound
 from tether.http.caller import read_credential
+from tether.http.doorkeeper import Doorkeeper
 from tether.http.envelope import Envelope
 from tether.http.gateways import Gateways
 
@@ -21,8 +22,9 @@ class Models:
     """The catalog, as OpenAI lists models. The id of a model is its name; if it has several
     versions, each is listed by `name@version`, and asking for the name still works."""
 
-    def __init__(self, gateways: Gateways) -> None:
+    def __init__(self, gateways: Gateways, doorkeeper: Doorkeeper) -> None:
         self._gateways = gateways
+        self._doorkeeper = doorkeeper
 
     async def index(self, request: Request) -> Response:
         cards = await self._cards(request)
@@ -41,7 +43,9 @@ class Models:
     async def _cards(self, request: Request) -> tuple[ModelCard, ...]:
         envelope: Envelope = request.scope["tether"]
         envelope.route = "models"
-        catalog = await self._gateways.models(read_credential(envelope.headers))
+        credential = read_credential(envelope.headers)
+        await self._doorkeeper.admit(request.scope, credential)
+        catalog = await self._gateways.models(credential)
         return catalog.models
 
 

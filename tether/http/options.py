@@ -24,8 +24,14 @@ class DoorOptions(msgspec.Struct, frozen=True, kw_only=True):
         gateways: how many gateway partitions the node runs.
         cors_origins: origins of browsers that may call, or `*`; none by default.
         max_body_bytes: larger request bodies get 413.
+        body_budget_bytes: of bodies whose requests are under way; above it 503. One tenant gets
+            half of it, or one body; above that 429.
         max_requests: inference requests at once; above it 503.
-        max_connections: open sockets; above it a new one gets 503 and is closed.
+        max_connections: open sockets; above it the first stranger is closed for a new one, which
+            gets 503 if there is none.
+        max_strangers: open sockets on which no good key was shown yet; above it the first is
+            closed.
+        max_strangers_per_address: and of one address (IPv6: of one /64).
         default_deadline_s, max_deadline_s: seconds for a request that names no deadline, and the
             most that one may name.
         gateway_wait_s: how long a request waits for a gateway when none is up.
@@ -49,8 +55,11 @@ class DoorOptions(msgspec.Struct, frozen=True, kw_only=True):
     gateways: int = 1
     cors_origins: tuple[str, ...] = ()
     max_body_bytes: int = 4 << 20
+    body_budget_bytes: int = 128 << 20
     max_requests: int = 2048
     max_connections: int = 8192
+    max_strangers: int = 1024
+    max_strangers_per_address: int = 256
     default_deadline_s: float = 120.0
     max_deadline_s: float = 600.0
     gateway_wait_s: float = 10.0
@@ -67,9 +76,21 @@ class DoorOptions(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"http.port is {self.port}; choose one between 0 and 65535")
-        for name in ("gateways", "max_body_bytes", "max_requests", "max_connections"):
+        for name in (
+            "gateways",
+            "max_body_bytes",
+            "max_requests",
+            "max_connections",
+            "max_strangers",
+            "max_strangers_per_address",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"http.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.body_budget_bytes < self.max_body_bytes:
+            raise ValueError(
+                f"http.body_budget_bytes is {self.body_budget_bytes} and below "
+                f"http.max_body_bytes, {self.max_body_bytes}; no such body could be taken: raise it"
+            )
         for name in ("default_deadline_s", "max_deadline_s", "gateway_wait_s", "body_timeout_s"):
             if not 0 < getattr(self, name) <= 86_400:
                 raise ValueError(

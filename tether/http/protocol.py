@@ -18,12 +18,12 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.protocols.utils import is_ssl
 
 from supervision.errors import BadRequest, Overloaded, TetherError
-from supervision.telemetry import bounds as bound_metrics
 from tether.http import errors
 from tether.http.cycle import MAX_KEPT_BYTES
 from tether.http.half_close import HalfClosed
 from tether.http.incoming import Incoming
 from tether.http.lingering import Lingering, Remainder
+from tether.http.lobby import VISIT, Lobby, Visit
 
 STUCK_S = 10.0  # between two looks at a client that doesn't read
 
@@ -31,7 +31,7 @@ STUCK_S = 10.0  # between two looks at a client that doesn't read
 class DoorProtocol(Incoming):
     """One connection. The bounds are class variables, set once per process by `bounded`."""
 
-    max_connections: ClassVar[int] = 8192
+    lobby: ClassVar[Lobby] = Lobby(8192, 1024, 256)
     head_timeout_s: ClassVar[float] = 30.0
     lingering: ClassVar[Lingering] = Lingering()
 
@@ -41,31 +41,29 @@ class DoorProtocol(Incoming):
         self._remainder: Remainder | None = None
         self._impatience: asyncio.TimerHandle | None = None
         self._stuck: asyncio.TimerHandle | None = None
+        self._visit: Visit | None = None
 
     @classmethod
-    def bounded(cls, max_connections: int, head_timeout_s: float) -> type[DoorProtocol]:
+    def bounded(cls, lobby: Lobby, head_timeout_s: float) -> type[DoorProtocol]:
         """This protocol with other bounds."""
-        bounds = {
-            "max_connections": max_connections,
-            "head_timeout_s": head_timeout_s,
-            "lingering": Lingering(),
-        }
+        bounds = {"lobby": lobby, "head_timeout_s": head_timeout_s, "lingering": Lingering()}
         return type("DoorProtocol", (cls,), bounds)
 
     # ---- the connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        _connections.inc()
-        if len(self.connections) > self.max_connections:
-            _refused.inc()
-            self._refuse(Overloaded(f"{self.max_connections} connections are open already"))
+        try:
+            self._visit = self.lobby.enter(self, self.client[0] if self.client else "")
+        except Overloaded as error:
+            self._refuse(error)
             return
         self._impatience = self.loop.call_later(self.head_timeout_s, self._too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        _connections.dec()
+        if self._visit is not None:
+            self._visit.end()
         self._unset_keepalive_if_required()
         self._patient()
         self._ahead = b""
@@ -93,6 +91,10 @@ class DoorProtocol(Incoming):
             # What has come has taken uvicorn's timer away, be it a head or an empty line. A body
             # is the matter of its exchange, which has a deadline, or of its drain.
             self._impatience = self.loop.call_later(self.head_timeout_s, self._too_slow)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope[VISIT] = self._visit  # type: ignore[typeddict-unknown-key]
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Nothing more will come. Whether the connection stays open: for an answer that is yet to
@@ -129,6 +131,7 @@ class DoorProtocol(Incoming):
         self.server_state.total_requests += 1
         cycle = self.cycle
         assert cycle is not None
+        cycle.body.clear()  # what came of it and was never read, as long as the connection
         if self.transport.is_closing() or self._last:
             return
         if not cycle.keep_alive:
@@ -234,6 +237,15 @@ class DoorProtocol(Incoming):
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
+    def show_out(self, why: TetherError) -> None:
+        """See `lobby.Visitor`. What runs on it is ended, and what it hasn't read is lost."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._patient()
+            self.transport.abort()
+        else:
+            self._refuse(why)
+            self.loop.call_later(STUCK_S, self.transport.abort)
+
     def _too_slow(self) -> None:
         self._impatience = None
         self.transport.close()
@@ -252,7 +264,3 @@ class DoorProtocol(Incoming):
         if self._impatience is not None:
             self._impatience.cancel()
             self._impatience = None
-
-
-_connections = bound_metrics.used.labels("door_connections")
-_refused = bound_metrics.refused.labels("door_connections")

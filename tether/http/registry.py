@@ -22,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from actors.contracts import (
+    Authenticated,
     ModelCard,
     ModelPolicy,
     ModelsShown,
@@ -35,8 +36,9 @@ from actors.core import engine_kinds
 from actors.core.intention import meant
 from actors.errors import ModelNotFound
 from supervision.errors import BadRequest
-from tether.http.body import read_body
+from tether.http.bodies import Bodies
 from tether.http.caller import read_credential
+from tether.http.doorkeeper import Doorkeeper
 from tether.http.envelope import Envelope
 from tether.http.gateways import Gateways
 from tether.http.json_body import decode
@@ -90,8 +92,10 @@ _moves = msgspec.json.Decoder(_Move)
 class RegistryRoutes:
     """Endpoints over the gateways, which know whose key is an operator's."""
 
-    def __init__(self, gateways: Gateways) -> None:
+    def __init__(self, gateways: Gateways, doorkeeper: Doorkeeper, bodies: Bodies) -> None:
         self._gateways = gateways
+        self._doorkeeper = doorkeeper
+        self._bodies = bodies
 
     @property
     def routes(self) -> list[Route]:
@@ -153,13 +157,25 @@ class RegistryRoutes:
     async def _govern(
         self, request: Request, what: RegisterModel | MoveModel | ShowModels
     ) -> ModelsShown:
+        credential, _ = await self._admit(request)
+        return await self._gateways.govern(credential, what)
+
+    async def _admit(self, request: Request) -> tuple[str, Authenticated]:
+        """The key of a request, and whose it is."""
         envelope: Envelope = request.scope["tether"]
         envelope.route = "registry"
-        return await self._gateways.govern(read_credential(envelope.headers), what)
+        credential = read_credential(envelope.headers)
+        return credential, await self._doorkeeper.admit(request.scope, credential)
 
     async def _body(self, request: Request) -> bytes:
+        """Its body, once it is known whose it is."""
+        _, who = await self._admit(request)
         envelope: Envelope = request.scope["tether"]
-        return await read_body(request.receive, envelope.headers, MAX_BODY)
+        with self._bodies.of(who.tenant_id) as share:
+            body = await self._bodies.read(request.receive, envelope.headers, MAX_BODY, share)
+        if envelope.line is not None:
+            envelope.line.listening()
+        return body
 
 
 def _answer(shown: ModelsShown, status: int = 200) -> Response:

@@ -15,6 +15,7 @@ from supervision.telemetry import logs
 from tether.http.admission import DoorAdmission
 from tether.http.certificate import DoorCertificate
 from tether.http.listener import BACKLOG
+from tether.http.lobby import Lobby
 from tether.http.options import DoorOptions
 from tether.http.protocol import DoorProtocol
 from tether.http.tls_listener import TlsListener
@@ -50,10 +51,15 @@ class HttpServer:
         options: DoorOptions,
         certificate: DoorCertificate | None = None,
     ) -> None:
+        lobby = self.lobby = Lobby(
+            options.max_connections,
+            min(options.max_strangers, options.max_connections),
+            options.max_strangers_per_address,
+        )
         config = uvicorn.Config(
             app,
             loop="none",
-            http=DoorProtocol.bounded(options.max_connections, options.body_timeout_s),
+            http=DoorProtocol.bounded(lobby, options.body_timeout_s),
             ws="none",
             lifespan="off",
             interface="asgi3",

@@ -49,8 +49,7 @@ from supervision.spec import ChildSpec, DynamicOptions, PartitionOptions, Restar
 from supervision.strategy import Strategy
 from supervision.supervisor import Supervisor
 from tether.config import Config, WorkerSection
-from tether.http.options import DoorOptions
-from tether.http.server_actor import FrontDoor
+from tether.node.door_plan import doors
 from tether.node.metrics_listener import MetricsListener
 
 #: As many times as long as others may a worker be silent: engines share its interpreter.
@@ -91,8 +90,11 @@ def tree_of(config: Config, run_dir: Path, *, port: int) -> SupervisorOptions:
         )
         children.append(Placer.spec(placing))
     if config.has_role("door"):
-        doors = SupervisorOptions(children=_probed(_doors(config, run_dir, port), probe_s))
-        children.append(Supervisor.spec(doors, id="doors"))
+        own_database = config.has_role("control") and not config.stores.postgres
+        storage = str(_postgres_data(config)) if own_database else ""
+        each = doors(config, handover_of(config, run_dir), storage, port)
+        group = SupervisorOptions(children=_probed(each, probe_s))
+        children.append(Supervisor.spec(group, id="doors"))
     return SupervisorOptions(children=_probed(children, probe_s))
 
 
@@ -326,25 +328,3 @@ def _gpu_class(config: Config, worker: WorkerSection) -> str:
     member = config.member
     has = worker.requires or (member.capabilities if member else {})
     return worker.gpu_class or str(has.get("gpu_class", "cpu"))
-
-
-def _doors(config: Config, run_dir: Path, port: int) -> Iterator[ChildSpec]:
-    http, control = config.http, config.has_role("control")
-    options = DoorOptions(
-        host=http.host,
-        port=port,
-        handover=handover_of(config, run_dir),
-        gateways=config.gateway.partitions,
-        cors_origins=http.cors_origins,
-        max_body_bytes=http.max_body_bytes,
-        default_deadline_s=http.default_deadline_s,
-        max_deadline_s=http.max_deadline_s,
-        storage="" if config.stores.postgres or not control else str(_postgres_data(config)),
-        certificate=str(config.tls_files[0]) if config.tls_files else "",
-        key=str(config.tls_files[1]) if config.tls_files else "",
-        tls_minimum=http.tls.minimum if http.tls else "1.2",
-        elsewhere=not control,
-        region=config.cluster.region,
-    )
-    for number in range(http.processes):
-        yield FrontDoor.spec(options, id=str(number), shutdown=config.node.stop_deadline_s)

@@ -317,7 +317,7 @@ async def test_a_refusal_is_read_by_who_sends_first(
     data = head(*lines, f"content-length: {size}", target=target) + b"x" * size
     async with served(options=DoorOptions(port=0, **options)) as door:  # type: ignore[arg-type]
         async with await Raw.open(door.port) as idle:
-            idle.write(request("GET", "/healthz"))
+            idle.write(request("GET", "/v1/models"))  # with a key: it gives way to nobody
             await idle.answer()
             (answer,) = answers(await asyncio.to_thread(sends_first, door.port, data))
             assert answer.status == status
