@@ -1,4 +1,4 @@
-"""What others may have a supervisor do with its children, and what they may ask about them: OTP's
+"""Commands and questions of others about the children of a supervisor: OTP's
 start_child, terminate_child, restart_child, delete_child, which_children and count_children.
 
 OTP's errors are a `Conflict` whose `param` is OTP's word: already_present, already_started,
@@ -35,6 +35,7 @@ from supervision.runtime import Address, on
 from supervision.spec import ChildSpec
 from supervision.strategy import AutoShutdown, Strategy
 from supervision.tree_driver import TreeDriver
+from supervision.unreadable import UNREADABLE
 
 
 class ChildCommands:
@@ -73,7 +74,7 @@ class ChildCommands:
         self._actor.allow(sender)
         try:
             spec = msgspec.msgpack.decode(msg.spec, type=ChildSpec)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise BadRequest(f"{self._actor.path} can't start this child: {error}") from error
         self.check(spec)
         return await self._start(spec.id, self._tree.add(spec, self._driver.now()))

@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from actors.contracts import Announcement, HealthReport, Offer, Order, Presence
+from supervision.unreadable import UNREADABLE
 
 MAX_BYTES: Final = 512 * 1024
 MAX_ENTRIES: Final = 1024
@@ -123,7 +124,7 @@ class Acceptance:
             raise AnnouncementRefused(Refusal.CROWDED, f"{len(payload)} bytes are no announcement")
         try:
             said = _announcements.decode(payload)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise AnnouncementRefused(Refusal.MALFORMED, f"it can't be read: {error}") from None
         if not sender == signer == said.node_id:
             raise AnnouncementRefused(
@@ -166,7 +167,7 @@ class Acceptance:
                 raise AnnouncementRefused(
                     Refusal.MALFORMED, f"an entry can't be read: {error}"
                 ) from None
-            except msgspec.MsgspecError as error:
+            except UNREADABLE as error:
                 raise AnnouncementRefused(
                     Refusal.MALFORMED, f"an entry can't be read: {error}"
                 ) from None

@@ -38,6 +38,7 @@ END_S: Final = 10.0  # from the last message of an actor to the end of its proce
 LAST_WORDS_S: Final = 2.0  # how long an Admin that ends waits for its messages to arrive
 MAX_QUESTIONS: Final = 256  # that an Admin answers at once
 REFUSED: Final = "is not on the list of the capability 'Actor Classes'"
+NOT_PLACED: Final = "is not started here for another node: see the capability 'Placed Classes'"
 
 log = logs.get(__name__)
 
@@ -56,7 +57,7 @@ class _Allowing:
 
     def _startChildActor(self, childAddr: Any, childClass: Any, *args: Any, **kwargs: Any) -> None:
         name = class_name(childClass)
-        if not self.transport.options.allows(name):
+        if not self.transport.allows(name):
             raise InvalidActorSpecification(name, REFUSED)
         super()._startChildActor(childAddr, childClass, *args, **kwargs)  # type: ignore[misc]
 
@@ -75,7 +76,7 @@ class _Allowing:
 
 
 class TetherAdmin(_Allowing, MultiProcAdmin):
-    """Thespian's Admin, which takes no code from the wire."""
+    """Thespian's Admin, which starts what the node allows, for whom it may."""
 
     def run(self) -> None:
         options = self.transport.options
@@ -148,12 +149,21 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
     def h_PendingActor(self, envelope: Any) -> Any:
         request = envelope.message
         name = class_name(request.actorClassName)
-        if not self.transport.options.allows(name) and request.globalName not in self._globalNames:
+        asked_by = envelope.sender.addressDetails.node
+        allowed = self.transport.allows(name, asked_by)
+        if not allowed and request.globalName not in self._globalNames:
             log.warning("refused to start an actor", actor=name, sender=str(envelope.sender))
-            self._fail(envelope, PendingActorResponse.ERROR_Invalid_ActorClass, f"{name} {REFUSED}")
+            why = NOT_PLACED if self.transport.allows(name) else REFUSED
+            self._fail(envelope, PendingActorResponse.ERROR_Invalid_ActorClass, f"{name} {why}")
             return True
         pending = set(self._pendingChildren)
-        outcome = super().h_PendingActor(envelope)
+        guardian = guardian_of(request)
+        asking = guardian.node if guardian is not None else ""
+        self.transport.placing_for = asking if asking != self.transport.address.node else ""
+        try:
+            outcome = super().h_PendingActor(envelope)
+        finally:
+            self.transport.placing_for = ""
         for instance in set(self._pendingChildren) - pending:
             # Thespian keeps a request that failed, and with it the global name.
             if self.child_process(instance) is None:
@@ -179,28 +189,6 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
 
     def _fail(self, envelope: Any, code: int, why: str) -> None:
         self._sendPendingActorResponse(envelope, None, errorCode=code, errorStr=why)
-
-    def h_RegisterSourceAuthority(self, envelope: Any) -> Any:
-        return self._source(envelope, super().h_RegisterSourceAuthority)
-
-    def h_ValidateSource(self, envelope: Any) -> Any:
-        return self._source(envelope, super().h_ValidateSource)
-
-    def h_ValidatedSource(self, envelope: Any) -> Any:
-        return self._source(envelope, super().h_ValidatedSource)
-
-    def h_SourceHashTransferReply(self, envelope: Any) -> Any:
-        return self._source(envelope, super().h_SourceHashTransferReply)
-
-    def _source(self, envelope: Any, otherwise: Any) -> Any:
-        if self.transport.options.allow_pickle:
-            return otherwise(envelope)
-        log.warning(
-            "refused source code from the wire",
-            message=type(envelope.message).__name__,
-            sender=str(envelope.sender),
-        )
-        return True
 
 
 class TetherManager(_Allowing, MultiProcManager):

@@ -37,6 +37,7 @@ from supervision.security.certificate import (
 )
 from supervision.security.name import NodeName
 from supervision.security.revocation import new_list
+from supervision.unreadable import UNREADABLE
 
 KEY: Final = "ca.key"
 CERTIFICATE: Final = "ca.pem"
@@ -264,7 +265,7 @@ class Authority:
     def _read(self) -> IssueLog:
         try:
             return msgspec.json.decode((self.folder / LEDGER).read_bytes(), type=IssueLog)
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, *UNREADABLE) as error:
             raise _unusable(self.folder / LEDGER, error) from error
 
     def _write(self, ledger: IssueLog) -> None:

@@ -25,6 +25,8 @@ ACTOR_CLASSES: Final = (
     "actors.worker.worker:Worker",
     "tether.http.server_actor:FrontDoor",
 )
+#: Which of these another node may have started here: what a placer places.
+PLACED_CLASSES: Final = ("actors.worker.worker:Worker",)
 #: Thespian's words for how often a member of a convention registers (minutes and seconds); what
 #: ends is noticed by connections, so this only bounds how long a node that has just come is alone.
 CONVENTION_PERIODS: Final = {
@@ -45,6 +47,7 @@ def capabilities_of(config: Config, run_dir: Path, *, owner_pid: int) -> dict[st
         "Admin Port": node.admin_port,
         "Run Dir": str(run_dir),
         "Actor Classes": list(ACTOR_CLASSES),
+        "Placed Classes": list(PLACED_CLASSES),
         "Owner Pid": owner_pid,
         "Warm Spares": node.warm_spares,
         "node": node.id,
