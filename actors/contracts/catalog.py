@@ -121,7 +121,8 @@ class ModelCard(Value, frozen=True):
     `actors.core.engine_kinds`); `source` is a folder, a file, a package-backed name or an artifact
     that the loader understands, and `adapter` the same for a LoRA adapter over it, if not empty;
     `context` is in tokens. `gpu_class` and `memory_mib` are what it needs of a worker (empty: any;
-    0: as its files are large). `stage_s` is when it came to its `stage`, in Unix seconds."""
+    0: as its files are large). `stage_s` is when it came to its `stage`, in Unix seconds. With
+    `special_tokens_in_text` the names of special tokens stand for those in what clients send."""
 
     name: str
     version: str
@@ -136,6 +137,7 @@ class ModelCard(Value, frozen=True):
     stage: Stage = Stage.STABLE
     stage_s: float = 0.0
     policy: ModelPolicy = ModelPolicy()
+    special_tokens_in_text: bool = False
 
     @property
     def ref(self) -> str:

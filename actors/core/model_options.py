@@ -22,7 +22,8 @@ class ModelOptions(Section, frozen=True, kw_only=True):
     """One model of the catalog. `source` is a folder, `package:NAME` for weights that came
     with a Python package, or `artifact:sha256:…` for a signed one; engine `echo` has none.
     `adapter` is a LoRA adapter over it, found likewise. `context` is in tokens. `gpu_class` and
-    `memory_mib` are what it needs of a worker (empty: any; 0: as its files are large)."""
+    `memory_mib` are what it needs of a worker (empty: any; 0: as its files are large). With
+    `special_tokens_in_text` whoever may ask it may write its control tokens, and forge turns."""
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,126}$")]
     version: Word = "1"
@@ -34,6 +35,7 @@ class ModelOptions(Section, frozen=True, kw_only=True):
     gpu_class: Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$")] = ""
     memory_mib: Annotated[int, Meta(ge=0, le=1 << 24)] = 0
     policy: ModelPolicyOptions = ModelPolicyOptions()
+    special_tokens_in_text: bool = False
 
     @property
     def ref(self) -> str:

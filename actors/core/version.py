@@ -17,6 +17,7 @@ from supervision.settings import ConfigInvalid
 #: What a version is, beside its name. What else a card says was given to it here.
 DESCRIBED: Final = (
     "engine", "source", "context", "dtype", "adapter", "gpu_class", "memory_mib", "policy",
+    "special_tokens_in_text",
 )  # fmt: skip
 _MAX_NOTE: Final = 500
 _MAX_BY: Final = 200

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from actors.contracts import Input, ModelCard, Sampling, TextInput
@@ -24,6 +24,7 @@ from actors.engines.batch import Batch, BatchStep, OwnBatch
 from actors.engines.engine import Capabilities, EngineOptions, Snapshot
 from actors.engines.generation import Delta, Generation
 from actors.engines.mirror import ReuseShown
+from actors.engines.plain_text import ControlTokens, PlainText
 from actors.engines.sequence import Sequence
 from actors.engines.stream import DeltaStream
 from actors.errors import ContextExceeded, ModelUnusable, WorkerLost
@@ -41,11 +42,13 @@ MOST_DURATIONS = 1024
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
     """A model that can be computed, or a batch of its library's own. `table` has the bytes of every
-    token id; `unload` is called last, on the engine's thread."""
+    token id, `control` those that are none of a text; `unload` is called last, on the engine's
+    thread."""
 
     model: Forward | OwnBatch
     table: tuple[bytes, ...]
     capabilities: Capabilities
+    control: ControlTokens = field(default_factory=ControlTokens)
     unload: Callable[[], None] = lambda: None
 
 
@@ -69,6 +72,7 @@ class BatchEngine(ABC):
         self._most = options.slots + options.queue
         self._table: tuple[bytes, ...] = ()
         self._ends: frozenset[int] = frozenset()
+        self._plain: PlainText | None = None
         self._batcher: Batch | None = None
         self._refused = bounds.refused.labels("engine_queue")
 
@@ -91,8 +95,8 @@ class BatchEngine(ABC):
         """
 
     @abstractmethod
-    def _encode(self, text: str, *, special: bool) -> tuple[int, ...]:
-        """Token ids; `special` adds what the model wants around a text."""
+    def _encode(self, text: str, *, special: bool, plain: bool = False) -> tuple[int, ...]:
+        """See `plain_text.Encode`."""
 
     # ---- on the loop
 
@@ -116,8 +120,11 @@ class BatchEngine(ABC):
 
     async def prompt(self, input: Input) -> tuple[int, ...]:
         """See `Engine.prompt`."""
+        plain = self._plain
         if isinstance(input, TextInput):
-            ids = self._tokens(input.prompt, special=True)
+            text = input.prompt
+            self._refuse_enormous(text, special=True)
+            ids = plain.text(text) if plain else self._encode(text, special=True)
             if not ids:
                 raise BadRequest("the prompt is empty; say something", param="prompt")
             return ids
@@ -127,19 +134,22 @@ class BatchEngine(ABC):
                 f"model {self._card.ref} has no chat template; send a prompt instead of messages",
                 param="messages",
             )
-        text = self._templated([{"role": m.role, "content": m.content} for m in messages])
-        return self._tokens(text, special=False)
+        said = [{"role": m.role, "content": m.content} for m in messages]
+        text = self._templated(said)
+        self._refuse_enormous(text, special=False)
+        if plain:
+            return plain.conversation(text, said, self._templated)
+        return self._encode(text, special=False)
 
-    def _tokens(self, text: str, *, special: bool) -> tuple[int, ...]:
+    def _refuse_enormous(self, text: str, *, special: bool) -> None:
+        """So that it doesn't hold up the loop; 16 characters a token are rare."""
         context = self.capabilities.context
-        # so that an enormous text doesn't hold up the loop; 16 characters a token are rare
         head = 16 * context
         if len(text) > head and len(self._encode(text[:head], special=special)) > context + 1:
             raise ContextExceeded(
                 f"the model's context is {context} tokens and the prompt is far longer; shorten it",
                 param="messages",
             )
-        return self._encode(text, special=special)
 
     def check(self, prompt_tokens: int, sampling: Sampling) -> None:
         """See `Engine.check`."""
@@ -268,6 +278,8 @@ class BatchEngine(ABC):
             raise
         self.capabilities, self._table = loaded.capabilities, loaded.table
         self._ends = loaded.model.ends
+        if not self._card.special_tokens_in_text:
+            self._plain = PlainText(loaded.control, self._encode)
         self._batcher = batcher
         return batcher
 

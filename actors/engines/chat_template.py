@@ -7,16 +7,47 @@ and without that library.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import jinja2
+from jinja2 import nodes
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from actors.errors import ModelUnusable
 from supervision.errors import BadRequest
+
+_LOOKING: Final = (nodes.Compare, nodes.Call, nodes.Filter, nodes.Test)
+# of transformers, for training: what stands between them is an answer's text
+_GENERATION: Final = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+
+
+def looked_for(source: str) -> frozenset[str]:
+    """The words that a template compares contents with, or takes them apart by; none if it can't
+    be read."""
+    try:
+        tree = _environment().parse(_GENERATION.sub("", source))
+    except jinja2.TemplateError:
+        return frozenset()
+    return frozenset(
+        const.value
+        for node in tree.find_all(_LOOKING)
+        for const in node.find_all(nodes.Const)
+        if isinstance(const.value, str)
+    )
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = _now
+    return environment
 
 
 def _refuse(message: str) -> None:
@@ -39,15 +70,9 @@ class ChatTemplate:
         Raises:
             ModelUnusable: it is no template.
         """
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-        )
-        environment.filters["tojson"] = _tojson
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = _now
         self._special = dict(special)
         try:
-            self._template = environment.from_string(source)
+            self._template = _environment().from_string(source)
         except jinja2.TemplateError as error:
             raise ModelUnusable(f"the model's chat template can't be read: {error}") from None
 

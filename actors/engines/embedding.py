@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from actors.engines import minilm, weights
 from actors.engines.engine import Capabilities, EngineOptions, Snapshot
 from actors.engines.folder import unloadable
 from actors.engines.generation import Delta, Generation
+from actors.engines.plain_text import PlainText
+from actors.engines.tokenizer import control_tokens, encode
 from actors.engines.weights import Progress, silent
 from actors.errors import ContextExceeded, ModelUnusable
 from supervision.errors import BadRequest, Draining, Overloaded
@@ -61,6 +64,7 @@ class EmbeddingEngine:
         self._net: Any = None
         self._tokenizer: Any = None
         self._start = -1
+        self._plain: PlainText | None = None
         self._vocabulary = 0
         self._open = 0
         self._steps = 0
@@ -92,6 +96,9 @@ class EmbeddingEngine:
                 "the engine embedding takes models such as all-MiniLM-L6-v2"
             )
         self._start, self._vocabulary = start, config.vocab_size
+        if not self._card.special_tokens_in_text:
+            own = self._tokenizer
+            self._plain = PlainText(control_tokens(own), partial(encode, own))
         self.capabilities = Capabilities(
             resume="exact",
             tag=f"embedding/{config.hidden_size}/torch-{torch.__version__}",
@@ -137,8 +144,13 @@ class EmbeddingEngine:
         for at, one in enumerate(self._tokenizer.backend_tokenizer.encode_batch(input.texts)):
             if len(one.ids) > limit:
                 raise self._too_long(at, limit)
+            made = tuple(one.ids)
+            if self._plain is not None:
+                made = self._plain.checked(input.texts[at], made)
+                if len(made) > limit:
+                    raise self._too_long(at, limit)
             # the start's own name in a text is no start
-            ids += [one.ids[0], *(t for t in one.ids[1:] if t != self._start)]
+            ids += [made[0], *(t for t in made[1:] if t != self._start)]
         return tuple(ids)
 
     @staticmethod

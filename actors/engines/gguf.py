@@ -68,6 +68,7 @@ class GgufEngine(BatchEngine):
         return Loaded(
             model=model,
             table=model.table(),
+            control=model.control(source),
             capabilities=Capabilities(
                 resume="prefix",
                 tag="/".join(
@@ -89,5 +90,5 @@ class GgufEngine(BatchEngine):
         assert self._template is not None
         return self._template.render(messages)
 
-    def _encode(self, text: str, *, special: bool) -> tuple[int, ...]:
-        return self._model.encode(text, special=special)
+    def _encode(self, text: str, *, special: bool, plain: bool = False) -> tuple[int, ...]:
+        return self._model.encode(text, special=special, plain=plain)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from actors.engines import llama, llama_adapter
 from actors.engines.llama_slots import LlamaSlots
+from actors.engines.plain_text import Added, ControlTokens, steering
 from actors.engines.span import Span
 from actors.errors import ModelUnusable
 from supervision.telemetry import logs
@@ -18,6 +19,10 @@ from supervision.telemetry import logs
 log = logs.get(__name__)
 
 CPU_FEATURES = ("AMX_INT8", "AVX512_BF16", "AVX512", "AVX2", "AVX", "SVE", "NEON", "SSE3")
+
+
+# llama_token_attr of llama.h
+UNKNOWN, CONTROL, USER_DEFINED, LSTRIP, RSTRIP = 1, 1 << 3, 1 << 4, 1 << 7, 1 << 8
 
 
 class LlamaModel:
@@ -163,12 +168,12 @@ class LlamaModel:
         # copied: the next pass writes over them
         return np.stack([np.ctypeslib.as_array(get(self._context, n), shape) for n in last])
 
-    def encode(self, text: str, *, special: bool) -> tuple[int, ...]:
-        """Token ids of `text`, in which the names of special tokens stand for those."""
+    def encode(self, text: str, *, special: bool, plain: bool = False) -> tuple[int, ...]:
+        """See `plain_text.Encode`."""
         raw = text.encode()
         room = len(raw) + 8  # a token has a byte at least
         ids = (ctypes.c_int32 * room)()
-        count = self._lib.llama_tokenize(self._vocab, raw, len(raw), ids, room, special, True)
+        count = self._lib.llama_tokenize(self._vocab, raw, len(raw), ids, room, special, not plain)
         if count < 0:
             raise RuntimeError(f"llama_tokenize gave {count} for {len(raw)} bytes")
         return tuple(ids[:count])
@@ -186,6 +191,31 @@ class LlamaModel:
         """The Jinja template of the file, or nothing."""
         template: bytes | None = self._lib.llama_model_chat_template(self._model, None)
         return (template or b"").decode(errors="replace")
+
+    def control(self, template: str) -> ControlTokens:
+        """What must not come from a client's text; `template` is that of `chat_template`."""
+        words = frozenset[str]()
+        if template:
+            from actors.engines.chat_template import looked_for
+
+            words = looked_for(template)
+        attributes, text = self._lib.llama_vocab_get_attr, self._lib.llama_vocab_get_text
+        added, unknown = [], None
+        for token in range(self.vocabulary):
+            has = attributes(self._vocab, token)
+            if has & (UNKNOWN | CONTROL | USER_DEFINED):
+                name = text(self._vocab, token).decode(errors="replace")
+                unknown = name if has & UNKNOWN else unknown
+                added.append(
+                    Added(
+                        id=token,
+                        name=name,
+                        special=not has & USER_DEFINED,
+                        before=bool(has & LSTRIP),
+                        after=bool(has & RSTRIP),
+                    )
+                )
+        return ControlTokens(steering(added, template, words), unknown=unknown, template=template)
 
     def special(self) -> dict[str, str]:
         """What templates call the ends of a text."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.engines.folder import unloadable
+from actors.engines.plain_text import Added, ControlTokens, steering
 from actors.engines.text import byte_table
 from supervision.errors import BadRequest
 
@@ -55,9 +56,47 @@ class Tokenizer:
             ) from None
         return text
 
-    def encode(self, text: str, *, special: bool) -> tuple[int, ...]:
-        """Token ids; `special` adds what the model wants around a text."""
-        return tuple(self._own.backend_tokenizer.encode(text, add_special_tokens=special).ids)
+    def encode(self, text: str, *, special: bool, plain: bool = False) -> tuple[int, ...]:
+        """See `plain_text.Encode`."""
+        return encode(self._own, text, special=special, plain=plain)
+
+    def control(self) -> ControlTokens:
+        """What must not come from a client's text."""
+        return control_tokens(self._own)
+
+
+def encode(own: Any, text: str, *, special: bool, plain: bool = False) -> tuple[int, ...]:
+    """See `plain_text.Encode`; `own` is a tokenizer of transformers, used by one thread."""
+    backend = own.backend_tokenizer
+    backend.encode_special_tokens = plain
+    try:
+        return tuple(backend.encode(text, add_special_tokens=special).ids)
+    finally:
+        backend.encode_special_tokens = False
+
+
+def control_tokens(own: Any) -> ControlTokens:
+    """What must not come from a client's text; `own` is a tokenizer of transformers."""
+    backend = own.backend_tokenizer
+    unigram = type(backend.model).__name__ == "Unigram"  # which has it by its number
+    unknown = own.unk_token if unigram else getattr(backend.model, "unk_token", None)
+    template, words = "", frozenset[str]()
+    if own.chat_template:
+        from actors.engines.chat_template import looked_for
+
+        template = own.get_chat_template()
+        words = looked_for(template)
+    added = (
+        Added(
+            id=id,
+            name=token.content,
+            special=token.special,
+            before=token.lstrip,
+            after=token.rstrip,
+        )
+        for id, token in backend.get_added_tokens_decoder().items()
+    )
+    return ControlTokens(steering(added, template, words), unknown=unknown, template=template)
 
 
 def ends(folder: Path, config: dict[str, Any]) -> frozenset[int]:

@@ -74,6 +74,7 @@ class TransformersEngine(BatchEngine):
         return Loaded(
             model=model,
             table=self._tokenizer.table(model.vocabulary),
+            control=self._tokenizer.control(),
             capabilities=Capabilities(
                 # a GPU's kernels change with the size of the batch
                 resume="exact" if dtype == "float32" and on_cpu else "prefix",
@@ -95,5 +96,5 @@ class TransformersEngine(BatchEngine):
     def _templated(self, messages: list[dict[str, str]]) -> str:
         return self._tokenizer.templated(messages)
 
-    def _encode(self, text: str, *, special: bool) -> tuple[int, ...]:
-        return self._tokenizer.encode(text, special=special)
+    def _encode(self, text: str, *, special: bool, plain: bool = False) -> tuple[int, ...]:
+        return self._tokenizer.encode(text, special=special, plain=plain)

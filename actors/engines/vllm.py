@@ -93,6 +93,7 @@ class VllmEngine(BatchEngine):
         return Loaded(
             model=batch,
             table=self._tokenizer.table(engine.vllm_config.model_config.get_vocab_size()),
+            control=self._tokenizer.control(),
             capabilities=self._capabilities(context, adapter),
             unload=engine.engine_core.shutdown,
         )
@@ -189,8 +190,8 @@ class VllmEngine(BatchEngine):
     def _templated(self, messages: list[dict[str, str]]) -> str:
         return self._tokenizer.templated(messages)
 
-    def _encode(self, text: str, *, special: bool) -> tuple[int, ...]:
-        return self._tokenizer.encode(text, special=special)
+    def _encode(self, text: str, *, special: bool, plain: bool = False) -> tuple[int, ...]:
+        return self._tokenizer.encode(text, special=special, plain=plain)
 
 
 def _tidy(engine: Any) -> None:

@@ -25,7 +25,7 @@ MAX_HISTORY: Final = 200  # lines in one answer
 
 _PLAIN: Final = (  # columns that are fields of a card as they are
     "name", "version", "engine", "source", "context", "dtype", "created_s", "adapter",
-    "gpu_class", "memory_mib", "stage_s",
+    "gpu_class", "memory_mib", "stage_s", "special_tokens_in_text",
 )  # fmt: skip
 
 log = logs.get(__name__)
@@ -103,6 +103,7 @@ async def write(connection: DatabaseConnection, steps: Iterable[VersionStep]) ->
             origin,
             card.stage.value,
             card.stage_s,
+            card.special_tokens_in_text,
         )
         await connection.execute(
             sql("add_model_change"),

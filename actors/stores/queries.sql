@@ -278,14 +278,16 @@ WHERE stage <> 'retired' OR stage_at > now() - $1::float8 * interval '1 second';
 -- name: put_model
 -- Adds a version of a model to the catalog, or writes down how it is now; its age stays.
 INSERT INTO models (name, version, engine, source, context, dtype, created_at, adapter, gpu_class,
-                    memory_mib, policy, origin, stage, stage_at)
+                    memory_mib, policy, origin, stage, stage_at,
+                    special_tokens_in_text)
 VALUES ($1, $2, $3, $4, $5, $6, to_timestamp($7::bigint), $8, $9, $10, $11::text::jsonb, $12, $13,
-        to_timestamp($14::float8))
+        to_timestamp($14::float8), $15)
 ON CONFLICT (name, version) DO UPDATE
 SET engine = excluded.engine, source = excluded.source, context = excluded.context,
     dtype = excluded.dtype, adapter = excluded.adapter, gpu_class = excluded.gpu_class,
     memory_mib = excluded.memory_mib, policy = excluded.policy, origin = excluded.origin,
-    stage = excluded.stage, stage_at = excluded.stage_at;
+    stage = excluded.stage, stage_at = excluded.stage_at,
+    special_tokens_in_text = excluded.special_tokens_in_text;
 
 -- name: add_model_change
 -- Adds a line to the history of a version.
@@ -296,7 +298,8 @@ VALUES ($1, $2, $3, $4, $5, to_timestamp($6::float8), $7, $8);
 -- The versions that aren't retired, and those of the refs $1, in the order of names and versions.
 SELECT name, version, engine, source, context, dtype,
     extract(epoch FROM created_at)::bigint AS created_s, adapter, gpu_class, memory_mib,
-    policy::text AS policy, origin, stage, extract(epoch FROM stage_at)::float8 AS stage_s
+    policy::text AS policy, origin, stage, extract(epoch FROM stage_at)::float8 AS stage_s,
+    special_tokens_in_text
 FROM models WHERE stage <> 'retired' OR name || '@' || version = ANY($1::text[])
 ORDER BY name, version;
 
@@ -304,7 +307,8 @@ ORDER BY name, version;
 -- The versions of $1 (a name, a ref, or all of ''), the retired ones last, at most $2 of them.
 SELECT name, version, engine, source, context, dtype,
     extract(epoch FROM created_at)::bigint AS created_s, adapter, gpu_class, memory_mib,
-    policy::text AS policy, origin, stage, extract(epoch FROM stage_at)::float8 AS stage_s
+    policy::text AS policy, origin, stage, extract(epoch FROM stage_at)::float8 AS stage_s,
+    special_tokens_in_text
 FROM models WHERE $1 IN ('', name, name || '@' || version)
 ORDER BY stage = 'retired', CASE WHEN stage = 'retired' THEN stage_at END DESC, name, version
 LIMIT $2;

@@ -39,6 +39,7 @@ CREATE TABLE models (
     stage      text NOT NULL DEFAULT 'stable'
         CHECK (stage IN ('registered', 'canary', 'stable', 'retired')),
     stage_at   timestamptz NOT NULL DEFAULT now(),
+    special_tokens_in_text boolean NOT NULL DEFAULT false,
     PRIMARY KEY (name, version)
 );
 COMMENT ON TABLE models IS 'The catalog: which versions there are, and what may be done with them.';

@@ -35,6 +35,7 @@ CARD = ModelCard(
         canary_share=0.25, warm=Warming.ALWAYS, order=("rate", "retry"), rate=RateTerms(per_s=5.0),
         retry=RetryTerms(attempts=2, pause_s=0.5),
     ),
+    special_tokens_in_text=True,
 )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ source = "models/m"
 adapter = "adapters/a"
 gpu_class = "h100"
 memory_mib = 900
+special_tokens_in_text = true
 [models.policy]
 tenants = ["acme"]
 regions = ["eu"]
@@ -42,6 +43,7 @@ def test_a_model_of_the_configuration_becomes_a_card() -> None:
     card = card_of(config, config.models[0])
     assert (card.source, card.adapter) == ("/srv/models/m", "/srv/adapters/a")
     assert (card.gpu_class, card.memory_mib) == ("h100", 900)
+    assert card.special_tokens_in_text
     assert card.policy == ModelPolicy(
         tenants=("acme",), regions=("eu",), max_tokens=10, concurrency=2, slo="interactive",
         canary_share=0.5, warm="always",
@@ -64,6 +66,7 @@ def test_a_model_of_the_configuration_becomes_a_card() -> None:
         ({"dtype": "int3"}, "dtype"),
         ({"gpu_class": "a b"}, "gpu_class"),
         ({"memory_mib": -1}, "memory_mib"),
+        ({"special_tokens_in_text": 1}, "special_tokens_in_text"),
         ({"policy": {"slo": "best"}}, "policy.slo"),
         ({"policy": 3}, "policy"),
         ({"colour": "red"}, "colour"),

@@ -21,6 +21,9 @@ HEADING = re.compile(r"^(#+) +(.+?) *$", re.MULTILINE)
 LINK = re.compile(r"\[((?:[^\[\]\n]|\n(?!\n))*)\]\(([^()\s]+)\)")
 ADR = re.compile(r"\d{4}-[a-z0-9-]+\.md")
 HOP = re.compile(r"([\w/]+\.py):([\w.]+)")  # a function or method, by its file
+TEST = re.compile(r"(tests/[\w/]+\.py)::(\w+)")  # a test, as pytest calls it
+THREATS = "docs/security.md"
+KINDS = ("spoofing", "tampering", "repudiation", "disclosure", "denial", "elevation")  # STRIDE
 NAMED = re.compile(r"(?<!ggml's )\bdocs/(?:adr/[\w-]+(?:\.md)?|[\w-]+\.md)")  # in code
 
 
@@ -90,6 +93,8 @@ def wrong_names(root: Path, text: str) -> Iterator[str]:
         there = True
         if hop := HOP.fullmatch(code):
             there = defines(root / hop[1], hop[2])
+        elif test := TEST.fullmatch(code):
+            there = defines(root / test[1], test[2])
         elif slash and folder and re.fullmatch(r"[\w./@-]+", code):
             ours = code.endswith(".py") or (folder in FOLDERS and not rest.isdigit())
             there = not ours or (root / code).exists()
@@ -97,6 +102,20 @@ def wrong_names(root: Path, text: str) -> Iterator[str]:
             there = is_module(root, code)
         if not there:
             yield f"`{code}` isn't there"
+
+
+def wrong_threats(text: str) -> Iterator[str]:
+    """Rows of the threat model without a test, and without the words that say so, and boundaries
+    without a row."""
+    for heading, rows in re.findall(r"^### (.+)\n((?:(?!#).*\n)*)", text, re.MULTILINE):
+        threats = [
+            row for row in rows.splitlines() if row.startswith(tuple(f"| {k}" for k in KINDS))
+        ]
+        if not threats:
+            yield f"{heading!r} has no row"
+        for row in threats:
+            if not (TEST.search(row) or "not held" in row):
+                yield f"{row!r} names no test"
 
 
 def wrong_page(adr: Path, text: str) -> Iterator[str]:
@@ -126,6 +145,8 @@ def wrong(root: Path) -> list[str]:
         found = list(wrong_links(document, text))
         if document.name != HISTORY:
             found += wrong_names(root, text)
+        if str(name) == THREATS:
+            found += wrong_threats(text)
         if document.parent.name == "adr":
             found += wrong_page(document, text) if ADR.fullmatch(document.name) else ["no number"]
         listed_as = f"]({document.relative_to(root / 'docs')})" if name.parts[0] == "docs" else ""
@@ -155,12 +176,15 @@ PAGE = "# 1. One\n\n## Context\n\n## Decision\n\n## What it costs\n\n## When to 
 SOUND = {
     "README.md": "# R\n\nSee [a\nb](docs/a.md#one--two-v1), `tether/x.py`, `tether.x.y`, `a/b`\n"
     "`tether/x.py:C.m`\n",
-    "docs/README.md": "# D\n\n[a](a.md) [1](adr/0001-one.md) [out](https://example.org/#x)\n",
+    "docs/README.md": "# D\n\n[a](a.md) [s](security.md) [1](adr/0001-one.md) [out](https://example.org/#x)\n",
     "docs/a.md": "# A\n\n## `One` & two, v1\n\n## One\n\n## One\n\n[again](#one-1)\n"
     "```\n# no heading, [no link](nowhere)\n```\n`[no](link)`\n",
     "docs/adr/0001-one.md": PAGE,
     "tether/__init__.py": "",
     "tether/x.py": "y = 1\nclass C:\n    def m(self): ...\n",
+    "tests/t.py": "def test_y(): ...\n",
+    "docs/security.md": "# S\n\n### A\n\n| denial | b | not held |\n"
+    "| denial | c | `tests/t.py::test_y` |\n",
 }
 
 
@@ -190,6 +214,10 @@ def test_sound_documents_have_no_fault(tmp_path: Path) -> None:
         ("docs/a.md", "`tether/x.py:C.n`", "`tether/x.py:C.n` isn't there"),
         ("docs/a.md", "`tether/z.py:C.m`", "`tether/z.py:C.m` isn't there"),
         ("docs/b.md", "# B", "docs/README.md doesn't list it"),
+        ("docs/a.md", "`tests/x.py::test_y`", "`tests/x.py::test_y` isn't there"),
+        ("docs/a.md", "`tests/t.py::test_z`", "`tests/t.py::test_z` isn't there"),
+        ("docs/security.md", "### A\n\n| denial | b | c |\n", "names no test"),
+        ("docs/security.md", "### A\n\n### B\n", "'A' has no row"),
         ("docs/adr/0001-one.md", PAGE + "## Seen\n", "its sections are"),
         ("docs/adr/0001-one.md", PAGE.replace("## Decision", "### Decision\n\n## x"), "sections"),
         ("docs/adr/0001-one.md", PAGE.replace("# 1.", "# 2."), "its title must begin with 1"),

@@ -30,6 +30,7 @@ class Description(NamedTuple):
     gpu_class: str = ""
     memory_mib: int = 0
     policy: Sequence[str] = ()
+    special_tokens_in_text: bool = False
 
     def card(self, ref: str, source: str) -> ModelCard:
         """
@@ -51,6 +52,7 @@ class Description(NamedTuple):
             gpu_class=self.gpu_class,
             memory_mib=self.memory_mib,
             policy=policy_of(self.policy),
+            special_tokens_in_text=self.special_tokens_in_text,
         )
         check(made)
         return made

@@ -42,6 +42,8 @@ class Described:
     """How much memory it needs; 0: as its files are large."""
     policy: tuple[str, ...] = ()
     """A file of TOML, or KEY=VALUE, as [models.policy] has them; may be repeated."""
+    special_tokens_in_text: bool = False
+    """Clients may write its control tokens by name, and so forge turns."""
 
 
 @dataclass(frozen=True)

@@ -186,6 +186,7 @@ def card_of(config: Config, model: ModelOptions) -> ModelCard:
         gpu_class=model.gpu_class,
         memory_mib=model.memory_mib,
         policy=ModelPolicy(**msgspec.structs.asdict(model.policy)),
+        special_tokens_in_text=model.special_tokens_in_text,
     )
 
 
