@@ -21,6 +21,7 @@ from actors.contracts import (
     ShowCluster,
     WatchFleet,
 )
+from actors.core.node_roles import Role
 from actors.roster import metrics
 from actors.roster.cluster_members import WORKERS, ClusterMembers
 from actors.roster.cluster_view import shown
@@ -28,9 +29,10 @@ from actors.roster.fleet_snapshot import FleetSnapshot as Snapshot
 from actors.roster.options import OtherNode, RosterOptions
 from actors.roster.roster_view import RosterView
 from supervision.child import Supervised
-from supervision.errors import Forbidden, Unavailable
+from supervision.errors import Unavailable
 from supervision.nodes import tree_of_node
 from supervision.runtime import Address, on
+from supervision.security.audience import NODE, OPERATOR, OWN
 from supervision.security.identity import Identity
 from supervision.telemetry import bounds, logs
 
@@ -110,7 +112,7 @@ class Roster(Supervised):
 
     # ---- this node
 
-    @on(HealthReport)
+    @on(HealthReport, of=Role.WORKER)
     def report(self, msg: HealthReport, sender: Address) -> None:
         """A worker speaks for itself: a report that comes from elsewhere is dropped, and so is that
         of a process of another node which isn't supervised here."""
@@ -154,7 +156,7 @@ class Roster(Supervised):
             if others is not None:
                 others.orders.seen(msg)
 
-    @on(WatchFleet)
+    @on(WatchFleet, of=OPERATOR)
     async def fleet(self, msg: WatchFleet, sender: Address) -> AsyncIterator[Fleet]:
         """The newest snapshot, whenever there is a newer one."""
         version = -1
@@ -198,7 +200,7 @@ class Roster(Supervised):
 
     # ---- other nodes
 
-    @on(Announce)
+    @on(Announce, of=NODE)
     def announced(self, msg: Announce, sender: Address) -> Announced:
         """
         Raises:
@@ -206,23 +208,22 @@ class Roster(Supervised):
         """
         return self._cluster().announced(msg, sender)
 
-    @on(Revocations)
+    @on(Revocations, of=NODE)
     def revocations(self, msg: Revocations, sender: Address) -> None:
         """Is newer than ours, if the authority has signed it."""
         self._cluster().revocations.adopt(msg)
 
-    @on(Command)
+    @on(Command, of=OWN)
     async def command(self, msg: Command, sender: Address) -> Commanded:
         """
         Raises:
-            Forbidden: it comes from another node.
+            Forbidden: this node has not the role for it.
             BadRequest: there is no such order.
             Overloaded: too many were given.
             Unavailable: this node isn't one of several.
         """
-        if sender.node != self.address.node:
-            raise Forbidden("a roster takes commands of processes of its own node only")
         others = self._cluster()
+        others.may_order(msg.target)
         nodes = frozenset(o.id for o in self._options.others if msg.region in ("", o.region))
         number = others.publisher.next_number
         others.orders.give(msg, self.loop.time())
@@ -231,7 +232,7 @@ class Roster(Supervised):
         own = {self._options.node_id} if msg.region in ("", self._options.region) else set()
         return Commanded(reached=tuple(sorted(have | own)), missing=tuple(sorted(nodes - have)))
 
-    @on(ShowCluster)
+    @on(ShowCluster, of=OPERATOR)
     def cluster(self, msg: ShowCluster, sender: Address) -> ClusterShown:
         """All nodes as this one sees them."""
         return shown(self._options, self._snapshot.fleet, self._others, self.loop.time())

@@ -43,6 +43,14 @@ def guardian_of(request: Any) -> Address | None:
     return asker
 
 
+def placer_of(request: Any, sender: Address, here: str) -> str:
+    """The node whose actor asks for the one that this node, `here`, is to start; empty if it is
+    this one. Who has brought the request, the node of the asker or the leader of its convention, is
+    known by its certificate, and may speak for the asker."""
+    asker = request.forActor.addressDetails if request.forActor is not None else sender
+    return asker.node if isinstance(asker, Address) and asker.node != here else ""
+
+
 class Placements:
     """Beside an Admin, on its loop. `parents` is Thespian's list of the actors that the Admin has
     started for others, and for whom, as `thespian.actors.ActorAddress` both."""

@@ -25,10 +25,12 @@ from thespian.system.transport import TransmitIntent, TransmitOnly
 from supervision.contracts import ActorFound, ConventionShown, FindActor, KillPlaced, ShowConvention
 from supervision.runtime.address import Address
 from supervision.runtime.convention import Convention
-from supervision.runtime.dispatch import Dispatch, handlers_of, on
-from supervision.runtime.placements import Placements, guardian_of
+from supervision.runtime.dispatch import Dispatch
+from supervision.runtime.handlers import handlers_of, on
+from supervision.runtime.placements import Placements, guardian_of, placer_of
 from supervision.runtime.spawning import SpawnContext, SpawnedProcess, serving_now, set_up
 from supervision.runtime.transport import Transport
+from supervision.security.audience import NODE, OPERATOR, OWN
 from supervision.telemetry import logs
 
 NAME: Final = "tether"
@@ -97,16 +99,16 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
         finally:
             self.transport.close()
 
-    @on(FindActor)
+    @on(FindActor, of=NODE | OPERATOR)
     def _find_actor(self, msg: FindActor, sender: Address) -> ActorFound:
         found = self._globalNames.get(msg.name)
         return ActorFound(address=str(found.addressDetails) if found is not None else "")
 
-    @on(ShowConvention)
+    @on(ShowConvention, of=OWN)
     def _show_convention(self, msg: ShowConvention, sender: Address) -> ConventionShown:
         return self._neighbours.shown()
 
-    @on(KillPlaced)
+    @on(KillPlaced, of=NODE)
     def _kill_placed(self, msg: KillPlaced, sender: Address) -> None:
         self._placements.end(msg.pid, sender)
 
@@ -153,7 +155,12 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
             self._fail(envelope, PendingActorResponse.ERROR_Invalid_ActorClass, f"{name} {REFUSED}")
             return True
         pending = set(self._pendingChildren)
-        outcome = super().h_PendingActor(envelope)
+        here, sender = self.transport.address.node, envelope.sender.addressDetails
+        self.transport.placing_for = placer_of(request, sender, here)
+        try:
+            outcome = super().h_PendingActor(envelope)
+        finally:
+            self.transport.placing_for = ""
         for instance in set(self._pendingChildren) - pending:
             # Thespian keeps a request that failed, and with it the global name.
             if self.child_process(instance) is None:
@@ -222,6 +229,19 @@ class TetherManager(_Allowing, MultiProcManager):
     def _shutdownActor(self, shutdownChildren: bool = True) -> Any:
         SpawnedProcess.forget_waiting()
         return super()._shutdownActor(shutdownChildren)
+
+    def _pendingActorResponse(self, envelope: Any) -> Any:
+        """Another node's Admin has placed an actor, at its own node: it may say of no other process
+        that it is our child, which we would believe, and kill."""
+        answer, sender = envelope.message, envelope.sender.addressDetails
+        placed = getattr(answer.actualAddress, "addressDetails", None)
+        if placed is not None and not answer.globalName and placed.node != sender.node:
+            log.warning(
+                "refused a child that is of another node", child=str(placed), by=str(sender)
+            )
+            answer.errorCode = PendingActorResponse.ERROR_Invalid_ActorClass
+            answer.actualAddress = None
+        return super()._pendingActorResponse(envelope)
 
     def _pendingActorReady(
         self, childInstance: int, actualAddress: Any, isMyChild: bool = True

@@ -55,13 +55,15 @@ log = logs.get(__name__)
 
 class ProcessSeat(msgspec.Struct, frozen=True):
     """What a process is told of itself when it is started: `addrInst`, Thespian's number for
-    it; the address it must have, if that is fixed; its parent and its Admin."""
+    it; the address it must have, if that is fixed; its parent and its Admin; the node that has
+    placed it here, if another one has."""
 
     addrInst: int | None
     fixed: Address | None
     parent: Address
     admin: Address
     options: NodeOptions
+    placer: str = ""
 
 
 class Transport(ProcessLoop):
@@ -78,6 +80,7 @@ class Transport(ProcessLoop):
         fixed: Address | None = None
         self.parent: Address | None = None
         self.lost: set[Address] = set()  # of those that this process ends with
+        self.placing_for = ""  # the node for which the process is that is made ready next
         if isinstance(init, ExternalInterfaceTransportInit):
             self.options = NodeOptions.of(args[0])
             self.admin = self.options.admin
@@ -96,6 +99,7 @@ class Transport(ProcessLoop):
             loop, self.options.run_dir, address, max_frame=self.options.max_frame, border=border
         )
         hub.on_system = self._arrived
+        hub.placer = init.placer if isinstance(init, ProcessSeat) else ""
         super().__init__(loop, hub, ActorAddress(address))
         self.loop.run_until_complete(self.hub.start())
         if self.parent is not None and address != self.admin:
@@ -145,6 +149,7 @@ class Transport(ProcessLoop):
             parent=self.address,
             admin=self.admin,
             options=self.options,
+            placer=self.placing_for,
         )
 
     def connectEndpoint(self, endpoint: ProcessSeat) -> None:

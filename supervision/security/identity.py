@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from supervision.security.files import is_private, write
-from supervision.security.name import NodeName
+from supervision.security.name import OPERATOR, NodeName
+from supervision.security.roles import roles_in
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -42,6 +43,7 @@ class Reason(StrEnum):
 
     ABSENT = "absent"  # there is none
     FOREIGN = "foreign"  # another authority, or another cluster, or names no node
+    ROLELESS = "roleless"  # of a node, and says no role
     EXPIRED = "expired"  # its time is over
     REVOKED = "revoked"  # the authority took it back
     OTHER_NODE = "other_node"  # it is good, and somebody else's
@@ -61,11 +63,13 @@ class IdentityUnusable(Exception):
 
 
 class Vouched(msgspec.Struct, frozen=True):
-    """What a certificate that is believed says; `ends_at` in seconds since the epoch."""
+    """What a certificate that is believed says; `ends_at` in seconds since the epoch. Operators
+    have no `roles`."""
 
     node: str
     serial: int
     ends_at: float
+    roles: tuple[str, ...] = ()
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -80,6 +84,7 @@ class Credentials(msgspec.Struct, frozen=True):
     server: ssl.SSLContext
     client: ssl.SSLContext
     revocations: RevokedSerials
+    roles: tuple[str, ...] = ()
 
 
 class Identity:
@@ -166,6 +171,7 @@ class Identity:
             name.node,
             int(certificate["serialNumber"], 16),
             float(ssl.cert_time_to_seconds(certificate["notAfter"])),
+            certified_roles(name, uris),
         )
         self.still_good(vouched)
         return vouched
@@ -228,11 +234,16 @@ class Identity:
             raise ValueError(f"others may read {path}, which holds a key; chmod 600 it")
         pem = path.read_bytes()
         certificate = x509.load_pem_x509_certificate(_certificate_in(pem))
-        name = NodeName.of(uris_of(certificate))
+        uris = uris_of(certificate)
+        name = NodeName.of(uris)
         if name is None or name.node != self.node:
             raise ValueError(
                 f"{NODE} is of {name.uri if name else 'no node'}, and this is node {self.node}"
             )
+        try:
+            roles = certified_roles(name, uris)
+        except CertificateRefused as error:
+            raise ValueError(str(error)) from None
         authorities = x509.load_pem_x509_certificates((self.folder / AUTHORITIES).read_bytes())
         return Credentials(
             name=name,
@@ -244,6 +255,7 @@ class Identity:
             server=self._context(ssl.PROTOCOL_TLS_SERVER),
             client=self._context(ssl.PROTOCOL_TLS_CLIENT),
             revocations=self._revocations(authorities),
+            roles=roles,
         )
 
     def _revocations(self, authorities: list[x509.Certificate]) -> RevokedSerials:
@@ -281,6 +293,24 @@ class Identity:
         context.load_verify_locations(cafile=str(self.folder / AUTHORITIES))
         context.load_cert_chain(str(self.folder / NODE))
         return context
+
+
+def certified_roles(name: NodeName, uris: Iterable[str]) -> tuple[str, ...]:
+    """The roles that the certificate of `name` says with these URIs; none of an operator.
+
+    Raises:
+        CertificateRefused: it is a node's, and says none.
+    """
+    if name.node.startswith(OPERATOR):
+        return ()
+    roles = roles_in(uris, name.cluster)
+    if not roles:
+        raise CertificateRefused(
+            Reason.ROLELESS,
+            f"the certificate of node {name.node} says no roles, so it may say nothing; "
+            f"`tether ca renew {name.node} --roles ROLE,…` makes one that does",
+        )
+    return roles
 
 
 def _certificate_in(pem: bytes) -> bytes:
