@@ -40,7 +40,7 @@ class Acceptor(Dialer, Protocol):
     greeting: bytes
     connections: set[Connection]
     strangers: RefusedPeers
-    placer: str  # the node that has placed this process at another one, if it was placed
+    guardian: str  # the node that has placed this process at another one, if it was placed
     receive: Callable[[Peer, int, int, bytes], None]  # takes kind, number and payload of a frame
 
     def peer(self, address: Address) -> Peer:
@@ -111,7 +111,7 @@ class Connection(asyncio.Protocol):
         node = self.peer.address.node
         if node == self.hub.address.node:
             return OWN.mask
-        return NODE.mask | (PLACER.mask if node == self.hub.placer else 0)
+        return NODE.mask | (PLACER.mask if node == self.hub.guardian else 0)
 
     def _unknown(self) -> None:
         log.warning("closed a connection that sent no greeting", pid=self.pid)

@@ -58,7 +58,7 @@ class Connections:
         border: NodeTransport | None = None,
     ) -> None:
         """Binds the socket, so that whoever was told the address can connect at once. Processes
-        of other nodes are reached over `border`; without one, as those of this node are. `placer`
+        of other nodes are reached over `border`; without one, as those of this node are. `guardian`
         is to be set by who knows that another node has placed this process here.
 
         Raises:
@@ -72,7 +72,7 @@ class Connections:
         self.max_frame = max_frame
         self.border = border
         self.closed = False
-        self.placer = ""
+        self.guardian = ""
         self.strangers = RefusedPeers()
         self.connections: set[Connection] = set()
         self.on_request: Callable[[Peer, int, int, bytes], object] = self._nobody_serves

@@ -27,6 +27,8 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     - "Admin Port": part of the Admin's address; where it listens for other nodes, if it does.
     - "Run Dir": folder of the sockets, short, mode 0700, the same for all who want to talk.
     - "Actor Classes": which actors may be started here, each "module:Class" or "module.*".
+    - "Placed Classes": those of them that other nodes may have started here; all by default.
+    - "Placing Roles": what the certificate of such a node must say, one of these; any by default.
     - "Max Frame": bytes of the largest message.
     - "Tls Identity Dir": folder with the node's certificate, see `supervision.security.identity`;
       other nodes are reached by mutual TLS alone then.
@@ -52,6 +54,8 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     routes: tuple[tuple[str, str], ...] = ()
     warm_spares: int = 0
     spare_modules: tuple[str, ...] = ()
+    placed_classes: tuple[str, ...] = ()
+    placing_roles: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         Address.admin(self.node, self.port)
@@ -59,7 +63,7 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"'Max Frame' {self.max_frame} must lie in 4096..{_MAX_FRAME}")
         if not 0 <= self.warm_spares <= _MAX_SPARES:
             raise ValueError(f"'Warm Spares' {self.warm_spares} must lie in 0..{_MAX_SPARES}")
-        for entry in self.actor_classes:
+        for entry in (*self.actor_classes, *self.placed_classes):
             if not (entry.endswith(".*") or entry.count(":") == 1):
                 raise ValueError(
                     f'\'Actor Classes\' holds {entry!r}: write "module:Class" or "module.*"'
@@ -97,6 +101,8 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
             routes=tuple(dict(capabilities.get("Routes") or {}).items()),
             warm_spares=int(capabilities.get("Warm Spares", 0)),
             spare_modules=tuple(capabilities.get("Spare Modules", ())),
+            placed_classes=tuple(capabilities.get("Placed Classes", ())),
+            placing_roles=tuple(capabilities.get("Placing Roles", ())),
         )
 
     @staticmethod
@@ -110,15 +116,21 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def allows(self, name: str) -> bool:
         """May an actor of the class `module.Class` be started?"""
-        module, _, _ = name.rpartition(".")
-        if self.allow_pickle:
-            return True
-        return any(
-            (module + ".").startswith(entry[:-1])
-            if entry.endswith(".*")
-            else entry.replace(":", ".") == name
-            for entry in self.actor_classes
-        )
+        return self.allow_pickle or _listed(name, self.actor_classes)
+
+    def may_place(self, name: str) -> bool:
+        """May another node have one started, if it may be started at all?"""
+        return not self.placed_classes or _listed(name, self.placed_classes)
+
+
+def _listed(name: str, entries: tuple[str, ...]) -> bool:
+    module, _, _ = name.rpartition(".")
+    return any(
+        (module + ".").startswith(entry[:-1])
+        if entry.endswith(".*")
+        else entry.replace(":", ".") == name
+        for entry in entries
+    )
 
 
 def default_run_dir() -> str:

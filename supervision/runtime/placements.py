@@ -19,6 +19,8 @@ from supervision.contracts import FindActor
 from supervision.errors import BadRequest, Forbidden, TetherError
 from supervision.runtime.address import ADMIN, Address
 from supervision.runtime.connections import Connections
+from supervision.runtime.options import NodeOptions
+from supervision.security.audience import Audience
 from supervision.telemetry import logs
 
 ORPHAN_S: Final = 5.0  # for an actor to end that has lost its guardian
@@ -41,14 +43,6 @@ def guardian_of(request: Any) -> Address | None:
     if isinstance(admin, Address) and (admin.name, admin.node) == (ADMIN, asker.node):
         return admin
     return asker
-
-
-def placer_of(request: Any, sender: Address, here: str) -> str:
-    """The node whose actor asks for the one that this node, `here`, is to start; empty if it is
-    this one. Who has brought the request, the node of the asker or the leader of its convention, is
-    known by its certificate, and may speak for the asker."""
-    asker = request.forActor.addressDetails if request.forActor is not None else sender
-    return asker.node if isinstance(asker, Address) and asker.node != here else ""
 
 
 class Placements:
@@ -85,6 +79,20 @@ class Placements:
         unwatch = self._nursed.pop(child, None)
         if unwatch is not None:
             unwatch()
+
+    def refusal(self, sender: Address, name: str, options: NodeOptions) -> str:
+        """Why the Admin at `sender` may not have an actor of the class `name` started here; empty
+        if it may, as that of the own node always."""
+        hub, roles = self._hub, options.placing_roles
+        if sender.node == hub.address.node:
+            return ""
+        peer = hub.known(sender)
+        shown = Audience(peer.audience).roles if peer is not None else ()
+        if roles and not set(roles).intersection(shown):
+            return f"node {sender.node} has not the role {' or '.join(roles)}"
+        if not options.may_place(name):
+            return f"{name} is not on the list of the capability 'Placed Classes'"
+        return ""
 
     def end(self, pid: int, sender: Address) -> None:
         """Kill the actor with this process, which was placed here by `sender`'s node.

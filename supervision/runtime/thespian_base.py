@@ -27,7 +27,7 @@ from supervision.runtime.address import Address
 from supervision.runtime.convention import Convention
 from supervision.runtime.dispatch import Dispatch
 from supervision.runtime.handlers import handlers_of, on
-from supervision.runtime.placements import Placements, guardian_of, placer_of
+from supervision.runtime.placements import Placements, guardian_of
 from supervision.runtime.spawning import SpawnContext, SpawnedProcess, serving_now, set_up
 from supervision.runtime.transport import Transport
 from supervision.security.audience import NODE, OPERATOR, OWN
@@ -150,13 +150,19 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
     def h_PendingActor(self, envelope: Any) -> Any:
         request = envelope.message
         name = class_name(request.actorClassName)
-        if not self.transport.options.allows(name) and request.globalName not in self._globalNames:
+        options = self.transport.options
+        if not options.allows(name) and request.globalName not in self._globalNames:
             log.warning("refused to start an actor", actor=name, sender=str(envelope.sender))
             self._fail(envelope, PendingActorResponse.ERROR_Invalid_ActorClass, f"{name} {REFUSED}")
             return True
+        if why := self._placements.refusal(envelope.sender.addressDetails, name, options):
+            log.warning("refused to place an actor", actor=name, sender=str(envelope.sender))
+            self._fail(envelope, PendingActorResponse.ERROR_Invalid_ActorClass, why)
+            return True
         pending = set(self._pendingChildren)
-        here, sender = self.transport.address.node, envelope.sender.addressDetails
-        self.transport.placing_for = placer_of(request, sender, here)
+        guardian = guardian_of(request)
+        asking = guardian.node if guardian is not None else ""
+        self.transport.placing_for = asking if asking != self.transport.address.node else ""
         try:
             outcome = super().h_PendingActor(envelope)
         finally:

@@ -103,7 +103,7 @@ class TlsConnection(Connection):
         assert vouched is not None
         if vouched.node.startswith(OPERATOR):
             return audience.OPERATOR.mask
-        return audience.mask_of(vouched.roles, placed=vouched.node == self.hub.placer)
+        return audience.mask_of(vouched.roles, placed=vouched.node == self.hub.guardian)
 
     def count_refusal(self, reason: Reason) -> None:
         _closed[reason].inc()

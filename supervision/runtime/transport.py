@@ -63,7 +63,7 @@ class ProcessSeat(msgspec.Struct, frozen=True):
     parent: Address
     admin: Address
     options: NodeOptions
-    placer: str = ""
+    guardian: str = ""
 
 
 class Transport(ProcessLoop):
@@ -99,7 +99,7 @@ class Transport(ProcessLoop):
             loop, self.options.run_dir, address, max_frame=self.options.max_frame, border=border
         )
         hub.on_system = self._arrived
-        hub.placer = init.placer if isinstance(init, ProcessSeat) else ""
+        hub.guardian = init.guardian if isinstance(init, ProcessSeat) else ""
         super().__init__(loop, hub, ActorAddress(address))
         self.loop.run_until_complete(self.hub.start())
         if self.parent is not None and address != self.admin:
@@ -149,7 +149,7 @@ class Transport(ProcessLoop):
             parent=self.address,
             admin=self.admin,
             options=self.options,
-            placer=self.placing_for,
+            guardian=self.placing_for,
         )
 
     def connectEndpoint(self, endpoint: ProcessSeat) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from thespian.system.utilis import AssocList
 
 from actors.contracts import ListModels, Reserve
 from actors.contracts.operating import KeepBreakers, SetBreaker
-from actors.core.node_roles import WORKER
+from actors.core.node_roles import CONTROL, WORKER
 from actors.reservation import Reservation
 from actors.scheduler.scheduler import Scheduler
 from supervision.contracts import (
@@ -38,7 +39,9 @@ from supervision.runtime.connections import Connections
 from supervision.runtime.dispatch import Dispatch, reply
 from supervision.runtime.handlers import handlers_of
 from supervision.runtime.node_transport import NodeTransport
+from supervision.runtime.options import NodeOptions
 from supervision.runtime.peer import Peer
+from supervision.runtime.placements import Placements
 from supervision.runtime.routes import ListenAddress, Routes
 from supervision.runtime.sockets import fresh_name
 from supervision.runtime.wire import ASK
@@ -47,7 +50,7 @@ from supervision.spec import SupervisorOptions
 from tests.support.cluster_nodes import HOST, Nodes, cluster_of, grown
 from tests.support.samples import sample
 from tests.support.supervised_children import Liar, Stub, StubOptions
-from tests.support.tls_hubs import cluster
+from tests.support.tls_hubs import cluster, pings
 from tests.support.waiting import PATIENCE_S
 
 KEY = "tether-a-client's-key"
@@ -207,3 +210,22 @@ async def test_a_parent_is_of_the_node_that_names_it(scene: Scene) -> None:
         with pytest.raises(Forbidden, match="node n1 may not speak for n2/1-x/0"):
             await scene.here.ask(child, start, PATIENCE_S)
     await scene.here.ask(child, StopChild(deadline_s=1.0), PATIENCE_S)
+
+
+async def test_only_control_has_workers_placed_here_and_nothing_else(folder: Path) -> None:
+    told = {"Run Dir": "/r", "Placed Classes": ["a.b:Worker"], "Placing Roles": [CONTROL]}
+    options = NodeOptions.of(told)
+    async with cluster(folder) as blue:
+        here = await blue.hub("n1")
+        worker, control = await blue.hub("n4", roles=(WORKER,)), await blue.hub("n3")
+        placements = Placements(here, AssocList())
+        for hub in (worker, control):
+            assert "role control" in placements.refusal(hub.address, "a.b.Worker", options), "yet"
+            assert await pings(hub, here)
+        why = placements.refusal(worker.address, "a.b.Worker", options)
+        assert why == "node n4 has not the role control"
+        assert placements.refusal(control.address, "a.b.Worker", options) == ""
+        assert "'Placed Classes'" in placements.refusal(control.address, "a.b.Root", options)
+        assert placements.refusal(here.address, "a.b.Root", options) == ""
+        anything = NodeOptions.of({"Run Dir": "/r"})
+        assert placements.refusal(worker.address, "a.b.Root", anything) == ""

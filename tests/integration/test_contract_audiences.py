@@ -109,7 +109,7 @@ def cells() -> dict[tuple[str, str], dict[str, bool]]:
 async def test_every_cell_of_the_table_is_as_it_says(blue: Cluster) -> None:
     table = cells()
     target = await blue.hub("n1")
-    target.placer = "n5"
+    target.guardian = "n5"
     peers = {"own node": await blue.hub("n1"), "placed it": await blue.hub("n5", roles=("spare",))}
     for node, role in NODES.items():
         peers[role] = await blue.hub(node, roles=(role,))

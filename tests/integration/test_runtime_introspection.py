@@ -210,7 +210,7 @@ async def test_the_level_of_logs_changes_while_it_runs(
 async def test_of_other_nodes_that_may_operate_which_has_placed_the_actor(
     pair: Pair, folder: Path, placer: str
 ) -> None:
-    pair.there.placer = placer
+    pair.there.guardian = placer
     other = Connections(asyncio.get_running_loop(), str(folder), Address("n2", fresh_name()))
     await other.start()
     try:

@@ -243,6 +243,15 @@ def test_a_mistake_in_a_cluster_is_named(
     assert told in found[path]
 
 
+def test_who_places_workers_at_other_nodes_has_control() -> None:
+    led = 'region = "far"\nleader = true'
+    text = CLUSTER.replace(led, f'{led}\nroles = ["worker"]') + SMALL
+    parse(text, folder=Path())
+    found = problems(text + "requires = { vram_gb = 1 }", small=False)
+    assert set(found) == {"nodes[2].leader"}
+    assert "needs the role 'control'" in found["nodes[2].leader"]
+
+
 @pytest.mark.parametrize(
     ("more", "path", "told"),
     [

@@ -289,4 +289,8 @@ def test_a_certificate_is_looked_at_before_the_start(tmp_path: Path) -> None:
         check_identity(node_with(authority.folder_of("n2")))
     with pytest.raises(NotOfCluster, match="of cluster tether"):
         check_identity(node_with(authority.folder_of("n1"), cluster="other"))
+    authority.renew("n1", roles=["worker"])
+    lacks = "to have the role door, control, .* says worker; `tether ca renew n1 --roles door,"
+    with pytest.raises(NotOfCluster, match=lacks):
+        check_identity(node_with(authority.folder_of("n1")))
     check_identity(config())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from actors.core.node_roles import CONTROL, implied
 from supervision.settings import Problem
 from tether.config.sections import Config, MemberSection, WorkerSection
 
@@ -106,6 +107,14 @@ def _placed(
 ) -> Iterator[Problem]:
     by_id = {member.id: member for member in nodes}
     longest = max((len(m.id) for m in nodes), default=-1)
+    if any(worker is not None and worker.requires for worker in workers):
+        for number, led in enumerate(nodes):
+            if led.leader and CONTROL not in implied(led.roles):
+                yield Problem(
+                    f"nodes[{number}].leader",
+                    "it places workers at other nodes, for which it needs the role 'control'; add "
+                    "that, or let another node lead",
+                )
     for number, worker in enumerate(workers):
         if worker is None:
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from actors.core.node_roles import ROLES, implied
+from actors.core.node_roles import CONTROL, ROLES, implied
 from supervision.security.identity import Identity, IdentityUnusable
 from tether.config import Config, MemberSection
 
@@ -26,6 +26,8 @@ ACTOR_CLASSES: Final = (
     "actors.worker.worker:Worker",
     "tether.http.server_actor:FrontDoor",
 )
+#: What it may start for other nodes, which have the role control.
+PLACED_CLASSES: Final = ("actors.worker.worker:Worker",)
 #: Thespian's words for how often a member of a convention registers (minutes and seconds); what
 #: ends is noticed by connections, so this only bounds how long a node that has just come is alone.
 CONVENTION_PERIODS: Final = {
@@ -46,6 +48,8 @@ def capabilities_of(config: Config, run_dir: Path, *, owner_pid: int) -> dict[st
         "Admin Port": node.admin_port,
         "Run Dir": str(run_dir),
         "Actor Classes": list(ACTOR_CLASSES),
+        "Placed Classes": list(PLACED_CLASSES),
+        "Placing Roles": [CONTROL],
         "Owner Pid": owner_pid,
         "Warm Spares": node.warm_spares,
         "node": node.id,
