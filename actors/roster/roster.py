@@ -30,7 +30,7 @@ from actors.roster.options import OtherNode, RosterOptions
 from actors.roster.roster_view import RosterView
 from supervision.child import Supervised
 from supervision.errors import Unavailable
-from supervision.nodes import tree_of_node
+from supervision.nodes import actor_of_node
 from supervision.runtime import Address, on
 from supervision.security.audience import NODE, OPERATOR, OWN
 from supervision.security.identity import Identity
@@ -104,11 +104,7 @@ class Roster(Supervised):
         Raises:
             TetherError: it can't be found.
         """
-        tree = await tree_of_node(self, other.id, other.admin_port, timeout=FIND_S)
-        address = tree.address(ROSTER)
-        if address is None:
-            raise Unavailable(f"the roster of node {other.id} doesn't run")
-        return Address.parse(address)
+        return await actor_of_node(self, other.id, other.admin_port, ROSTER, timeout=FIND_S)
 
     # ---- this node
 
