@@ -136,7 +136,7 @@ class Tally:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the suite; 0 if our base fails no more than the other one plus four."""
+    """Runs the suite; 0 if our base fails two at most: those that parse the text of an address."""
     if any(name in os.environ for name in _DISTURBING):
         kept = {name: value for name, value in os.environ.items() if name not in _DISTURBING}
         with tempfile.TemporaryDirectory(prefix="tt") as cache:
@@ -196,7 +196,7 @@ def main(arguments: list[str]) -> int:
             print(f"{base:20} passed {passed:4}  failed {len(failed[base]):3}  skipped {skipped:3}")
             for test in failed[base]:
                 print(f"    failed: {test}")
-    return 0 if len(failed[SUBJECT]) <= 4 else 1
+    return 0 if len(failed[SUBJECT]) <= 2 else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the pure tree tells its shell to do. The shell answers each by calling the tree again.
+"""Orders of the pure tree to its shell, which answers each by calling the tree again.
 
 Pure.
 """

@@ -1,4 +1,4 @@
-"""How long a child that keeps failing waits before it is started again. Pure."""
+"""The wait before a child that keeps failing is started again. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a node has, and what an actor requires of the node it runs on. Pure."""
+"""Capabilities that a node has, and that an actor requires of the node it runs on. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What others may have a supervisor do with its children, and what they may ask about them: OTP's
+"""Commands and questions of others about the children of a supervisor: OTP's
 start_child, terminate_child, restart_child, delete_child, which_children and count_children.
 
 OTP's errors are a `Conflict` whose `param` is OTP's word: already_present, already_started,

@@ -1,4 +1,4 @@
-"""What a tree remembers of one child. Pure."""
+"""The state of one child, as a tree remembers it. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the nine events become log lines and counters; nothing else of supervision counts."""
+"""Log lines and counters of the nine events; nothing else of supervision counts."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What excuses the end of a child: something outside is missing, or in its way, and restarts can't
-wear it out."""
+"""A cause outside a child that excuses its end: something is missing, or in its way, and restarts
+can't wear it out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many restarts a supervisor may do before it gives up. Pure."""
+"""The restarts that a supervisor may do before it gives up. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who of a node's tree is alive, in start order, as the kernel knows it.
+"""The living processes of a node's tree, in start order, as the kernel knows them.
 
 Every process of a tree holds a read lock (fcntl(2), F_SETLK) on one byte of a file: that of its
 place. Nobody need be alive to tell who else is: a lock ends with its process, however that ends,

@@ -1,4 +1,4 @@
-"""What happens in the tree, counted. Bind children where they are used, never per request."""
+"""Metrics of the tree. Bind children where they are used, never per request."""
 
 from __future__ import annotations
 

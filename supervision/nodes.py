@@ -1,4 +1,4 @@
-"""How a process of one node finds the processes of another: Admin, root, tree.
+"""The way from a process of one node to those of another: Admin, root, tree.
 
 Only the place of the other node's Admin is known beforehand (its host from the capability
 "Routes", its port from the configuration); everything else is asked for::

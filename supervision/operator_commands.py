@@ -1,4 +1,4 @@
-"""What a supervisor does with a child because an operator says so."""
+"""An operator's commands, as a supervisor carries them out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When an orphan stops: after all who started after it, for these settle with it.
+"""The order in which orphans stop: after all who started later, for these settle with them.
 
 While the root supervisor lives, who lost its parent stops at once, and its successor does the work.
 When the node ends without anybody to stop it in order (its root, its Admin or its owner was

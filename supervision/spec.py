@@ -1,4 +1,4 @@
-"""What a supervisor must know of a child, and of itself: frozen, and validated when made. Pure."""
+"""Specifications of a child and of a supervisor: frozen, and validated when made. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What others may have a supervisor do with its children: OTP's verbs, and an operator's restart.
+"""Commands on the children of a supervisor: OTP's verbs, and an operator's restart.
 
 Pure.
 """

@@ -1,4 +1,4 @@
-"""What drives a tree of decisions: the clock it is told, the timer it asks for, its actions."""
+"""The driver of a tree of decisions: the clock it is told, the timer it asks for, its actions."""
 
 from __future__ import annotations
 

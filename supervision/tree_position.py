@@ -1,4 +1,4 @@
-"""Where a process stands in the start order of its node's tree, as a number. Pure.
+"""The position of a process in the start order of its node's tree, as a number. Pure.
 
 The children of a supervisor are numbered from 0 in start order, those that start together have one
 number between them, and a place is the numbers from the root down: `control/reservation` is (1, 2)

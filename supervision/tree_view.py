@@ -1,4 +1,4 @@
-"""What a child sees of its node: the newest tree, pushed by the root."""
+"""A child's view of its node: the newest tree, pushed by the root."""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
 """Random kills for as long as asked: `python tests/integration/path_chaos.py SECONDS SEED`.
 
 Sixteen clients stream, ask for whole answers, and leave; every few seconds one process of the
-path is killed. Each answer must be exact, each job closed and billed once. Prints what happened,
-and ends with 1 if anything was wrong. Too long for every change: see scripts/prove.
+path is killed. A kill is a single one: the next comes when the path is whole again and what was
+under way has been answered, for an answer that its worker has settled and its gateway lost is gone
+with that worker as well. Each answer must be exact, each job closed and billed once. Prints what
+happened, and ends with 1 if anything was wrong. Too long for every change: see scripts/prove.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 
 from actors.stores.database import connect, migrate
 from actors.stores.embedded import Embedded
+from supervision.contracts import TreeNode
 from supervision.errors import TetherError
 from tests.support.databases import TEMPLATE, in_database
 from tests.support.path_node import Answer, Client, PathNode, echoed, running_path, until
@@ -46,6 +49,7 @@ class Chaos:
         self._end = time.monotonic() + seconds
         self._random = random.Random(seed)
         self._seed = seed
+        self._turns: dict[int, int] = {}  # which request each client is at; no more once it is over
         self.counts: Counter[str] = Counter()
         self.faults: list[str] = []
 
@@ -76,13 +80,26 @@ class Chaos:
             path = self._random.choice(PATHS)
             line = await self._client.kill(path)
             self.counts[f"killed {path}"] += 1
-            await self._client.successor(line)
+            await self._over(line)
+
+    async def _over(self, line: TreeNode) -> None:
+        """Returns when nothing of a kill is left."""
+        at = dict(self._turns)
+        await self._client.successor(line)
+        await self._client.ready()
+
+        async def answered() -> bool:
+            return all(self._turns.get(number) != turn for number, turn in at.items())
+
+        await until(answered, timeout=60)
 
     async def _ask(self, number: int) -> None:
         draw, client = self._random, self._client
         for turn in range(1_000_000):
             if time.monotonic() >= self._end:
+                self._turns.pop(number, None)
                 return
+            self._turns[number] = turn
             token, tokens = f"{self._seed}-{number}-{turn}", draw.choice((1, 5, 30, 100))
             text = f"a{number} b{turn} c delay={draw.choice((0, 1, 5, 20))}"
             infer = client.infer(
