@@ -1,8 +1,10 @@
 """Thespian's own test-suite, on our system base and on multiprocTCPBase in one run.
 
 The suite comes with the package (`thespian.test`) and is parametrized over system bases in
-its `__init__`; here the list is exchanged. On our base it needs the capability "Allow
-Pickle", since it sends objects and starts classes of its own: the wire is otherwise the same.
+its `__init__`; here the list is exchanged. It sends objects and starts classes of its own, and
+loads source, which no node does. So our base is given another system road here, which pickles, and
+starts any class: nothing of that is in the packages that are installed. The wire is otherwise the
+same.
 
 multiprocTCPBase forks its actors in 20 ms, and the suite counts on that: it gives new actors
 a quarter of a second, and starts 275 of them within 20 seconds. So ours start from a fork
@@ -17,6 +19,7 @@ from __future__ import annotations
 import json
 import multiprocessing.forkserver
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -29,7 +32,10 @@ from typing import Any
 import pytest
 
 import supervision.runtime.thespian_base as tether_base
+from supervision.runtime.address import Address
 from supervision.runtime.spawning import SpawnContext, SpawnedProcess
+from supervision.runtime.system_road import SystemRoad
+from supervision.runtime.transport import Transport
 
 # The suite gives a port and a convention to bases whose name begins with this.
 SUBJECT = "multiprocTCPTether"
@@ -103,8 +109,29 @@ class ForkContext(SpawnContext):
 _context = ForkContext()
 
 
+class PicklingRoad(SystemRoad):
+    """Says anything to anybody, and believes it."""
+
+    def write(self, message: Any, to: Address) -> bytes:
+        return pickle.dumps(message, 5)
+
+    def read(self, sender: Address, payload: bytes) -> Any:
+        return pickle.loads(payload)
+
+
+class SuiteTransport(Transport):
+    """Has such a road, in all processes of a node, and lets any class be started."""
+
+    road = PicklingRoad
+
+    def allows(self, name: str, node: str = "") -> bool:
+        return True
+
+
 class ActorSystemBase(tether_base.ActorSystemBase):
     """Our base, in the mode that the suite needs."""
+
+    transportType = SuiteTransport  # noqa: N815
 
     @property
     def mpcontext(self) -> Any:
@@ -115,7 +142,6 @@ class ActorSystemBase(tether_base.ActorSystemBase):
         pass
 
     def __init__(self, system: Any, logDefs: Any = None) -> None:  # noqa: N803
-        system.capabilities["Allow Pickle"] = True
         system.capabilities["Max Frame"] = 256 << 20  # the suite sends up to 100 MB
         system.capabilities["Run Dir"] = os.environ["TETHER_SUITE_RUN_DIR"]
         super().__init__(system, logDefs)

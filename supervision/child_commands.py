@@ -36,6 +36,7 @@ from supervision.security.audience import OPERATOR
 from supervision.spec import ChildSpec
 from supervision.strategy import AutoShutdown, Strategy
 from supervision.tree_driver import TreeDriver
+from supervision.unreadable import UNREADABLE
 
 
 class ChildCommands:
@@ -73,7 +74,7 @@ class ChildCommands:
         """Start one more child; answered when it serves."""
         try:
             spec = msgspec.msgpack.decode(msg.spec, type=ChildSpec)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise BadRequest(f"{self._actor.path} can't start this child: {error}") from error
         self.check(spec)
         return await self._start(spec.id, self._tree.add(spec, self._driver.now()))

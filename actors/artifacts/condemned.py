@@ -15,6 +15,7 @@ import msgspec
 
 from actors.artifacts import layout
 from actors.artifacts.replica import FaultKind, Replica, ReplicaFault
+from supervision.unreadable import UNREADABLE
 
 _MOST: Final = 256 << 20
 
@@ -39,7 +40,7 @@ async def condemned(replica: Replica) -> Condemned:
     except ReplicaFault as fault:
         if fault.fault is FaultKind.UNREACHABLE:
             raise
-    except msgspec.DecodeError:
+    except UNREADABLE:
         pass
     return Condemned({}, {})
 

@@ -28,6 +28,7 @@ from actors.artifacts.folder import Told, listed, open_plain, read_block
 from actors.artifacts.manifest import BLOCK, File, Manifest, decode
 from actors.errors import ArtifactRefused
 from supervision.security import files as disk
+from supervision.unreadable import UNREADABLE
 
 Stamp = tuple[int, int, int, int]
 _STAMPS: Final = "stamps.json"
@@ -155,7 +156,7 @@ class CacheEntry:
         try:
             content = (self.path / _STAMPS).read_bytes()
             return msgspec.json.decode(content, type=dict[str, Stamp])
-        except (OSError, msgspec.DecodeError):
+        except (OSError, *UNREADABLE):
             return {}
 
 

@@ -18,6 +18,7 @@ from msgspec import Meta
 from actors.artifacts import digest, filename
 from actors.artifacts.digest import Hex
 from actors.errors import ArtifactRefused
+from supervision.unreadable import UNREADABLE
 
 BLOCK: Final = 8 << 20  # bytes
 MAX_FILES: Final = 4096
@@ -90,7 +91,7 @@ def decode(content: digest.Content, wanted: str) -> Manifest:
         raise ArtifactRefused(f"these are not the bytes of the manifest {digest.address(wanted)}")
     try:
         manifest = msgspec.json.decode(content, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ArtifactRefused(f"{digest.address(wanted)} is no manifest: {error}") from None
     _judge(manifest)
     if encode(manifest) != bytes(content):

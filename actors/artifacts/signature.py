@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
 )
 
 from actors.artifacts.manifest import Manifest
+from supervision.unreadable import UNREADABLE
 
 MAX_BUNDLE: Final = 16 << 20
 _MEDIA_TYPE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -132,7 +133,7 @@ def parse(content: bytes) -> Bundle:
         raise SignatureUnusable(f"a signature of {len(content)} bytes is too long")
     try:
         bundle = msgspec.json.decode(content, type=Bundle)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise SignatureUnusable(f"its signature can't be read: {error}") from None
     if bundle.media_type != _MEDIA_TYPE:
         raise SignatureUnusable(f"its signature is of the unknown kind {bundle.media_type!r}")
@@ -161,7 +162,7 @@ def verify(bundle: Bundle, key: EllipticCurvePublicKey, manifest: Manifest) -> N
         raise SignatureUnusable("its signature is wrong: it was changed after signing") from None
     try:
         statement = msgspec.json.decode(payload, type=_Statement)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise SignatureUnusable(f"its signed statement can't be read: {error}") from None
     _compare(statement, manifest)
 

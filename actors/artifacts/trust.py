@@ -33,6 +33,7 @@ from actors.artifacts.manifest import Manifest
 from actors.artifacts.signature import SignatureUnusable
 from actors.errors import ArtifactRefused
 from supervision.errors import BadRequest
+from supervision.unreadable import UNREADABLE
 
 FILE: Final = "trust.toml"
 
@@ -97,7 +98,7 @@ class Trust:
                 keys[name] = key, public
             path = folder / FILE
             revoked = {digests.parse(entry.artifact): entry.reason for entry in listed.revoked}
-        except (OSError, ValueError, msgspec.DecodeError, BadRequest) as error:
+        except (OSError, ValueError, *UNREADABLE, BadRequest) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise ArtifactRefused(
                 f"the trust store {path}: {why}; it says whose models are loaded"

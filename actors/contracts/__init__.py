@@ -41,11 +41,14 @@ from actors.contracts.catalog import (
 from actors.contracts.fleet import (
     ClusterNode,
     ClusterShown,
+    ControlNode,
+    ControlPlane,
     Fleet,
     HealthReport,
     Readiness,
     Ready,
     ShowCluster,
+    WatchControlPlane,
     WatchFleet,
 )
 from actors.contracts.inference import (
@@ -95,6 +98,8 @@ __all__ = [
     "Command",
     "Commanded",
     "Completed",
+    "ControlNode",
+    "ControlPlane",
     "EmbeddingInput",
     "Finish",
     "Finished",
@@ -146,5 +151,6 @@ __all__ = [
     "TextInput",
     "Usage",
     "WatchCatalog",
+    "WatchControlPlane",
     "WatchFleet",
 ]

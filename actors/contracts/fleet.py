@@ -57,6 +57,28 @@ class Fleet(Contract, frozen=True):
     suspects: tuple[str, ...] = ()
 
 
+class WatchControlPlane(Contract, frozen=True):
+    """A process of the own node → roster, opens a stream of `ControlPlane`: one at once, then one
+    per change, newest only."""
+
+
+class ControlNode(Value, frozen=True):
+    """Another node with the role control, and its running actors of the control chain by their path
+    in its tree. `suspect`: its announcements are late. `draining`: it was ordered to."""
+
+    node: str
+    region: str
+    addresses: dict[str, str]
+    suspect: bool = False
+    draining: bool = False
+
+
+class ControlPlane(Contract, frozen=True):
+    """The other nodes with the role control that are there, in the order of the configuration."""
+
+    nodes: tuple[ControlNode, ...] = ()
+
+
 class Readiness(Contract, frozen=True):
     """Front door → gateway: does a model answer?"""
 

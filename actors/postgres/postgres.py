@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from actors.stores.database import answers, connect, migrate
+from actors.stores.database_roles import grant
 from actors.stores.embedded import NEEDED, START_S, Embedded
 from actors.stores.serveruser import EmbeddedError
 from supervision.child import Supervised
@@ -44,7 +45,8 @@ class PostgresOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Postgres(Supervised):
-    """Ready once the server takes connections and its schema is up to date.
+    """Ready once the server takes connections, its schema is up to date, and each kind of actor has
+    a user with its rights.
 
     When the server ends, this actor fails, and its supervisor's restart recovers the data. When
     this actor is killed the server runs on, and the next one adopts it. When it ends in order,
@@ -81,6 +83,7 @@ class Postgres(Supervised):
             try:
                 with answers():
                     await migrate(connection)
+                    await grant(connection)
             finally:
                 await connection.close(timeout=5)
         except BaseException:

@@ -19,6 +19,7 @@ import msgspec
 
 from actors.contracts import Announcement, HealthReport, Offer, Order, Presence
 from actors.core.node_roles import CONTROL, WORKER, implied
+from supervision.unreadable import UNREADABLE
 
 MAX_BYTES: Final = 512 * 1024
 MAX_ENTRIES: Final = 1024
@@ -131,7 +132,7 @@ class Acceptance:
             raise AnnouncementRefused(Refusal.CROWDED, f"{len(payload)} bytes are no announcement")
         try:
             said = _announcements.decode(payload)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise AnnouncementRefused(Refusal.MALFORMED, f"it can't be read: {error}") from None
         if not sender == signer == said.node_id:
             raise AnnouncementRefused(
@@ -175,7 +176,7 @@ class Acceptance:
                 raise AnnouncementRefused(
                     Refusal.MALFORMED, f"an entry can't be read: {error}"
                 ) from None
-            except msgspec.MsgspecError as error:
+            except UNREADABLE as error:
                 raise AnnouncementRefused(
                     Refusal.MALFORMED, f"an entry can't be read: {error}"
                 ) from None

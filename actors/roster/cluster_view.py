@@ -1,16 +1,25 @@
-"""The cluster as one roster sees it, for operators."""
+"""The cluster as one roster sees it: for operators, and for who needs control nodes."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from actors.contracts import ClusterNode, ClusterShown, Fleet, HealthReport
+from actors.contracts import (
+    ClusterNode,
+    ClusterShown,
+    ControlNode,
+    ControlPlane,
+    Fleet,
+    HealthReport,
+)
 from actors.roster.cluster_members import ClusterMembers
 from actors.roster.membership import Health
 from actors.roster.options import OtherNode, RosterOptions
 from supervision.release import VERSION
 
 HERE: Final = "here"
+CONTROL: Final = "control"
+_THERE: Final = (Health.ALIVE, Health.SUSPECT)
 
 
 def shown(
@@ -37,7 +46,7 @@ def shown(
 def _other(other: OtherNode, others: ClusterMembers, now: float) -> ClusterNode:
     health = others.members.health(other.id)
     heard = others.heard.get(other.id)
-    there = health in (Health.ALIVE, Health.SUSPECT)
+    there = health in _THERE
     workers = heard.presence.workers if heard is not None and there else ()
     return ClusterNode(
         node=other.id,
@@ -53,6 +62,26 @@ def _other(other: OtherNode, others: ClusterMembers, now: float) -> ClusterNode:
         models=_models(workers),
         draining=heard is not None and there and heard.presence.draining,
     )
+
+
+def control_plane(options: RosterOptions, others: ClusterMembers) -> ControlPlane:
+    """Which nodes have the role is what the configuration says of them, not they themselves."""
+    nodes = []
+    for other in options.others:
+        heard, health = others.heard.get(other.id), others.members.health(other.id)
+        if CONTROL not in other.roles or heard is None or health not in _THERE:
+            continue
+        presence = heard.presence
+        nodes.append(
+            ControlNode(
+                node=other.id,
+                region=other.region,
+                addresses=presence.addresses,
+                suspect=health is Health.SUSPECT,
+                draining=presence.draining,
+            )
+        )
+    return ControlPlane(nodes=tuple(nodes))
 
 
 def _models(workers: tuple[HealthReport, ...]) -> tuple[str, ...]:

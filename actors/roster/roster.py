@@ -15,16 +15,18 @@ from actors.contracts import (
     ClusterShown,
     Command,
     Commanded,
+    ControlPlane,
     Fleet,
     HealthReport,
     Revocations,
     ShowCluster,
+    WatchControlPlane,
     WatchFleet,
 )
 from actors.core.node_roles import Role
 from actors.roster import metrics
 from actors.roster.cluster_members import WORKERS, ClusterMembers
-from actors.roster.cluster_view import shown
+from actors.roster.cluster_view import control_plane, shown
 from actors.roster.fleet_snapshot import FleetSnapshot as Snapshot
 from actors.roster.options import OtherNode, RosterOptions
 from actors.roster.roster_view import RosterView
@@ -62,6 +64,8 @@ class Roster(Supervised):
         self._watched: set[tuple[str, int]] = set()
         self._refused = bounds.refused.labels("roster_reports")
         self._told: Fleet | None = None
+        self._plane = ControlPlane()
+        self._plane_news = asyncio.Event()
         self._unknown: OrderedDict[Address, HealthReport] = OrderedDict()
         """Reports from other nodes, of workers that may be ours."""
         self._others: ClusterMembers | None = None
@@ -164,6 +168,18 @@ class Roster(Supervised):
             else:
                 await self._news.wait()
 
+    @on(WatchControlPlane, of=OWN)
+    async def control(self, msg: WatchControlPlane, sender: Address) -> AsyncIterator[ControlPlane]:
+        """Where reservations, registries and gateways are at other nodes, whenever that changes."""
+        told: ControlPlane | None = None
+        while True:
+            news, plane = self._plane_news, self._plane
+            if plane is not told:
+                told = plane
+                yield plane
+            else:
+                await news.wait()
+
     def _lost(self, start: tuple[str, int]) -> None:
         self._watched.discard(start)
         if self._snapshot.lost(*start):
@@ -184,6 +200,12 @@ class Roster(Supervised):
             news, self._news = self._news, asyncio.Event()
             news.set()
             metrics.fleet_workers.set(len(fleet.workers))
+        if self._others is not None:
+            plane = control_plane(self._options, self._others)
+            if plane != self._plane:
+                self._plane = plane
+                told, self._plane_news = self._plane_news, asyncio.Event()
+                told.set()
 
     async def _sweep(self) -> None:
         while True:

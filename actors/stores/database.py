@@ -84,9 +84,19 @@ async def migrate(
     transaction, so a schema is never half migrated.
 
     Raises:
-        Internal: the schema is of a later release, or a step was changed after it was applied.
+        Internal: the schema is of a later release, or a step was changed after it was applied; or
+            it is behind, and this user may not change it.
     """
-    steps = migrations() if steps is None else steps
+    try:
+        return await _migrated(connection, migrations() if steps is None else steps)
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise Internal(
+            f"the schema has to be migrated, and this user may not ({_reason(error)}); run "
+            "`tether db roles` with the DSN of the schema's owner"
+        ) from error
+
+
+async def _migrated(connection: asyncpg.Connection, steps: tuple[Migration, ...]) -> int:
     if await _applied(connection, steps) == len(steps):
         return 0
     async with connection.transaction():

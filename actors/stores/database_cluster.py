@@ -3,6 +3,7 @@ with its password beside it. See `actors.stores.embedded`, which runs a server o
 
 from __future__ import annotations
 
+import hmac
 import os
 import secrets
 import shutil
@@ -10,6 +11,7 @@ import tempfile
 from importlib import util
 from pathlib import Path
 
+from actors.stores.database_roles import DatabaseRole
 from actors.stores.serveruser import EmbeddedError, ServerUser
 
 USER = "tether"
@@ -96,7 +98,19 @@ def initialise(data_dir: Path, cluster: Path, user: ServerUser, timeout_s: float
         shutil.rmtree(fresh, ignore_errors=True)  # only where the renaming wasn't reached
 
 
-def write_pgpass(data_dir: Path, cluster: Path) -> None:
+def role_passwords(data_dir: Path) -> dict[DatabaseRole, str]:
+    """The passwords of the users beside the owner. They follow from his by a one-way function, so
+    there is one file to keep, and who has one of them has no other."""
+    secret = (data_dir / "password").read_bytes()
+    return {role: hmac.digest(secret, role.encode(), "sha256").hex() for role in DatabaseRole}
+
+
+def write_pgpass(data_dir: Path, cluster: Path) -> bool:
+    """The passwords of all users as libpq reads them; whether they aren't what they were.
+
+    Raises:
+        EmbeddedError: the owner's password is gone.
+    """
     try:
         password = (data_dir / "password").read_text()
     except FileNotFoundError:
@@ -104,9 +118,12 @@ def write_pgpass(data_dir: Path, cluster: Path) -> None:
             f"the password file {data_dir / 'password'} is missing; put it back, or move "
             f"{cluster} away to begin anew"
         ) from None
-    path, text = data_dir / "pgpass", f"*:*:*:{USER}:{password}\n"
-    if not path.exists() or path.read_text() != text:  # else a full disk keeps nobody out
-        write_private(path, text)
+    users = [(USER, password), *role_passwords(data_dir).items()]
+    path, text = data_dir / "pgpass", "".join(f"*:*:*:{u}:{p}\n" for u, p in users)
+    if path.exists() and path.read_text() == text:
+        return False  # a full disk keeps nobody out
+    write_private(path, text)
+    return True
 
 
 def write_private(path: Path, text: str) -> None:

@@ -35,8 +35,10 @@ from actors.stores.database_cluster import (
     binaries,
     check_version,
     initialise,
+    role_passwords,
     write_pgpass,
 )
+from actors.stores.database_roles import make
 from actors.stores.postmaster import Status
 from actors.stores.serveruser import EmbeddedError, ServerUser, choose
 from supervision.errors import TetherError
@@ -92,6 +94,7 @@ class Embedded:
         self.log = self.data_dir / "server.log"
         self._lock: IO[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._renewed = False  # the passwords
         size = len(os.fsencode(self._socket))
         if size > SOCKET_LIMIT:
             raise EmbeddedError(
@@ -185,7 +188,7 @@ class Embedded:
         user = self._user(program)
         if not self.cluster.exists():
             initialise(self.data_dir, self.cluster, user, START_S)
-        write_pgpass(self.data_dir, self.cluster)
+        self._renewed = write_pgpass(self.data_dir, self.cluster)
         deadline = time.monotonic() + START_S
         found = postmaster.read(self.cluster)
         if found is not None and (
@@ -316,7 +319,8 @@ class Embedded:
             self._process = None
 
     async def _make_database(self) -> None:
-        """Make the database at the first start, and prove at every start that we get in."""
+        """Make the database and its users at the first start, and prove at every start that we get
+        in."""
         try:
             connection = await connect(self.dsn.replace(f"@/{DATABASE}?", "@/postgres?"))
             try:
@@ -324,6 +328,7 @@ class Embedded:
                     "SELECT 1 FROM pg_database WHERE datname = $1", DATABASE
                 ):
                     await connection.execute(f"CREATE DATABASE {DATABASE}")
+                await make(connection, role_passwords(self.data_dir), renew=self._renewed)
             finally:
                 await connection.close(timeout=5)
         except (TetherError, asyncpg.PostgresError, OSError) as error:

@@ -16,6 +16,7 @@ from actors.core.version import Origin, Version, VersionStep
 from actors.stores.keys import DatabaseConnection
 from actors.stores.queries import sql
 from supervision.telemetry import logs
+from supervision.unreadable import UNREADABLE
 
 LOCK: Final = 0x7E7A_2D51  # any numbers that no other program locks in this database
 ARTIFACTS: Final = 0x7E7A_2D52
@@ -122,7 +123,7 @@ def _versions(rows: Iterable[_Row]) -> tuple[Version, ...]:
     for row in rows:
         try:
             policy = msgspec.json.decode(row["policy"], type=ModelPolicyOptions)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             log.error(
                 "a version is left out, for its policy can't be read",
                 model=f"{row['name']}@{row['version']}",

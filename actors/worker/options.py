@@ -25,6 +25,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     together (0: no limit). Those that `pinned` match are never let go for others; any other one is
     kept for `keep_loaded_s` at least, and makes way for a canary after `idle_s`. The catalog is
     waited for `catalog_s`, then the cards count; with 0 it is not asked, and the cards are all.
+    With `elsewhere` other nodes have a registry and a reservation too, or they alone have.
 
     Raises:
         ValueError: a value is out of its range.
@@ -61,6 +62,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     keep_loaded_s: float = 5.0
     idle_s: float = 60.0
     catalog_s: float = 2.0
+    elsewhere: bool = False
 
     def __post_init__(self) -> None:
         if not self.cards and not self.models:

@@ -7,6 +7,7 @@ from collections import Counter
 from contextlib import aclosing, suppress
 
 from actors.contracts import Run, Usage
+from actors.core.control_lookup import ControlLookup
 from actors.engines.engine import Engine
 from actors.errors import WorkerLost
 from actors.reservation.settler import Settler
@@ -31,12 +32,14 @@ class Runs:
     """Slots, records, and one task a run: it computes, waits until the last chunk has left, and
     settles. All times are the loop's."""
 
-    def __init__(self, actor: Supervised, options: WorkerOptions) -> None:
+    def __init__(
+        self, actor: Supervised, options: WorkerOptions, control: ControlLookup | None = None
+    ) -> None:
         self._loop = actor.loop
         self._options = options
         self._guard: QuotaGuard[ModelRun] = QuotaGuard(options.slots, options.queue)
         self._records = RunStore(options.kept, options.kept_tokens, options.keep_s)
-        self._settler = Settler(actor, "worker")
+        self._settler = Settler(actor, "worker", control)
         self._cold = 0
         self._tasks = 0
         self._idle = asyncio.Event()
@@ -157,7 +160,7 @@ class Runs:
             self._undelivered.discard(execution)
         if execution.done_reading:
             settle = execution.settle() or settle
-        await self._settler.settle(settle)
+        await self._settler.settle(settle, near=execution.placed_by)
 
     def _moment(self) -> asyncio.Future[None]:
         """A little later, the same for all who wait: what they then say leaves in one write, and

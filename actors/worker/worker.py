@@ -21,6 +21,7 @@ from actors.contracts import (
     WatchCatalog,
 )
 from actors.contracts.operating import Drain
+from actors.core.control_lookup import ControlLookup
 from actors.core.node_roles import Role
 from actors.depot.peer_sources import PeerSources
 from actors.engines.engine import Engine
@@ -50,7 +51,8 @@ REGISTRY = "control/registry"
 
 class Worker(Supervised):
     """Answers `Run` and `Attach`. Lives beside the control chain and outlasts it: it finds
-    roster and reservation by the tree, each time they are needed."""
+    roster, registry and reservation each time they are needed, the latter two also at other nodes
+    where its own has none."""
 
     Options: ClassVar[type[msgspec.Struct]] = WorkerOptions
     max_handlers: ClassVar[int] = 16_384
@@ -73,7 +75,8 @@ class Worker(Supervised):
         around = options.around
         self._peers = PeerSources.of(self.node_options, around) if around.nodes else None
         self._pool = Pool(self, options, self._open, self._changed, self._keep_only)
-        self._runs = Runs(self, options)
+        self._control = ControlLookup(self, elsewhere=options.elsewhere, region=options.region)
+        self._runs = Runs(self, options, self._control)
         self._draining = False
         self._health = HealthReporter(options.report_s, time.time_ns(), self._send_report)
         self._roster: Address | None = None
@@ -190,7 +193,8 @@ class Worker(Supervised):
         """The catalog says what is offered, and the configuration where nobody says it in time."""
         options = self._options
         if options.catalog_s:
-            catalog = Follower(self, REGISTRY, WatchCatalog(), self._see)
+            find = self._control.finder(REGISTRY)
+            catalog = Follower(self, REGISTRY, WatchCatalog(), self._see, find)
             self.background(catalog.run(), name="catalog")
             try:
                 await asyncio.wait_for(catalog.first.wait(), options.catalog_s)

@@ -15,6 +15,7 @@ import msgspec
 
 from supervision.contracts import Contract, known
 from supervision.errors import Internal, ProtocolError, TetherError, Unfamiliar, class_of
+from supervision.unreadable import UNREADABLE
 
 encode = msgspec.msgpack.Encoder().encode
 
@@ -60,14 +61,14 @@ def decode(payload: bytes | memoryview) -> Contract:
     """
     try:
         found: Contract = _decoder.decode(payload)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         if not _rebuild():
             raise ProtocolError(f"not a contract that is known here: {error}") from error
     else:
         return found
     try:
         found = _decoder.decode(payload)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise ProtocolError(f"not a contract that is known here: {error}") from error
     return found
 
@@ -106,6 +107,6 @@ def decode_error(payload: bytes) -> TetherError:
     """The error that `encode_error` wrote; `Internal` if it can't be read."""
     try:
         fault: Fault = _fault_decoder.decode(payload)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         return Internal(f"the peer answered with an error that can't be read: {error}")
     return fault.error()

@@ -19,13 +19,13 @@ from supervision.errors import (
     TetherError,
     Unavailable,
 )
-from supervision.runtime import unpickler
 from supervision.runtime.address import Address, address_of
 from supervision.runtime.connections import Connections
 from supervision.runtime.options import DEFAULT_PORT, NodeOptions
 from supervision.runtime.peer import Peer
 from supervision.runtime.sockets import fresh_name
 from supervision.runtime.streams import Stream
+from supervision.runtime.system_road import SystemRoad
 from supervision.runtime.thespian_base import REFUSED, class_name
 from supervision.runtime.transport import border_of
 from supervision.runtime.wire import MAX_FRAME
@@ -52,6 +52,7 @@ class Endpoint:
         self._hub: Connections
         self.admin = options.admin
         self.address = Address(options.node, fresh_name())
+        self._road = SystemRoad(self.address)
 
     @classmethod
     def connect(
@@ -173,6 +174,9 @@ class Endpoint:
             NoAnswer: it wasn't up within `timeout` seconds.
         """
         number = next(self._numbers)
+        request = PendingActor(class_name(actor_class), None, number, None, globalName=global_name)
+        payload = self._road.write(request, self.admin)
+        assert payload is not None  # it goes to the own node
         answer: asyncio.Future[PendingActorResponse] = self._hub.loop.create_future()
         self._pending[number] = answer
 
@@ -181,10 +185,7 @@ class Endpoint:
                 answer.set_exception(PeerLost("the Admin is gone"))
 
         cancel = self._hub.watch(self.admin, lost)
-        request = PendingActor(class_name(actor_class), None, number, None, globalName=global_name)
-        self._hub.system(
-            self.admin, unpickler.dumps(request), lambda failure: lost() if failure else None
-        )
+        self._hub.system(self.admin, payload, lambda failure: lost() if failure else None)
         try:
             async with asyncio.timeout(timeout):
                 response = await answer
@@ -210,9 +211,8 @@ class Endpoint:
 
     def _arrived(self, peer: Peer, payload: bytes) -> None:
         try:
-            message = unpickler.loads(payload)
-        except ProtocolError as error:
-            log.warning("refused a system message", peer=str(peer.address), reason=error.message)
+            message = self._road.read(peer.address, payload)
+        except ProtocolError:  # the road has counted it
             return
         if isinstance(message, PendingActorResponse) and peer.address == self.admin:
             answer = self._pending.get(message.instanceNum)

@@ -53,3 +53,9 @@ tls_certificate_ends = Gauge(
 tls_identity_failures = Counter(
     "tether_tls_identity_failures_total", "Times that the files of the identity were of no use"
 )
+system_refused = Counter(
+    "tether_system_refused_total",
+    "Messages of Thespian's that were refused as no such message (malformed) or as not for their "
+    "sender to say (sender), and those that were not sent to another node (unsent)",
+    ["reason"],
+)

@@ -27,7 +27,7 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     - "Admin Port": part of the Admin's address; where it listens for other nodes, if it does.
     - "Run Dir": folder of the sockets, short, mode 0700, the same for all who want to talk.
     - "Actor Classes": which actors may be started here, each "module:Class" or "module.*".
-    - "Placed Classes": those of them that other nodes may have started here; all by default.
+    - "Placed Classes": which of them another node may have started here; all, if it isn't said.
     - "Placing Roles": what the certificate of such a node must say, one of these; any by default.
     - "Max Frame": bytes of the largest message.
     - "Tls Identity Dir": folder with the node's certificate, see `supervision.security.identity`;
@@ -39,22 +39,20 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     - "Warm Spares": how many processes each supervisor keeps that have imported all that its
       children need and wait to be one of them; 0 by default.
     - "Spare Modules": what they import besides, such as "torch".
-    - "Allow Pickle": unpickle anything, start any class; for test-suites and measuring only.
     """
 
     node: str
     port: int
     run_dir: str
     actor_classes: tuple[str, ...] = ()
+    placed_classes: tuple[str, ...] | None = None
     max_frame: int = MAX_FRAME
     owner_pid: int = 0
-    allow_pickle: bool = False
     identity_dir: str = ""
     listen: str = ""
     routes: tuple[tuple[str, str], ...] = ()
     warm_spares: int = 0
     spare_modules: tuple[str, ...] = ()
-    placed_classes: tuple[str, ...] = ()
     placing_roles: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -63,11 +61,15 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"'Max Frame' {self.max_frame} must lie in 4096..{_MAX_FRAME}")
         if not 0 <= self.warm_spares <= _MAX_SPARES:
             raise ValueError(f"'Warm Spares' {self.warm_spares} must lie in 0..{_MAX_SPARES}")
-        for entry in (*self.actor_classes, *self.placed_classes):
-            if not (entry.endswith(".*") or entry.count(":") == 1):
-                raise ValueError(
-                    f'\'Actor Classes\' holds {entry!r}: write "module:Class" or "module.*"'
-                )
+        for what, entries in (
+            ("Actor Classes", self.actor_classes),
+            ("Placed Classes", self.placed_classes or ()),
+        ):
+            for entry in entries:
+                if not (entry.endswith(".*") or entry.count(":") == 1):
+                    raise ValueError(
+                        f'{what!r} holds {entry!r}: write "module:Class" or "module.*"'
+                    )
         Routes(dict(self.routes))
         if self.listen:
             place = ListenAddress.parse(self.listen)
@@ -93,15 +95,14 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
             port=port,
             run_dir=str(capabilities.get("Run Dir") or default_run_dir()),
             actor_classes=tuple(capabilities.get("Actor Classes", ())),
+            placed_classes=_listed(capabilities.get("Placed Classes")),
             max_frame=int(capabilities.get("Max Frame", MAX_FRAME)),
             owner_pid=int(capabilities.get("Owner Pid", 0)),
-            allow_pickle=bool(capabilities.get("Allow Pickle", False)),
             identity_dir=str(capabilities.get("Tls Identity Dir") or ""),
             listen=str(capabilities.get("Listen") or ""),
             routes=tuple(dict(capabilities.get("Routes") or {}).items()),
             warm_spares=int(capabilities.get("Warm Spares", 0)),
             spare_modules=tuple(capabilities.get("Spare Modules", ())),
-            placed_classes=tuple(capabilities.get("Placed Classes", ())),
             placing_roles=tuple(capabilities.get("Placing Roles", ())),
         )
 
@@ -114,16 +115,20 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     def admin(self) -> Address:
         return Address.admin(self.node, self.port)
 
-    def allows(self, name: str) -> bool:
-        """May an actor of the class `module.Class` be started?"""
-        return self.allow_pickle or _listed(name, self.actor_classes)
+    def allows(self, name: str, node: str = "") -> bool:
+        """May an actor of the class `module.Class` be started, if `node` asks for it? By default
+        this one does."""
+        if not _named(name, self.actor_classes):
+            return False
+        here = self.placed_classes is None or node in ("", self.node)
+        return here or _named(name, self.placed_classes or ())
 
-    def may_place(self, name: str) -> bool:
-        """May another node have one started, if it may be started at all?"""
-        return not self.placed_classes or _listed(name, self.placed_classes)
+
+def _listed(entries: Any) -> tuple[str, ...] | None:
+    return None if entries is None else tuple(entries)
 
 
-def _listed(name: str, entries: tuple[str, ...]) -> bool:
+def _named(name: str, entries: tuple[str, ...]) -> bool:
     module, _, _ = name.rpartition(".")
     return any(
         (module + ".").startswith(entry[:-1])

@@ -80,9 +80,9 @@ class Placements:
         if unwatch is not None:
             unwatch()
 
-    def refusal(self, sender: Address, name: str, options: NodeOptions) -> str:
-        """Why the Admin at `sender` may not have an actor of the class `name` started here; empty
-        if it may, as that of the own node always."""
+    def refusal(self, sender: Address, options: NodeOptions) -> str:
+        """Why the Admin at `sender` may not have actors started here; empty if it may, as that of
+        the own node always."""
         hub, roles = self._hub, options.placing_roles
         if sender.node == hub.address.node:
             return ""
@@ -90,8 +90,6 @@ class Placements:
         shown = Audience(peer.audience).roles if peer is not None else ()
         if roles and not set(roles).intersection(shown):
             return f"node {sender.node} has not the role {' or '.join(roles)}"
-        if not options.may_place(name):
-            return f"{name} is not on the list of the capability 'Placed Classes'"
         return ""
 
     def end(self, pid: int, sender: Address) -> None:

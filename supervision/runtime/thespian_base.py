@@ -40,6 +40,7 @@ END_S: Final = 10.0  # from the last message of an actor to the end of its proce
 LAST_WORDS_S: Final = 2.0  # how long an Admin that ends waits for its messages to arrive
 MAX_QUESTIONS: Final = 256  # that an Admin answers at once
 REFUSED: Final = "is not on the list of the capability 'Actor Classes'"
+NOT_PLACED: Final = "is not started here for another node: see the capability 'Placed Classes'"
 
 log = logs.get(__name__)
 
@@ -58,7 +59,7 @@ class _Allowing:
 
     def _startChildActor(self, childAddr: Any, childClass: Any, *args: Any, **kwargs: Any) -> None:
         name = class_name(childClass)
-        if not self.transport.options.allows(name):
+        if not self.transport.allows(name):
             raise InvalidActorSpecification(name, REFUSED)
         super()._startChildActor(childAddr, childClass, *args, **kwargs)  # type: ignore[misc]
 
@@ -77,7 +78,7 @@ class _Allowing:
 
 
 class TetherAdmin(_Allowing, MultiProcAdmin):
-    """Thespian's Admin, which takes no code from the wire."""
+    """Thespian's Admin, which starts what the node allows, for whom it may."""
 
     def run(self) -> None:
         options = self.transport.options
@@ -151,11 +152,14 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
         request = envelope.message
         name = class_name(request.actorClassName)
         options = self.transport.options
-        if not options.allows(name) and request.globalName not in self._globalNames:
+        asked_by = envelope.sender.addressDetails.node
+        allowed = self.transport.allows(name, asked_by)
+        if not allowed and request.globalName not in self._globalNames:
             log.warning("refused to start an actor", actor=name, sender=str(envelope.sender))
-            self._fail(envelope, PendingActorResponse.ERROR_Invalid_ActorClass, f"{name} {REFUSED}")
+            why = NOT_PLACED if self.transport.allows(name) else REFUSED
+            self._fail(envelope, PendingActorResponse.ERROR_Invalid_ActorClass, f"{name} {why}")
             return True
-        if why := self._placements.refusal(envelope.sender.addressDetails, name, options):
+        if why := self._placements.refusal(envelope.sender.addressDetails, options):
             log.warning("refused to place an actor", actor=name, sender=str(envelope.sender))
             self._fail(envelope, PendingActorResponse.ERROR_Invalid_ActorClass, why)
             return True
@@ -193,28 +197,6 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
     def _fail(self, envelope: Any, code: int, why: str) -> None:
         self._sendPendingActorResponse(envelope, None, errorCode=code, errorStr=why)
 
-    def h_RegisterSourceAuthority(self, envelope: Any) -> Any:
-        return self._source(envelope, super().h_RegisterSourceAuthority)
-
-    def h_ValidateSource(self, envelope: Any) -> Any:
-        return self._source(envelope, super().h_ValidateSource)
-
-    def h_ValidatedSource(self, envelope: Any) -> Any:
-        return self._source(envelope, super().h_ValidatedSource)
-
-    def h_SourceHashTransferReply(self, envelope: Any) -> Any:
-        return self._source(envelope, super().h_SourceHashTransferReply)
-
-    def _source(self, envelope: Any, otherwise: Any) -> Any:
-        if self.transport.options.allow_pickle:
-            return otherwise(envelope)
-        log.warning(
-            "refused source code from the wire",
-            message=type(envelope.message).__name__,
-            sender=str(envelope.sender),
-        )
-        return True
-
 
 class TetherManager(_Allowing, MultiProcManager):
     """Thespian's manager of one actor, in the actor's own process."""
@@ -235,19 +217,6 @@ class TetherManager(_Allowing, MultiProcManager):
     def _shutdownActor(self, shutdownChildren: bool = True) -> Any:
         SpawnedProcess.forget_waiting()
         return super()._shutdownActor(shutdownChildren)
-
-    def _pendingActorResponse(self, envelope: Any) -> Any:
-        """Another node's Admin has placed an actor, at its own node: it may say of no other process
-        that it is our child, which we would believe, and kill."""
-        answer, sender = envelope.message, envelope.sender.addressDetails
-        placed = getattr(answer.actualAddress, "addressDetails", None)
-        if placed is not None and not answer.globalName and placed.node != sender.node:
-            log.warning(
-                "refused a child that is of another node", child=str(placed), by=str(sender)
-            )
-            answer.errorCode = PendingActorResponse.ERROR_Invalid_ActorClass
-            answer.actualAddress = None
-        return super()._pendingActorResponse(envelope)
 
     def _pendingActorReady(
         self, childInstance: int, actualAddress: Any, isMyChild: bool = True

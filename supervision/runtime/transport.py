@@ -25,7 +25,6 @@ from thespian.actors import (
     InvalidActorAddress,
 )
 from thespian.system.addressManager import ActorLocalAddress, CannotPickleAddress
-from thespian.system.messages.admin import SystemShutdown
 from thespian.system.messages.convention import CONV_ADDR_IPV4_CAPABILITY
 from thespian.system.messages.multiproc import EndpointConnected
 from thespian.system.transport import (
@@ -34,7 +33,6 @@ from thespian.system.transport import (
 )
 
 from supervision.errors import ProtocolError
-from supervision.runtime import unpickler
 from supervision.runtime.address import Address
 from supervision.runtime.connections import Connections
 from supervision.runtime.options import NodeOptions
@@ -43,6 +41,7 @@ from supervision.runtime.process_loop import ProcessLoop
 from supervision.runtime.routes import ListenAddress, Routes
 from supervision.runtime.sockets import fresh_name, listens, socket_path
 from supervision.runtime.spawning import MAX_STARTING_S, SpawnedProcess
+from supervision.runtime.system_road import SystemRoad
 from supervision.telemetry import logs
 
 if TYPE_CHECKING:
@@ -55,8 +54,8 @@ log = logs.get(__name__)
 
 class ProcessSeat(msgspec.Struct, frozen=True):
     """What a process is told of itself when it is started: `addrInst`, Thespian's number for
-    it; the address it must have, if that is fixed; its parent and its Admin; the node that has
-    placed it here, if another one has."""
+    it; the address it must have, if that is fixed; its parent and its Admin; and the node that has
+    it placed here, if that is another one."""
 
     addrInst: int | None
     fixed: Address | None
@@ -70,6 +69,7 @@ class Transport(ProcessLoop):
     """One per process of a node, and one per `ActorSystem` (or clone of it) outside."""
 
     ends_at_once: ClassVar[bool] = False  # when orphaned; else in an orderly way
+    road: ClassVar[type[SystemRoad]] = SystemRoad  # Thespian's suite is given another one
 
     def __init__(self, init: Any, *args: Any) -> None:
         if asyncio._get_running_loop() is not None:
@@ -78,15 +78,16 @@ class Transport(ProcessLoop):
                 "supervision.runtime.Endpoint, or asyncio.to_thread"
             )
         fixed: Address | None = None
+        guardian = ""
         self.parent: Address | None = None
+        self.placing_for = ""  # the node for which this Admin starts an actor, if another one
         self.lost: set[Address] = set()  # of those that this process ends with
-        self.placing_for = ""  # the node for which the process is that is made ready next
         if isinstance(init, ExternalInterfaceTransportInit):
             self.options = NodeOptions.of(args[0])
             self.admin = self.options.admin
         elif isinstance(init, ProcessSeat):
             self.options, self.admin = init.options, init.admin
-            fixed, self.parent = init.fixed, init.parent
+            fixed, self.parent, guardian = init.fixed, init.parent, init.guardian
         else:
             self.options, self.admin = init
         loop = uvloop.new_event_loop()
@@ -95,11 +96,12 @@ class Transport(ProcessLoop):
             border.identity.load()  # whoever starts the node shall hear what is wrong with it
         port = border.port if border is not None else 0
         self.address = address = fixed or Address(self.admin.node, fresh_name(), port)
+        self._road = self.road(address, guardian)
         hub = Connections(
             loop, self.options.run_dir, address, max_frame=self.options.max_frame, border=border
         )
         hub.on_system = self._arrived
-        hub.guardian = init.guardian if isinstance(init, ProcessSeat) else ""
+        hub.guardian = guardian
         super().__init__(loop, hub, ActorAddress(address))
         self.loop.run_until_complete(self.hub.start())
         if self.parent is not None and address != self.admin:
@@ -152,6 +154,10 @@ class Transport(ProcessLoop):
             guardian=self.placing_for,
         )
 
+    def allows(self, name: str, node: str = "") -> bool:
+        """See `NodeOptions.allows`."""
+        return self.options.allows(name, node)
+
     def connectEndpoint(self, endpoint: ProcessSeat) -> None:
         """The process of `endpoint` was started just before."""
 
@@ -203,7 +209,7 @@ class Transport(ProcessLoop):
             faulthandler.dump_traceback_later(ORPHAN_S + seconds, exit=True)
 
     def external_transport_clone(self) -> Transport:
-        return Transport((self.options, self.admin))
+        return type(self)((self.options, self.admin))
 
     def protectedFileNumList(self) -> list[int]:
         return []
@@ -268,12 +274,15 @@ class Transport(ProcessLoop):
             intent.tx_done(SendStatus.DeadTarget)
             return
         if address == self.address:
-            # Never pickled: it may speak of a child that has no address yet.
+            # Never as bytes: it may speak of a child that has no address yet.
             message = intent.message
             self.soon(lambda: self.loop.call_soon(lambda: self.deliver(self.myAddress, message)))
             intent.tx_done(SendStatus.Sent)
             return
-        payload = unpickler.dumps(intent.message)
+        payload = self._road.write(intent.message, address)
+        if payload is None:
+            intent.tx_done(SendStatus.Failed)
+            return
         if len(payload) > self.options.max_frame - 64:
             intent.tx_done(SendStatus.Failed)
             raise ProtocolError(
@@ -294,12 +303,8 @@ class Transport(ProcessLoop):
 
     def _arrived(self, peer: Peer, payload: bytes) -> None:
         try:
-            message = unpickler.loads(payload, trusting=self.options.allow_pickle)
-        except ProtocolError as error:
-            log.warning("refused a system message", peer=str(peer.address), reason=error.message)
-            return
-        if isinstance(message, SystemShutdown) and peer.address.node != self.address.node:
-            log.warning("another node may not shut this one down", peer=str(peer.address))
+            message = self._road.read(peer.address, payload)
+        except ProtocolError:  # the road has counted it
             return
         self.deliver(ActorAddress(peer.address), message)
 

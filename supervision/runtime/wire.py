@@ -15,14 +15,15 @@ from typing import Final
 import msgspec
 
 from supervision.errors import ProtocolError
+from supervision.unreadable import UNREADABLE
 
-PROTOCOL_VERSION: Final = 2  # goes up with whatever an older process would read wrongly
-OLDEST_VERSION: Final = 2  # that is still spoken; 1 had a job's fields in every message, one by one
+PROTOCOL_VERSION: Final = 3  # goes up with whatever an older process would read wrongly
+OLDEST_VERSION: Final = 3  # that is still spoken; 2 had pickles on the system road
 MAX_FRAME: Final = 16 << 20  # bytes of one frame, unless the node declares another maximum
 MAX_GREETING: Final = 1024  # before it is known who speaks, nobody gets more memory than this
 
 HELLO: Final = 0  # payload: Greeting
-SYSTEM: Final = 1  # payload: a pickled message of Thespian's; acknowledged by number
+SYSTEM: Final = 1  # payload: a message of Thespian's, see `system_messages`; acknowledged
 ACK: Final = 2  # id: all system messages up to this number have arrived
 TELL: Final = 3
 ASK: Final = 4
@@ -86,7 +87,7 @@ def read_greeting(payload: bytes) -> Greeting:
     """
     try:
         return _greeting_decoder.decode(payload)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise ProtocolError(f"the first frame of a connection is no greeting: {error}") from error
 
 

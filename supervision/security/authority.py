@@ -38,6 +38,7 @@ from supervision.security.certificate import (
 from supervision.security.name import OPERATOR, NodeName
 from supervision.security.revocation import new_list
 from supervision.security.roles import checked
+from supervision.unreadable import UNREADABLE
 
 KEY: Final = "ca.key"
 CERTIFICATE: Final = "ca.pem"
@@ -287,7 +288,7 @@ class Authority:
     def _read(self) -> IssueLog:
         try:
             return msgspec.json.decode((self.folder / LEDGER).read_bytes(), type=IssueLog)
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, *UNREADABLE) as error:
             raise _unusable(self.folder / LEDGER, error) from error
 
     def _write(self, ledger: IssueLog) -> None:

@@ -34,13 +34,13 @@ postgres = {dsn}
 id = "n1"
 host = "127.0.0.1"
 admin_port = {one}
-roles = ["gateway"]
+roles = ["door", "control"]
 leader = true
 [[nodes]]
 id = "n2"
 host = "127.0.0.1"
 admin_port = {two}
-roles = ["worker"]
+roles = ["control", "worker"]
 capabilities = {{ gpu_class = "a100", vram_gb = 80 }}
 [[models]]
 name = "echo"
@@ -135,7 +135,7 @@ async def test_two_nodes_answer_as_one(two: Two) -> None:
 
     await until(lambda: sees("n2", "alive"), what="n1 sees n2", timeout_s=PATIENCE_S)
     shown = await asyncio.to_thread(two.one.status)
-    assert (shown["n1"]["state"], shown["n1"]["roles"]) == ("here", ["gateway"])
+    assert (shown["n1"]["state"], shown["n1"]["roles"]) == ("here", ["door", "control"])
     assert [w["worker_id"] for w in shown["n2"]["workers"]] == ["echo.n2"]
 
     # A version that is registered and offered at one node runs at the other, by n2's own registry.

@@ -212,7 +212,7 @@ def test_what_is_refused(echo_node: Node, words: list[str], code: int, says: str
 @pytest.fixture
 async def held_commits(echo_node: Node) -> AsyncIterator[asyncpg.Connection]:
     """Changes of models wait at their commit until this connection lets go of `HELD`."""
-    connection = await asyncpg.connect(echo_node.state["dsn"])
+    connection = await asyncpg.connect(echo_node.owner_dsn)
     await connection.execute(
         f"""
         CREATE FUNCTION wait_held() RETURNS trigger LANGUAGE plpgsql AS

@@ -212,20 +212,18 @@ async def test_a_parent_is_of_the_node_that_names_it(scene: Scene) -> None:
     await scene.here.ask(child, StopChild(deadline_s=1.0), PATIENCE_S)
 
 
-async def test_only_control_has_workers_placed_here_and_nothing_else(folder: Path) -> None:
-    told = {"Run Dir": "/r", "Placed Classes": ["a.b:Worker"], "Placing Roles": [CONTROL]}
-    options = NodeOptions.of(told)
+async def test_only_control_has_actors_placed_here(folder: Path) -> None:
+    options = NodeOptions.of({"Run Dir": "/r", "Placing Roles": [CONTROL]})
     async with cluster(folder) as blue:
         here = await blue.hub("n1")
         worker, control = await blue.hub("n4", roles=(WORKER,)), await blue.hub("n3")
         placements = Placements(here, AssocList())
         for hub in (worker, control):
-            assert "role control" in placements.refusal(hub.address, "a.b.Worker", options), "yet"
+            assert "role control" in placements.refusal(hub.address, options), "yet"
             assert await pings(hub, here)
-        why = placements.refusal(worker.address, "a.b.Worker", options)
+        why = placements.refusal(worker.address, options)
         assert why == "node n4 has not the role control"
-        assert placements.refusal(control.address, "a.b.Worker", options) == ""
-        assert "'Placed Classes'" in placements.refusal(control.address, "a.b.Root", options)
-        assert placements.refusal(here.address, "a.b.Root", options) == ""
+        assert placements.refusal(control.address, options) == ""
+        assert placements.refusal(here.address, options) == ""
         anything = NodeOptions.of({"Run Dir": "/r"})
-        assert placements.refusal(worker.address, "a.b.Root", anything) == ""
+        assert placements.refusal(worker.address, anything) == ""

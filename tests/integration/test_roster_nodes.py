@@ -16,9 +16,11 @@ from actors.contracts import (
     Announced,
     Command,
     Commanded,
+    ControlPlane,
     HealthReport,
     ModelsChanged,
     Presence,
+    WatchControlPlane,
 )
 from actors.core.node_roles import ROLES
 from actors.roster.announcement import Refusal, announce, presence_topic
@@ -57,12 +59,43 @@ async def test_all_nodes_know_all_workers_and_lose_the_dead_at_once(tmp_path: Pa
             ("n3", "alive"),
         ]
         assert shown.nodes[2].models == ("echo@1",)
-        assert shown.nodes[2].roles == ("gateway", "worker")
+        assert shown.nodes[2].roles == ("door", "control", "worker")
         presence = one.others.heard["n3"].presence
         assert presence.hardware.cores >= 1
         assert presence.capabilities == {"gpu_class": "none", "vram_gb": 0}
         assert presence.addresses["control/roster"] == str(three.address)
         assert [o.topic for o in one.others.heard["n3"].offers] == ["tether/models/echo/1/eu"]
+
+
+async def test_control_nodes_are_those_of_the_configuration(tmp_path: Path):
+    """A worker's node that says it has a reservation is believed as little as one that says it has
+    the role; one that is gone, or has another reservation now, is heard of."""
+    async with rosters(tmp_path) as made:
+        made.roles = {"n2": ("worker",)}
+        one = await made.roster("n1", roles=("worker",))
+        tree = StillTree()
+        tree.put("control/reservation", "n2/9/1")
+        two = await made.roster("n2", tree=tree, roles=("door", "control", "worker"))
+        three = await made.roster("n3")
+        seen: list[ControlPlane] = []
+
+        async def follow() -> None:
+            async for plane in one.control(WatchControlPlane(), one.address):
+                seen.append(plane)  # noqa: PERF401 it never ends, and is looked at meanwhile
+
+        following = asyncio.create_task(follow())
+        await until(lambda: one.health("n2") == one.health("n3") == "alive")
+        await until(lambda: [n.node for n in seen[-1].nodes] == ["n3"])
+        assert seen[-1].nodes[0].addresses["control/roster"] == str(three.address)
+        three.still_tree.put("control/reservation", "n3/7/2")
+        three.still_tree.changed()
+        await until(lambda: "control/reservation" in seen[-1].nodes[0].addresses)
+        assert one.others.heard["n2"].presence.addresses["control/reservation"] == "n2/9/1"
+        assert two.others.heard["n3"].presence.addresses["control/reservation"] == "n3/7/2"
+        three.others._leaving = True
+        await three.others.publisher.farewell()
+        await until(lambda: not seen[-1].nodes)
+        following.cancel()
 
 
 async def test_load_alone_is_announced_once_a_second_and_all_else_at_once(tmp_path: Path):

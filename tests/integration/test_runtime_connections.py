@@ -20,6 +20,7 @@ from supervision.runtime.dispatch import reply
 from supervision.runtime.exchanges import refuse
 from supervision.runtime.peer import MAX_QUEUED, Peer
 from supervision.runtime.sockets import Listener, fresh_name
+from supervision.runtime.system_road import SystemRoad
 from supervision.runtime.wire import (
     ASK,
     ERROR,
@@ -233,7 +234,7 @@ async def test_a_frame_too_long_closes_only_its_connection(hubs: list[Connection
 
 
 async def test_code_on_the_system_road_is_dropped(hubs: list[Connections], folder: Path) -> None:
-    from supervision.runtime import unpickler
+    road = SystemRoad(hubs[0].address)
 
     class Evil:
         def __reduce__(self) -> tuple[object, ...]:
@@ -243,7 +244,7 @@ async def test_code_on_the_system_road_is_dropped(hubs: list[Connections], folde
 
     def arrived(peer: Peer, payload: bytes) -> None:
         try:
-            unpickler.loads(payload)
+            road.read(peer.address, payload)
         except ProtocolError as error:
             refused.append(error)
 

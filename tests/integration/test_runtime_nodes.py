@@ -14,12 +14,11 @@ from thespian.actors import (
     ActorSystem,
     InvalidActorSpecification,
     NoCompatibleSystemForActor,
-    ValidateSource,
 )
-from thespian.system.messages.admin import RegisterSourceAuthority
 
 from supervision.errors import NoAnswer, PeerLost, Unavailable
-from supervision.runtime import Endpoint, unpickler
+from supervision.runtime import Endpoint
+from supervision.runtime.packed import pack
 from tests.support.runtime_actors import Echo, Parent, PlainParent, RtCreate, RtExit, RtPing, RtSync
 from tests.support.runtime_node import alive, fresh_node, running_node, wait_for
 from tests.support.waiting import NEVER_S, PATIENCE_S
@@ -63,8 +62,8 @@ async def test_the_admin_takes_no_code() -> None:
             for payload in (
                 pickle.dumps(Evil()),
                 b"garbage",
-                unpickler.dumps(RegisterSourceAuthority(None)),
-                unpickler.dumps(ValidateSource("hash", b"print()", None)),
+                pack(["RegisterSourceAuthority", None]),
+                pack(["ValidateSource", "hash", b"print()", None]),
             ):
                 arrived = asyncio.Event()
                 endpoint._hub.system(endpoint.admin, payload, lambda _, e=arrived: e.set())

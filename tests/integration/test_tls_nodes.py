@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 from thespian.actors import (
+    ActorExitRequest,
     ActorSystem,
     InvalidActorSpecification,
     NoCompatibleSystemForActor,
@@ -25,13 +26,14 @@ from thespian.system.messages.admin import SystemShutdown
 
 from actors.core.node_roles import ROLES
 from supervision.errors import PeerLost
-from supervision.runtime import Address, Endpoint, unpickler
+from supervision.runtime import Address, Endpoint, system_messages
 from supervision.runtime.placements import ORPHAN_S
 from supervision.security.authority import Authority
 from supervision.security.identity import IdentityUnusable
 from tests.support.ports import free_port
 from tests.support.runtime_actors import (
     Echo,
+    ForItself,
     OffTheList,
     Parent,
     Picky,
@@ -67,7 +69,9 @@ class Pair:
                     "Actor Classes": [
                         "tests.support.runtime_actors:Echo",
                         "tests.support.runtime_actors:Picky",
+                        "tests.support.runtime_actors:ForItself",
                     ],
+                    "Placed Classes": ["tests.support.runtime_actors:Picky"],
                 },
             )
         )
@@ -166,10 +170,13 @@ async def test_a_placed_actor_ends_with_the_node_that_it_was_asked_for_at(tmp_pa
         await asyncio.to_thread(stack.close)
 
 
-async def test_a_class_off_the_list_is_not_started_from_another_node(pair: Pair) -> None:
-    """n1 would allow it, and n2, which alone has what it needs, doesn't."""
+@pytest.mark.parametrize("kind", [OffTheList, ForItself])
+async def test_a_class_off_the_list_is_not_started_from_another_node(
+    pair: Pair, kind: type[Echo]
+) -> None:
+    """n1 would allow it, and n2, which alone has what it needs, doesn't, or for itself only."""
     with pytest.raises((NoCompatibleSystemForActor, InvalidActorSpecification)):
-        await asyncio.to_thread(pair.one.system.createActor, OffTheList)
+        await asyncio.to_thread(pair.one.system.createActor, kind)
 
 
 async def test_an_endpoint_without_an_identity_reaches_its_own_node_only(pair: Pair) -> None:
@@ -186,9 +193,27 @@ async def test_a_node_is_not_shut_down_by_another(pair: Pair) -> None:
     async with pair.endpoint(pair.one) as here, pair.endpoint(pair.two) as there:
         admin = Address.admin("n1", pair.ports["n1"])
         arrived = asyncio.get_running_loop().create_future()
-        there._hub.system(admin, unpickler.dumps(SystemShutdown()), arrived.set_result)
+        there._hub.system(admin, system_messages.encode(SystemShutdown()), arrived.set_result)
         assert await asyncio.wait_for(arrived, PATIENCE_S) is None
         assert (await here.ask(await here.create(Echo), RtPing(number=1))).number == 1
+
+
+async def test_an_actor_is_ended_by_the_node_that_placed_it_and_by_no_other(pair: Pair) -> None:
+    """A request to exit that came from another node ended any actor, and a node by its root."""
+    theirs = await placed(pair)
+    payload = system_messages.encode(ActorExitRequest())
+    async with pair.endpoint(pair.one) as here, pair.endpoint(pair.two) as there:
+        two = await there.create(Echo)
+        for _ in range(2):
+            arrived = asyncio.get_running_loop().create_future()
+            here._hub.system(two, payload, arrived.set_result)
+            assert await asyncio.wait_for(arrived, PATIENCE_S) is None
+            assert (await there.ask(two, RtPing(number=1))).number == 1
+        gone = asyncio.Event()
+        here.watch(theirs, gone.set)
+        here._hub.system(theirs, payload, lambda _: None)
+        await asyncio.wait_for(gone.wait(), PATIENCE_S)
+        assert (await there.ask(two, RtPing(number=2))).number == 2
 
 
 async def test_every_process_takes_the_new_certificate_while_it_runs(pair: Pair) -> None:

@@ -184,8 +184,11 @@ class InProcess:
 
     # ---- the tree
 
-    def address(self, path: str) -> str | None:
+    def address(self, path: str, *, key: str = "") -> str | None:
         return self._paths.get(path)
+
+    def failed(self, address: str) -> None:
+        """There is no other one."""
 
     def on_change(self, callback: Callable[[], Any]) -> None:
         self._callbacks.append(callback)

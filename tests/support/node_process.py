@@ -16,6 +16,7 @@ from typing import Any
 
 import asyncpg
 
+from actors.stores.database_roles import with_user
 from tests.support.ports import free_port
 from tests.support.waiting import PATIENCE_S
 
@@ -127,9 +128,14 @@ class Node:
         """All its processes, the launcher included."""
         return {self.process.pid, *of_home(self.folder / ".tether")}
 
+    @property
+    def owner_dsn(self) -> str:
+        """Of its database, for the owner of the schema; its processes connect as others."""
+        return with_user(self.state["dsn"], "tether")
+
     async def sql(self, statement: str, *args: Any) -> Any:
         """The first column of the first row."""
-        connection = await asyncpg.connect(self.state["dsn"])
+        connection = await asyncpg.connect(self.owner_dsn)
         try:
             return await connection.fetchval(statement, *args)
         finally:

@@ -28,6 +28,7 @@ from tests.support.tls_hubs import HOST, Cluster, cluster
 from tests.support.waiting import PATIENCE_S
 
 NODES = ("n1", "n2", "n3")
+ROLES = ("door", "control", "worker")
 
 
 class StillTree:
@@ -189,12 +190,15 @@ class Rosters:
         self.cluster = cluster
         self.nodes = nodes
         self.changes = changes
+        self.roles: dict[str, tuple[str, ...]] = {}
         self.where: dict[str, Address] = {}
         self.made: list[HubRoster] = []
 
     def options(self, node: str, **changes: Any) -> RosterOptions:
         others = tuple(
-            OtherNode(id=other, admin_port=1, region="eu", host=HOST)
+            OtherNode(
+                id=other, admin_port=1, region="eu", host=HOST, roles=self.roles.get(other, ROLES)
+            )
             for other in self.nodes
             if other != node
         )
@@ -204,7 +208,7 @@ class Rosters:
             "host": HOST,
             "others": others,
             "state_dir": str(self.cluster.folder / f"state-{node}"),
-            "roles": ("gateway", "worker"),
+            "roles": self.roles.get(node, ROLES),
             "capabilities": {"gpu_class": "none", "vram_gb": 0},
         }
         return RosterOptions(**(values | self.changes | changes))

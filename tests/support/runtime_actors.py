@@ -228,6 +228,10 @@ class OffTheList(Picky):
     """Which a test leaves out of the list of a node."""
 
 
+class ForItself(Picky):
+    """Which a node of a test starts for itself, and for no other."""
+
+
 class Broken(Echo):
     async def started(self) -> None:
         await asyncio.sleep(0.05)

@@ -151,7 +151,7 @@ postgres = "postgresql://u@db/t"
 id = "n1"
 host = "127.0.0.1"
 leader = true
-roles = ["gateway"]
+roles = ["door", "control"]
 [[nodes]]
 id = "n2"
 host = "127.0.0.2"
@@ -179,6 +179,24 @@ def test_every_node_reads_the_same_file_as_its_own() -> None:
     assert [m.region for m in three.nodes] == ["local", "local", "far"]
     assert three.member is not None
     assert (three.member.place, three.member.listen) == ("[::1]:1900", "[::1]:2000-2999")
+
+
+def test_control_nodes_alone_have_a_database() -> None:
+    one, two = 'roles = ["door", "control"]', 'roles = ["worker"]\n'
+    text = (CLUSTER + SMALL).replace("admin_port = 1901", f"admin_port = 1901\n{two}")
+    config = parse(text, folder=Path())
+    assert config.at("n1").stores.postgres == config.at("n3").stores.postgres != ""
+    assert config.at("n2").stores.postgres == ""
+    assert config.at("n2").has_role("worker") and not config.at("n2").has_role("control")
+    without = parse(text.replace('postgres = "postgresql://u@db/t"', ""), folder=Path())
+    assert without.at("n2").stores.postgres == ""
+    for node in ("n1", "n3"):
+        with pytest.raises(ConfigInvalid, match=f"node {node} has the role control.*DSN"):
+            without.at(node)
+    assert parse(SMALL, folder=Path()).has_role("control")
+    doors = CLUSTER.replace(one, 'roles = ["door"]').replace("admin_port = 1901", two)
+    doors = doors.replace('region = "far"', f'region = "far"\n{two}')
+    assert problems(doors)["nodes"].startswith("no node has the role 'control'")
 
 
 def test_which_node_is_asked_for_when_there_are_several(tmp_path: Path) -> None:
@@ -217,7 +235,6 @@ def test_what_a_worker_requires() -> None:
         (('id = "n2"', 'id = "n1"'), "nodes[1].id", "nodes[0]"),
         (('"::1"', '"127.0.0.1"'), "nodes[2].admin_port", "nodes[0]"),
         (('"data/{node}"\n', '"d"\n'), None, ""),
-        (("postgresql://u@db/t", ""), "stores.postgres", "DSN"),
         (('u@db/t"', 'u@db/t"\nkeep_jobs_days = 0.01'), "stores.keep_jobs_days", "idempotency"),
         (('u@db/t"', 'u@db/t"\nkeep_ledger_days = 7'), "stores.keep_ledger_days", "30 or more"),
         (('u@db/t"', 'u@db/t"\nkeep_ledger_days = -1'), "stores.keep_ledger_days", ">= 0"),
@@ -226,8 +243,14 @@ def test_what_a_worker_requires() -> None:
         (("2000-2999", "1900-2999"), "nodes[2].ports", "1900"),
         (("2000-2999", "2999-2000"), "nodes[2].ports", "rise"),
         (("vram_gb", "region"), "nodes[1].capabilities.region", "by itself"),
-        (('["gateway"]', '["gatewy"]'), "nodes[0].roles[0]", "gatewy"),
-        (('["gateway"]', "[]"), "nodes[0].roles", "length"),
+        (('["door", "control"]', '["dor"]'), "nodes[0].roles[0]", "dor"),
+        (('["door", "control"]', "[]"), "nodes[0].roles", "length"),
+        (('"door", "control"', '"gateway"'), "nodes[0].roles", '["door", "control"]'),
+        (
+            ('"door", "control"', '"gateway", "worker"'),
+            "nodes[0].roles",
+            'roles = ["door", "control", "worker"]',
+        ),
     ],
 )
 def test_a_mistake_in_a_cluster_is_named(
@@ -241,15 +264,6 @@ def test_a_mistake_in_a_cluster_is_named(
     found = problems(text)
     assert set(found) == {path}
     assert told in found[path]
-
-
-def test_who_places_workers_at_other_nodes_has_control() -> None:
-    led = 'region = "far"\nleader = true'
-    text = CLUSTER.replace(led, f'{led}\nroles = ["worker"]') + SMALL
-    parse(text, folder=Path())
-    found = problems(text + "requires = { vram_gb = 1 }", small=False)
-    assert set(found) == {"nodes[2].leader"}
-    assert "needs the role 'control'" in found["nodes[2].leader"]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ ACROSS = {
     "test_house_rules.py",
     "test_import_circles.py",
     "test_import_rule.py",
+    "test_no_pickle.py",
     "test_supervision_invariants.py",  # of the tree with all its parts, under random histories
 }
 

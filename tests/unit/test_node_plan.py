@@ -11,8 +11,10 @@ from actors.core.node_roles import ROLES
 from actors.depot import DepotOptions
 from actors.gateway import GatewayOptions
 from actors.placer.placer import PlacerOptions
+from actors.registry import RegistryOptions
 from actors.reservation import ReservationOptions
 from actors.roster import RosterOptions
+from actors.stores.database_roles import DatabaseRole
 from actors.worker import WorkerOptions
 from supervision.runtime.options import NodeOptions
 from supervision.security.authority import Authority
@@ -99,8 +101,29 @@ def test_with_a_dsn_no_database_is_embedded() -> None:
     assert [c.id for c in tree_of(own, Path("/run/x"), port=81).children] == [
         "control", "workers", "doors",
     ]  # fmt: skip
-    assert dsn_of(own, Path("/run/x")) == "postgresql://db.example.org/tether"
-    assert "/run/x/.pg" in dsn_of(config(), Path("/run/x")).replace("%2F", "/")
+    for role in DatabaseRole:
+        assert dsn_of(own, Path("/run/x"), role) == "postgresql://db.example.org/tether"
+        embedded = dsn_of(config(), Path("/run/x"), role).replace("%2F", "/")
+        assert "/run/x/.pg" in embedded
+        assert embedded.startswith(f"postgresql://{role}@/tether?")
+
+
+def test_each_kind_of_actor_connects_as_its_user() -> None:
+    text = '\n[stores]\nroles = true\npostgres = "postgresql://o:secret@db:5/tether?passfile=/p"'
+    control = children(
+        {c.id: c for c in tree_of(config(text), Path("/run/x"), port=81).children}["control"],
+        SupervisorOptions,
+    )
+    parts = msgspec.msgpack.decode(control["gateways"].args, type=PartitionOptions)
+    told = {
+        "tether_registry": msgspec.msgpack.decode(control["registry"].args, type=RegistryOptions),
+        "tether_reservation": msgspec.msgpack.decode(
+            control["reservation"].args, type=ReservationOptions
+        ),
+        "tether_gateway": msgspec.msgpack.decode(parts.child.args, type=GatewayOptions),
+    }
+    for user, options in told.items():
+        assert options.dsn == f"postgresql://{user}@db:5/tether?passfile=/p"
 
 
 def test_the_admin_may_start_all_of_it_and_nothing_else() -> None:
@@ -131,7 +154,7 @@ postgres = "postgresql://db.example.org/tether"
 [[nodes]]
 id = "n1"
 host = "10.0.0.1"
-roles = ["gateway"]
+roles = ["door", "control"]
 leader = true
 [[nodes]]
 id = "n2"
@@ -183,10 +206,30 @@ def test_roles_leave_out_what_a_node_does_not_do() -> None:
         "registry", "roster", "reservation", "scheduler", "gateways",
     ]  # fmt: skip
     assert list(top("n2")) == ["control", "workers"]
-    assert list(children(top("n2")["control"], SupervisorOptions)) == [
-        "registry", "roster", "reservation",
-    ]  # fmt: skip
+    assert list(children(top("n2")["control"], SupervisorOptions)) == ["roster"]
     assert list(top("n3")) == ["control", "workers", "doors"], "its region has nothing to place"
+
+
+def test_nothing_of_the_database_is_told_at_a_node_without_control() -> None:
+    for roles in ('["worker"]', '["door"]', '["door", "worker"]'):
+        text = NODES.replace('["worker"]', roles).replace(
+            'region = "far"', 'region = "far"\ncapabilities = { vram_gb = 80 }'
+        )
+        config = parse(text, folder=Path("/srv/tether")).at("n2")
+        tree = tree_of(config, Path("/run/x"), port=81)
+        assert b"db.example.org" not in msgspec.msgpack.encode(tree)
+        assert {dsn_of(config, Path("/run/x"), role) for role in DatabaseRole} == {""}
+        shown = {c.id: c for c in tree.children}
+        assert "postgres" not in shown
+        assert ("doors" in shown) == ("door" in roles)
+        if "doors" in shown:
+            door = children(shown["doors"], SupervisorOptions)["0"]
+            told = msgspec.msgpack.decode(door.args, type=DoorOptions)
+            assert (told.elsewhere, told.storage, told.region) == (True, "", "local")
+        if "worker" in roles:
+            worker = children(shown["workers"], DynamicOptions)["w.n2"]
+            assert msgspec.msgpack.decode(worker.args, type=WorkerOptions).elsewhere
+    assert b"db.example.org" in msgspec.msgpack.encode(tree_of(node("n3"), Path("/run/x"), port=81))
 
 
 def test_workers_run_where_they_are_told_to() -> None:
@@ -266,7 +309,7 @@ def test_what_an_admin_is_told() -> None:
     assert told["vram_gb"] == 80
     assert told["role_worker"] is True
     assert NodeOptions.of(told).listen == told["Listen"]
-    assert "role_gateway" not in told
+    assert not {"role_door", "role_control"} & set(told)
     assert capabilities_of(node("n3"), Path("/r"), owner_pid=7)["Convention Address.IPv4"] == [
         "n3/admin/1900"
     ]

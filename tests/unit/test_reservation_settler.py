@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from actors.contracts import Outcome, Settle, Settled, Usage
+from actors.contracts import ControlNode, ControlPlane, Outcome, Settle, Settled, Usage
+from actors.core.control_lookup import ControlLookup
 from actors.reservation import settler
 from actors.reservation.settler import Settler
 from supervision.errors import BadRequest, Internal, NoAnswer, PeerLost, Unavailable
@@ -75,6 +76,66 @@ async def test_a_refusal_is_an_answer(first: list[Exception]) -> None:
     actor = Actor(*first, BadRequest("no such job"))
     assert not await Settler(actor, "test").settle(SETTLE)  # type: ignore[arg-type]
     assert actor.asks == len(first) + 1
+
+
+class Elsewhere(Actor):
+    """At a node without control: its roster has told of others, and who is asked is noted."""
+
+    def __init__(self, *answers: object) -> None:
+        super().__init__(*answers, address=None)
+        self.asked: list[str] = []
+
+    def background(self, work: Any, *, name: str) -> None:
+        work.close()
+
+    def on_change(self, callback: object) -> None:
+        """The tree stays as it is."""
+
+    async def ask(self, address: Any, contract: Settle, timeout: float) -> Settled:
+        self.asked.append(address.node)
+        return await super().ask(address, contract, timeout)
+
+
+def elsewhere(actor: Actor, *nodes: str) -> ControlLookup:
+    made = ControlLookup(actor, elsewhere=True, region="eu")  # type: ignore[arg-type]
+    path = settler.RESERVATION
+    made._see(
+        ControlPlane(
+            nodes=tuple(
+                ControlNode(node=node, region="eu", addresses={path: f"{node}/1/1"})
+                for node in nodes
+            )
+        )
+    )
+    return made
+
+
+async def test_without_a_reservation_of_its_own_it_asks_the_one_that_made_the_job() -> None:
+    actor = Elsewhere("settled")
+    where = elsewhere(actor, "c1", "c2", "c3")
+    assert await Settler(actor, "test", where).settle(SETTLE, near="c2")  # type: ignore[arg-type]
+    assert actor.asked == ["c2"]
+
+
+async def test_the_loss_of_the_control_node_is_survived_by_asking_others() -> None:
+    actor = Elsewhere(PeerLost("killed"), NoAnswer("hangs"), Unavailable("no database"), "yes")
+    where = elsewhere(actor, "c1", "c2", "c3")
+    assert await Settler(actor, "test", where).settle(SETTLE, near="c2")  # type: ignore[arg-type]
+    assert actor.asked[:3] == ["c2", "c1", "c3"]
+    assert len(actor.asked) == 4
+
+
+async def test_a_control_node_that_comes_later_is_waited_for() -> None:
+    actor = Elsewhere("settled")
+    where = elsewhere(actor)
+    settling = asyncio.create_task(
+        Settler(actor, "test", where).settle(SETTLE)  # type: ignore[arg-type]
+    )
+    await asyncio.sleep(0)
+    there = ControlNode(node="c9", region="us", addresses={settler.RESERVATION: "c9/1/1"})
+    where._see(ControlPlane(nodes=(there,)))
+    assert await settling
+    assert actor.asked == ["c9"]
 
 
 async def test_it_is_given_up_when_its_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,16 +1,9 @@
-"""Contracts, errors and system messages as bytes."""
+"""Contracts and errors as bytes."""
 
 from __future__ import annotations
 
-import datetime
-import logging
-import os
-import pickle
-
 import msgspec
 import pytest
-from thespian.actors import ActorAddress, ActorExitRequest, ChildActorExited
-from thespian.system.messages.admin import PendingActor
 
 from actors.contracts import Fleet, Usage, WatchFleet
 from actors.errors import AnswerGone
@@ -24,7 +17,7 @@ from supervision.errors import (
     Unfamiliar,
     from_code,
 )
-from supervision.runtime import Address, codec, unpickler
+from supervision.runtime import codec
 
 
 def test_contracts_survive():
@@ -88,70 +81,3 @@ def test_errors_of_another_release_or_none_at_all():
     assert type(codec.decode_error(b"\xc1")) is Internal
     assert isinstance(from_code("protocol_error", "x"), ProtocolError)
     assert isinstance(codec.decode_error(b""), TetherError)
-
-
-def test_system_messages_survive():
-    address = ActorAddress(Address("n1", "12-ab"))
-    for message in (ActorExitRequest(), ChildActorExited(address)):
-        back = unpickler.loads(unpickler.dumps(message))
-        assert type(back) is type(message)
-    back = unpickler.loads(unpickler.dumps(PendingActor("a.B", address, 3, {"x": {1}}, "name")))
-    assert back.forActor == address
-    assert (back.instanceNum, back.targetActorReq, back.globalName) == (3, {"x": {1}}, "name")
-    record = logging.LogRecord("n", logging.INFO, "p", 1, "text %s", ("x",), None)
-    assert unpickler.loads(unpickler.dumps(record)).getMessage() == "text x"
-    delta = datetime.timedelta(seconds=1)
-    assert unpickler.loads(unpickler.dumps(delta)) == delta
-
-
-class Evil:
-    def __init__(self, call, *args):
-        self.call = (call, args)
-
-    def __reduce__(self):
-        return self.call
-
-
-@pytest.mark.parametrize(
-    "evil",
-    [
-        Evil(os.system, "true"),
-        Evil(eval, "1"),
-        Evil(getattr, "x", "join"),
-        Evil(__import__, "os"),
-        Evil(pickle.loads, b"N."),
-        Evil(logging.FileHandler, "x"),
-    ],
-)
-def test_code_in_system_messages_is_refused(evil: Evil):
-    with pytest.raises(ProtocolError):
-        unpickler.loads(pickle.dumps(evil))
-    message = ActorExitRequest()
-    message.extra = evil
-    with pytest.raises(ProtocolError):
-        unpickler.loads(pickle.dumps(message))
-
-
-@pytest.mark.parametrize(
-    "opcodes",
-    [
-        b"cthespian.actors\nActorSystem\n.",  # a class there that is no message
-        b"cthespian.actors\nlogging\n.",  # a module that it imports
-        b"\x80\x04\x8c\x0fthespian.actors\x8c\x0elogging.system\x93.",  # a path through one
-        b"cthespian.system.utilis\nthesplog\n.",
-        b"cthespian.system.transport\nthesplog\n.",  # a function that it imports
-        b"cthespian.system.transport\nlogging\n.",
-        b"cthespian.system.sourceLoader\nloadModuleFromHashSource\n.",
-        b"cposix\nsystem\n.",
-        b"",
-        b"garbage",
-        b"\x80\x05",
-    ],
-)
-def test_names_that_are_no_message_classes_are_refused(opcodes: bytes):
-    with pytest.raises(ProtocolError):
-        unpickler.loads(opcodes)
-
-
-def test_trusting_takes_anything():
-    assert unpickler.loads(pickle.dumps(Evil(eval, "6 * 7")), trusting=True) == 42

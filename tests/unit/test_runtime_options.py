@@ -11,7 +11,6 @@ from supervision.runtime.options import NodeOptions
 def test_options_of_a_node():
     options = NodeOptions.of({"Node Id": "n1", "Run Dir": "/run/t", "Admin Port": 1234})
     assert options.admin == Address("n1", "admin", 1234)
-    assert not options.allow_pickle
     assert not options.allows("a.B")
     assert NodeOptions.of({"Admin Port": 7, "Run Dir": "/r"}).admin.node == "127.0.0.1:7"
 
@@ -35,11 +34,25 @@ def test_the_list_of_actor_classes(entry: str, name: str, allowed: bool):
     assert options.allows(name) is allowed
 
 
+def test_what_another_node_may_have_started():
+    told = {"Run Dir": "/r", "Node Id": "n1", "Actor Classes": ["a:B", "a:C"]}
+    options = NodeOptions.of(told)
+    assert options.allows("a.B", "n2"), "all of them, where nothing is said"
+    options = NodeOptions.of({**told, "Placed Classes": ["a:B", "a:D"]})
+    assert options.allows("a.B", "n2")
+    assert not options.allows("a.C", "n2")
+    assert options.allows("a.C", "n1")
+    assert options.allows("a.C")
+    assert not options.allows("a.D", "n2"), "it is on one list only"
+    assert not NodeOptions.of({**told, "Placed Classes": []}).allows("a.B", "n2")
+
+
 @pytest.mark.parametrize(
     "capabilities",
     [
         {"Actor Classes": ["a.b"]},
         {"Actor Classes": ["a:b:c"]},
+        {"Placed Classes": ["a"]},
         {"Max Frame": 10},
         {"Node Id": "a/b"},
         {"Admin Port": 99999},

@@ -156,9 +156,12 @@ def test_a_version_too_far_away_is_refused_and_both_are_named(
         spoken(greeting, here)
 
 
-def test_a_job_cannot_be_read_by_the_release_before_and_the_version_says_so():
-    """Version 1 had a job's fields one by one; contracts that change so raise both numbers."""
-    assert (PROTOCOL_VERSION, OLDEST_VERSION) == (2, 2)
+def test_what_the_release_before_reads_otherwise_is_another_version():
+    """Version 1 had a job's fields one by one, version 2 pickles on the system road: what changes
+    so raises both numbers, and the release before is refused."""
+    assert (PROTOCOL_VERSION, OLDEST_VERSION) == (3, 3)
+    with pytest.raises(OtherVersion, match=r"^node n2 speaks version 2 of the wire.*upgrade it$"):
+        spoken(Greeting(2, "n2", "n2/12-ab/0", 4096, 77, 2), "n1")
 
 
 def test_a_node_of_another_release_is_new_once():

@@ -22,6 +22,7 @@ from supervision.contracts.operating import (
     Verb,
 )
 from supervision.errors import TetherError
+from supervision.unreadable import UNREADABLE
 from tether.admin.names import ROOT, listed, names, nearest
 from tether.admin.node import ASK_S, NodeClient
 from tether.admin.output import Output, plain, said, table
@@ -218,7 +219,7 @@ def made(name: str, text: str) -> Contract:
         return contract(
             **{key: msgspec.json.decode(raw, type=wanted[key].type) for key, raw in given.items()}
         )
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise CommandRefused(f"the fields of {name} don't fit: {error}", code=2) from error
     except TypeError as error:
         raise CommandRefused(f"{name} lacks a field: {error}", code=2) from error

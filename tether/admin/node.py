@@ -203,7 +203,9 @@ class NodeClient:
         await self.look()  # a node that is gone has no database
         if self._database is None:
             if not self.state.dsn:
-                raise CommandRefused("the node has not said where its database is; try again")
+                raise CommandRefused(
+                    "this node has no database: it hasn't the role control; ask at one that has"
+                )
             database = Database(self.state.dsn, size=1)
             await database.open()
             self._database = database

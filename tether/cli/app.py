@@ -14,6 +14,7 @@ from supervision.errors import TetherError
 from supervision.release import VERSION
 from supervision.settings import ConfigInvalid
 from tether.cli.certificates import ca
+from tether.cli.database import db
 from tether.cli.failure import CommandFailed
 from tether.cli.models import artifacts, models
 from tether.config import Config, load
@@ -35,6 +36,7 @@ app.command(keys)
 cluster = App(name="cluster", help="The nodes that belong together.")
 app.command(cluster)
 app.command(ca)
+app.command(db)
 app.command(models)
 app.command(artifacts)
 

@@ -10,6 +10,7 @@ import msgspec
 
 from actors.stores import keys
 from actors.stores.database import Database
+from actors.stores.database_roles import DatabaseRole, with_user
 from tether.admin.grid import Cell, Grid
 from tether.cli.failure import CommandFailed
 from tether.config import Config
@@ -77,13 +78,19 @@ def revoke(config: Config, key: str) -> int:
 
 
 def dsn(config: Config) -> str:
-    """Where the database is.
+    """Where the database is, for an operator.
 
     Raises:
-        CommandFailed: it is embedded, and the node doesn't run.
+        CommandFailed: it is embedded, and the node doesn't run; or the node has none.
     """
     if config.stores.postgres:
-        return config.stores.postgres
+        dsn = config.stores.postgres
+        return with_user(dsn, DatabaseRole.OPERATOR) if config.stores.roles else dsn
+    if not config.has_role("control"):
+        raise CommandFailed(
+            f"node {config.node.id} has not the role control, and no database; run this at a "
+            "control node"
+        )
     state = running(config.data_dir)
     if state is None or not state.dsn:
         raise CommandFailed(

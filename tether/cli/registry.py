@@ -162,6 +162,11 @@ def _asked(
     timeout_s: float = 10.0,
     patience_s: float = PATIENCE_S,
 ) -> ModelsShown:
+    if not config.has_role("control"):
+        raise CommandFailed(
+            f"node {config.node.id} has not the role control, and no registry; run this at a "
+            "control node"
+        )
     return ask(
         config,
         contract,

@@ -14,9 +14,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from supervision.telemetry import logs
+from tether.cli.check import warnings
 from tether.cli.failure import CommandFailed
 from tether.config import Config
 from tether.node.launcher import Launcher, NodeFailed
+
+log = logs.get(__name__)
 
 
 def up(config: Config, *, dev: bool, log_file: Path | None, allow_eval: bool = False) -> int:
@@ -25,10 +28,17 @@ def up(config: Config, *, dev: bool, log_file: Path | None, allow_eval: bool = F
 
     Raises:
         HomeUnusable, TetherError: it can't be started; says why.
-        CommandFailed: it did not come up, or broke.
+        CommandFailed: it did not come up, or broke, or can't be run like that.
     """
+    if dev and not config.has_role("control"):
+        raise CommandFailed(
+            f"--dev makes a key, and node {config.node.id} has no database to keep it: it hasn't "
+            "the role control; leave --dev out"
+        )
     with _logging_to(log_file) as terminal, Bars(terminal) as bars:
         logs.configure("DEBUG" if dev else None)
+        for sentence in warnings(config, config.member):
+            log.warning("the database", warning=sentence)
         try:
             Launcher(config, bars, dev=dev, allow_eval=allow_eval).run()
         except KeyboardInterrupt:

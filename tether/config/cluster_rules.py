@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from actors.core.node_roles import CONTROL, implied
 from supervision.settings import Problem
-from tether.config.sections import Config, MemberSection, WorkerSection
+from tether.config.sections import OLD_ROLE, Config, MemberSection, WorkerSection
 
+_BOTH: Final = ("door", "control")
 OURS: Final = ("node", "region", "roles")  # capabilities that every node has anyway
+DUTIES: Final = (
+    ("door", "takes requests"),
+    ("control", "places and settles them"),
+    ("worker", "runs models"),
+)
 _MAX_ID: Final = 64  # of a child of a supervisor
 
 
@@ -53,6 +59,13 @@ def _each(config: Config, nodes: Sequence[MemberSection | None]) -> Iterator[Pro
                 f"nodes[{first}] is at {member.host} too, and both would have the data directory "
                 f"{config.node.data_dir!r}; write '{{node}}' into node.data_dir",
             )
+        if OLD_ROLE in member.roles:
+            now = ("door", "control", *(r for r in member.roles if r not in (OLD_ROLE, *_BOTH)))
+            yield Problem(
+                f"{path}.roles",
+                f"the role 'gateway' is now called by its two parts, 'door' and 'control'; write "
+                f"roles = {json.dumps(now)}",
+            )
         for key in OURS:
             if key in member.capabilities:
                 yield Problem(
@@ -74,10 +87,6 @@ def _ports(path: str, member: MemberSection) -> Iterator[Problem]:
 
 def _shared(config: Config) -> Iterator[Problem]:
     """What several nodes need, and one does not."""
-    if not config.stores.postgres:
-        yield Problem(
-            "stores.postgres", "several nodes need one PostgreSQL that all reach; write its DSN"
-        )
     if not config.node.identity_dir:
         yield Problem(
             "node.identity_dir",
@@ -87,7 +96,7 @@ def _shared(config: Config) -> Iterator[Problem]:
 
 
 def _whole(config: Config, nodes: Sequence[MemberSection]) -> Iterator[Problem]:
-    for role, what in (("gateway", "takes requests"), ("worker", "runs models")):
+    for role, what in DUTIES:
         if not any(role in member.roles for member in nodes):
             yield Problem("nodes", f"no node has the role {role!r}, so none {what}")
     led = {config.region_of(member) for member in nodes if member.leader}
@@ -107,14 +116,6 @@ def _placed(
 ) -> Iterator[Problem]:
     by_id = {member.id: member for member in nodes}
     longest = max((len(m.id) for m in nodes), default=-1)
-    if any(worker is not None and worker.requires for worker in workers):
-        for number, led in enumerate(nodes):
-            if led.leader and CONTROL not in implied(led.roles):
-                yield Problem(
-                    f"nodes[{number}].leader",
-                    "it places workers at other nodes, for which it needs the role 'control'; add "
-                    "that, or let another node lead",
-                )
     for number, worker in enumerate(workers):
         if worker is None:
             continue

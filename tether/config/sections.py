@@ -23,8 +23,16 @@ from supervision.capability import Capability, meets
 from supervision.settings import ConfigInvalid, Port, Positive, Problem, Seconds, Section, Word
 
 Key = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+Role = Literal["door", "control", "worker", "gateway"]
+ROLES: Final[tuple[Role, ...]] = ("door", "control", "worker")
+OLD_ROLE: Final = "gateway"
+"""What `door` and `control` were together; read for the sake of the sentence that refuses it."""
 EVERY: Final = "*"
 """In the models of a worker: all of them."""
+NO_DATABASE: Final = (
+    "node {} has the role control, and in a cluster all such nodes need one PostgreSQL that they "
+    "reach; write its DSN"
+)
 
 
 class ClusterSection(Section, frozen=True, kw_only=True):
@@ -59,16 +67,14 @@ class NodeSection(Section, frozen=True, kw_only=True):
 class MemberSection(Section, frozen=True, kw_only=True):
     """One node of the cluster, as all of them know it. Its processes listen and are dialed at
     `host`, at the ports `ports` ("first-last"; empty: any), its Admin at `admin_port`. `region` is
-    that of `[cluster]` if empty. Leaders keep the convention of their region; the first of the
-    file that lives leads. `capabilities` are what a worker may require."""
+    that of `[cluster]` if empty. A `door` takes requests of clients; `control` has the database,
+    and places and settles; a `worker` runs models. Leaders keep the convention of their region; the
+    first of the file that lives leads. `capabilities` are what a worker may require."""
 
     id: Word
     host: Annotated[str, Meta(pattern=r"^[A-Za-z0-9:][A-Za-z0-9.:_-]*$")]
     region: Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$")] = ""
-    roles: Annotated[tuple[Literal["gateway", "worker"], ...], Meta(min_length=1)] = (
-        "gateway",
-        "worker",
-    )
+    roles: Annotated[tuple[Role, ...], Meta(min_length=1)] = ROLES
     leader: bool = False
     admin_port: Annotated[int, Meta(ge=1, le=65535)] = 1900
     ports: Annotated[str, Meta(pattern=r"^([0-9]{1,5}-[0-9]{1,5})?$")] = ""
@@ -111,11 +117,15 @@ class HttpSection(Section, frozen=True, kw_only=True):
 
 class StoresSection(Section, frozen=True, kw_only=True):
     """`postgres` is a DSN (`postgresql://user@host/name`); empty runs an embedded PostgreSQL in
-    the data directory, whose superuser listens on a Unix socket only. Settled jobs are deleted
+    the data directory, whose superuser listens on a Unix socket only. A node without the role
+    control has neither, and needs none. With `roles` each kind of actor has a user of its own there
+    (`tether db roles` makes them, and the embedded server by itself); without it, all are whom the
+    DSN names, with all of his rights. Settled jobs are deleted
     after `keep_jobs_days`, and their idempotency keys forgotten; what was billed after
     `keep_ledger_days`. 0 keeps for ever."""
 
     postgres: str = ""
+    roles: bool = False
     keep_jobs_days: Annotated[float, Meta(ge=0, le=36_500)] = 30.0
     keep_ledger_days: Annotated[float, Meta(ge=0, le=36_500)] = 0.0
 
@@ -225,6 +235,10 @@ class Config(Section, frozen=True, kw_only=True):
         """The nodes of this node's region, itself included; empty when it is alone."""
         return tuple(m for m in self.nodes if self.region_of(m) == self.cluster.region)
 
+    def has_role(self, role: Role) -> bool:
+        """Is this node to do that? One that is alone does everything."""
+        return self.member is None or role in self.member.roles
+
     def region_of(self, member: MemberSection) -> str:
         """Its own region, or that of the cluster."""
         return member.region or self.cluster.region
@@ -233,7 +247,8 @@ class Config(Section, frozen=True, kw_only=True):
         """This configuration as the node called `node` reads it.
 
         Raises:
-            ConfigInvalid: there is no such node, or several and none is named.
+            ConfigInvalid: there is no such node, or several and none is named; or it needs a
+                database that all of them reach, and there is none.
         """
         if not self.nodes:
             if node not in ("", self.node.id):
@@ -245,13 +260,17 @@ class Config(Section, frozen=True, kw_only=True):
         member = next((m for m in self.nodes if m.id == (node or ids[0])), None)
         if member is None:
             raise _unknown(node, f"it lists {', '.join(ids)}")
+        if "control" in member.roles and len(ids) > 1 and not self.stores.postgres:
+            raise ConfigInvalid((Problem("stores.postgres", NO_DATABASE.format(member.id)),))
         replace = msgspec.structs.replace
+        dsn = self.stores.postgres if "control" in member.roles else ""
         nodes = tuple(replace(m, region=self.region_of(m)) for m in self.nodes)
         return replace(
             self,
             node=replace(self.node, id=member.id, admin_port=member.admin_port),
             cluster=replace(self.cluster, region=self.region_of(member)),
             http=replace(self.http, host=self.http.host.replace("{host}", member.host)),
+            stores=replace(self.stores, postgres=dsn),
             nodes=nodes,
         )
 

@@ -2,7 +2,8 @@
 
 A tenant belongs to one gateway partition, by a stable hash of the tenant's part of the key, so
 that its rate limits and sessions are in one place. When that gateway is lost in the middle of an
-answer, the stream is taken up again at the next token through the restarted one.
+answer, the stream is taken up again at the next token through the restarted one. A door of a
+node without gateways asks those of control nodes, for one tenant the same while that is well.
 """
 
 from __future__ import annotations
@@ -68,31 +69,36 @@ class Road(Protocol):
     async def ask(self, address: Any, contract: Contract, timeout: float = 5.0) -> Any: ...
 
 
-class TreeLookup(Protocol):
-    """The live tree of the node, as far as it matters here."""
+class GatewayLookup(Protocol):
+    """Where actors of the control chain are (see `actors.core.control_lookup`), as far as it
+    matters here."""
 
-    def address(self, path: str) -> Any: ...
+    def address(self, path: str, *, key: str = "") -> Any: ...
+
+    def failed(self, address: Any) -> None: ...
 
     def on_change(self, callback: Callable[[], Any]) -> Any: ...
 
 
 class Gateways:
-    """The gateways of this node, as seen from a front door.
+    """The gateways that a front door asks: of its node, or of a control node.
 
     Args:
         road: asks and streams.
-        tree: where the gateways are.
+        control: where the gateways are.
         partitions: how many there should be, whether they run or not.
         wait_s: how long a request waits for its gateway to come (back) up.
     """
 
-    def __init__(self, road: Road, tree: TreeLookup, *, partitions: int, wait_s: float) -> None:
+    def __init__(
+        self, road: Road, control: GatewayLookup, *, partitions: int, wait_s: float
+    ) -> None:
         self._road = road
-        self._tree = tree
+        self._control = control
         self._wait_s = wait_s
         self._paths = [f"{ROOT}/{number}" for number in range(partitions)]
         self._changed = asyncio.Event()
-        tree.on_change(self._tree_changed)
+        control.on_change(self._control_changed)
 
     async def answer(self, infer: Infer, remaining_s: Callable[[], float]) -> Batches:
         """The items of one answer, each token once and in order, whatever happens to gateways;
@@ -104,13 +110,15 @@ class Gateways:
             Internal: a gateway broke the contract of the stream.
             TetherError: whatever the gateway said.
         """
-        path = self._path(infer.credential)
+        tenant = tenant_of(infer.credential)
+        path = self._path(tenant)
         seq = infer.from_seq
         lost: Any = None
         for attempt in range(MAX_REOPENS + 1):
-            address = self._tree.address(path) if lost is None else None
+            address = self._control.address(path, key=tenant) if lost is None else None
             if address is None:
-                address = await self._find(path, lost, min(self._wait_s, remaining_s()))
+                wait_s = min(self._wait_s, remaining_s())
+                address = await self._find(path, tenant, lost, wait_s)
                 infer = msgspec.structs.replace(
                     infer, from_seq=seq, deadline_s=remaining_s(), is_resume=lost is not None
                 )
@@ -135,6 +143,7 @@ class Gateways:
                 if attempt == MAX_REOPENS:
                     raise
                 lost = address
+                self._control.failed(lost)
                 metrics.http_streams_reopened.inc()
                 log.warning(
                     "gateway lost", path=path, seq=seq, attempt=attempt + 1, error=error.message
@@ -158,18 +167,20 @@ class Gateways:
     async def _ask(
         self, credential: str, ask: Contract, kind: type[C], timeout_s: float = 5.0
     ) -> C:
-        path = self._path(credential)
+        tenant = tenant_of(credential)
+        path = self._path(tenant)
         lost: Any = None
         for attempt in range(3):
-            address = self._tree.address(path) if lost is None else None
+            address = self._control.address(path, key=tenant) if lost is None else None
             if address is None:
-                address = await self._find(path, lost, self._wait_s)
+                address = await self._find(path, tenant, lost, self._wait_s)
             try:
                 found = await self._road.ask(address, ask, timeout_s)
             except (PeerLost, Draining):
                 if attempt == 2:
                     raise
                 lost = address
+                self._control.failed(lost)
                 continue
             if not isinstance(found, kind):
                 name = type(ask).__name__
@@ -180,7 +191,7 @@ class Gateways:
     async def ready(self, timeout_s: float = 2.0) -> tuple[str, ...]:
         """The models that answer now, by any gateway; empty if there is none. Never waits for
         a gateway to come up."""
-        addresses = [a for a in map(self._tree.address, self._paths) if a is not None]
+        addresses = [a for a in map(self._control.address, self._paths) if a is not None]
         answers = await asyncio.gather(
             *(self._road.ask(address, Readiness(), timeout_s) for address in addresses),
             return_exceptions=True,
@@ -193,20 +204,20 @@ class Gateways:
                 raise answer
         return tuple(sorted(found))
 
-    def _path(self, credential: str) -> str:
+    def _path(self, tenant: str) -> str:
         paths = self._paths
         if len(paths) == 1:
             return paths[0]
-        return paths[index_of(tenant_of(credential), len(paths))]
+        return paths[index_of(tenant, len(paths))]
 
-    async def _find(self, path: str, lost: Any, timeout_s: float) -> Any:
+    async def _find(self, path: str, tenant: str, lost: Any, timeout_s: float) -> Any:
         """The address at `path`, but for a while not the one just lost: the tree hears of an
         exit a little later than the connection does."""
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout_s
         again = loop.time() + STUBBORN_S
         while True:
-            address = self._tree.address(path)
+            address = self._control.address(path, key=tenant)
             now = loop.time()
             if address is not None and (address != lost or now >= again):
                 return address
@@ -221,7 +232,7 @@ class Gateways:
             except TimeoutError:
                 continue
 
-    def _tree_changed(self, *_: Any) -> None:
+    def _control_changed(self, *_: Any) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 

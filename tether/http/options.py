@@ -30,6 +30,8 @@ class DoorOptions(msgspec.Struct, frozen=True, kw_only=True):
         keep_alive_s: how long an idle connection stays open.
         storage: the folder of the node's own PostgreSQL, whose disk may be full; empty for none.
         default_max_tokens: for a chat that names no `max_tokens`.
+        elsewhere: the node runs no gateways; those of other nodes, of this `region` first, are
+            asked.
 
     Raises:
         ValueError: a value is out of range; names it.
@@ -51,6 +53,8 @@ class DoorOptions(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive_s: float = 75.0
     default_max_tokens: int = 256
     storage: str = ""
+    elsewhere: bool = False
+    region: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from actors.contracts.operating import Drain
+from actors.core.control_lookup import ControlLookup
 from supervision.child import Supervised
 from supervision.contracts.operating import ActorState, Standing
 from supervision.runtime import Address, on
@@ -60,8 +61,9 @@ class FrontDoor(Supervised):
         else:
             sock = listen(options.host, options.port, share=options.share_port)
         try:
+            control = ControlLookup(self, elsewhere=options.elsewhere, region=options.region)
             gateways = Gateways(
-                self, self.tree, partitions=options.gateways, wait_s=options.gateway_wait_s
+                self, control, partitions=options.gateways, wait_s=options.gateway_wait_s
             )
             admission = self._admission = DoorAdmission(options.max_requests)
             storage = Storage(self.tree, options.storage)

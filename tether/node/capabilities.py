@@ -26,7 +26,7 @@ ACTOR_CLASSES: Final = (
     "actors.worker.worker:Worker",
     "tether.http.server_actor:FrontDoor",
 )
-#: What it may start for other nodes, which have the role control.
+#: Which of these another node may have started here: what a placer places.
 PLACED_CLASSES: Final = ("actors.worker.worker:Worker",)
 #: Thespian's words for how often a member of a convention registers (minutes and seconds); what
 #: ends is noticed by connections, so this only bounds how long a node that has just come is alone.

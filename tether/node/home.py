@@ -24,6 +24,8 @@ from typing import Final
 
 import msgspec
 
+from supervision.unreadable import UNREADABLE
+
 LAYOUT: Final = "1"
 MAX_SOCKET_PATH: Final = 107  # sun_path holds 108 bytes with its end, unix(7)
 LONGEST_NAME: Final = 24  # bytes of a socket's own name below run dir and node id
@@ -134,7 +136,7 @@ def read_state(path: Path) -> NodeState | None:
     """What the node of this data directory said last; None if nothing, or nothing readable."""
     try:
         return msgspec.json.decode((path / "node.json").read_bytes(), type=NodeState)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *UNREADABLE):
         return None
 
 

@@ -21,6 +21,7 @@ from prometheus_client import multiprocess
 
 from actors.stores import keys
 from actors.stores.database import Database
+from actors.stores.database_roles import DatabaseRole
 from supervision.contracts import ChildStatus, StartChild, Tree, WatchTree
 from supervision.errors import PeerLost, TetherError
 from supervision.nodes import ROOT
@@ -41,7 +42,6 @@ from tether.node.model_preparation import prepare_models
 from tether.node.plan import (
     dsn_of,
     handover_of,
-    has_role,
     own_models,
     own_workers,
     tree_of,
@@ -135,7 +135,7 @@ class Launcher:
         config = self._config
         try:
             check_identity(config)
-            if has_role(config, "gateway"):
+            if config.has_role("door"):
                 self._front = FrontPort(config.http.host, config.http.port)
                 self._port = self._front.number
             if config.member is not None and config.identity_dir is not None:
@@ -241,9 +241,9 @@ class Launcher:
         await asyncio.Event().wait()
 
     async def _until_models_answer(self, endpoint: Endpoint) -> None:
-        """Those of its own workers, as its door says, or its roster where it has none; but for what
-        was retired, what no worker has room for before it is asked, and what can't be loaded beside
-        others that can."""
+        """Those of its own workers, as its door says, or its roster where no gateway of this node
+        is behind it; but for what was retired, what no worker has room for before it is asked, and
+        what can't be loaded beside others that can."""
         wanted = {model.ref for model in own_models(self._config)}
         while missing := wanted - set(await self._answering(endpoint)):
             done = len(wanted) - len(missing)
@@ -262,7 +262,7 @@ class Launcher:
         self._progress.working("models answer", "models", 1.0)
 
     async def _answering(self, endpoint: Endpoint) -> tuple[str, ...]:
-        if self._front:
+        if self._front and self._config.has_role("control"):
             return await ready_models(self._config.http.host, self._port)
         return await models_here(endpoint, self._seen.address("control/roster"))
 
@@ -300,7 +300,7 @@ class Launcher:
             admin_port=self._config.node.admin_port,
             root=root,
             url=self._front.url if self._front else "",
-            dsn=dsn_of(self._config, self._home.run_dir),
+            dsn=dsn_of(self._config, self._home.run_dir, DatabaseRole.OPERATOR),
             ready=ready,
             allow_eval=self._allow_eval,
         )

@@ -3,15 +3,16 @@
 ::
 
     node  one_for_one
-    ├─ postgres                 only without a DSN
+    ├─ postgres                 at a control node without a DSN
     ├─ control  rest_for_one    registry, roster, reservation, scheduler, gateways
     ├─ workers  dynamic         losing the control chain never unloads a model
     ├─ depot                    in a cluster: lends other nodes what is in the cache
     ├─ placer                   at a leader: workers that may run at any node of the region
     └─ doors    one_for_one     front-door processes; the launcher holds their listening socket
 
-A node without the role "gateway" has no scheduler, gateways and doors; one without "worker" has no
-workers of its own.
+A node without the role "control" has of the control chain its roster only, and no database; its
+workers and doors turn to control nodes. One without "door" has no doors, and one without "worker"
+no workers of its own.
 
 Pure.
 """
@@ -37,6 +38,7 @@ from actors.registry import Registry, RegistryOptions
 from actors.reservation import Reservation, ReservationOptions
 from actors.roster import OtherNode, Roster, RosterOptions
 from actors.scheduler import Scheduler, SchedulerOptions
+from actors.stores.database_roles import DatabaseRole, with_user
 from actors.stores.embedded import Embedded
 from actors.stores.ledger_options import LedgerOptions
 from actors.worker import Worker, WorkerOptions
@@ -58,16 +60,15 @@ POSTGRES_SOCKETS: Final = ".pg"  # below the run directory; no node id begins wi
 
 def tree_of(config: Config, run_dir: Path, *, port: int) -> SupervisorOptions:
     """The children of the root supervisor; `port` is the front door's."""
-    dsn = dsn_of(config, run_dir)
     probe_s = config.node.probe_deadline_s
     children: list[ChildSpec] = []
-    if not config.stores.postgres:
+    if config.has_role("control") and not config.stores.postgres:
         options = PostgresOptions(
             data_dir=str(_postgres_data(config)), socket_dir=str(run_dir / POSTGRES_SOCKETS)
         )
         children.append(Postgres.spec(options))
     control = SupervisorOptions(
-        strategy=Strategy.REST_FOR_ONE, children=_probed(_control(config, dsn), probe_s)
+        strategy=Strategy.REST_FOR_ONE, children=_probed(_control(config, run_dir), probe_s)
     )
     workers = DynamicOptions(children=_probed(_workers(config), probe_s * WORKER_PROBE))
     children += [
@@ -84,7 +85,7 @@ def tree_of(config: Config, run_dir: Path, *, port: int) -> SupervisorOptions:
             node=config.node.id, admin_port=config.node.admin_port, workers=placed
         )
         children.append(Placer.spec(placing))
-    if has_role(config, "gateway"):
+    if config.has_role("door"):
         doors = SupervisorOptions(children=_probed(_doors(config, run_dir, port), probe_s))
         children.append(Supervisor.spec(doors, id="doors"))
     return SupervisorOptions(children=_probed(children, probe_s))
@@ -100,15 +101,10 @@ def handover_of(config: Config, run_dir: Path) -> str:
     return f"{run_dir}/{config.node.id}/{HANDOVER}"
 
 
-def has_role(config: Config, role: str) -> bool:
-    """Is this node to do that? One that is alone does everything."""
-    return config.member is None or role in config.member.roles
-
-
 def has_depot(config: Config) -> bool:
     """Does this node lend others what it has?"""
     lends = config.artifacts.peers and bool(config.artifacts.replicas)
-    return lends and len(config.nodes) > 1 and has_role(config, "worker")
+    return lends and len(config.nodes) > 1 and config.has_role("worker")
 
 
 def around(config: Config) -> PeerNodes:
@@ -147,11 +143,16 @@ def possible_models(config: Config) -> tuple[ModelOptions, ...]:
     return tuple(dict.fromkeys((*own_models(config), *placed)))
 
 
-def dsn_of(config: Config, run_dir: Path) -> str:
-    """Where the database is, or will be."""
-    return (
-        config.stores.postgres or Embedded(_postgres_data(config), run_dir / POSTGRES_SOCKETS).dsn
-    )
+def dsn_of(config: Config, run_dir: Path, role: DatabaseRole) -> str:
+    """Where the database is, or will be, for this kind of actor; empty at a node that has none. On
+    the node's own server each has a user of its own, on another one where `stores.roles` says so.
+    """
+    if not config.has_role("control"):
+        return ""
+    if config.stores.postgres:
+        dsn = config.stores.postgres
+        return with_user(dsn, role) if config.stores.roles else dsn
+    return with_user(Embedded(_postgres_data(config), run_dir / POSTGRES_SOCKETS).dsn, role)
 
 
 def artifacts_of(config: Config) -> ArtifactOptions:
@@ -189,10 +190,15 @@ def _postgres_data(config: Config) -> Path:
     return config.data_dir / "postgres"
 
 
-def _control(config: Config, dsn: str) -> Iterator[ChildSpec]:
+def _control(config: Config, run_dir: Path) -> Iterator[ChildSpec]:
+    if not config.has_role("control"):
+        yield Roster.spec(_roster(config))
+        return
     yield Registry.spec(
         RegistryOptions(
-            dsn=dsn, catalog=_cards(config, config.models), artifacts=artifacts_of(config)
+            dsn=dsn_of(config, run_dir, DatabaseRole.REGISTRY),
+            catalog=_cards(config, config.models),
+            artifacts=artifacts_of(config),
         )
     )
     yield Roster.spec(_roster(config))
@@ -200,12 +206,11 @@ def _control(config: Config, dsn: str) -> Iterator[ChildSpec]:
         keep_jobs_s=config.stores.keep_jobs_days * DAY_S,
         keep_ledger_s=config.stores.keep_ledger_days * DAY_S,
     )
-    yield Reservation.spec(ReservationOptions(dsn=dsn, ledger=keep))
-    if not has_role(config, "gateway"):
-        return
+    reserving = dsn_of(config, run_dir, DatabaseRole.RESERVATION)
+    yield Reservation.spec(ReservationOptions(dsn=reserving, ledger=keep))
     yield Scheduler.spec(SchedulerOptions(region=config.cluster.region))
     gateway = GatewayOptions(
-        dsn=dsn,
+        dsn=dsn_of(config, run_dir, DatabaseRole.GATEWAY),
         limits=TenantLimits(
             requests_per_minute=config.limits.requests_per_minute,
             tokens_per_minute=config.limits.tokens_per_minute,
@@ -254,7 +259,7 @@ def _roster(config: Config) -> RosterOptions:
 
 def _own(config: Config) -> Iterator[WorkerSection]:
     """The workers that belong to this node."""
-    if has_role(config, "worker"):
+    if config.has_role("worker"):
         for worker in config.workers:
             if not worker.requires and worker.node in ("", config.node.id):
                 yield worker
@@ -306,6 +311,7 @@ def _worker(config: Config, worker: WorkerSection, worker_id: str) -> WorkerOpti
         threads=worker.threads,
         gpus=worker.gpus,
         prefix_mib=worker.prefix_mib,
+        elsewhere=len(config.nodes) > 1,
     )
 
 
@@ -317,7 +323,7 @@ def _gpu_class(config: Config, worker: WorkerSection) -> str:
 
 
 def _doors(config: Config, run_dir: Path, port: int) -> Iterator[ChildSpec]:
-    http = config.http
+    http, control = config.http, config.has_role("control")
     options = DoorOptions(
         host=http.host,
         port=port,
@@ -327,7 +333,9 @@ def _doors(config: Config, run_dir: Path, port: int) -> Iterator[ChildSpec]:
         max_body_bytes=http.max_body_bytes,
         default_deadline_s=http.default_deadline_s,
         max_deadline_s=http.max_deadline_s,
-        storage="" if config.stores.postgres else str(_postgres_data(config)),
+        storage="" if config.stores.postgres or not control else str(_postgres_data(config)),
+        elsewhere=not control,
+        region=config.cluster.region,
     )
     for number in range(http.processes):
         yield FrontDoor.spec(options, id=str(number), shutdown=config.node.stop_deadline_s)

@@ -11,6 +11,7 @@ from actors.contracts import Catalog, Fleet, HealthReport, WatchCatalog, WatchFl
 from supervision.contracts import Contract
 from supervision.errors import TetherError
 from supervision.runtime import Address, Endpoint
+from supervision.unreadable import UNREADABLE
 
 _TIMEOUT_S: Final = 5.0
 _MAX_BYTES: Final = 1 << 20
@@ -38,7 +39,7 @@ async def ready_models(host: str, port: int) -> tuple[str, ...]:
     _, _, body = answer.partition(b"\r\n\r\n")
     try:
         return msgspec.json.decode(body, type=_Ready).models
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return ()
 
 

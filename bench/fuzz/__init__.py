@@ -1,0 +1,1 @@
+"""What comes in from elsewhere, and can be anything: read by our readers, mutated for minutes."""
