@@ -244,7 +244,7 @@ def wire_refused(node: str) -> float:
     return float(metrics.wire_refused.labels(node)._value.get())
 
 
-OLD = "node n2 speaks version 1 of the wire, this node version 2; upgrade it"
+OLD = "node n2 speaks version 1 of the wire, this node version 3; upgrade it"
 
 
 async def test_a_node_of_the_release_before_is_refused_and_logged_once(blue: Cluster) -> None:
@@ -261,7 +261,7 @@ async def test_a_node_of_the_release_before_is_refused_and_logged_once(blue: Clu
             await old.closed()
             kind, _, greeting = Framer().feed(old.seen)[0]
             assert kind == HELLO
-            assert read_greeting(greeting).oldest == 2, "by which it refuses us"
+            assert read_greeting(greeting).oldest == 3, "by which it refuses us"
         await until(lambda: not one.connections)
     assert [line for line in lines if line["log_level"] == "error"] == [
         {
