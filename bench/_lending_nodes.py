@@ -11,6 +11,7 @@ import msgspec
 from thespian.actors import ActorSystem
 
 from actors.artifacts.options import ArtifactOptions
+from actors.core.node_roles import ROLES
 from actors.depot import Depot, DepotOptions
 from actors.depot.peer_sources import PeerNode, PeerNodes, PeerSources
 from bench.between_nodes import HOST, free_port
@@ -33,7 +34,7 @@ class LendingNodes:
         routes = {node: f"{HOST}:{port}" for node, port in ports.items()}
         self._systems = []
         for node, port in ports.items():
-            authority.issue(node)
+            authority.issue(node, roles=ROLES)
             capabilities = {
                 "Node Id": node,
                 "Admin Port": port,

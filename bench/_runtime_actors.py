@@ -12,6 +12,7 @@ from thespian.actors import Actor as ThespianActor
 
 from supervision.contracts import Contract
 from supervision.runtime import Actor, Address, on
+from supervision.security.audience import NODE
 
 PAYLOAD = "x" * 200
 CHUNK = "c" * 64
@@ -39,18 +40,18 @@ class BenchDriven(Contract, frozen=True):
 
 
 class BenchEcho(Actor):
-    @on(BenchPing)
+    @on(BenchPing, of=NODE)
     async def ping(self, msg: BenchPing, sender: Address) -> BenchPing:
         return msg
 
-    @on(BenchChunks)
+    @on(BenchChunks, of=NODE)
     async def chunks(self, msg: BenchChunks, sender: Address) -> AsyncIterator[BenchPing]:
         for number in range(msg.items):
             yield BenchPing(number=number, payload=CHUNK)
 
 
 class BenchDriver(Actor):
-    @on(BenchDrive)
+    @on(BenchDrive, of=NODE)
     async def drive(self, msg: BenchDrive, sender: Address) -> BenchDriven:
         target, left = Address.parse(msg.target), msg.trips
 

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from thespian.actors import ActorSystem
 
+from actors.core.node_roles import ROLES
 from bench._runtime_actors import BenchDrive, BenchDriven, BenchDriver, BenchEcho
 from bench.runtime import Tether, processor_s
 from supervision.runtime import Address, Endpoint
@@ -41,7 +42,7 @@ class TwoNodes:
         self.nodes = {node: free_port() for node in ("n1", "n2")}
         self.systems = []
         for node, port in self.nodes.items():
-            authority.issue(node)
+            authority.issue(node, roles=ROLES)
             capabilities = {
                 "Node Id": node,
                 "Admin Port": port,

@@ -18,9 +18,10 @@ from supervision.contracts import (
     StartChild,
     StopChild,
 )
-from supervision.errors import Conflict, Draining, Internal, TetherError, Unavailable
+from supervision.errors import Conflict, Draining, Forbidden, Internal, TetherError, Unavailable
 from supervision.orphan_order import OrphanOrder
 from supervision.runtime import Actor, Address, on
+from supervision.security.audience import PLACER
 from supervision.spec import ChildSpec
 from supervision.telemetry import logs, title
 from supervision.tree_position import TreePosition
@@ -106,9 +107,10 @@ class Supervised(Actor):
 
     # ---- what the supervisor says
 
-    @on(StartChild)
+    @on(StartChild, of=PLACER)
     async def _start_child(self, msg: StartChild, sender: Address) -> ChildReady:
         if self._child_starting is None:
+            _speaks_for_itself(msg, sender)
             self.path, self.generation = msg.path, msg.generation
             self.child_numbers = msg.place or ()
             self.parent, self.root = msg.parent, msg.root
@@ -135,13 +137,13 @@ class Supervised(Actor):
             )
         return self._child_ready
 
-    @on(StopChild)
+    @on(StopChild, of=PLACER)
     async def _stop_child(self, msg: StopChild, sender: Address) -> ChildStopped:
         await self._child_wind_up(msg.deadline_s)
         self.loop.call_soon(self.exit_process, str(msg.reason))
         return ChildStopped()
 
-    @on(Ping)
+    @on(Ping, of=PLACER)
     def _ping(self, msg: Ping, sender: Address) -> Pong:
         return Pong()
 
@@ -231,6 +233,20 @@ class Supervised(Actor):
                 ),
             )
         self.exit_process(f"{reason}: {error}" if error else str(reason))
+
+
+def _speaks_for_itself(msg: StartChild, sender: Address) -> None:
+    """
+    Raises:
+        Forbidden: a parent or a root is named that isn't of the sender's node: this process would
+            end with it, and believe it.
+    """
+    for text in (msg.parent, msg.root):
+        if text and Address.parse(text).node != sender.node:
+            raise Forbidden(
+                f"node {sender.node} may not speak for {text}; whoever starts a child names "
+                "processes of its own node"
+            )
 
 
 def sentence(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 start_child, terminate_child, restart_child, delete_child, which_children and count_children.
 
 OTP's errors are a `Conflict` whose `param` is OTP's word: already_present, already_started,
-running, restarting or not_found. Other nodes are refused (`Forbidden`), but for the questions.
+running, restarting or not_found.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from supervision.contracts import (
 from supervision.errors import BadRequest, Unavailable
 from supervision.events import ChildExited, Event
 from supervision.runtime import Address, on
+from supervision.security.audience import OPERATOR
 from supervision.spec import ChildSpec
 from supervision.strategy import AutoShutdown, Strategy
 from supervision.tree_driver import TreeDriver
@@ -68,10 +69,9 @@ class ChildCommands:
                 f"{spec.id} is significant, but {self._actor.path}'s auto_shutdown is never"
             )
 
-    @on(AddChild)
+    @on(AddChild, of=OPERATOR)
     async def add(self, msg: AddChild, sender: Address) -> ChildReady:
         """Start one more child; answered when it serves."""
-        self._actor.allow(sender)
         try:
             spec = msgspec.msgpack.decode(msg.spec, type=ChildSpec)
         except UNREADABLE as error:
@@ -79,16 +79,14 @@ class ChildCommands:
         self.check(spec)
         return await self._start(spec.id, self._tree.add(spec, self._driver.now()))
 
-    @on(RestartChild)
+    @on(RestartChild, of=OPERATOR)
     async def restart(self, msg: RestartChild, sender: Address) -> ChildReady:
         """Start a child that is down."""
-        self._actor.allow(sender)
         return await self._start(msg.id, self._tree.restart(msg.id, self._driver.now()))
 
-    @on(TerminateChild)
+    @on(TerminateChild, of=OPERATOR)
     async def terminate(self, msg: TerminateChild, sender: Address) -> ChildStopped:
         """Stop a child for good; answered when its process is gone."""
-        self._actor.allow(sender)
         self._driver.perform(self._tree.terminate(msg.id, self._driver.now(), forget=self.forgets))
         while (node := self._tree.children.node(msg.id, self._driver.now())) is not None:
             if node.state is ChildStatus.STOPPED and not self.forgets:
@@ -96,19 +94,18 @@ class ChildCommands:
             await self._driver.changed()
         return ChildStopped()
 
-    @on(DeleteChild)
+    @on(DeleteChild, of=OPERATOR)
     def delete(self, msg: DeleteChild, sender: Address) -> ChildDeleted:
         """Forget a child that is down."""
-        self._actor.allow(sender)
         self._driver.perform(self._tree.delete(msg.id, self._driver.now()))
         return ChildDeleted()
 
-    @on(ShowChildren)
+    @on(ShowChildren, of=OPERATOR)
     def which(self, msg: ShowChildren, sender: Address) -> ChildrenShown:
         """All children, in start order."""
         return ChildrenShown(nodes=self._tree.children.which(self._driver.now()))
 
-    @on(CountChildren)
+    @on(CountChildren, of=OPERATOR)
     def count(self, msg: CountChildren, sender: Address) -> ChildCounts:
         """How many there are, by kind."""
         return ChildCounts(**self._tree.children.count())

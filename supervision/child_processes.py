@@ -64,6 +64,12 @@ class ChildProcesses:
         if child is not None and not child.turn.done():
             child.turn.set_result(needs)
 
+    def speaks_for(self, id: str, generation: int, sender: Address) -> bool:
+        """Is that the address of this child, or was it none of ours that is there? A notice may
+        come when its process is gone, and means nothing then."""
+        child = self._living.get((id, generation))
+        return child is not None and child.address == sender
+
     def stop(self, id: str, generation: int, deadline_s: float, reason: ExitReason) -> None:
         """Ask it to end within `deadline_s` seconds."""
         child = self._living.get((id, generation))
@@ -152,8 +158,8 @@ class ChildProcesses:
                 self._driver.tree.ready(
                     spec.id,
                     generation,
-                    ready.pid,
-                    ready.address,
+                    address.pid,  # not what it says of itself: by these it is killed
+                    str(address),
                     self._driver.now(),
                     strategy=ready.strategy,
                 )

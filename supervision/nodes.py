@@ -3,8 +3,7 @@
 Only the place of the other node's Admin is known beforehand (its host from the capability
 "Routes", its port from the configuration); everything else is asked for::
 
-    tree = await tree_of_node(self, "n2", port, timeout=5.0)
-    roster = tree.address("control/roster")
+    roster = await actor_of_node(self, "n2", port, "control/roster", timeout=5.0)
 """
 
 from __future__ import annotations
@@ -42,7 +41,36 @@ async def root_of_node(asker: Asker, node: str, admin_port: int, *, timeout: flo
     found: ActorFound = await asker.ask(admin, FindActor(name=ROOT), timeout=timeout)
     if not found.address:
         raise Unavailable(f"node {node} has no root supervisor (yet): it is starting or stopping")
-    return Address.parse(found.address)
+    return of_node(node, found.address)
+
+
+async def actor_of_node(
+    asker: Asker, node: str, admin_port: int, path: str, *, timeout: float
+) -> Address:
+    """The child of `node` at `path`.
+
+    Raises:
+        PeerLost: the node can't be reached, or refuses us.
+        NoAnswer: it did not answer within `timeout` seconds.
+        Unavailable: there is none (yet), or the node says that it is at another one.
+    """
+    tree = await tree_of_node(asker, node, admin_port, timeout=timeout)
+    address = tree.address(path)
+    if address is None:
+        raise Unavailable(f"{path} of node {node} doesn't run")
+    return of_node(node, address)
+
+
+def of_node(node: str, address: str) -> Address:
+    """What `node` says is the address of one of its processes.
+
+    Raises:
+        Unavailable: it is no address of `node`, which speaks of its own processes only.
+    """
+    found = Address.parse(address)
+    if found.node != node:
+        raise Unavailable(f"node {node} gives {address} for one of its own processes")
+    return found
 
 
 async def tree_of_node(asker: Asker, node: str, admin_port: int, *, timeout: float) -> Tree:

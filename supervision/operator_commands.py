@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
-from pathlib import Path
-from typing import Final
 
 from supervision.child import Supervised
 from supervision.child_processes import ChildProcesses
@@ -14,11 +11,10 @@ from supervision.contracts import ChildReady, ChildStatus, ChildStopped
 from supervision.contracts.operating import OperateChild, ShowSpec, SpecShown, Verb, WriteAudit
 from supervision.errors import BadRequest, Unavailable
 from supervision.runtime import Address, on
+from supervision.security.audience import OPERATOR
 from supervision.spec import ChildSpec
-from supervision.telemetry.audit import Audit, Unwritable, Who
+from supervision.telemetry.audit import Audit, Unwritable, Who, home
 from supervision.tree_driver import TreeDriver
-
-HOME: Final = "TETHER_NODE_HOME"  # where `tether up` says which directory is the node's
 
 
 class OperatorCommands:
@@ -31,16 +27,14 @@ class OperatorCommands:
         self._tree = driver.tree
         self._processes = processes
 
-    @on(OperateChild)
+    @on(OperateChild, of=OPERATOR)
     async def _operate_child(self, msg: OperateChild, sender: Address) -> ChildReady | ChildStopped:
         """
         Raises:
-            Forbidden: the sender is no operator.
             Conflict: there is no such child, or the supervisor is stopping.
             BadRequest: there is no such verb.
             Unavailable: it didn't start; its supervisor goes on as its spec says.
         """
-        self._actor.allow(sender)
         before = self._tree.children.generation(msg.id)
         if msg.verb == Verb.RESTART:
             self._driver.perform(self._tree.renew(msg.id, self._driver.now()))
@@ -54,24 +48,21 @@ class OperatorCommands:
             return ChildStopped()
         raise BadRequest(f"a supervisor has no verb {msg.verb!r}; it is one of {', '.join(Verb)}")
 
-    @on(ShowSpec)
+    @on(ShowSpec, of=OPERATOR)
     def _show_spec(self, msg: ShowSpec, sender: Address) -> SpecShown:
-        self._actor.allow(sender)
         return SpecShown(fields=tuple(described(self._tree.children.spec(msg.id))))
 
-    @on(WriteAudit)
+    @on(WriteAudit, of=OPERATOR)
     async def _write_audit(self, msg: WriteAudit, sender: Address) -> None:
         """
         Raises:
-            Forbidden: the sender is no operator.
             Unavailable: it can't be written; nothing must be done.
         """
-        self._actor.allow(sender)
-        home = os.environ.get(HOME)
-        if not home:
+        folder = home()
+        if folder is None:
             raise Unavailable("this node keeps no audit log; it was not started by `tether up`")
         who = Who(certificate=sender.node, pid=sender.pid)
-        audit = Audit(Path(home), who, self._actor.address.node)
+        audit = Audit(folder, who, self._actor.address.node)
         write = partial(audit.write, msg.id, msg.command, msg.arguments, msg.outcome)
         try:
             await self._actor.loop.run_in_executor(None, write)

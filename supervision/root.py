@@ -27,6 +27,7 @@ from supervision.directory import Directory
 from supervision.errors import NoAnswer, PeerLost
 from supervision.lineage import Lineage
 from supervision.runtime import Address, Endpoint, on
+from supervision.security.audience import NODE, OPERATOR, OWN
 from supervision.spec import SupervisorOptions
 from supervision.supervisor import Supervisor
 from supervision.telemetry import bounds, logs
@@ -67,11 +68,11 @@ class Root(Supervisor):
         )
         return super().plan(options)
 
-    @on(ShowTree)
+    @on(ShowTree, of=NODE | OPERATOR)
     def _show(self, msg: ShowTree, sender: Address) -> Tree:
         return self._directory.tree(self.loop.time())
 
-    @on(WatchTree)
+    @on(WatchTree, of=NODE)
     async def _watch(self, msg: WatchTree, sender: Address) -> AsyncIterator[Tree]:
         seen = -1
         while True:
@@ -81,12 +82,12 @@ class Root(Supervisor):
             yield self._newest()
             await asyncio.sleep(_PACE_S)
 
-    @on(AwaitPredecessors)
+    @on(AwaitPredecessors, of=OWN)
     async def _predecessors(self, msg: AwaitPredecessors, sender: Address) -> PredecessorsGone:
         await self._lineage.alone(msg.path, msg.pid)
         return PredecessorsGone()
 
-    @on(ChildChanged)
+    @on(ChildChanged, of=OWN)
     def _changed(self, msg: ChildChanged, sender: Address) -> None:
         if sender in self._bygone:
             return  # it was read after the supervisor's end was seen, and would stay for ever
@@ -108,15 +109,19 @@ class Root(Supervisor):
                 self._bygone.popitem(last=False)
         for orphan in self._directory.apply(node, self.loop.time()):
             self._lineage.orphan(orphan.path)
-        if node.pid and "/" in node.path and self._is_here(node):
+        if "/" in node.path and self._is_here(node):
             self._lineage.runs(node.path, node.pid)
         self._rows.set(len(self._directory))
         news, self._news = self._news, asyncio.Event()
         news.set()
 
     def _is_here(self, node: TreeNode) -> bool:
-        """A child that was placed at another node has a process id of that one."""
-        return not node.address or Address.parse(node.address).node == self.address.node
+        """Is that a process of this node? One without an address is nobody's to be killed; a child
+        that was placed at another node has a process id of that one."""
+        if not node.address or not node.pid:
+            return False
+        address = Address.parse(node.address)
+        return address.node == self.address.node and address.pid == node.pid
 
     def _newest(self) -> Tree:
         if self._shown[0] != self._directory.version:

@@ -26,6 +26,7 @@ from supervision.external_cause import ExternalCause
 from supervision.operator_commands import OperatorCommands
 from supervision.runtime import Address, on
 from supervision.runtime.spawning import SpawnedProcess
+from supervision.security.audience import NODE
 from supervision.spec import ChildSpec, Shutdown, SupervisorOptions
 from supervision.telemetry import logs
 from supervision.tree import SupervisionTree
@@ -111,10 +112,12 @@ class Supervisor(Supervised):
 
     # ---- what happened
 
-    @on(ExitNotice)
+    @on(ExitNotice, of=NODE)
     def _noticed(self, msg: ExitNotice, sender: Address) -> None:
         parent, _, id = msg.path.rpartition("/")
-        if parent == self.path and self._processes is not None:
+        if parent != self.path or self._processes is None:
+            return
+        if self._processes.speaks_for(id, msg.generation, sender):
             noticed = self._driver.tree.noticed(
                 id,
                 msg.generation,

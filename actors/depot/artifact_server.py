@@ -24,6 +24,7 @@ from actors.contracts import (
     ReadManifest,
     ReadSignatures,
 )
+from actors.core.node_roles import Role
 from actors.depot import metrics
 from actors.depot.options import DepotOptions
 from actors.errors import ArtifactLost, ArtifactRefused
@@ -98,7 +99,7 @@ class Depot(Supervised):
     def described(self) -> dict[str, object]:
         return {"lending": len(self._lendings), "nodes": len(self._per_node), "bytes": self._bytes}
 
-    @on(HaveArtifacts)
+    @on(HaveArtifacts, of=Role.WORKER)
     async def have(self, msg: HaveArtifacts, sender: Address) -> ArtifactsHeld:
         """
         Raises:
@@ -116,7 +117,7 @@ class Depot(Supervised):
             held.append(artifact)
         return ArtifactsHeld(artifacts=tuple(held))
 
-    @on(ReadManifest, ReadSignatures, ReadBlock)
+    @on(ReadManifest, ReadSignatures, ReadBlock, of=Role.WORKER)
     async def read(self, msg: Read, sender: Address) -> AsyncIterator[Piece]:
         """
         Raises:

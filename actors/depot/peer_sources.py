@@ -28,7 +28,7 @@ from actors.contracts import (
 from actors.errors import ArtifactLost, ArtifactRefused
 from supervision.contracts import Contract
 from supervision.errors import Draining, Overloaded, PeerLost, TetherError
-from supervision.nodes import tree_of_node
+from supervision.nodes import of_node, tree_of_node
 from supervision.runtime import Address, Endpoint
 from supervision.runtime.options import NodeOptions
 from supervision.runtime.streams import Stream
@@ -193,7 +193,7 @@ class Asking:
         """Where its depot is; None if it has none, or not now."""
         tree = await tree_of_node(endpoint, node.id, node.admin_port, timeout=FIND_S)
         found = tree.address(DEPOT)
-        return Address.parse(found) if found else None
+        return of_node(node.id, found) if found else None
 
     async def _opened(self) -> Endpoint:
         async with self._opening:

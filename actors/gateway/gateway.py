@@ -23,6 +23,7 @@ from actors.contracts import (
     Ready,
 )
 from actors.core.journal import Reader
+from actors.core.node_roles import Role
 from actors.gateway import metrics
 from actors.gateway.fleet_view import FleetView
 from actors.gateway.gateway_metrics import GatewayMetrics
@@ -86,7 +87,6 @@ class Gateway(Supervised):
         self.serve(
             SessionListing(
                 self,
-                self._operating.allow,
                 running=self._running,
                 recent=self._recent,
                 policies=self._admission.policies,
@@ -120,7 +120,7 @@ class Gateway(Supervised):
 
     # ---- requests
 
-    @on(Infer)
+    @on(Infer, of=Role.DOOR)
     async def infer(self, msg: Infer, sender: Address) -> AsyncIterator[Chunk | Completed]:
         """Streams the answer from `from_seq` on: of a session that is there, or a new one. Each of
         several readers has a `Reader` of the journal of its own; one of them moves the session on.
@@ -167,7 +167,7 @@ class Gateway(Supervised):
             if session.outcome is None and left is not None:
                 self._deserted(session, left)
 
-    @on(ListModels)
+    @on(ListModels, of=Role.DOOR)
     async def models(self, msg: ListModels, sender: Address) -> Catalog:
         """The models that the tenant of this key may use.
 
@@ -177,7 +177,7 @@ class Gateway(Supervised):
         caller = await self._keyring.caller(msg.credential, self.loop)
         return self._fleet.index.of_tenant(caller.tenant_id)
 
-    @on(Readiness)
+    @on(Readiness, of=Role.DOOR)
     def readiness(self, msg: Readiness, sender: Address) -> Ready:
         """Which models of the catalog some living worker has answered for."""
         return Ready(models=() if self._draining else self._fleet.ready)

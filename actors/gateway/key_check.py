@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from actors.contracts import Authenticate, Authenticated
+from actors.core.node_roles import Role
 from actors.gateway.keyring import Keyring
 from supervision.child import Supervised
 from supervision.runtime import Address, on
@@ -15,7 +16,7 @@ class KeyCheck:
         self._actor = actor
         self._keyring = keyring
 
-    @on(Authenticate)
+    @on(Authenticate, of=Role.DOOR)
     async def authenticate(self, msg: Authenticate, sender: Address) -> Authenticated:
         """
         Raises:

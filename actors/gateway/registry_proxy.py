@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from actors.contracts import Govern, ModelsShown, ShowModels
+from actors.core.node_roles import Role
 from actors.gateway.keyring import Keyring
 from supervision.child import Supervised
 from supervision.errors import Forbidden
@@ -24,7 +25,7 @@ class RegistryProxy:
         self._actor = actor
         self._keyring = keyring
 
-    @on(Govern)
+    @on(Govern, of=Role.DOOR)
     async def govern(self, msg: Govern, sender: Address) -> ModelsShown:
         """
         Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
 from actors.contracts.operating import (
@@ -19,6 +19,7 @@ from actors.gateway.recent_requests import RecentRequests
 from actors.gateway.request_session import RequestSession
 from supervision.child import Supervised
 from supervision.runtime import Address, on
+from supervision.security.audience import OPERATOR
 
 MAX_SHOWN: Final = 1000
 
@@ -27,14 +28,12 @@ class SessionListing:
     """The part of a gateway that operators ask.
 
     Args:
-        allow: raises `Forbidden` for whoever may not operate the gateway.
         running: its sessions without an end.
     """
 
     def __init__(
         self,
         actor: Supervised,
-        allow: Callable[[Address], None],
         *,
         running: Collection[RequestSession],
         recent: RecentRequests,
@@ -42,21 +41,18 @@ class SessionListing:
         fleet: FleetView,
     ) -> None:
         self._loop = actor.loop
-        self._allow = allow
         self._running = running
         self._recent = recent
         self._policies = policies
         self._fleet = fleet
 
-    @on(ShowSessions)
+    @on(ShowSessions, of=OPERATOR)
     def show_sessions(self, msg: ShowSessions, sender: Address) -> SessionStates:
-        self._allow(sender)
         oldest = sorted(self._running, key=_began)[:MAX_SHOWN]
         return SessionStates(sessions=tuple(self._states(oldest)), total=len(self._running))
 
-    @on(FindRequest)
+    @on(FindRequest, of=OPERATOR)
     def find_request(self, msg: FindRequest, sender: Address) -> SessionStates:
-        self._allow(sender)
         name = msg.request_id
         running = sorted(
             (
@@ -70,9 +66,8 @@ class SessionListing:
         found = [*self._states(running), *self._recent.find(name, self._loop.time())]
         return SessionStates(sessions=tuple(found[:MAX_SHOWN]), total=len(found))
 
-    @on(ShowPolicies)
+    @on(ShowPolicies, of=OPERATOR)
     def show_policies(self, msg: ShowPolicies, sender: Address) -> PolicyStates:
-        self._allow(sender)
         asked = msg.model_ref
         cards = (
             card for card in self._fleet.index.catalog.models if asked in ("", card.name, card.ref)

@@ -26,6 +26,7 @@ from actors.contracts import (
 )
 from actors.core.catalog import current
 from actors.core.lifecycle import VersionSet
+from actors.core.node_roles import Role
 from actors.core.version import Version, VersionStep, check
 from actors.registry import metrics
 from actors.registry.artifact_check import artifacts_of, vouched
@@ -33,8 +34,9 @@ from actors.stores import models
 from actors.stores.database import Database
 from actors.stores.keys import DatabaseConnection
 from supervision.child import Supervised
-from supervision.errors import BadRequest, Forbidden, Overloaded, TetherError, Unavailable
+from supervision.errors import BadRequest, Overloaded, TetherError, Unavailable
 from supervision.runtime import Address, on
+from supervision.security.audience import OPERATOR, OWN
 from supervision.telemetry import bounds, logs
 
 PATIENCE_S: Final = 20.0  # with PostgreSQL, at the start
@@ -108,16 +110,14 @@ class Registry(Supervised):
 
     # ---- what operators ask
 
-    @on(RegisterModel)
+    @on(RegisterModel, of=OPERATOR)
     async def register(self, msg: RegisterModel, sender: Address) -> ModelsShown:
         """
         Raises:
-            Forbidden: `sender` is of another node, and no operator.
             BadRequest: the card can't be one.
             ArtifactRefused, ArtifactLost: its weights aren't signed as they must be, or not there.
             ModelConflict: there is another one of this name and version.
         """
-        self._operating.allow(sender)
         check(msg.card)
         by, found = msg.by or sender.node, artifacts_of(msg.card)
 
@@ -142,16 +142,14 @@ class Registry(Supervised):
         async with self._looking if found else nullcontext():
             return await self._changing(work)
 
-    @on(MoveModel)
+    @on(MoveModel, of=OPERATOR)
     async def move(self, msg: MoveModel, sender: Address) -> ModelsShown:
         """
         Raises:
-            Forbidden: `sender` is of another node, and no operator.
             ModelNotFound: there is no such version.
             BadRequest: there is no such move.
             ModelConflict: the version is in no stage for it, or was changed by somebody else.
         """
-        self._operating.allow(sender)
         _bounded(msg.ref)
         by = msg.by or sender.node
 
@@ -164,13 +162,8 @@ class Registry(Supervised):
 
         return await self._changing(work)
 
-    @on(ShowModels)
+    @on(ShowModels, of=OPERATOR)
     async def show(self, msg: ShowModels, sender: Address) -> ModelsShown:
-        """
-        Raises:
-            Forbidden: `sender` is of another node, and no operator.
-        """
-        self._operating.allow(sender)
         _bounded(msg.ref)
         database = self._database
         # First the number: a change that comes in between is refused rather than overlooked.
@@ -255,18 +248,13 @@ class Registry(Supervised):
             except TetherError as error:
                 log.warning("the catalog could not be read again", error=error.message)
 
-    @on(ModelsChanged)
+    @on(ModelsChanged, of=OWN)
     async def changed(self, msg: ModelsChanged, sender: Address) -> None:
-        """Somebody has changed the catalog in PostgreSQL: read it again.
-
-        Raises:
-            Forbidden: it comes from another node; those tell the roster.
-        """
-        if sender.node != self.address.node:
-            raise Forbidden("a registry is told of changes by the roster of its own node only")
+        """Somebody has changed the catalog in PostgreSQL: read it again. Other nodes tell the
+        roster."""
         await self._read()
 
-    @on(WatchCatalog)
+    @on(WatchCatalog, of=Role.WORKER)
     async def catalog(self, msg: WatchCatalog, sender: Address) -> AsyncIterator[Catalog]:
         """The catalog now, and whenever it changes."""
         version = -1

@@ -9,11 +9,13 @@ import msgspec
 
 from actors.contracts import BreakerStates, Reserve, Reserved, Settle, Settled
 from actors.contracts.operating import KeepBreakers
+from actors.core.node_roles import Role
 from actors.stores import breakers
 from actors.stores.database import answers, connect, patiently
 from actors.stores.ledger import Ledger, LedgerOptions
 from supervision.child import Supervised
 from supervision.runtime import Address, on
+from supervision.security.audience import OWN
 from supervision.spec import ChildSpec
 from supervision.telemetry import logs
 
@@ -68,17 +70,17 @@ class Reservation(Supervised):
     async def stop(self, deadline_s: float) -> None:
         await self._ledger.close(min(_DRAIN_S, max(0.0, deadline_s - 0.5)))
 
-    @on(Reserve)
+    @on(Reserve, of=OWN)
     async def reserve(self, msg: Reserve, sender: Address) -> Reserved:
         """See `Ledger.reserve`."""
         return await self._ledger.reserve(msg)
 
-    @on(Settle)
+    @on(Settle, of=Role.WORKER)
     async def settle(self, msg: Settle, sender: Address) -> Settled:
         """See `Ledger.settle`."""
         return await self._ledger.settle(msg)
 
-    @on(KeepBreakers)
+    @on(KeepBreakers, of=OWN)
     async def keep_breakers(self, msg: KeepBreakers, sender: Address) -> BreakerStates:
         """Rare, so each has a connection of its own, one after the other.
 

@@ -1,8 +1,9 @@
 """The rules of announcements: what a node may announce, and which ones of others count.
 
 An announcement counts if the connection it came by, its signature and its text name the same node,
-that node is of the configuration, it speaks of itself alone, and (epoch, sequence) is above the
-last one taken of it. So whatever is forged, repeated or late changes nothing.
+that node is of the configuration, it speaks of itself alone and claims no role that its certificate
+lacks, and (epoch, sequence) is above the last one taken of it. So whatever is forged, repeated or
+late changes nothing.
 
 Pure.
 """
@@ -17,6 +18,7 @@ from typing import Final
 import msgspec
 
 from actors.contracts import Announcement, HealthReport, Offer, Order, Presence
+from actors.core.node_roles import CONTROL, WORKER, implied
 from supervision.unreadable import UNREADABLE
 
 MAX_BYTES: Final = 512 * 1024
@@ -44,6 +46,7 @@ class Refusal(StrEnum):
     REPLAYED = "replayed"  # of this epoch, and not newer than was seen
     MALFORMED = "malformed"  # it can't be read, or its topics don't fit what it says
     CROWDED = "crowded"  # it says more than one node may
+    UNENTITLED = "unentitled"  # what it says needs a role that its certificate lacks
     FLOODING = "flooding"  # its node says something too often; it wasn't looked at
 
 
@@ -56,7 +59,8 @@ class AnnouncementRefused(Exception):
 
 
 class Heard(msgspec.Struct, frozen=True):
-    """What an announcement that counts says. `orders` are those that weren't heard before."""
+    """What an announcement that counts says. `orders` are those that weren't heard before; `roles`
+    are those of the certificate that it was signed with."""
 
     node_id: str
     epoch: int
@@ -64,6 +68,7 @@ class Heard(msgspec.Struct, frozen=True):
     presence: Presence
     offers: tuple[Offer, ...]
     orders: tuple[Order, ...]
+    roles: tuple[str, ...] = ()
 
 
 class _Known:
@@ -110,8 +115,11 @@ class Acceptance:
         known = self._known.get(node)
         return -1 if known is None else known.epoch
 
-    def take(self, payload: bytes, *, signer: str, sender: str) -> Heard:
-        """An announcement, which `signer` has signed and `sender` has brought.
+    def take(
+        self, payload: bytes, *, signer: str, sender: str, roles: tuple[str, ...] = ()
+    ) -> Heard:
+        """An announcement, which `signer` has signed and `sender` has brought; `roles` are those of
+        the certificate.
 
         Raises:
             Refused: it doesn't count, and nothing has changed.
@@ -142,6 +150,7 @@ class Acceptance:
                 Refusal.REPLAYED, f"it has number {said.sequence}, and {known.sequence} was seen"
             )
         presence, offers, orders = self._read(said)
+        _check_roles(said.node_id, presence, roles)
         if said.epoch > known.epoch:
             known.orders.clear()
         known.epoch, known.sequence = said.epoch, said.sequence
@@ -150,7 +159,7 @@ class Acceptance:
             known.orders[order.number] = None
         while len(known.orders) > MAX_ORDERS:
             del known.orders[next(iter(known.orders))]
-        return Heard(said.node_id, said.epoch, said.sequence, presence, offers, fresh)
+        return Heard(said.node_id, said.epoch, said.sequence, presence, offers, fresh, roles)
 
     def _read(self, said: Announcement) -> tuple[Presence, tuple[Offer, ...], tuple[Order, ...]]:
         if len(said.entries) > MAX_ENTRIES:
@@ -223,6 +232,21 @@ class Acceptance:
         for address in presence.addresses.values():
             if _node_of(address) != node:
                 raise AnnouncementRefused(Refusal.IMPOSTOR, f"{node} is not at {address[:200]!r}")
+
+
+def _check_roles(node: str, presence: Presence, roles: tuple[str, ...]) -> None:
+    """Workers of a node's own need the role worker, those that it has placed at others control; and
+    so does whoever says that it has a role."""
+    needed = set(implied(presence.roles))
+    for worker in presence.workers:
+        needed.add(WORKER if _node_of(worker.address) == node else CONTROL)
+    lacks = sorted(needed.difference(roles))
+    if lacks:
+        raise AnnouncementRefused(
+            Refusal.UNENTITLED,
+            f"what {node} says needs {', '.join(lacks)[:200]}, and its certificate has "
+            f"{', '.join(roles) or 'no roles'}; `tether ca renew {node} --roles` gives it others",
+        )
 
 
 def presence_topic(region: str) -> str:

@@ -19,6 +19,7 @@ from actors.contracts import (
     Order,
     Presence,
 )
+from actors.core.node_roles import CONTROL
 from actors.roster import epoch, metrics
 from actors.roster.announcement import (
     MAX_BYTES,
@@ -42,10 +43,11 @@ from actors.roster.revocation_exchange import RevocationExchange
 from actors.roster.roster_view import RosterView
 from supervision.child import Supervised
 from supervision.contracts import ChildStatus
-from supervision.errors import TetherError, Unavailable
+from supervision.errors import Forbidden, TetherError, Unavailable
 from supervision.release import VERSION
 from supervision.runtime import Address
-from supervision.security.identity import CertificateRefused, Identity, IdentityUnusable
+from supervision.security.identity import Identity, IdentityUnusable
+from supervision.security.refusal import CertificateRefused
 from supervision.security.signature import MAX_CERTIFICATE, Forged, Seal, Signed
 from supervision.telemetry import bounds, logs
 
@@ -152,6 +154,18 @@ class ClusterMembers:
         self._own_news.set()
         self.publisher.changed()
 
+    def may_order(self, target: str) -> None:
+        """
+        Raises:
+            Forbidden: other nodes won't listen: this one's certificate has not the role control.
+        """
+        node = self._options.node_id
+        if target.partition("/")[0] != node and CONTROL not in self._identity.current.roles:
+            raise Forbidden(
+                f"node {node} has not the role {CONTROL}, so no other node takes its orders; give "
+                "this one at a node that has it"
+            )
+
     def own_changed(self, fleet: Fleet) -> None:
         """The workers of this node aren't what they were; whoever waits for their load can wait a
         little longer than for the rest."""
@@ -193,7 +207,9 @@ class ClusterMembers:
             raise AnnouncementRefused(Refusal.UNTRUSTED, str(error)) from None
         except IdentityUnusable as error:
             raise Unavailable(f"this node knows nobody yet: {error}") from error
-        return self._acceptance.take(msg.payload, signer=vouched.node, sender=sender)
+        return self._acceptance.take(
+            msg.payload, signer=vouched.node, sender=sender, roles=vouched.roles
+        )
 
     def _take(self, heard: Heard, now: float) -> None:
         node, presence = heard.node_id, heard.presence
@@ -212,7 +228,11 @@ class ClusterMembers:
         if older is None or older.epoch != heard.epoch:
             self.say_soon()  # it has just started, and knows nobody
         for order in heard.orders:
-            self.orders.obey(order, node)
+            if CONTROL in heard.roles:
+                self.orders.obey(order, node)
+            elif order.target.partition("/")[0] != node:  # what it tells itself is nothing to us
+                why = f"{node} orders {order.verb[:64]} of {order.target[:200]!r}, without control"
+                self.refusals.add(Refusal.UNENTITLED, node, why, now)
         if presence.revocations < self.revocations.number:
             self._actor.background(self.revocations.send(node), name="send revocations")
         self._settle()

@@ -8,21 +8,18 @@ processes and the next start take it. That is tried until it works, and said lou
 from __future__ import annotations
 
 import asyncio
-import os
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from actors.contracts import Revocations
 from actors.roster import metrics
 from supervision.child import Supervised
 from supervision.errors import TetherError
-from supervision.operator_commands import HOME
 from supervision.runtime import Address
 from supervision.security.identity import Identity, IdentityUnusable
 from supervision.telemetry import logs
-from supervision.telemetry.audit import Audit, Unwritable, Who
+from supervision.telemetry.audit import Audit, Unwritable, Who, home
 
 COMMAND: Final = "take over revocations"  # as the audit log calls it
 RETRY_S: Final = 1.0  # the first time; twice as long each further time
@@ -103,10 +100,10 @@ class RevocationExchange:
             self._keeping = False
 
     async def _audit(self, sender: Address, number: int, outcome: str) -> None:
-        home = os.environ.get(HOME)
-        if not home:
+        folder = home()
+        if folder is None:
             return
-        audit = Audit(Path(home), Who(certificate=sender.node), self._actor.address.node)
+        audit = Audit(folder, Who(certificate=sender.node), self._actor.address.node)
         try:
             await asyncio.to_thread(
                 audit.write, uuid.uuid4().hex, COMMAND, (f"list {number}",), outcome

@@ -23,6 +23,7 @@ from actors.contracts import (
     WatchControlPlane,
     WatchFleet,
 )
+from actors.core.node_roles import Role
 from actors.roster import metrics
 from actors.roster.cluster_members import WORKERS, ClusterMembers
 from actors.roster.cluster_view import control_plane, shown
@@ -30,9 +31,10 @@ from actors.roster.fleet_snapshot import FleetSnapshot as Snapshot
 from actors.roster.options import OtherNode, RosterOptions
 from actors.roster.roster_view import RosterView
 from supervision.child import Supervised
-from supervision.errors import Forbidden, Unavailable
-from supervision.nodes import tree_of_node
+from supervision.errors import Unavailable
+from supervision.nodes import actor_of_node
 from supervision.runtime import Address, on
+from supervision.security.audience import NODE, OPERATOR, OWN
 from supervision.security.identity import Identity
 from supervision.telemetry import bounds, logs
 
@@ -106,15 +108,11 @@ class Roster(Supervised):
         Raises:
             TetherError: it can't be found.
         """
-        tree = await tree_of_node(self, other.id, other.admin_port, timeout=FIND_S)
-        address = tree.address(ROSTER)
-        if address is None:
-            raise Unavailable(f"the roster of node {other.id} doesn't run")
-        return Address.parse(address)
+        return await actor_of_node(self, other.id, other.admin_port, ROSTER, timeout=FIND_S)
 
     # ---- this node
 
-    @on(HealthReport)
+    @on(HealthReport, of=Role.WORKER)
     def report(self, msg: HealthReport, sender: Address) -> None:
         """A worker speaks for itself: a report that comes from elsewhere is dropped, and so is that
         of a process of another node which isn't supervised here."""
@@ -158,7 +156,7 @@ class Roster(Supervised):
             if others is not None:
                 others.orders.seen(msg)
 
-    @on(WatchFleet)
+    @on(WatchFleet, of=OPERATOR)
     async def fleet(self, msg: WatchFleet, sender: Address) -> AsyncIterator[Fleet]:
         """The newest snapshot, whenever there is a newer one."""
         version = -1
@@ -170,7 +168,7 @@ class Roster(Supervised):
             else:
                 await self._news.wait()
 
-    @on(WatchControlPlane)
+    @on(WatchControlPlane, of=OWN)
     async def control(self, msg: WatchControlPlane, sender: Address) -> AsyncIterator[ControlPlane]:
         """Where reservations, registries and gateways are at other nodes, whenever that changes."""
         told: ControlPlane | None = None
@@ -220,7 +218,7 @@ class Roster(Supervised):
 
     # ---- other nodes
 
-    @on(Announce)
+    @on(Announce, of=NODE)
     def announced(self, msg: Announce, sender: Address) -> Announced:
         """
         Raises:
@@ -228,23 +226,22 @@ class Roster(Supervised):
         """
         return self._cluster().announced(msg, sender)
 
-    @on(Revocations)
+    @on(Revocations, of=NODE)
     def revocations(self, msg: Revocations, sender: Address) -> None:
         """Is newer than ours, if the authority has signed it."""
         self._cluster().revocations.adopt(msg, sender)
 
-    @on(Command)
+    @on(Command, of=OWN)
     async def command(self, msg: Command, sender: Address) -> Commanded:
         """
         Raises:
-            Forbidden: it comes from another node.
+            Forbidden: this node has not the role for it.
             BadRequest: there is no such order.
             Overloaded: too many were given.
             Unavailable: this node isn't one of several.
         """
-        if sender.node != self.address.node:
-            raise Forbidden("a roster takes commands of processes of its own node only")
         others = self._cluster()
+        others.may_order(msg.target)
         nodes = frozenset(o.id for o in self._options.others if msg.region in ("", o.region))
         number = others.publisher.next_number
         others.orders.give(msg, self.loop.time())
@@ -253,7 +250,7 @@ class Roster(Supervised):
         own = {self._options.node_id} if msg.region in ("", self._options.region) else set()
         return Commanded(reached=tuple(sorted(have | own)), missing=tuple(sorted(nodes - have)))
 
-    @on(ShowCluster)
+    @on(ShowCluster, of=OPERATOR)
     def cluster(self, msg: ShowCluster, sender: Address) -> ClusterShown:
         """All nodes as this one sees them."""
         return shown(self._options, self._snapshot.fleet, self._others, self.loop.time())

@@ -38,6 +38,7 @@ from supervision.errors import DeadlineExceeded, Overloaded, TetherError, Unavai
 from supervision.follower import Follower
 from supervision.policies import Ended
 from supervision.runtime import Address, on
+from supervision.security.audience import OPERATOR, OWN
 from supervision.spec import ChildSpec
 from supervision.telemetry import bounds, logs
 
@@ -101,7 +102,7 @@ class Scheduler(Supervised):
         await asyncio.wait_for(fleet.first.wait(), FLEET_S)
         self.background(self._sweep(), name="sweep")
 
-    @on(Place)
+    @on(Place, of=OWN)
     async def place(self, msg: Place, sender: Address) -> Placed:
         """
         Raises:
@@ -147,7 +148,7 @@ class Scheduler(Supervised):
             placement.confirm(seat, job_id, given.fencing_token, sender)
         return Placed(assignment=given)
 
-    @on(Finished)
+    @on(Finished, of=OWN)
     def finished(self, msg: Finished, sender: Address) -> None:
         """A slot is free again. Without a worker: its gateway doesn't know where the job went,
         and does not want it any more. That may come late from a gateway that is gone, when the
@@ -168,11 +169,11 @@ class Scheduler(Supervised):
 
     # ---- breakers
 
-    @on(ShowBreakers)
+    @on(ShowBreakers, of=OPERATOR)
     def breakers(self, msg: ShowBreakers, sender: Address) -> BreakerStates:
         return self._shown.states(self.loop.time())
 
-    @on(SetBreaker)
+    @on(SetBreaker, of=OPERATOR)
     async def set_breaker(self, msg: SetBreaker, sender: Address) -> BreakerStates:
         """
         Raises:

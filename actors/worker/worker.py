@@ -22,6 +22,7 @@ from actors.contracts import (
 )
 from actors.contracts.operating import Drain
 from actors.core.control_lookup import ControlLookup
+from actors.core.node_roles import Role
 from actors.depot.peer_sources import PeerSources
 from actors.engines.engine import Engine
 from actors.errors import AnswerGone
@@ -37,6 +38,7 @@ from supervision.errors import Draining, TetherError
 from supervision.follower import Follower
 from supervision.runtime import Address, on
 from supervision.runtime.cancel_cause import CancelCause
+from supervision.security.audience import OPERATOR, PLACER
 from supervision.spec import ChildSpec
 from supervision.telemetry import logs
 
@@ -90,10 +92,9 @@ class Worker(Supervised):
         await self._runs.stop(deadline_s)
         await self._pool.stop()
 
-    @on(Drain)
+    @on(Drain, of=OPERATOR | PLACER)
     def drain(self, msg: Drain, sender: Address) -> Standing:
         """An operator says so: what runs finishes, and new runs go elsewhere."""
-        self._operating.allow(sender)
         self._draining = msg.on or self._child_stopping is not None
         self._health.touch()
         self._report(self.loop.time())
@@ -113,7 +114,7 @@ class Worker(Supervised):
 
     # ---- runs
 
-    @on(Run, Attach)
+    @on(Run, Attach, of=Role.CONTROL)
     async def answer(self, msg: Run | Attach, sender: Address) -> AsyncIterator[Chunk | Completed]:
         """A new run, or one that is held, from a token on.
 

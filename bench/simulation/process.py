@@ -16,7 +16,7 @@ from supervision.contracts import Contract
 from supervision.errors import Cancelled, Draining, NoAnswer, PeerLost, ProtocolError, TetherError
 from supervision.runtime import Address
 from supervision.runtime.cancel_cause import CancelCause
-from supervision.runtime.dispatch import ASYNC, STREAM, handlers_of
+from supervision.runtime.handlers import ASYNC, STREAM, handlers_of
 
 
 class Process:
@@ -118,7 +118,7 @@ class Process:
     async def _answer(
         self, entry: Any, contract: Contract, sender: Process, caller: asyncio.Future[Any]
     ) -> None:
-        method, kind = entry
+        method, kind, _ = entry
         try:
             answer = method(contract, sender.address)
             if kind is ASYNC:
@@ -164,7 +164,7 @@ class Process:
         if not self.alive:
             pipe.broke()
             return
-        method, kind = self.handlers[type(pipe.opening)]
+        method, kind, _ = self.handlers[type(pipe.opening)]
         assert kind is STREAM
         answers = method(pipe.opening, pipe.reader.address)
         if pipe.task is None:

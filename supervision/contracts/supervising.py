@@ -55,7 +55,8 @@ class StartChild(ControlMessage, frozen=True):
 
 
 class ChildReady(ControlMessage, frozen=True):
-    """The child serves now. `pid` is its process; `strategy` is a supervisor's."""
+    """The child serves now. `pid` is its process; `strategy` is a supervisor's. Its supervisor
+    knows both `pid` and `address`, and believes itself."""
 
     pid: int
     address: str

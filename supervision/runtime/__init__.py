@@ -2,7 +2,7 @@
 
 from supervision.runtime.actor import Actor
 from supervision.runtime.address import Address
-from supervision.runtime.dispatch import on
 from supervision.runtime.endpoint import Endpoint
+from supervision.runtime.handlers import on
 
 __all__ = ["Actor", "Address", "Endpoint", "on"]

@@ -44,12 +44,14 @@ from supervision.runtime.address import Address, address_of
 from supervision.runtime.cancel_cause import CancelCause
 from supervision.runtime.connections import Connections
 from supervision.runtime.created_processes import CreatedProcesses
-from supervision.runtime.dispatch import Dispatch, handlers_of, on
+from supervision.runtime.dispatch import Dispatch
+from supervision.runtime.handlers import handlers_of, on
 from supervision.runtime.introspection import Introspection
 from supervision.runtime.options import DEFAULT_PORT, NodeOptions
 from supervision.runtime.streams import Stream
 from supervision.runtime.thespian_base import REFUSED, TetherManager, class_name
 from supervision.runtime.transport import Transport
+from supervision.security.audience import OPERATOR, PLACER
 from supervision.telemetry import bounds, disk, logs
 
 MAX_BACKGROUND: Final = 4096
@@ -221,16 +223,9 @@ class Actor(ThespianActor):
             timeout,
         )
 
-    def allow(self, sender: Address) -> None:
-        """
-        Raises:
-            Forbidden: `sender` is of another node, and no operator.
-        """
-        self._operating.allow(sender)
-
     # ---- what operators say
 
-    @on(Inspect, ShowStats, SetLogLevel, Suspend, Resume)
+    @on(Inspect, ShowStats, SetLogLevel, Suspend, Resume, of=OPERATOR | PLACER)
     def _operated(self, msg: Contract, sender: Address) -> Contract:
         return self._operating.answer(msg, sender)
 

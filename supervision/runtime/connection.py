@@ -23,6 +23,7 @@ from supervision.runtime.wire import (
     read_greeting,
     spoken,
 )
+from supervision.security.audience import NODE, OWN, PLACER
 from supervision.telemetry import bounds, logs
 
 HIGH_WATER: Final = 1 << 20  # bytes in the socket's buffer above which streams pause
@@ -39,6 +40,7 @@ class Acceptor(Dialer, Protocol):
     greeting: bytes
     connections: set[Connection]
     strangers: RefusedPeers
+    guardian: str  # the node that has placed this process at another one, if it was placed
     receive: Callable[[Peer, int, int, bytes], None]  # takes kind, number and payload of a frame
 
     def peer(self, address: Address) -> Peer:
@@ -101,6 +103,16 @@ class Connection(asyncio.Protocol):
         if address.pid and self.pid and address.pid != self.pid:
             raise ProtocolError(f"{address} greets from process {self.pid}")
 
+    @property
+    def audience(self) -> int:
+        """What is at the other end, now that it has greeted: a process of this node, or of one that
+        shares its sockets, where no node has a certificate."""
+        assert self.peer is not None
+        node = self.peer.address.node
+        if node == self.hub.address.node:
+            return OWN.mask
+        return NODE.mask | (PLACER.mask if node == self.hub.guardian else 0)
+
     def _unknown(self) -> None:
         log.warning("closed a connection that sent no greeting", pid=self.pid)
         self.transport.abort()
@@ -160,6 +172,7 @@ class Connection(asyncio.Protocol):
         if self.peer is None:
             self.peer = self.hub.peer(address)
             self.peer.attached(self)
+        self.peer.certified(self, self.audience)
         self.peer.max_frame = greeting.max_frame
         self.peer.incarnation = greeting.incarnation
         self.peer.version = version
@@ -196,4 +209,5 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         if self.peer is not None:
+            self.peer.disclaim(self)
             self.peer.lost(self)

@@ -32,6 +32,7 @@ from supervision.runtime.wire import (
     Greeting,
     greet,
 )
+from supervision.security.audience import OWN
 from supervision.telemetry import bounds, logs
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ class Connections:
         border: NodeTransport | None = None,
     ) -> None:
         """Binds the socket, so that whoever was told the address can connect at once. Processes
-        of other nodes are reached over `border`; without one, as those of this node are.
+        of other nodes are reached over `border`; without one, as those of this node are. `guardian`
+        is to be set by who knows that another node has placed this process here.
 
         Raises:
             ValueError: the path of the socket is too long.
@@ -70,6 +72,7 @@ class Connections:
         self.max_frame = max_frame
         self.border = border
         self.closed = False
+        self.guardian = ""
         self.strangers = RefusedPeers()
         self.connections: set[Connection] = set()
         self.on_request: Callable[[Peer, int, int, bytes], object] = self._nobody_serves
@@ -284,6 +287,7 @@ class Loopback(Peer):
     ) -> None:
         super().__init__(hub, address)
         self._receive = receive
+        self.audience = OWN.mask
 
     def seek(self) -> None:
         """It is here."""

@@ -1,4 +1,8 @@
-"""Dispatch of contracts to the handlers of an actor: which takes which, how many at once.
+"""Dispatch of contracts to the handlers of an actor: which, from whom, how many at once.
+
+A contract is taken of the audience that its handler declares, and of nobody else: of what a peer is
+by its socket or its certificate (`supervision.security.audience`), before a handler runs, or the
+contract waits for one.
 
 Synchronous handlers answer within the turn of the loop in which the frame arrived; the others
 run as tasks, at most `max_handlers` of them. Contracts that come before the actor has started,
@@ -8,77 +12,31 @@ or while it is suspended, wait, at most `MAX_HELD` of them and about `MAX_HELD_B
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from supervision.contracts import Contract, ControlMessage
 from supervision.contracts.operating import ActorState
 from supervision.errors import Cancelled, Draining, Internal, Overloaded, ProtocolError, TetherError
-from supervision.runtime.address import Address
+from supervision.runtime.audience_refusals import AudienceRefusals
 from supervision.runtime.cancel_cause import CancelCause
 from supervision.runtime.codec import decode, encode
 from supervision.runtime.connections import Connections
 from supervision.runtime.exchanges import refuse
+from supervision.runtime.handlers import STREAM, SYNC, Entry, handlers_of
 from supervision.runtime.peer import Peer, Served, end
 from supervision.runtime.streams import Producer
 from supervision.runtime.wire import HEADER, OPEN, OVERHEAD, REPLY, TELL, U32
+from supervision.security.audience import OWN, Audience
 from supervision.telemetry import bounds, logs
 
 MAX_HELD: Final = 4096
 MAX_HELD_BYTES: Final = 32 << 20
-SYNC: Final = 0
-ASYNC: Final = 1
-STREAM: Final = 2
 
 log = logs.get(__name__)
 _refused = bounds.refused.labels("actor_handlers")
 _pack_header = HEADER.pack
-_Method = TypeVar("_Method", bound=Callable[..., Any])
-
-Entry = tuple[Callable[[Any, Address], Any], int]  # a handler, and SYNC, ASYNC or STREAM
-
-
-def on(*contracts: type[Contract]) -> Callable[[_Method], _Method]:
-    """Marks the method `(self, msg, sender)` that answers these contracts. A plain or an async
-    method returns the answer (None answers with nothing); an async generator is a stream."""
-    if not contracts:
-        raise TypeError("on() needs at least one contract class")
-
-    def mark(method: _Method) -> _Method:
-        method.__contracts__ = (*getattr(method, "__contracts__", ()), *contracts)  # type: ignore[attr-defined]
-        return method
-
-    return mark
-
-
-def handlers_of(actor: object) -> dict[type, Entry]:
-    """The handlers that the class of `actor`, or of a part of one, marks with `on`; a subclass's
-    method replaces the one of its base for the same contract.
-
-    Raises:
-        TypeError: one class marks two methods for the same contract.
-    """
-    found: dict[type, Entry] = {}
-    for cls in reversed(type(actor).__mro__):
-        here: dict[type, str] = {}
-        for name, method in vars(cls).items():
-            for contract in getattr(method, "__contracts__", ()):
-                if contract in here:
-                    raise TypeError(
-                        f"{cls.__name__} answers {contract.__name__} in {here[contract]} and "
-                        f"in {name}: keep one"
-                    )
-                here[contract] = name
-                bound = getattr(actor, name)
-                if inspect.isasyncgenfunction(bound):
-                    found[contract] = (bound, STREAM)
-                elif inspect.iscoroutinefunction(bound):
-                    found[contract] = (bound, ASYNC)
-                else:
-                    found[contract] = (bound, SYNC)
-    return found
 
 
 class Dispatch:
@@ -91,6 +49,7 @@ class Dispatch:
         self._handlers = handlers
         self._limit = limit
         self._who = who
+        self._refusals = AudienceRefusals(self._loop, hub.address, who)
         self._tasks: dict[asyncio.Task[Any], Served] = {}
         self._held: deque[tuple[Peer, int, int, bytes]] = deque()
         self._held_bytes = 0
@@ -190,6 +149,8 @@ class Dispatch:
         self.state, self._since = state, self._loop.time()
 
     def _hold(self, peer: Peer, kind: int, number: int, payload: bytes) -> None:
+        if not peer.audience & OWN.mask and self._turned_away(peer, kind, number, payload):
+            return  # nobody's mailbox is filled by whom it will not answer
         if len(self._held) < MAX_HELD and self._held_bytes < MAX_HELD_BYTES:
             self._held_bytes += len(payload)
             self._held.append((peer, kind, number, payload))
@@ -199,6 +160,24 @@ class Dispatch:
                 starts = self.state is ActorState.STARTING
                 why = "is still starting" if starts else f"is {self.state}"
                 refuse(peer, number, Overloaded(f"{self._who} {why}, and its mailbox is full"))
+
+    def _turned_away(self, peer: Peer, kind: int, number: int, payload: bytes) -> bool:
+        """Was it refused, for it will be whenever it is taken?"""
+        try:
+            contract = decode(memoryview(payload)[U32.size :] if kind == OPEN else payload)
+        except TetherError as error:
+            self._failed(peer, kind, number, error)
+            return True
+        entry = self._handlers.get(type(contract))  # a part that does may still be added
+        if entry is None or peer.audience & entry[2]:
+            return False
+        self._forbid(peer, kind, number, contract, entry[2])
+        return True
+
+    def _forbid(self, peer: Peer, kind: int, number: int, contract: Contract, mask: int) -> None:
+        error = self._refusals.refuse(peer, type(contract).__name__, Audience(mask))
+        if kind != TELL:
+            refuse(peer, number, error)
 
     def _sift(self, peer: Peer, kind: int, number: int, payload: bytes) -> None:
         """One request while the actor is suspended."""
@@ -230,7 +209,10 @@ class Dispatch:
             entry = self._handlers.get(type(contract))
             if entry is None:
                 raise ProtocolError(f"{self._who} doesn't answer {type(contract).__name__}")
-            handler, mode = entry
+            handler, mode, mask = entry
+            if not peer.audience & mask:
+                self._forbid(peer, kind, number, contract, mask)
+                return
             if kind == OPEN:
                 if mode != STREAM:
                     raise ProtocolError(
@@ -260,7 +242,9 @@ class Dispatch:
             self._failed(peer, kind, number, error)
 
     def _failed(self, peer: Peer, kind: int, number: int, error: Exception) -> None:
-        if kind == TELL:
+        if kind == TELL and not peer.audience & OWN.mask:
+            self._refusals.dropped(peer, str(error))
+        elif kind == TELL:
             log.warning(
                 "a message was dropped",
                 actor=self._who,

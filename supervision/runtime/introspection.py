@@ -23,9 +23,8 @@ from supervision.contracts.operating import (
     Stats,
     Suspend,
 )
-from supervision.errors import BadRequest, Forbidden, ProtocolError
+from supervision.errors import BadRequest, ProtocolError
 from supervision.runtime.address import Address
-from supervision.security.name import OPERATOR
 from supervision.telemetry import logs
 
 if TYPE_CHECKING:
@@ -62,10 +61,8 @@ class Introspection:
     def answer(self, msg: Contract, sender: Address) -> Contract:
         """
         Raises:
-            Forbidden: `sender` is of another node, and no operator.
             BadRequest: there is no such level.
         """
-        self.allow(sender)
         match msg:
             case Inspect():
                 return self._inspected()
@@ -81,22 +78,6 @@ class Introspection:
                 raise ProtocolError(f"operators don't ask {type(msg).__name__}")
         log.warning("standing changed", state=self._serving.state, by=str(sender))
         return Standing(state=self._serving.state)
-
-    def allow(self, sender: Address) -> None:
-        """
-        Raises:
-            Forbidden: `sender` is neither of this node, nor of the one whose supervisor this actor
-                has, nor an operator.
-        """
-        node = sender.node
-        if node == self._hub.address.node or node.startswith(OPERATOR):
-            return
-        if node and node == getattr(self._actor, "parent", "").partition("/")[0]:
-            return
-        raise Forbidden(
-            f"{sender} may not operate {self._hub.address}: only processes of its own node and "
-            "operators may; use `tether shell` there"
-        )
 
     def _log(self, level: str) -> LogLevel:
         try:

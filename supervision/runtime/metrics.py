@@ -21,6 +21,12 @@ wire_refused = Counter(
     "Connections that were closed because that node speaks another version of the wire",
     ["node"],
 )
+contracts_refused = Counter(
+    "tether_contracts_refused_total",
+    "Contracts that were refused because who said them is not of their audience, by contract and "
+    "the node of who did",
+    ["contract", "node"],
+)
 tls_handshakes = Counter(
     "tether_tls_handshakes_total",
     "Handshakes with other nodes, by who began them (in, out) and what came of them",

@@ -25,7 +25,8 @@ from supervision.runtime.tcp import bound, persist
 from supervision.runtime.tls import TlsConnection, explained, reason_of
 from supervision.runtime.tls_rotation import TlsRotation
 from supervision.runtime.wire import LEAVE, LEFT, MOVE, MOVED, STAY
-from supervision.security.identity import CertificateRefused, Identity, IdentityUnusable, Reason
+from supervision.security.identity import Identity, IdentityUnusable
+from supervision.security.refusal import CertificateRefused, Reason
 from supervision.telemetry import bounds, logs
 
 MAX_HANDSHAKES: Final = 128  # that others have begun and not ended, in one process

@@ -28,6 +28,7 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     - "Run Dir": folder of the sockets, short, mode 0700, the same for all who want to talk.
     - "Actor Classes": which actors may be started here, each "module:Class" or "module.*".
     - "Placed Classes": which of them another node may have started here; all, if it isn't said.
+    - "Placing Roles": what the certificate of such a node must say, one of these; any by default.
     - "Max Frame": bytes of the largest message.
     - "Tls Identity Dir": folder with the node's certificate, see `supervision.security.identity`;
       other nodes are reached by mutual TLS alone then.
@@ -55,6 +56,7 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     routes: tuple[tuple[str, str], ...] = ()
     warm_spares: int = 0
     spare_modules: tuple[str, ...] = ()
+    placing_roles: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         Address.admin(self.node, self.port)
@@ -105,6 +107,7 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
             routes=tuple(dict(capabilities.get("Routes") or {}).items()),
             warm_spares=int(capabilities.get("Warm Spares", 0)),
             spare_modules=tuple(capabilities.get("Spare Modules", ())),
+            placing_roles=tuple(capabilities.get("Placing Roles", ())),
         )
 
     @staticmethod

@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from functools import reduce
+from operator import and_
 from typing import Any, Final, Protocol
 
 from supervision.errors import Overloaded, PeerLost, ProtocolError
@@ -82,6 +84,8 @@ class Peer:
 
     __slots__ = (
         "address",
+        "audience",
+        "claims",
         "closed",
         "connection",
         "departing",
@@ -120,6 +124,8 @@ class Peer:
         self.max_frame = hub.max_frame
         self.incarnation = 0
         self.version = OLDEST_VERSION  # of the protocol, until its greeting has come
+        self.audience = 0  # what it is (`supervision.security.audience`); nobody, until greeted
+        self.claims: dict[object, int] = {}  # the same, by each of its connections
         self.unacked: deque[tuple[int, bytes, Delivered]] = deque()
         self.unacked_bytes = 0
         self.serving: dict[int, Served] = {}
@@ -222,6 +228,20 @@ class Peer:
             if connection.pid:
                 self.pid = connection.pid
             self.flush()
+
+    def certified(self, connection: object, audience: int) -> None:
+        """Who has greeted on `connection` is `audience`. Frames of all its connections come in as
+        the peer's: it is what all of them say that it is, so that none lends another its rights."""
+        self.claims[connection] = audience
+        self._judge()
+
+    def disclaim(self, connection: object) -> None:
+        """`connection` has ended. With the last one stays what it was, for what it said last."""
+        if self.claims.pop(connection, None) is not None and self.claims:
+            self._judge()
+
+    def _judge(self) -> None:
+        self.audience = reduce(and_, self.claims.values())
 
     def depart(self, last: bytes) -> None:
         """Writes all that waits, and `last`, to the present connection, and nothing more until

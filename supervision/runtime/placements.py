@@ -19,6 +19,8 @@ from supervision.contracts import FindActor
 from supervision.errors import BadRequest, Forbidden, TetherError
 from supervision.runtime.address import ADMIN, Address
 from supervision.runtime.connections import Connections
+from supervision.runtime.options import NodeOptions
+from supervision.security.audience import Audience
 from supervision.telemetry import logs
 
 ORPHAN_S: Final = 5.0  # for an actor to end that has lost its guardian
@@ -77,6 +79,18 @@ class Placements:
         unwatch = self._nursed.pop(child, None)
         if unwatch is not None:
             unwatch()
+
+    def refusal(self, sender: Address, options: NodeOptions) -> str:
+        """Why the Admin at `sender` may not have actors started here; empty if it may, as that of
+        the own node always."""
+        hub, roles = self._hub, options.placing_roles
+        if sender.node == hub.address.node:
+            return ""
+        peer = hub.known(sender)
+        shown = Audience(peer.audience).roles if peer is not None else ()
+        if roles and not set(roles).intersection(shown):
+            return f"node {sender.node} has not the role {' or '.join(roles)}"
+        return ""
 
     def end(self, pid: int, sender: Address) -> None:
         """Kill the actor with this process, which was placed here by `sender`'s node.

@@ -25,10 +25,12 @@ from thespian.system.transport import TransmitIntent, TransmitOnly
 from supervision.contracts import ActorFound, ConventionShown, FindActor, KillPlaced, ShowConvention
 from supervision.runtime.address import Address
 from supervision.runtime.convention import Convention
-from supervision.runtime.dispatch import Dispatch, handlers_of, on
+from supervision.runtime.dispatch import Dispatch
+from supervision.runtime.handlers import handlers_of, on
 from supervision.runtime.placements import Placements, guardian_of
 from supervision.runtime.spawning import SpawnContext, SpawnedProcess, serving_now, set_up
 from supervision.runtime.transport import Transport
+from supervision.security.audience import NODE, OPERATOR, OWN
 from supervision.telemetry import logs
 
 NAME: Final = "tether"
@@ -98,16 +100,16 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
         finally:
             self.transport.close()
 
-    @on(FindActor)
+    @on(FindActor, of=NODE | OPERATOR)
     def _find_actor(self, msg: FindActor, sender: Address) -> ActorFound:
         found = self._globalNames.get(msg.name)
         return ActorFound(address=str(found.addressDetails) if found is not None else "")
 
-    @on(ShowConvention)
+    @on(ShowConvention, of=OWN)
     def _show_convention(self, msg: ShowConvention, sender: Address) -> ConventionShown:
         return self._neighbours.shown()
 
-    @on(KillPlaced)
+    @on(KillPlaced, of=NODE)
     def _kill_placed(self, msg: KillPlaced, sender: Address) -> None:
         self._placements.end(msg.pid, sender)
 
@@ -149,12 +151,17 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
     def h_PendingActor(self, envelope: Any) -> Any:
         request = envelope.message
         name = class_name(request.actorClassName)
+        options = self.transport.options
         asked_by = envelope.sender.addressDetails.node
         allowed = self.transport.allows(name, asked_by)
         if not allowed and request.globalName not in self._globalNames:
             log.warning("refused to start an actor", actor=name, sender=str(envelope.sender))
             why = NOT_PLACED if self.transport.allows(name) else REFUSED
             self._fail(envelope, PendingActorResponse.ERROR_Invalid_ActorClass, f"{name} {why}")
+            return True
+        if why := self._placements.refusal(envelope.sender.addressDetails, options):
+            log.warning("refused to place an actor", actor=name, sender=str(envelope.sender))
+            self._fail(envelope, PendingActorResponse.ERROR_Invalid_ActorClass, why)
             return True
         pending = set(self._pendingChildren)
         guardian = guardian_of(request)

@@ -11,7 +11,10 @@ from supervision.runtime import metrics
 from supervision.runtime.address import Address
 from supervision.runtime.connection import Acceptor, Connection
 from supervision.runtime.peer import Peer
-from supervision.security.identity import PROTOCOL, CertificateRefused, Identity, Reason, Vouched
+from supervision.security import audience
+from supervision.security.identity import PROTOCOL, Identity, Vouched
+from supervision.security.name import OPERATOR
+from supervision.security.refusal import CertificateRefused, Reason
 from supervision.telemetry import logs
 
 log = logs.get(__name__)
@@ -93,6 +96,15 @@ class TlsConnection(Connection):
             raise ProtocolError(
                 f"{address} greets with the certificate of node {self.vouched.node}"
             )
+
+    @property
+    def audience(self) -> int:
+        """As its certificate says, which it was held to when it greeted."""
+        vouched = self.vouched
+        assert vouched is not None
+        if vouched.node.startswith(OPERATOR):
+            return audience.OPERATOR.mask
+        return audience.mask_of(vouched.roles, placed=vouched.node == self.hub.guardian)
 
     def count_refusal(self, reason: Reason) -> None:
         _closed[reason].inc()

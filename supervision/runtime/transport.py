@@ -101,6 +101,7 @@ class Transport(ProcessLoop):
             loop, self.options.run_dir, address, max_frame=self.options.max_frame, border=border
         )
         hub.on_system = self._arrived
+        hub.guardian = guardian
         super().__init__(loop, hub, ActorAddress(address))
         self.loop.run_until_complete(self.hub.start())
         if self.parent is not None and address != self.admin:

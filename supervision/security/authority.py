@@ -14,7 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -35,8 +35,9 @@ from supervision.security.certificate import (
     read_key,
     utc,
 )
-from supervision.security.name import NodeName
+from supervision.security.name import OPERATOR, NodeName
 from supervision.security.revocation import new_list
+from supervision.security.roles import checked
 from supervision.unreadable import UNREADABLE
 
 KEY: Final = "ca.key"
@@ -54,7 +55,7 @@ class AuthorityUnusable(Exception):
 
 class Issued(msgspec.Struct, frozen=True, kw_only=True):
     """One certificate in the ledger; times in seconds since the epoch, `revoked_at` 0 if it is
-    not."""
+    not. `roles` are empty for operators, and for nodes of an earlier release."""
 
     serial: str  # hexadecimal
     node: str
@@ -62,6 +63,7 @@ class Issued(msgspec.Struct, frozen=True, kw_only=True):
     begins_at: float
     ends_at: float
     revoked_at: float = 0.0
+    roles: tuple[str, ...] = ()
 
     def state(self, now: float) -> str:
         if self.revoked_at:
@@ -163,26 +165,36 @@ class Authority:
         lifetime_s: float = DAY,
         key: KeyKind = "ed25519",
         to: Path | None = None,
+        roles: Iterable[str] = (),
     ) -> Issued:
-        """Makes a key and a certificate for `node`, and puts them into the folder `to`.
+        """Makes a key and a certificate for `node`, which may say what nodes with these `roles`
+        may, and puts them into the folder `to`.
 
         Raises:
-            ValueError: `node` is no name, or the lifetime is not positive.
+            ValueError: `node` is no name, the lifetime is not positive, or the roles are none of a
+                node, or of an operator.
         """
         name = NodeName(self.cluster, node)
         if lifetime_s <= 0:
             raise ValueError(f"a certificate can't live for {lifetime_s:g} s")
+        told = _roles_of(name, roles)
         with self._locked():
-            return self._issue(name, lifetime_s, key, to or self.folder_of(node))
+            return self._issue(name, lifetime_s, key, to or self.folder_of(node), told)
 
     def renew(
-        self, node: str, *, lifetime_s: float | None = None, to: Path | None = None
+        self,
+        node: str,
+        *,
+        lifetime_s: float | None = None,
+        to: Path | None = None,
+        roles: Iterable[str] = (),
     ) -> Issued:
-        """As `issue`, for a node that has a certificate; kind of key and lifetime stay as they
-        were unless given. The older certificate is good until its end.
+        """As `issue`, for a node that has a certificate; kind of key, lifetime and roles stay as
+        they were unless given. The older certificate is good until its end.
 
         Raises:
-            AuthorityUnusable: `node` has none, or its newest one was revoked.
+            AuthorityUnusable: `node` has none, or its newest one was revoked, or says no roles.
+            ValueError: the roles are none of a node, or of an operator.
         """
         name = NodeName(self.cluster, node)
         with self._locked():
@@ -198,7 +210,14 @@ class Authority:
                     f"`tether ca issue {node}`"
                 )
             lived = lifetime_s or last.ends_at - last.begins_at
-            return self._issue(name, lived, last.key, to or self.folder_of(node))
+            told = tuple(roles) or last.roles
+            if not told and not node.startswith(OPERATOR):
+                raise AuthorityUnusable(
+                    f"the certificate of node {node} is of an earlier release and says no roles; "
+                    f"say them: `tether ca renew {node} --roles ROLE,…`"
+                )
+            told = _roles_of(name, told)
+            return self._issue(name, lived, last.key, to or self.folder_of(node), told)
 
     def revoke(self, which: str) -> tuple[Issued, ...]:
         """Revokes all certificates of a node that haven't ended, or the one of a serial, and
@@ -232,7 +251,9 @@ class Authority:
         before = {one.serial for one in ledger.issued if one.revoked_at}
         return tuple(one for one in issued if one.serial in chosen - before)
 
-    def _issue(self, name: NodeName, lifetime_s: float, kind: KeyKind, to: Path) -> Issued:
+    def _issue(
+        self, name: NodeName, lifetime_s: float, kind: KeyKind, to: Path, roles: tuple[str, ...]
+    ) -> Issued:
         now = self._clock()
         ledger = self._read()
         try:
@@ -247,6 +268,7 @@ class Authority:
             authority_key=authority_key,
             lifetime=timedelta(seconds=lifetime_s),
             now=utc(now),
+            roles=roles,
         )
         issued = Issued(
             serial=f"{certificate.serial_number:x}",
@@ -254,6 +276,7 @@ class Authority:
             key=kind,
             begins_at=float(int(now)),
             ends_at=certificate.not_valid_after_utc.timestamp(),
+            roles=roles,
         )
         # The ledger first: what isn't in it can't be revoked by name.
         self._write(msgspec.structs.replace(ledger, issued=(*ledger.issued, issued)))
@@ -305,6 +328,20 @@ class Authority:
             yield
         finally:
             os.close(descriptor)
+
+
+def _roles_of(name: NodeName, roles: Iterable[str]) -> tuple[str, ...]:
+    """
+    Raises:
+        ValueError: a node has none of them, or an operator has any.
+    """
+    found = checked(roles)
+    operator = name.node.startswith(OPERATOR)
+    if operator and found:
+        raise ValueError(f"{name.node} is an operator, and has no roles: those are of nodes")
+    if not found and not operator:
+        raise ValueError(f"the certificate of node {name.node} needs roles, or it may say nothing")
+    return found
 
 
 def _unusable(path: Path, error: Exception) -> AuthorityUnusable:

@@ -1,13 +1,15 @@
 """Certificates of a cluster: what they say, and how they are made.
 
 A node's certificate names the node in a URI, `tether://<cluster>/node/<id>` (RFC 5280,
-4.2.1.6); the authority's names its cluster, `tether://<cluster>/authority`. Nothing else in a
-certificate decides who somebody is.
+4.2.1.6), and in a second one its roles (`supervision.security.roles`); the authority's names its
+cluster, `tether://<cluster>/authority`. Nothing else in a certificate decides who somebody is, and
+what they may say.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
@@ -22,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from supervision.security.name import WORD, NodeName
+from supervision.security.roles import roles_uri
 
 Key = Ed25519PrivateKey | EllipticCurvePrivateKey
 KeyKind = Literal["ed25519", "p256"]
@@ -102,9 +105,15 @@ def new_certificate(
     authority_key: Key,
     lifetime: timedelta,
     now: datetime,
+    roles: Iterable[str] = (),
 ) -> x509.Certificate:
     """A certificate of `name` for `key`, good for both ends of a connection. It ends with the
-    authority's at the latest."""
+    authority's at the latest. A node's is of no use without `roles`.
+
+    Raises:
+        ValueError: `roles` can't stand in a certificate.
+    """
+    uris = [name.uri, *([roles_uri(name.cluster, found)] if (found := tuple(roles)) else [])]
     public = key.public_key()
     ends = min(now + lifetime, authority.not_valid_after_utc)
     issuer = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
@@ -129,7 +138,8 @@ def new_certificate(
             x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer), critical=False
         )
         .add_extension(
-            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(name.uri)]), critical=False
+            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) for uri in uris]),
+            critical=False,
         )
     )
     return builder.sign(authority_key, digest_of(authority_key))

@@ -17,7 +17,6 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +25,7 @@ from msgspec import structs
 
 from supervision.security.files import is_private
 from supervision.security.name import NodeName
+from supervision.security.refusal import CertificateRefused, Reason, certified_roles
 from supervision.security.revocation_lists import ListInUse, RevocationLists
 
 if TYPE_CHECKING:
@@ -41,35 +41,18 @@ PROTOCOL: Final = (
 )
 
 
-class Reason(StrEnum):
-    """Why a certificate, or a connection with it, was refused."""
-
-    ABSENT = "absent"  # there is none
-    FOREIGN = "foreign"  # another authority, or another cluster, or names no node
-    EXPIRED = "expired"  # its time is over
-    REVOKED = "revoked"  # the authority took it back
-    OTHER_NODE = "other_node"  # it is good, and somebody else's
-    CROWDED = "crowded"  # it is good, and its node has too many connections
-
-
-class CertificateRefused(Exception):
-    """A certificate is not believed."""
-
-    def __init__(self, reason: Reason, sentence: str) -> None:
-        super().__init__(sentence)
-        self.reason = reason
-
-
 class IdentityUnusable(Exception):
     """The files of a node's identity can't be used; one sentence."""
 
 
 class Vouched(msgspec.Struct, frozen=True):
-    """What a certificate that is believed says; `ends_at` in seconds since the epoch."""
+    """What a certificate that is believed says; `ends_at` in seconds since the epoch. Operators
+    have no `roles`."""
 
     node: str
     serial: int
     ends_at: float
+    roles: tuple[str, ...] = ()
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -84,6 +67,7 @@ class Credentials(msgspec.Struct, frozen=True):
     server: ssl.SSLContext
     client: ssl.SSLContext
     revoked: ListInUse
+    roles: tuple[str, ...] = ()
 
     @property
     def revocations(self) -> RevokedSerials:
@@ -215,6 +199,7 @@ class Identity:
             name.node,
             int(certificate["serialNumber"], 16),
             float(ssl.cert_time_to_seconds(certificate["notAfter"])),
+            certified_roles(name, uris),
         )
         self.still_good(vouched)
         return vouched
@@ -277,11 +262,16 @@ class Identity:
             raise ValueError(f"others may read {path}, which holds a key; chmod 600 it")
         pem = path.read_bytes()
         certificate = x509.load_pem_x509_certificate(_certificate_in(pem))
-        name = NodeName.of(uris_of(certificate))
+        uris = uris_of(certificate)
+        name = NodeName.of(uris)
         if name is None or name.node != self.node:
             raise ValueError(
                 f"{NODE} is of {name.uri if name else 'no node'}, and this is node {self.node}"
             )
+        try:
+            roles = certified_roles(name, uris)
+        except CertificateRefused as error:
+            raise ValueError(str(error)) from None
         authorities = x509.load_pem_x509_certificates((self.folder / AUTHORITIES).read_bytes())
         before = self._current.revoked if self._current is not None else None
         revoked, wrong = self._lists.newest(authorities, before)
@@ -297,6 +287,7 @@ class Identity:
             server=self._context(ssl.PROTOCOL_TLS_SERVER),
             client=self._context(ssl.PROTOCOL_TLS_CLIENT),
             revoked=revoked,
+            roles=roles,
         )
 
     def _context(self, side: int) -> ssl.SSLContext:

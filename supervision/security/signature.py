@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePub
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from supervision.security.certificate import uris_of
-from supervision.security.identity import CertificateRefused, Identity, Reason, Vouched
+from supervision.security.identity import Identity, Vouched
 from supervision.security.name import NodeName
+from supervision.security.refusal import CertificateRefused, Reason, certified_roles
 
 MAX_CERTIFICATE: Final = 8192  # bytes
 _REMEMBERED: Final = 4096  # certificates whose signature was checked
@@ -91,7 +92,8 @@ class Seal:
             raise Forged(f"a certificate of {len(der)} bytes is none of ours")
         try:
             certificate = x509.load_der_x509_certificate(der)
-            name = NodeName.of(uris_of(certificate))
+            uris = uris_of(certificate)
+            name = NodeName.of(uris)
         except ValueError as error:
             raise Forged(f"what should be a certificate is none: {error}") from error
         issuer = next((a for a in current.authorities if _issued(certificate, a)), None)
@@ -104,7 +106,10 @@ class Seal:
                 Reason.EXPIRED, f"the certificate of {name.uri} isn't valid yet"
             )
         vouched = Vouched(
-            name.node, certificate.serial_number, certificate.not_valid_after_utc.timestamp()
+            name.node,
+            certificate.serial_number,
+            certificate.not_valid_after_utc.timestamp(),
+            certified_roles(name, uris),
         )
         return vouched, certificate.public_key(), issuer
 

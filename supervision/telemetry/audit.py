@@ -22,6 +22,7 @@ from typing import Final
 import msgspec
 
 NAME: Final = "audit.jsonl"
+HOME: Final = "TETHER_NODE_HOME"  # where `tether up` says which directory is the node's
 MAX_BYTES: Final = 4 << 20
 KEPT: Final = 4
 BEGINS: Final = "begins"
@@ -153,6 +154,12 @@ class Audit:
             older = self.path if number == 1 else Path(f"{self.path}.{number - 1}")
             if older.exists():
                 older.replace(f"{self.path}.{number}")
+
+
+def home() -> Path | None:
+    """The folder of the audit log of the node that this process is of; None if it keeps none."""
+    found = os.environ.get(HOME)
+    return Path(found) if found else None
 
 
 def private(path: Path, flags: int) -> int:

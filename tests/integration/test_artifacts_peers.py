@@ -32,6 +32,7 @@ from actors.contracts import (
     Run,
     Sampling,
 )
+from actors.core.node_roles import ROLES
 from actors.depot.peer_sources import PeerSources
 from actors.errors import ArtifactLost
 from actors.worker import Worker, WorkerOptions
@@ -285,7 +286,7 @@ async def test_nobody_without_a_certificate_is_lent_anything(
         with pytest.raises(PeerLost):
             await taken(stranger, depot, block)
     authority = Authority.init(tmp_path / "ca", "blue")  # the same name, another key
-    authority.issue("n2")
+    authority.issue("n2", roles=ROLES)
     own = str(authority.folder_of("n2"))
     lenders = PeerSources(
         msgspec.structs.replace(cluster.options(), identity_dir=own), cluster.around()

@@ -49,16 +49,17 @@ def region() -> Iterator[Nodes]:
             yield made
 
 
-async def shown(endpoint: Endpoint, admin: Address) -> ConventionShown:
-    answer = await endpoint.ask(admin, ShowConvention(), timeout=30)
+async def shown(nodes: Nodes, node: str) -> ConventionShown:
+    async with nodes.endpoint(node) as endpoint:
+        answer = await endpoint.ask(nodes.admin(node), ShowConvention(), timeout=30)
     assert isinstance(answer, ConventionShown)
     return answer
 
 
 async def convention(
-    endpoint: Endpoint, admin: Address, leader: str, members: str = "", *, gone: str = ""
+    nodes: Nodes, node: str, leader: str, members: str = "", *, gone: str = ""
 ) -> None:
-    """Waits until the Admin sees this leader, these members at least, and not that one."""
+    """Waits until the node sees this leader, these members at least, and not that one."""
     seen = ConventionShown()
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -68,10 +69,10 @@ async def convention(
                 or gone in seen.members
             ):
                 with contextlib.suppress(TetherError):
-                    seen = await shown(endpoint, admin)
+                    seen = await shown(nodes, node)
                 await asyncio.sleep(0.05)
     except TimeoutError:
-        raise AssertionError(f"{admin.node} sees {seen}") from None
+        raise AssertionError(f"{node} sees {seen}") from None
 
 
 async def until(
@@ -120,9 +121,8 @@ def nodes() -> Iterator[Nodes]:
 
 async def settled(nodes: Nodes) -> None:
     """Waits until all three are of one convention."""
-    async with nodes.endpoint("n1") as here:
-        await convention(here, nodes.admin("n1"), "n1", "n2 n3")
-        await convention(here, nodes.admin("n3"), "n1", "n1")
+    await convention(nodes, "n1", "n1", "n2 n3")
+    await convention(nodes, "n3", "n1", "n1")
 
 
 async def test_a_child_runs_where_its_needs_are_met(nodes: Nodes) -> None:
@@ -205,20 +205,19 @@ async def test_a_node_that_is_lost_is_left_for_another(nodes: Nodes) -> None:
         tree = await until(here, root, runs("far", but=str(far)))
         left = Address.parse(tree["far"].address)
         assert {left.node, far.node} == {"n2", "n3"}
-        await convention(here, nodes.admin("n1"), "n1", left.node, gone=far.node)
+        await convention(nodes, "n1", "n1", left.node, gone=far.node)
 
 
 async def test_the_next_leader_takes_over_and_gives_way_again() -> None:
     with contextlib.ExitStack() as stack:
         nodes = await asyncio.to_thread(stack.enter_context, region())
         await settled(nodes)
-        async with nodes.endpoint("n3") as here:
-            await asyncio.to_thread(kill_node, nodes.nodes["n1"])
-            await convention(here, nodes.admin("n2"), "n2", "n3", gone="n1")
-            await convention(here, nodes.admin("n3"), "n2", "n2", gone="n1")
-            # It comes back, and leads again.
-            back = await asyncio.to_thread(nodes.start, stack, "n1")
-            assert back.admin_pid
-            await convention(here, nodes.admin("n1"), "n1", "n2 n3")
-            await convention(here, nodes.admin("n2"), "n1", "n1 n3")
+        await asyncio.to_thread(kill_node, nodes.nodes["n1"])
+        await convention(nodes, "n2", "n2", "n3", gone="n1")
+        await convention(nodes, "n3", "n2", "n2", gone="n1")
+        # It comes back, and leads again.
+        back = await asyncio.to_thread(nodes.start, stack, "n1")
+        assert back.admin_pid
+        await convention(nodes, "n1", "n1", "n2 n3")
+        await convention(nodes, "n2", "n1", "n1 n3")
         await asyncio.to_thread(stack.close)

@@ -22,6 +22,7 @@ from actors.contracts import (
     Presence,
     WatchControlPlane,
 )
+from actors.core.node_roles import ROLES
 from actors.roster.announcement import Refusal, announce, presence_topic
 from actors.roster.membership import MembershipOptions
 from actors.roster.probe import refuses
@@ -207,7 +208,7 @@ async def test_what_is_not_believed_changes_nothing_and_is_counted(tmp_path: Pat
         theirs = known.presence
         bad = msgspec.structs.replace(theirs, workers=())
         nobody = Authority.init(tmp_path / "nobody", "blue")
-        nobody.issue("n2")
+        nobody.issue("n2", roles=ROLES)
         stranger = forger.identity("n2", nobody)
 
         def says(node: str, epoch: int, sequence: int, *entries: Any) -> bytes:
@@ -390,7 +391,7 @@ async def test_a_revocation_list_is_carried_to_all(tmp_path: Path):
         two = await made.roster("n2", identity=elsewhere)
         await until(lambda: one.health("n2") == two.health("n1") == "alive")
         authority = made.cluster.authority
-        authority.issue("n3")
+        authority.issue("n3", roles=ROLES)
         authority.revoke("n3")
         new = (authority.folder / "crl.pem").read_bytes()
         kept = made.kept("n2") / "crl.pem"

@@ -10,12 +10,13 @@ import pytest
 from prometheus_client import REGISTRY
 
 from actors.contracts import Revocations, ShowCluster
+from actors.core.node_roles import ROLES
 from actors.roster import revocation_exchange
 from supervision.errors import PeerLost
-from supervision.operator_commands import HOME
 from supervision.security.authority import Authority
 from supervision.security.identity import Identity
 from supervision.telemetry import audit
+from supervision.telemetry.audit import HOME
 from tests.support.read_only import python_on_read_only
 from tests.support.roster_nodes import rosters
 from tests.support.waiting import PATIENCE_S, until
@@ -69,7 +70,7 @@ asyncio.run(main())
 def test_a_revocation_counts_where_the_identity_is_read_only(tmp_path: Path):
     authority = Authority.init(tmp_path / "authority", "blue")
     identity = tmp_path / "identity"
-    authority.issue("n1", to=identity)
+    authority.issue("n1", to=identity, roles=ROLES)
     said = python_on_read_only(identity, READ_ONLY, str(tmp_path))
     found = json.loads(said.splitlines()[-1])
     assert found == {

@@ -27,9 +27,11 @@ from supervision.errors import BadRequest, Forbidden, NoAnswer, ProtocolError
 from supervision.metrics import child_start_seconds
 from supervision.runtime import Address, metrics, on
 from supervision.runtime.connections import Connections
-from supervision.runtime.dispatch import Dispatch, handlers_of
+from supervision.runtime.dispatch import Dispatch
+from supervision.runtime.handlers import handlers_of
 from supervision.runtime.introspection import Introspection
 from supervision.runtime.sockets import fresh_name
+from supervision.security.audience import OPERATOR, PLACER
 from supervision.telemetry import logs
 from tests.support.runtime_actors import RtCount, RtPing, RtPong, RtSync
 
@@ -61,7 +63,7 @@ class Slow:
         while True:
             yield RtPong(number=1)
 
-    @on(Inspect, ShowStats, SetLogLevel, Suspend, Resume)
+    @on(Inspect, ShowStats, SetLogLevel, Suspend, Resume, of=OPERATOR | PLACER)
     def operated(self, msg: Contract, sender: Address) -> Contract:
         return self.operating.answer(msg, sender)
 
@@ -204,16 +206,22 @@ async def test_the_level_of_logs_changes_while_it_runs(
     assert '"unheard"' not in said
 
 
-async def test_other_nodes_may_not_operate(pair: Pair) -> None:
-    with pytest.raises(Forbidden, match="only processes of its own node"):
-        pair.slow.operating.answer(Suspend(), Address("n2", "1-a"))
-    assert pair.slow.serving.state is ActorState.RUNNING
-
-
-async def test_operators_and_the_node_of_the_supervisor_may(pair: Pair) -> None:
-    operating = pair.slow.operating
-    operating.allow(Address("operator:alice", "1-a"))
-    pair.slow.parent = "n2/2-b/0"  # type: ignore[attr-defined]
-    operating.allow(Address("n2", "1-a"))
-    with pytest.raises(Forbidden):
-        operating.allow(Address("n3", "1-a"))
+@pytest.mark.parametrize("placer", ["n2", "n3"])
+async def test_of_other_nodes_that_may_operate_which_has_placed_the_actor(
+    pair: Pair, folder: Path, placer: str
+) -> None:
+    pair.there.guardian = placer
+    other = Connections(asyncio.get_running_loop(), str(folder), Address("n2", fresh_name()))
+    await other.start()
+    try:
+        asked = other.ask(pair.there.address, Suspend(), 30.0)
+        if placer == "n2":
+            await asked
+            assert pair.slow.serving.state is ActorState.SUSPENDED
+        else:
+            with pytest.raises(Forbidden, match="of the node that has placed it and operators"):
+                await asked
+            assert pair.slow.serving.state is ActorState.RUNNING
+    finally:
+        other.close()
+        await asyncio.sleep(0)

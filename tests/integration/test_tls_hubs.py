@@ -18,11 +18,13 @@ import structlog
 import uvloop
 from cryptography import x509
 
+from actors.core.node_roles import ROLES
 from supervision.errors import PeerLost
 from supervision.runtime import Address, metrics, on
 from supervision.runtime.closing_frame import ClosingFrame
 from supervision.runtime.connections import Connections
-from supervision.runtime.dispatch import Dispatch, handlers_of
+from supervision.runtime.dispatch import Dispatch
+from supervision.runtime.handlers import handlers_of
 from supervision.runtime.tls import TlsConnection
 from supervision.runtime.wire import (
     ASK,
@@ -35,6 +37,7 @@ from supervision.runtime.wire import (
     greet,
     read_greeting,
 )
+from supervision.security.audience import NODE
 from supervision.security.authority import Authority
 from supervision.security.certificate import (
     certificate_pem,
@@ -108,15 +111,15 @@ class Talker:
     def __init__(self) -> None:
         self.told = asyncio.Event()
 
-    @on(RtPing)
+    @on(RtPing, of=NODE)
     async def ping(self, msg: RtPing, sender: Address) -> RtPong:
         return RtPong(number=msg.number, payload=f"{msg.payload} to {sender.node}")
 
-    @on(RtNothing)
+    @on(RtNothing, of=NODE)
     async def nothing(self, msg: RtNothing, sender: Address) -> None:
         self.told.set()
 
-    @on(RtCount)
+    @on(RtCount, of=NODE)
     async def count(self, msg: RtCount, sender: Address) -> AsyncIterator[RtPong]:
         for number in range(msg.items):
             yield RtPong(number=number, payload=msg.payload)
@@ -224,7 +227,7 @@ async def test_system_messages_survive_a_broken_connection_between_nodes(blue: C
 
 async def test_a_release_that_speaks_more_is_understood(blue: Cluster) -> None:
     one = await blue.hub("n1")
-    blue.authority.issue("n2")
+    blue.authority.issue("n2", roles=ROLES)
     tls = shows(blue.authority, "n2")
     newer = await Stranger.to(
         one, tls, hello(version=PROTOCOL_VERSION + 1, oldest=PROTOCOL_VERSION), frame(ASK, 1, b"x")
@@ -241,7 +244,7 @@ def wire_refused(node: str) -> float:
     return float(metrics.wire_refused.labels(node)._value.get())
 
 
-OLD = "node n2 speaks version 1 of the wire, this node version 2; upgrade it"
+OLD = "node n2 speaks version 1 of the wire, this node version 3; upgrade it"
 
 
 async def test_a_node_of_the_release_before_is_refused_and_logged_once(blue: Cluster) -> None:
@@ -249,7 +252,7 @@ async def test_a_node_of_the_release_before_is_refused_and_logged_once(blue: Clu
     one = await blue.hub("n1")
     asked: list[int] = []
     one.on_request = lambda _peer, _kind, number, _payload: asked.append(number)
-    blue.authority.issue("n2")
+    blue.authority.issue("n2", roles=ROLES)
     tls = shows(blue.authority, "n2")
     before = wire_refused("n2")
     with structlog.testing.capture_logs() as lines:
@@ -258,7 +261,7 @@ async def test_a_node_of_the_release_before_is_refused_and_logged_once(blue: Clu
             await old.closed()
             kind, _, greeting = Framer().feed(old.seen)[0]
             assert kind == HELLO
-            assert read_greeting(greeting).oldest == 2, "by which it refuses us"
+            assert read_greeting(greeting).oldest == 3, "by which it refuses us"
         await until(lambda: not one.connections)
     assert [line for line in lines if line["log_level"] == "error"] == [
         {
@@ -299,7 +302,7 @@ def bad(blue: Cluster, how: str) -> tuple[Authority | None, str]:
     """Who issued the certificate of node n2 that isn't to be believed, and how that is counted."""
     if how == "foreign":
         other = Authority.init(blue.folder / "other", "blue")
-        other.issue("n2")
+        other.issue("n2", roles=ROLES)
         return other, "foreign"
     if how == "cluster":  # signed by our authority's key for another cluster, as two may share one
         name, key = NodeName("red", "n2"), new_key("ed25519")
@@ -320,9 +323,9 @@ def bad(blue: Cluster, how: str) -> tuple[Authority | None, str]:
         return None, "absent"
     if how == "expired":
         past = Authority.open(blue.authority.folder, clock=lambda: time.time() - 7200)
-        past.issue("n2", lifetime_s=3600)
+        past.issue("n2", lifetime_s=3600, roles=ROLES)
         return past, "expired"
-    blue.authority.issue("n2")
+    blue.authority.issue("n2", roles=ROLES)
     blue.authority.revoke("n2")
     return blue.authority, "revoked"
 
@@ -362,7 +365,7 @@ async def test_nothing_is_said_to_a_listener_with_a_bad_certificate(
     if issuer is None:
         # A server of TLS always has one: one that no authority signed, then.
         issuer, reason = Authority.init(blue.folder / "self", "blue"), "foreign"
-        issuer.issue("n2")
+        issuer.issue("n2", roles=ROLES)
     heard = b""
     done = asyncio.Event()
 
@@ -392,7 +395,7 @@ async def test_nothing_is_said_to_a_listener_with_a_bad_certificate(
 
 async def test_a_greeting_must_name_the_node_of_the_certificate(blue: Cluster) -> None:
     one = await blue.hub("n1")
-    blue.authority.issue("n2")
+    blue.authority.issue("n2", roles=ROLES)
     asked: list[bytes] = []
     one.on_request = lambda _peer, _kind, _number, payload: asked.append(payload)
     before = closed("other_node")
@@ -436,7 +439,7 @@ async def test_another_node_does_not_come_by_the_unix_socket(blue: Cluster) -> N
 
 async def test_another_protocol_is_not_spoken(blue: Cluster) -> None:
     one = await blue.hub("n1")
-    blue.authority.issue("n2")
+    blue.authority.issue("n2", roles=ROLES)
     web = await Stranger.to(one, shows(blue.authority, "n2", alpn="http/1.1"), hello())
     await web.closed()
     assert web.seen == b""
@@ -452,7 +455,7 @@ async def test_another_protocol_is_not_spoken(blue: Cluster) -> None:
 
 async def test_a_frame_of_a_gibibyte_is_refused_when_it_is_announced(blue: Cluster) -> None:
     one, three = await blue.hub("n1"), await blue.hub("n3")
-    blue.authority.issue("n2")
+    blue.authority.issue("n2", roles=ROLES)
     tls = shows(blue.authority, "n2")
     for frames in ([], [hello()]):
         huge = await Stranger.to(one, tls, *frames, HEADER.pack(1 << 30, ASK, 1), bytes(65536))
@@ -466,7 +469,7 @@ async def test_silence_after_the_handshake_is_ended(
 ) -> None:
     monkeypatch.setattr("supervision.runtime.connection.GREETING_TIMEOUT", 0.1)
     one = await blue.hub("n1")
-    blue.authority.issue("n2")
+    blue.authority.issue("n2", roles=ROLES)
     silent = await Stranger.to(one, shows(blue.authority, "n2"))
     await silent.closed()
     assert not one.connections
@@ -519,7 +522,7 @@ async def test_connections_of_one_node_are_bounded(
 ) -> None:
     monkeypatch.setattr("supervision.runtime.node_transport.MAX_PER_NODE", 3)
     one, three = await blue.hub("n1"), await blue.hub("n3")
-    blue.authority.issue("n2")
+    blue.authority.issue("n2", roles=ROLES)
     tls = shows(blue.authority, "n2")
     before = refused("node_connections")
     many = [await Stranger.to(one, tls, hello()) for _ in range(3)]

@@ -24,6 +24,7 @@ from thespian.actors import (
 )
 from thespian.system.messages.admin import SystemShutdown
 
+from actors.core.node_roles import ROLES
 from supervision.errors import PeerLost
 from supervision.runtime import Address, Endpoint, system_messages
 from supervision.runtime.placements import ORPHAN_S
@@ -56,7 +57,7 @@ class Pair:
         self.ports = {"n1": free_port(), "n2": free_port()}
         self.routes = {node: f"{HOST}:{port}" for node, port in self.ports.items()}
         for node in self.ports:
-            self.authority.issue(node)
+            self.authority.issue(node, roles=ROLES)
         leader = {"Convention Address.IPv4": f"{HOST}:{self.ports['n1']}"}
         self.one = stack.enter_context(running_node(**self.capabilities("n1"), **leader))
         self.two = stack.enter_context(
@@ -243,7 +244,7 @@ async def test_every_process_takes_the_new_certificate_while_it_runs(pair: Pair)
 
 def test_a_node_whose_identity_is_of_no_use_does_not_start(tmp_path: Path) -> None:
     authority = Authority.init(tmp_path / "ca", "blue")
-    authority.issue("n2")
+    authority.issue("n2", roles=ROLES)
     with pytest.raises(IdentityUnusable, match="this is node n1"):
         ActorSystem(
             "tether",

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from actors.core.node_roles import ROLES
 from supervision.contracts import StartChild
 from supervision.nodes import ROOT
 from supervision.root import Root
@@ -42,7 +43,7 @@ class Nodes:
         self._leaders = [f"{node}/admin/{self.ports[node]}" for node in leaders]
         self.nodes: dict[str, Node] = {}
         for node in capabilities:
-            self.authority.issue(node)
+            self.authority.issue(node, roles=ROLES)
             self.start(stack, node)
 
     def start(self, stack: ExitStack, node: str) -> Node:

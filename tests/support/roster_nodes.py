@@ -19,7 +19,8 @@ from supervision.contracts.operating import Standing
 from supervision.errors import Unavailable
 from supervision.runtime import Address
 from supervision.runtime.connections import Connections
-from supervision.runtime.dispatch import Dispatch, handlers_of, reply
+from supervision.runtime.dispatch import Dispatch, reply
+from supervision.runtime.handlers import handlers_of
 from supervision.runtime.introspection import Introspection
 from supervision.runtime.peer import Peer
 from supervision.runtime.wire import ASK

@@ -17,6 +17,7 @@ from actors.errors import ContextExceeded
 from supervision.contracts import Contract
 from supervision.errors import RateLimited
 from supervision.runtime import Actor, Address, on
+from supervision.security.audience import NODE
 
 DIES = "RT_DIES_AT_IMPORT"
 if os.environ.get(DIES):
@@ -104,11 +105,11 @@ class Echo(Actor):
     def __init__(self) -> None:
         self.notes: list[str] = []
 
-    @on(RtSync)
+    @on(RtSync, of=NODE)
     def sync(self, msg: RtSync, sender: Address) -> RtPong:
         return RtPong(number=msg.number)
 
-    @on(RtPing)
+    @on(RtPing, of=NODE)
     async def ping(self, msg: RtPing, sender: Address) -> RtPong:
         try:
             if msg.delay_s:
@@ -119,11 +120,11 @@ class Echo(Actor):
             raise
         return RtPong(number=msg.number, payload=msg.payload)
 
-    @on(RtNothing)
+    @on(RtNothing, of=NODE)
     async def nothing(self, msg: RtNothing, sender: Address) -> None:
         self.notes.append("nothing")
 
-    @on(RtFail)
+    @on(RtFail, of=NODE)
     async def fail(self, msg: RtFail, sender: Address) -> None:
         if msg.how == "rate":
             raise RateLimited("too much", retry_after_s=2.5, param="tokens")
@@ -131,7 +132,7 @@ class Echo(Actor):
             raise ContextExceeded("too long")
         raise ValueError("a secret that stays here")
 
-    @on(RtCount)
+    @on(RtCount, of=NODE)
     async def count(self, msg: RtCount, sender: Address) -> AsyncIterator[RtPong]:
         number = -1
         try:
@@ -147,11 +148,11 @@ class Echo(Actor):
         finally:
             self.notes.append(f"count ended at {number}")
 
-    @on(RtReport)
+    @on(RtReport, of=NODE)
     def report(self, msg: RtReport, sender: Address) -> RtReported:
         return RtReported(notes=tuple(self.notes), running=self._serving.running)
 
-    @on(RtRead)
+    @on(RtRead, of=NODE)
     async def read(self, msg: RtRead, sender: Address) -> RtPong:
         self.open = self.stream(msg.address, RtCount(items=1_000_000), credit=8)
         taken = 0
@@ -161,19 +162,19 @@ class Echo(Actor):
                 break
         return RtPong(number=taken)
 
-    @on(RtExit)
+    @on(RtExit, of=NODE)
     def leave(self, msg: RtExit, sender: Address) -> RtPong:
         self.exit_process(msg.reason)
         self.exit_process(msg.reason)
         return RtPong(number=0)
 
-    @on(RtCrash)
+    @on(RtCrash, of=NODE)
     def crash(self, msg: RtCrash, sender: Address) -> None:
         ctypes.string_at(0)
 
 
 class Parent(Echo):
-    @on(RtCreate)
+    @on(RtCreate, of=NODE)
     async def make(self, msg: RtCreate, sender: Address) -> RtCreated:
         kinds = {"echo": Echo, "late": Late, "unborn": Unborn, "dies": Echo}
         if msg.kind == "dies":
@@ -208,7 +209,7 @@ class Late(Echo):
     async def stopping(self) -> None:
         self.tell(self.parent, RtNothing())
 
-    @on(RtAdopt)
+    @on(RtAdopt, of=NODE)
     def adopt(self, msg: RtAdopt, sender: Address) -> None:
         self.parent = msg.parent
 

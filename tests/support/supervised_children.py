@@ -12,8 +12,10 @@ import msgspec
 
 from actors.contracts import ListModels, Readiness, Ready
 from supervision.child import Supervised
+from supervision.contracts import ChildReady, StartChild
 from supervision.errors import TetherError
 from supervision.runtime import Address, on
+from supervision.security.audience import NODE, PLACER
 
 
 class StubOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,11 +68,11 @@ class Stub(Supervised):
             with open(self.options.journal, "a") as journal:  # noqa: PTH123
                 journal.write(f"{word} {self.path} {self.pid}\n")
 
-    @on(Readiness)
+    @on(Readiness, of=NODE)
     def ready(self, msg: Readiness, sender: Address) -> Ready:
         return Ready(models=(self.path, *(f"{k}={v}" for k, v in sorted(self.needs.items()))))
 
-    @on(ListModels)
+    @on(ListModels, of=NODE)
     async def obey(self, msg: ListModels, sender: Address) -> Ready | None:
         """`credential` is a command."""
         word, _, rest = msg.credential.partition(" ")
@@ -89,3 +91,12 @@ class Stub(Supervised):
             await self.tree.first(60.0)
             return Ready(models=tuple(node.path for node in self.tree.under(rest)))
         return None
+
+
+class Liar(Stub):
+    """Says that it is another process."""
+
+    @on(StartChild, of=PLACER)
+    async def _start_child(self, msg: StartChild, sender: Address) -> ChildReady:
+        await super()._start_child(msg, sender)
+        return ChildReady(pid=1, address=f"{self.address.node}/1-init/0")

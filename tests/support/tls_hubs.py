@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from actors.core.node_roles import ROLES
 from supervision.runtime import Address
 from supervision.runtime.connections import Connections
 from supervision.runtime.dispatch import reply
@@ -63,7 +64,7 @@ class Cluster:
         authority = authority or self.authority
         where = identity_dir or authority.folder_of(node)
         if not where.exists():
-            authority.issue(node, **issue)
+            authority.issue(node, **{"roles": ROLES, **issue})
         routes = Routes({f"n{i}": route for i in range(1, 6)})
         border = NodeTransport(
             Identity(where, node, kept=kept, clock=self.clock),

@@ -50,6 +50,20 @@ def test_a_life_of_a_certificate(ca: Command):
     assert [(row["node"], row["state"]) for row in rows] == [("n1", "revoked"), ("n1", "good")]
 
 
+def test_roles_are_given_shown_kept_and_changed(ca: Command):
+    ca("init")
+    assert "(control, door, worker)" in ca("issue", "n1")
+    assert "(worker)" in ca("issue", "n2", "--roles", "worker")
+    assert "(door, worker)" in ca("renew", "n2", "--roles", "worker,door")
+    assert "(door, worker)" in ca("renew", "n2")
+    assert "(" not in ca("issue", "operator:ann")
+    assert "door,worker" in ca("list")
+    rows = [json.loads(line) for line in ca("list", "--json").splitlines()]
+    assert [row["roles"] for row in rows if row["node"] == "n2"] == [
+        ["worker"], ["door", "worker"], ["door", "worker"],
+    ]  # fmt: skip
+
+
 def test_kinds_of_keys(ca: Command):
     ca("init", "other", "--key", "p256", "--days", "1")
     ca("issue", "n1", "--ca", "other", "--key", "p256", "--hours", "48")
@@ -69,6 +83,8 @@ def test_kinds_of_keys(ca: Command):
         (("issue", "a/b"), 1, "no name"),
         (("issue", "n2", "--hours", "0"), 1, "can't live"),
         (("renew", "n2"), 1, "tether ca issue n2"),
+        (("issue", "n2", "--roles", "gateway"), 1, "one or several of door,control,worker"),
+        (("issue", "operator:ann", "--roles", "worker"), 1, "is an operator"),
         (("revoke", "n2"), 1, "tether ca list"),
         (("issue",), 2, "--help"),
         (("issue", "n2", "--key", "rsa"), 2, "--help"),

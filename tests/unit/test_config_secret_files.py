@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from actors.core.node_roles import ROLES
+from supervision.security.authority import Authority
 from tests.support.door_certificates import DoorAuthority
 from tests.unit.test_config import SMALL
 from tether.cli.check import check
+from tether.cli.failure import CommandFailed
 from tether.config import load
 from tether.config.secret_files import open_files
 
@@ -26,9 +29,8 @@ roles = true
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    (tmp_path / "ca/nodes/n1").mkdir(parents=True)
-    files = {"ca/nodes/n1/node.pem", "ca/ca.key", "door.key", "pass", "cluster.toml"}
-    for name in files:
+    Authority.init(tmp_path / "ca", "tether").issue("n1", roles=ROLES)
+    for name in ("door.key", "pass", "cluster.toml"):
         (tmp_path / name).touch(0o600)
     DoorAuthority(tmp_path).renew()
     (tmp_path / "cluster.toml").write_text(SECRETS + SMALL)
@@ -64,6 +66,10 @@ def test_what_others_may_read_is_one_sentence(
     [sentence] = told(path)
     assert sentence.startswith(f"{file}: ") and what in sentence
     assert f"chmod {640 if name == 'cluster.toml' else 600} {file}" in sentence
+    if name.endswith("node.pem"):  # the node wouldn't start with it
+        with pytest.raises(CommandFailed, match=r"others may read .*node\.pem"):
+            check(path, "")
+        return
     assert check(path, "") == 0
     shown = capsys.readouterr()
     assert "is good" in shown.out and shown.err == f"warning: {sentence}\n"

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from actors.core.node_roles import ROLES
 from actors.depot import DepotOptions
 from actors.gateway import GatewayOptions
 from actors.placer.placer import PlacerOptions
@@ -359,11 +360,15 @@ def test_a_certificate_is_looked_at_before_the_start(tmp_path: Path) -> None:
     with pytest.raises(NotOfCluster, match="tether ca issue n1"):
         check_identity(node_with(tmp_path / "none"))
     authority = Authority.init(tmp_path / "ca", "tether")
-    authority.issue("n1")
-    authority.issue("n2")
+    authority.issue("n1", roles=ROLES)
+    authority.issue("n2", roles=ROLES)
     check_identity(node_with(authority.folder_of("n1")))
     with pytest.raises(NotOfCluster, match="this is node n1"):
         check_identity(node_with(authority.folder_of("n2")))
     with pytest.raises(NotOfCluster, match="of cluster tether"):
         check_identity(node_with(authority.folder_of("n1"), cluster="other"))
+    authority.renew("n1", roles=["worker"])
+    lacks = "to have the role door, control, .* says worker; `tether ca renew n1 --roles door,"
+    with pytest.raises(NotOfCluster, match=lacks):
+        check_identity(node_with(authority.folder_of("n1")))
     check_identity(config())

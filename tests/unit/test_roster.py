@@ -11,6 +11,7 @@ from random import Random
 import pytest
 
 from actors.contracts import Fleet, HealthReport, Presence
+from actors.core.node_roles import ROLES
 from actors.roster.announcement import Acceptance, AnnouncementRefused, announce, presence_topic
 from actors.roster.membership import Health, Membership, MembershipOptions
 from actors.roster.roster_view import RosterView
@@ -115,7 +116,7 @@ class World:
             return
         before = (node.view.fleet, dict(node.last))
         try:
-            heard = node.acceptance.take(payload, signer=signer, sender=sender)
+            heard = node.acceptance.take(payload, signer=signer, sender=sender, roles=ROLES)
         except AnnouncementRefused:
             assert (node.view.fleet, node.last) == before
             return
@@ -215,17 +216,17 @@ def test_what_holds_in_every_world_and_that_all_agree_in_the_end():
 class Forgetful(Acceptance):
     """A planted bug: it takes what it has heard before."""
 
-    def take(self, payload: bytes, *, signer: str, sender: str):  # type: ignore[no-untyped-def]
+    def take(self, payload: bytes, *, signer: str, sender: str, roles=ROLES):  # type: ignore[no-untyped-def]
         if sender in self._known:
             self._known[sender].sequence = -1
-        return super().take(payload, signer=signer, sender=sender)
+        return super().take(payload, signer=signer, sender=sender, roles=roles)
 
 
 class Gullible(Acceptance):
     """A planted bug: it believes whoever brings something."""
 
-    def take(self, payload: bytes, *, signer: str, sender: str):  # type: ignore[no-untyped-def]
-        return super().take(payload, signer=signer, sender=signer)
+    def take(self, payload: bytes, *, signer: str, sender: str, roles=ROLES):  # type: ignore[no-untyped-def]
+        return super().take(payload, signer=signer, sender=signer, roles=roles)
 
 
 @pytest.mark.parametrize("bug", [Forgetful, Gullible])

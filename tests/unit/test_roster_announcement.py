@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.contracts import Announcement, HealthReport, Offer, Order, Presence
+from actors.core.node_roles import ROLES
 from actors.roster import announcement
 from actors.roster.announcement import (
     BURST,
@@ -65,7 +66,7 @@ def said(
 
 
 def take(made: Acceptance, payload: bytes, signer: str = "n2", sender: str = "n2"):
-    return made.take(payload, signer=signer, sender=sender)
+    return made.take(payload, signer=signer, sender=sender, roles=ROLES)
 
 
 def refusal(made: Acceptance, payload: bytes, signer: str = "n2", sender: str = "n2") -> Refusal:
@@ -209,12 +210,12 @@ def test_only_what_is_new_and_its_own_changes_anything(
         )
         before = {node: made.epoch(node) for node in NODES}
         if good:
-            heard = made.take(payload, signer=signer, sender=sender)
+            heard = made.take(payload, signer=signer, sender=sender, roles=ROLES)
             assert (heard.node_id, heard.epoch, heard.sequence) == (named, epoch, sequence)
             model[named] = (epoch, sequence)
         else:
             with pytest.raises(AnnouncementRefused):
-                made.take(payload, signer=signer, sender=sender)
+                made.take(payload, signer=signer, sender=sender, roles=ROLES)
             assert {node: made.epoch(node) for node in NODES} == before
     assert {node: made.epoch(node) for node in ("n2", "n3")} == {
         node: model.get(node, (-1, -1))[0] for node in ("n2", "n3")

@@ -6,7 +6,7 @@ import textwrap
 
 from supervision.child import Supervised
 from supervision.runtime import Address, actor
-from supervision.runtime.dispatch import handlers_of
+from supervision.runtime.handlers import handlers_of
 
 
 def test_the_actor_of_the_docstring_is_one() -> None:
@@ -20,7 +20,7 @@ def test_the_actor_of_the_docstring_is_one() -> None:
     assert isinstance(counter_class, type) and issubclass(counter_class, Supervised)
     assert isinstance(add, type)
     counter = object.__new__(counter_class)  # a process of its own is not what is looked at here
-    handler, _ = handlers_of(counter)[add]
+    handler, _, _ = handlers_of(counter)[add]
     sender = Address("n", "1", 0)
     assert [handler(add(n=n), sender).n for n in (2, 3)] == [2, 5]
     assert counter_class.spec(id="counter").start.endswith(":Counter")

@@ -6,7 +6,8 @@ import pytest
 
 from actors.contracts import Catalog, Fleet, WatchFleet
 from supervision.runtime import on
-from supervision.runtime.dispatch import ASYNC, STREAM, SYNC, handlers_of
+from supervision.runtime.handlers import ASYNC, STREAM, SYNC, handlers_of
+from supervision.security.audience import OPERATOR, OWN
 
 
 class Base:
@@ -14,7 +15,7 @@ class Base:
     def both(self, msg, sender):
         return None
 
-    @on(WatchFleet)
+    @on(WatchFleet, of=OPERATOR)
     async def watch(self, msg, sender):
         return None
 
@@ -28,12 +29,12 @@ class Derived(Base):
 def test_handlers_and_their_kinds():
     base, derived = Base(), Derived()
     assert handlers_of(base) == {
-        Fleet: (base.both, SYNC),
-        Catalog: (base.both, SYNC),
-        WatchFleet: (base.watch, ASYNC),
+        Fleet: (base.both, SYNC, OWN.mask),
+        Catalog: (base.both, SYNC, OWN.mask),
+        WatchFleet: (base.watch, ASYNC, (OWN | OPERATOR).mask),
     }
-    assert handlers_of(derived)[WatchFleet] == (derived.stream, STREAM)
-    assert handlers_of(derived)[Fleet] == (derived.both, SYNC)
+    assert handlers_of(derived)[WatchFleet] == (derived.stream, STREAM, OWN.mask)
+    assert handlers_of(derived)[Fleet] == (derived.both, SYNC, OWN.mask)
 
 
 def test_a_method_can_be_overridden_without_marking_it_again():
@@ -42,7 +43,7 @@ def test_a_method_can_be_overridden_without_marking_it_again():
             return None
 
     plain = Plain()
-    assert handlers_of(plain)[Fleet] == (plain.both, ASYNC)
+    assert handlers_of(plain)[Fleet] == (plain.both, ASYNC, OWN.mask)
 
 
 def test_two_methods_for_one_contract_are_refused():

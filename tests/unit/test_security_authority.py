@@ -6,9 +6,11 @@ import stat
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 
+from actors.core.node_roles import ROLES
 from supervision.security.authority import DAY, Authority, AuthorityUnusable
 from supervision.security.certificate import read_key, uris_of
 from supervision.security.name import NodeName
@@ -50,9 +52,11 @@ def revoked_in(folder: Path) -> frozenset[int]:
 @pytest.mark.parametrize("kind", ["ed25519", "p256"])
 def test_a_certificate_names_its_node_and_lives_for_a_day(tmp_path: Path, clock: Clock, kind: str):
     authority = Authority.init(tmp_path / "ca", "blue", key=kind, clock=clock)  # type: ignore[arg-type]
-    made = authority.issue("n1", key=kind)  # type: ignore[arg-type]
+    made = authority.issue("n1", key=kind, roles=ROLES)  # type: ignore[arg-type]
     found = certificate_in(authority.folder_of("n1"))
-    assert uris_of(found) == ["tether://blue/node/n1"]
+    roles = "tether://blue/roles/control,door,worker"
+    assert uris_of(found) == ["tether://blue/node/n1", roles]
+    assert made.roles == ("control", "door", "worker")
     assert found.not_valid_after_utc.timestamp() == made.ends_at == NOW + DAY
     assert found.not_valid_before_utc.timestamp() == NOW - 300
     assert found.serial_number == int(made.serial, 16)
@@ -63,7 +67,7 @@ def test_a_certificate_names_its_node_and_lives_for_a_day(tmp_path: Path, clock:
 
 
 def test_all_files_are_their_owners_only(authority: Authority):
-    authority.issue("n1")
+    authority.issue("n1", roles=ROLES)
     files = [path for path in authority.folder.rglob("*") if path.is_file()]
     assert {path.name for path in files} == {
         "ca.key", "ca.pem", "crl.pem", "ledger.json", "node.pem",
@@ -74,7 +78,7 @@ def test_all_files_are_their_owners_only(authority: Authority):
 
 
 def test_the_authoritys_key_stays_at_home(authority: Authority, tmp_path: Path):
-    authority.issue("n1", to=tmp_path / "elsewhere")
+    authority.issue("n1", to=tmp_path / "elsewhere", roles=ROLES)
     authority.renew("n1", to=tmp_path / "elsewhere")
     secret = (authority.folder / "ca.key").read_bytes()
     others = [
@@ -87,7 +91,7 @@ def test_the_authoritys_key_stays_at_home(authority: Authority, tmp_path: Path):
 
 
 def test_a_renewal_has_a_new_key_and_the_same_lifetime(authority: Authority, clock: Clock):
-    authority.issue("n1", lifetime_s=3600, key="p256")
+    authority.issue("n1", lifetime_s=3600, key="p256", roles=ROLES)
     before = certificate_in(authority.folder_of("n1"))
     clock.now += 3000
     made = authority.renew("n1")
@@ -100,13 +104,17 @@ def test_a_renewal_has_a_new_key_and_the_same_lifetime(authority: Authority, clo
 
 def test_a_certificate_ends_with_its_authority(tmp_path: Path, clock: Clock):
     authority = Authority.init(tmp_path / "ca", "blue", lifetime_s=3600, clock=clock)
-    assert authority.issue("n1").ends_at == NOW + 3600
+    assert authority.issue("n1", roles=ROLES).ends_at == NOW + 3600
 
 
 def test_revoking_a_node_takes_all_that_live(authority: Authority, clock: Clock):
-    old = authority.issue("n1", lifetime_s=60)
+    old = authority.issue("n1", lifetime_s=60, roles=ROLES)
     clock.now += 100
-    first, other, second = authority.issue("n1"), authority.issue("n2"), authority.renew("n1")
+    first, other, second = (
+        authority.issue("n1", roles=ROLES),
+        authority.issue("n2", roles=ROLES),
+        authority.renew("n1"),
+    )
     assert {one.serial for one in authority.revoke("n1")} == {first.serial, second.serial}
     serials = {int(first.serial, 16), int(second.serial, 16)}
     for folder in (authority.folder, authority.folder_of("n1"), authority.folder_of("n2")):
@@ -121,11 +129,11 @@ def test_revoking_a_node_takes_all_that_live(authority: Authority, clock: Clock)
     assert authority.revoke("n1") == ()
     with pytest.raises(AuthorityUnusable, match="revoked"):
         authority.renew("n1")
-    authority.issue("n1")
+    authority.issue("n1", roles=ROLES)
 
 
 def test_one_certificate_is_revoked_by_its_serial(authority: Authority):
-    first, second = authority.issue("n1"), authority.issue("n1")
+    first, second = authority.issue("n1", roles=ROLES), authority.issue("n1", roles=ROLES)
     colons = ":".join(first.serial.zfill(40)[i : i + 2] for i in range(0, 40, 2)).upper()
     assert authority.revoke(colons) == (authority.listed()[0],)
     assert revoked_in(authority.folder) == {int(first.serial, 16)}
@@ -135,12 +143,12 @@ def test_one_certificate_is_revoked_by_its_serial(authority: Authority):
 def test_the_list_is_numbered_upwards_and_old_entries_are_forgotten(
     authority: Authority, clock: Clock
 ):
-    authority.issue("n1")
+    authority.issue("n1", roles=ROLES)
     authority.revoke("n1")
     signers = x509.load_pem_x509_certificates((authority.folder / "ca.pem").read_bytes())
     first = read_list((authority.folder / "crl.pem").read_bytes(), signers)
     clock.now += 40 * DAY
-    authority.issue("n2")
+    authority.issue("n2", roles=ROLES)
     second = read_list((authority.folder / "crl.pem").read_bytes(), signers)
     assert second.number > first.number
     assert len(first.serials) == 1
@@ -158,7 +166,7 @@ def test_a_list_of_another_authority_is_refused(authority: Authority, tmp_path: 
 def test_two_commands_at_once_lose_nothing(authority: Authority):
     def work(name: str) -> None:
         for _ in range(5):
-            Authority.open(authority.folder, clock=lambda: NOW).issue(name)
+            Authority.open(authority.folder, clock=lambda: NOW).issue(name, roles=ROLES)
 
     threads = [threading.Thread(target=work, args=(f"n{i}",)) for i in range(4)]
     for thread in threads:
@@ -179,9 +187,9 @@ def test_what_cannot_be_done_is_said_in_a_sentence(authority: Authority, tmp_pat
         authority.revoke("n9")
     for name in ("", "a/b", "-x", "x" * 64, "n\n1"):
         with pytest.raises(ValueError, match="no name"):
-            authority.issue(name)
+            authority.issue(name, roles=ROLES)
     with pytest.raises(ValueError, match="live"):
-        authority.issue("n1", lifetime_s=0)
+        authority.issue("n1", lifetime_s=0, roles=ROLES)
     (authority.folder / "ledger.json").write_text("{")
     with pytest.raises(AuthorityUnusable, match="ledger"):
         authority.listed()
@@ -191,7 +199,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(authority: Authority, tmp_pat
 
 
 def test_a_folder_of_a_node_is_no_authority(authority: Authority):
-    authority.issue("n1")
+    authority.issue("n1", roles=ROLES)
     with pytest.raises(AuthorityUnusable, match=r"ca\.key"):
         Authority.open(authority.folder_of("n1"))
 
@@ -226,3 +234,42 @@ def test_operators_have_names_of_their_own():
             NodeName("blue", wrong)
     for uri in ("tether://blue/node/operator:alice", "tether://blue/admin/alice"):
         assert NodeName.of([uri]) is None
+
+
+def test_roles_are_kept_by_a_renewal_and_can_be_changed(authority: Authority):
+    authority.issue("n1", roles=("worker", "control", "worker"))
+    assert authority.renew("n1").roles == ("control", "worker")
+    assert authority.renew("n1", roles=["worker"]).roles == ("worker",)
+    assert authority.renew("n1").roles == ("worker",)
+    assert uris_of(certificate_in(authority.folder_of("n1")))[1] == "tether://blue/roles/worker"
+    assert [one.roles for one in authority.listed()][-1] == ("worker",)
+
+
+def test_a_certificate_of_an_earlier_release_is_renewed_with_roles(authority: Authority):
+    authority.issue("n1", roles=ROLES)
+    ledger = authority.folder / "ledger.json"
+    before = msgspec.json.decode(ledger.read_bytes())
+    for one in before["issued"]:
+        del one["roles"]
+    ledger.write_bytes(msgspec.json.encode(before))
+    with pytest.raises(AuthorityUnusable, match="`tether ca renew n1 --roles ROLE"):
+        authority.renew("n1")
+    assert authority.renew("n1", roles=["door"]).roles == ("door",)
+
+
+@pytest.mark.parametrize(
+    ("node", "roles", "why"),
+    [
+        ("n1", (), "needs roles"),
+        ("n1", ("Worker",), "is no role"),
+        ("n1", ("a,b",), "is no role"),
+        ("n1", tuple(f"r{n}" for n in range(9)), "8 roles at most"),
+        ("operator:ann", ("worker",), "is an operator"),
+    ],
+)
+def test_which_roles_cannot_be_given(
+    authority: Authority, node: str, roles: tuple[str, ...], why: str
+):
+    with pytest.raises(ValueError, match=why):
+        authority.issue(node, roles=roles)
+    assert not authority.listed()

@@ -8,16 +8,19 @@ from typing import Any
 
 import pytest
 
+from actors.core.node_roles import ROLES
 from supervision.security.authority import DAY, Authority
-from supervision.security.identity import CertificateRefused, Identity, IdentityUnusable, Reason
+from supervision.security.identity import Identity, IdentityUnusable
+from supervision.security.refusal import CertificateRefused, Reason
 
 URI = "tether://blue/node/n2"
+WORKS = "tether://blue/roles/worker"
 
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
     made = Authority.init(tmp_path / "ca", "blue")
-    made.issue("n1")
+    made.issue("n1", roles=ROLES)
     return made
 
 
@@ -28,9 +31,12 @@ def identity(authority: Authority) -> Identity:
     return made
 
 
-def shown(uri: str = URI, serial: int = 7, ends: str = "Jan  1 00:00:00 2100 GMT") -> Any:
+def shown(
+    uri: str = URI, roles: str = WORKS, serial: int = 7, ends: str = "Jan  1 00:00:00 2100 GMT"
+) -> Any:
     """A certificate in the form of `SSLSocket.getpeercert()`."""
-    return {"subjectAltName": (("URI", uri),), "serialNumber": f"{serial:X}", "notAfter": ends}
+    names = (("URI", uri), ("URI", roles))
+    return {"subjectAltName": names, "serialNumber": f"{serial:X}", "notAfter": ends}
 
 
 def refusal(identity: Identity, certificate: Any) -> Reason:
@@ -52,12 +58,48 @@ def test_whom_it_does_not_believe(identity: Identity):
     assert refusal(identity, shown("tether://red/node/n2")) is Reason.FOREIGN
     assert refusal(identity, shown(ends="Jan  1 00:00:00 2020 GMT")) is Reason.EXPIRED
     both = shown()
-    both["subjectAltName"] = (("URI", URI), ("URI", "tether://blue/node/n3"))
+    both["subjectAltName"] = (("URI", URI), ("URI", WORKS), ("URI", "tether://blue/node/n3"))
     assert refusal(identity, both) is Reason.FOREIGN
 
 
+def test_roles_are_what_the_certificate_says(identity: Identity):
+    assert identity.vouch(shown()).roles == ("worker",)
+    both = shown(roles="tether://blue/roles/control,door")
+    assert identity.vouch(both).roles == ("control", "door")
+    operator = shown("tether://blue/operator/ann", roles="https://example.org")
+    assert identity.vouch(operator).roles == ()
+    assert identity.current.roles == ("control", "door", "worker")
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        "https://example.org",
+        "tether://red/roles/worker",
+        "tether://blue/roles/",
+        "tether://blue/roles/door,control",
+        "tether://blue/roles/door,door",
+        "tether://blue/roles/Worker",
+        "tether://blue/roles/worker\n",
+        "tether://blue/roles/worker,",
+        "tether://blue/roles/*",
+        f"tether://blue/roles/{','.join(f'r{n}' for n in range(9))}",
+    ],
+)
+def test_who_says_no_roles_is_told_how_to_get_some(identity: Identity, roles: str):
+    with pytest.raises(CertificateRefused, match="`tether ca renew n2 --roles ROLE,") as refused:
+        identity.vouch(shown(roles=roles))
+    assert refused.value.reason is Reason.ROLELESS
+
+
+def test_roles_that_are_said_twice_are_none(identity: Identity):
+    twice = shown()
+    twice["subjectAltName"] += (("URI", "tether://blue/roles/control"),)
+    assert refusal(identity, twice) is Reason.ROLELESS
+
+
 def test_a_revocation_is_seen(authority: Authority, identity: Identity):
-    made = authority.issue("n2")
+    made = authority.issue("n2", roles=ROLES)
     certificate = shown(serial=int(made.serial, 16))
     vouched = identity.vouch(certificate)
     assert authority.revoke("n2")
@@ -70,7 +112,7 @@ def test_a_revocation_is_seen(authority: Authority, identity: Identity):
 
 
 def test_an_old_list_takes_no_revocation_back(authority: Authority, identity: Identity):
-    made = authority.issue("n2")
+    made = authority.issue("n2", roles=ROLES)
     path = authority.folder_of("n1") / "crl.pem"
     before = path.read_bytes()
     authority.revoke("n2")
@@ -153,9 +195,9 @@ def test_the_end_of_an_own_certificate_is_known(authority: Authority, identity: 
 
 
 def test_what_is_heard_counts_before_it_is_written(authority: Authority, tmp_path: Path):
-    made = authority.issue("n2")
+    made = authority.issue("n2", roles=ROLES)
     elsewhere = tmp_path / "n1"
-    authority.issue("n1", to=elsewhere)
+    authority.issue("n1", to=elsewhere, roles=ROLES)
     kept = tmp_path / "kept"
     kept.write_text("a file where the folder should be")
     identity = Identity(elsewhere, "n1", kept=kept)
@@ -180,16 +222,16 @@ def test_what_is_heard_counts_before_it_is_written(authority: Authority, tmp_pat
 
 
 def test_the_newest_good_list_of_both_folders_counts(authority: Authority, tmp_path: Path):
-    made = authority.issue("n2")
+    made = authority.issue("n2", roles=ROLES)
     elsewhere, kept = tmp_path / "n1", tmp_path / "kept"
-    authority.issue("n1", to=elsewhere)
+    authority.issue("n1", to=elsewhere, roles=ROLES)
     kept.mkdir()
     older = (authority.folder / "crl.pem").read_bytes()
     authority.revoke("n2")
     newer = (authority.folder / "crl.pem").read_bytes()
     foreign = Authority.init(tmp_path / "red", "blue")
     for _ in range(9):
-        foreign.issue("n1")
+        foreign.issue("n1", roles=ROLES)
     forged = (foreign.folder / "crl.pem").read_bytes()
     for given, own in ((older, newer), (newer, older), (newer, forged), (newer, b"nothing")):
         (elsewhere / "crl.pem").write_bytes(given)
@@ -203,9 +245,9 @@ def test_the_newest_good_list_of_both_folders_counts(authority: Authority, tmp_p
 def test_a_revocation_does_not_wait_for_a_folder_that_is_half_copied(
     authority: Authority, tmp_path: Path
 ):
-    made = authority.issue("n2")
+    made = authority.issue("n2", roles=ROLES)
     elsewhere, kept = tmp_path / "n1", tmp_path / "kept"
-    authority.issue("n1", to=elsewhere)
+    authority.issue("n1", to=elsewhere, roles=ROLES)
     identity = Identity(elsewhere, "n1", kept=kept)
     identity.load()
     (elsewhere / "node.pem").write_bytes(b"")

@@ -8,13 +8,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from actors.core.node_roles import ROLES
 from supervision.security.authority import Authority
-from supervision.security.identity import CertificateRefused, Identity, Reason
+from supervision.security.identity import Identity
+from supervision.security.refusal import CertificateRefused, Reason
 from supervision.security.signature import Forged, Seal, Signed
 
 
 def identity(authority: Authority, node: str, **issue: object) -> Identity:
-    authority.issue(node, **issue)  # type: ignore[arg-type]
+    authority.issue(node, **{"roles": ROLES, **issue})  # type: ignore[arg-type]
     made = Identity(authority.folder_of(node), node)
     made.load()
     return made
@@ -96,7 +98,7 @@ def test_an_authority_that_is_gone_vouches_no_longer(
 
 def test_a_revocation_list_travels_by_any_road(authority: Authority, here: Identity):
     old = (here.folder / "crl.pem").read_bytes()
-    made = authority.issue("n2", to=authority.folder.parent / "n2")
+    made = authority.issue("n2", to=authority.folder.parent / "n2", roles=ROLES)
     authority.revoke("n2")
     new = (authority.folder / "crl.pem").read_bytes()
     (here.folder / "crl.pem").write_bytes(old)
@@ -115,7 +117,7 @@ def test_a_revocation_list_travels_by_any_road(authority: Authority, here: Ident
 def test_an_older_list_does_not_replace_one_that_was_not_read_yet(
     authority: Authority, here: Identity
 ):
-    authority.issue("n2")
+    authority.issue("n2", roles=ROLES)
     older = (authority.folder / "crl.pem").read_bytes()
     authority.revoke("n2")
     newer = (here.folder / "crl.pem").read_bytes()

@@ -24,7 +24,7 @@ os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(home / "metrics")
 """
 SCRAPED = """
 def scraped(name):
-    from tether.http.probes import exposition
+    from tether.node.exposition import exposition
     lines = exposition().decode().splitlines()
     return [float(l.rpartition(" ")[2]) for l in lines if l.startswith(name)]
 """

@@ -10,8 +10,10 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from actors.core.node_roles import ROLES
 from supervision.security.authority import REVOKED, Authority, AuthorityUnusable, Issued
 from supervision.security.certificate import KeyKind
+from supervision.security.name import OPERATOR
 from tether.admin.grid import Grid
 from tether.cli.failure import CommandFailed
 
@@ -30,18 +32,26 @@ def init(folder: Path, cluster: str, *, days: float, key: KeyKind) -> int:
     return 0
 
 
-def issue(folder: Path, node: str, *, hours: float, key: KeyKind, to: Path | None) -> int:
-    """Make a key and a certificate for `node`, and say where they are."""
+def issue(
+    folder: Path, node: str, *, roles: str, hours: float, key: KeyKind, to: Path | None
+) -> int:
+    """Make a key and a certificate for `node`, and say where they are. A node has all roles unless
+    some are named; an operator has none."""
     authority = _done(lambda: Authority.open(folder))
-    made = _done(lambda: authority.issue(node, lifetime_s=hours * _HOUR, key=key, to=to))
+    given = _roles(roles) or (() if node.startswith(OPERATOR) else ROLES)
+    made = _done(
+        lambda: authority.issue(node, lifetime_s=hours * _HOUR, key=key, to=to, roles=given)
+    )
     return _told(authority, made, to)
 
 
-def renew(folder: Path, node: str, *, hours: float | None, to: Path | None) -> int:
+def renew(folder: Path, node: str, *, roles: str, hours: float | None, to: Path | None) -> int:
     """Make a new key and certificate for a node that has one."""
     authority = _done(lambda: Authority.open(folder))
     lifetime = hours * _HOUR if hours is not None else None
-    return _told(authority, _done(lambda: authority.renew(node, lifetime_s=lifetime, to=to)), to)
+    given = _roles(roles)
+    made = _done(lambda: authority.renew(node, lifetime_s=lifetime, to=to, roles=given))
+    return _told(authority, made, to)
 
 
 def revoke(folder: Path, which: str) -> int:
@@ -65,15 +75,34 @@ def list_(folder: Path, *, as_json: bool) -> int:
             line = {**msgspec.to_builtins(one), "state": one.state(now)}
             print(msgspec.json.encode(line).decode())
         return 0
-    rows = [(o.node, o.state(now), _moment(o.ends_at), o.key, o.serial) for o in found]
-    Grid([("node", "state", "ends", "key", "serial"), *rows], headed=True, whole=(0, 4)).show()
+    rows = [
+        (o.node, ",".join(o.roles), o.state(now), _moment(o.ends_at), o.key, o.serial)
+        for o in found
+    ]
+    heads = ("node", "roles", "state", "ends", "key", "serial")
+    Grid([heads, *rows], headed=True, whole=(0, 5)).show()
     return 0
 
 
+def _roles(text: str) -> tuple[str, ...]:
+    """
+    Raises:
+        CommandFailed: `text` names something else.
+    """
+    found = tuple(word.strip() for word in text.split(",") if word.strip())
+    for role in found:
+        if role not in ROLES:
+            raise CommandFailed(
+                f"there is no role {role[:100]!r}; write one or several of {','.join(ROLES)}"
+            )
+    return found
+
+
 def _told(authority: Authority, made: Issued, to: Path | None) -> int:
+    roles = f" ({', '.join(made.roles)})" if made.roles else ""
     print(
-        f"node {made.node} of cluster {authority.cluster}: {to or authority.folder_of(made.node)}, "
-        f"until {_moment(made.ends_at)}"
+        f"node {made.node}{roles} of cluster {authority.cluster}: "
+        f"{to or authority.folder_of(made.node)}, until {_moment(made.ends_at)}"
     )
     return 0
 

@@ -44,6 +44,7 @@ def issue(
     node: str,
     *,
     ca: CaPath = _CA,
+    roles: str = "",
     hours: float = 24.0,
     key: Literal["ed25519", "p256"] = "ed25519",
     to: Path | None = None,
@@ -54,6 +55,9 @@ def issue(
     ----------
     node
         The id of the node, or operator:NAME for who operates nodes from elsewhere.
+    roles
+        What the node may say to others: door, control, worker, or several with commas in between.
+        By default all three; give each node those of its entry in [[nodes]] alone.
     hours
         How long the certificate is good.
     key
@@ -63,12 +67,17 @@ def issue(
     """
     from tether.cli.ca import issue as run
 
-    return run(ca, node, hours=hours, key=key, to=to)
+    return run(ca, node, roles=roles, hours=hours, key=key, to=to)
 
 
 @ca.command
 def renew(
-    node: str, *, ca: CaPath = _CA, hours: float | None = None, to: Path | None = None
+    node: str,
+    *,
+    ca: CaPath = _CA,
+    roles: str = "",
+    hours: float | None = None,
+    to: Path | None = None,
 ) -> int:
     """Make a new key and certificate for a node that has one; it takes them over while it runs.
 
@@ -76,6 +85,9 @@ def renew(
     ----------
     node
         The id of the node.
+    roles
+        As for `issue`; by default those of the last one. What is taken away is good until the last
+        one ends, or `tether ca revoke` revokes its serial.
     hours
         How long the certificate is good; by default as long as the last one.
     to
@@ -83,7 +95,7 @@ def renew(
     """
     from tether.cli.ca import renew as run
 
-    return run(ca, node, hours=hours, to=to)
+    return run(ca, node, roles=roles, hours=hours, to=to)
 
 
 @ca.command(name="revoke")

@@ -10,30 +10,36 @@ from pathlib import Path
 import msgspec
 
 from supervision.security.files import is_private
+from supervision.security.identity import NODE
 from supervision.settings import ConfigInvalid
+from tether.cli.failure import CommandFailed
 from tether.config import Config, MemberSection, load
 from tether.config.cautions import cautions
 from tether.config.secret_files import open_files
-from tether.node.capabilities import NotOfCluster, certificate_of
+from tether.node.capabilities import NotOfCluster, certificate_of, check_identity
 
 
 def check(path: Path, node: str, *, strict: bool = False) -> int:
     """Say that the configuration at `path` can be used, by `node` or by all of its nodes, and warn
-    of what is better otherwise; with `strict` that is a failure.
+    of what is better otherwise; with `strict` that is a failure. The certificates that lie where
+    they are said to be, and may be read, have to fit.
 
     Raises:
         ConfigInvalid: it can't; with all mistakes.
+        CommandFailed: a certificate doesn't fit; with all that don't.
     """
     config = load(path)
     if node or len(config.nodes) <= 1:
         read = [config.at(node)]
+        _check_certificates(read)
         print(f"{path} is good: {_shown(read[0])}")
     else:
         shown = [_shown_or_why_not(config, member) for member in config.nodes]
+        read = [one for member in config.nodes if (one := _startable(config, member))]
+        _check_certificates(read)
         print(f"{path} is good:")
         for line in shown:
             print(f"  {line}")
-        read = [one for member in config.nodes if (one := _startable(config, member))]
     told = warnings(config, read, path)
     for sentence in told:
         print(f"warning: {sentence}", file=sys.stderr)
@@ -70,6 +76,24 @@ def _pair(config: Config) -> Iterator[str]:
             certificate_of(config)
         except NotOfCluster as error:
             yield str(error)
+
+
+def _check_certificates(configs: Iterable[Config]) -> None:
+    """
+    Raises:
+        CommandFailed: one of those that are here doesn't fit.
+    """
+    sentences = []
+    for config in configs:
+        folder = config.identity_dir
+        if folder is None or not os.access(folder / NODE, os.R_OK):
+            continue
+        try:
+            check_identity(config)
+        except NotOfCluster as error:
+            sentences.append(str(error))
+    if sentences:
+        raise CommandFailed(*sentences)
 
 
 def _shown_or_why_not(config: Config, member: MemberSection) -> str:

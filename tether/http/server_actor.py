@@ -15,6 +15,7 @@ from supervision.child import Supervised
 from supervision.contracts.operating import ActorState, Standing
 from supervision.errors import Hindered
 from supervision.runtime import Address, on
+from supervision.security.audience import OPERATOR
 from supervision.spec import ChildSpec
 from supervision.telemetry import logs
 from tether.http.admission import DoorAdmission
@@ -97,10 +98,9 @@ class FrontDoor(Supervised):
                 self._server.withdraw()
             await self._server.stop(deadline_s)
 
-    @on(Drain)
+    @on(Drain, of=OPERATOR)
     def drain(self, msg: Drain, sender: Address) -> Standing:
         """An operator says so: running answers finish, and new requests get 503."""
-        self._operating.allow(sender)
         self._admission.draining = msg.on or self._told_to_stop
         draining = self._admission.draining
         return Standing(state=ActorState.DRAINING if draining else ActorState.RUNNING)

@@ -61,7 +61,7 @@ class TlsListener:
         self._context = context
         self._protocol = protocol
         self._timeout_s = timeout_s
-        self._under_way = Crowd(most)
+        self._under_way = Handshakes(most)
         self._loop = asyncio.get_running_loop()
         self._pause: asyncio.TimerHandle | None = None
 
@@ -121,7 +121,7 @@ class TlsListener:
             _results["good"].inc()
 
 
-class Crowd:
+class Handshakes:
     """Handshakes under way, `most` at most, each of an origin (`origin_of`)."""
 
     def __init__(self, most: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
+from actors.core.node_roles import CONTROL, ROLES, implied
 from supervision.security.identity import Identity, IdentityUnusable
 from tether.config import Config, MemberSection
 from tether.http.certificate import CertificateUnusable, DoorCertificate
@@ -51,6 +52,7 @@ def capabilities_of(config: Config, run_dir: Path, *, owner_pid: int) -> dict[st
         "Run Dir": str(run_dir),
         "Actor Classes": list(ACTOR_CLASSES),
         "Placed Classes": list(PLACED_CLASSES),
+        "Placing Roles": [CONTROL],
         "Owner Pid": owner_pid,
         "Warm Spares": node.warm_spares,
         "node": node.id,
@@ -77,6 +79,11 @@ def leader_of(member: MemberSection) -> str:
     return f"{member.id}/admin/{member.admin_port}"
 
 
+def _roles_of(config: Config) -> tuple[str, ...]:
+    """What its certificate has to say. A node that is alone does everything."""
+    return implied(config.member.roles) if config.member is not None else ROLES
+
+
 def check_identity(config: Config) -> None:
     """Look at the node's certificate before anything is started with it.
 
@@ -90,14 +97,20 @@ def check_identity(config: Config) -> None:
     try:
         identity.load()
     except IdentityUnusable as error:
-        raise NotOfCluster(
-            f"{error}; `tether ca issue {config.node.id} --to {folder}` makes one"
-        ) from None
+        makes = f"; `tether ca issue {config.node.id} --to {folder}` makes one"
+        raise NotOfCluster(f"{error}{'' if 'tether ca' in str(error) else makes}") from None
     name = identity.current.name
     if name.cluster != config.cluster.name:
         raise NotOfCluster(
             f"the certificate in {folder} is of cluster {name.cluster}, and cluster.name is "
             f"{config.cluster.name}; take that of the right authority"
+        )
+    lacks = [role for role in _roles_of(config) if role not in identity.current.roles]
+    if lacks:
+        raise NotOfCluster(
+            f"node {config.node.id} is to have the role {', '.join(lacks)}, and the certificate in "
+            f"{folder} says {', '.join(identity.current.roles)}; `tether ca renew {config.node.id} "
+            f"--roles {','.join(_roles_of(config))} --to {folder}` makes one that fits"
         )
     if identity.current.ends_at <= identity.now():
         raise NotOfCluster(

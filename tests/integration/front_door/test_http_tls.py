@@ -21,7 +21,7 @@ from tether.http import certificate as certificates
 from tether.http import metrics, tls_listener
 from tether.http.certificate import CertificateUnusable, DoorCertificate
 from tether.http.options import DoorOptions
-from tether.http.tls_listener import Crowd, TlsListener, origin_of
+from tether.http.tls_listener import Handshakes, TlsListener, origin_of
 
 CHAT = "/v1/chat/completions"
 
@@ -330,7 +330,7 @@ async def test_strangers_who_never_end_their_handshake(
 
 async def test_a_crowd_of_one_address_leaves_others_alone() -> None:
     """Who has most gives way, not who came first."""
-    crowd = Crowd(4)
+    crowd = Handshakes(4)
     honest, *others = [asyncio.create_task(asyncio.Event().wait()) for _ in range(6)]
     crowd.add(honest, "192.0.2.1")  # type: ignore[arg-type]
     for one in others:
