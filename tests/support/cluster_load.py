@@ -36,6 +36,7 @@ class Load:
     doors: Mapping[str, str]
     key: str
     streams: int = 8
+    word: str = "request"  # of every prompt
     outcomes: list[Outcome] = field(default_factory=list)
     absences: list[tuple[str, float, float]] = field(default_factory=list)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -79,7 +80,7 @@ class Load:
             timeout=httpx2.Timeout(60, connect=30),  # on a busy machine a door is slow to say yes
         ) as client:
             while not self._over:
-                prompt = f"delay={DELAY_MS} request {next(numbers)} of {node}"
+                prompt = f"delay={DELAY_MS} {self.word} {next(numbers)} of {node}"
                 began = time.monotonic()
                 answer = await chat(client, prompt, max_tokens=TOKENS)
                 whole = answer.complete and answer.text == echoed(prompt, TOKENS)
