@@ -77,8 +77,10 @@ class Reservation(Supervised):
 
     @on(Settle, of=Role.WORKER)
     async def settle(self, msg: Settle, sender: Address) -> Settled:
-        """See `Ledger.settle`."""
-        return await self._ledger.settle(msg)
+        """See `Ledger.settle`. A worker of another node settles what is with its node, whatever
+        jobs and tokens it knows of."""
+        own = sender.node == self.address.node
+        return await self._ledger.settle(msg, "" if own else sender.node)
 
     @on(KeepBreakers, of=OWN)
     async def keep_breakers(self, msg: KeepBreakers, sender: Address) -> BreakerStates:

@@ -124,11 +124,12 @@ class Desk:
         return bool(self.connection.is_closed())
 
     async def round(
-        self, reserves: Sequence[tuple[Any, Reserve]], settles: Sequence[tuple[Any, Settle]]
+        self, reserves: Sequence[tuple[Any, Reserve]], settles: Sequence[tuple[Any, Settle, str]]
     ) -> tuple[list[Answer], list[Settled]]:
-        """Reserve and settle in one transaction; both lists are (UUID, message), and answers
-        come in their order. Safe to repeat when it is unknown whether it took effect: a reserve
-        finds its own job again, and a settle changes nothing the second time.
+        """Reserve and settle in one transaction. The lists are (UUID, message), and of settles the
+        other node that it comes from ("": the own one); answers come in their order. Safe to repeat
+        when it is unknown whether it took effect: a reserve finds its own job again, and a settle
+        changes nothing the second time.
 
         Raises:
             asyncpg.PostgresError, OSError, TimeoutError: nothing can be said of the round.
@@ -137,20 +138,21 @@ class Desk:
         row = await self._round.fetchrow(
             *self._reserve_columns(opening),
             [m.ownership.claim_token for _, m in opening],
-            [job for job, _ in settles],
-            [m.fencing_token for _, m in settles],
-            [m.outcome for _, m in settles],
-            [m.usage.prompt_tokens for _, m in settles],
-            [m.usage.completion_tokens for _, m in settles],
-            [m.finish for _, m in settles],
-            [m.error_code for _, m in settles],
-            [m.delivered and m.outcome == Outcome.COMPLETED for _, m in settles],
+            [job for job, _, _ in settles],
+            [m.fencing_token for _, m, _ in settles],
+            [m.outcome for _, m, _ in settles],
+            [m.usage.prompt_tokens for _, m, _ in settles],
+            [m.usage.completion_tokens for _, m, _ in settles],
+            [m.finish for _, m, _ in settles],
+            [m.error_code for _, m, _ in settles],
+            [m.delivered and m.outcome == Outcome.COMPLETED for _, m, _ in settles],
+            [node for _, _, node in settles],
             timeout=self._timeout,
         )
         opened, closed = row
         first = set(closed or ())
         settled = [
-            Settled(job_id=m.job_id, first=n in first) for n, (_, m) in enumerate(settles, 1)
+            Settled(job_id=m.job_id, first=n in first) for n, (_, m, _) in enumerate(settles, 1)
         ]
         given = {id(opening[n - 1][1]) for n in opened or ()}
         answers: list[Answer] = [_given(m, 1) if id(m) in given else None for _, m in reserves]

@@ -45,12 +45,18 @@ class _Request:
     """A reserve or settle that waits for its answer. A plain class with slots: one is made for
     each message."""
 
-    __slots__ = ("contests", "deadline", "future", "job", "msg")
+    __slots__ = ("contests", "deadline", "future", "job", "msg", "node")
 
     def __init__(
-        self, msg: Reserve | Settle, job: Any, future: asyncio.Future[Any], deadline: float
+        self,
+        msg: Reserve | Settle,
+        job: Any,
+        future: asyncio.Future[Any],
+        deadline: float,
+        node: str,
     ) -> None:
         self.msg = msg
+        self.node = node  # the other one that it comes from
         self.job = job
         self.future = future
         self.deadline = deadline
@@ -155,19 +161,22 @@ class Ledger:
         patience = min(msg.deadline_s, self._options.reserve_patience_s)
         return self._offer((msg.job.tenant_id, msg.job.retry_token), msg, patience)
 
-    def settle(self, msg: Settle) -> Awaitable[Settled]:
+    def settle(self, msg: Settle, node: str = "") -> Awaitable[Settled]:
         """Close the job for good if `fencing_token` is its latest: usage, ledger and lease with it.
+        If it comes from another `node`, only a job that is or was with a worker there.
 
         Raises:
             BadRequest, Overloaded, Draining, Unavailable: as for `reserve`.
         """
-        return self._offer(msg.job_id, msg, self._options.settle_patience_s)
+        return self._offer(msg.job_id, msg, self._options.settle_patience_s, node)
 
-    def _offer(self, key: object, msg: Reserve | Settle, patience: float) -> asyncio.Future[Any]:
+    def _offer(
+        self, key: object, msg: Reserve | Settle, patience: float, node: str = ""
+    ) -> asyncio.Future[Any]:
         if self._draining:
             raise Draining("the reservation stops; try again", retry_after_s=1.0)
         loop = self._loop
-        request = _Request(msg, check(msg), loop.create_future(), loop.time() + patience)
+        request = _Request(msg, check(msg), loop.create_future(), loop.time() + patience, node)
         if not self._rounds.offer(key, request):
             self._refused.inc()
             raise Overloaded(
@@ -244,7 +253,7 @@ class Ledger:
         try:
             answers, settled = await desk.round(
                 [(r.job, r.msg) for _, r in reserving],  # type: ignore[misc]
-                [(r.job, r.msg) for _, r in settling],  # type: ignore[misc]
+                [(r.job, r.msg, r.node) for _, r in settling],  # type: ignore[misc]
             )
         except asyncpg.DiskFullError as error:
             # The connection is well, and nothing was done. Settles wait: their answers were given.

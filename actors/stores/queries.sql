@@ -3,8 +3,9 @@
 
 -- name: settle_and_reserve
 -- One round: gives each new job a row and a lease, and closes each told job whose fence is the
--- latest; answers with the ordinals of the reserves ($1–$10) and settles ($11–$18) that took
+-- latest; answers with the ordinals of the reserves ($1–$10) and settles ($11–$19) that took
 -- effect. An answer that was delivered is closed under an older fence, too, and after a bad end.
+-- Who settles from another node (not '') has the job there, or had it there under that older fence.
 WITH asked AS (
     SELECT * FROM unnest(
         $1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[],
@@ -26,9 +27,9 @@ WITH asked AS (
 ), told AS (
     SELECT * FROM unnest(
         $11::uuid[], $12::bigint[], $13::text[], $14::integer[], $15::integer[], $16::text[],
-        $17::text[], $18::boolean[]
+        $17::text[], $18::boolean[], $19::text[]
     ) WITH ORDINALITY AS t (job_id, fence, outcome, prompt_tokens, completion_tokens, finish,
-                            error_code, delivered, n)
+                            error_code, delivered, node, n)
 ), closed AS (
     UPDATE jobs j
     SET state = 'settled', outcome = t.outcome, prompt_tokens = t.prompt_tokens,
@@ -38,6 +39,8 @@ WITH asked AS (
     WHERE j.id = t.job_id
         AND (j.fence = t.fence AND j.state = 'running'
              OR t.delivered AND t.fence <= j.fence AND j.outcome IS DISTINCT FROM 'completed')
+        AND (t.node IN ('', split_part(j.worker_address, '/', 1))
+             OR t.fence < j.fence AND t.node = ANY (j.former_nodes))
     RETURNING t.n, j.id, j.tenant_id, j.model_ref, j.outcome, j.prompt_tokens, j.completion_tokens
 ), freed AS (
     DELETE FROM leases l USING closed c WHERE l.job_id = c.id
@@ -96,7 +99,9 @@ WITH asked AS (
     SET id = h.job_id, state = 'running', outcome = NULL, settled_at = NULL, finish = '',
         error_code = '', prompt_tokens = 0, completion_tokens = 0, model_ref = h.model_ref,
         attempt = h.attempt, claim = h.claim, fence = j.fence + 1, worker_id = h.worker_id,
-        worker_address = h.worker_address
+        worker_address = h.worker_address,
+        former_nodes = array_remove(j.former_nodes, split_part(j.worker_address, '/', 1))
+            || split_part(j.worker_address, '/', 1)
     FROM held h
     WHERE j.id = h.held_id AND j.fence = h.held_fence AND h.verdict = 'give'
         -- A cancelled or completed job has its row in the ledger. One not seen yet was written

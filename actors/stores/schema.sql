@@ -84,6 +84,7 @@ CREATE TABLE jobs (
     created_at        timestamptz NOT NULL DEFAULT now(),
     settled_at        timestamptz,
     claim             bigint NOT NULL DEFAULT 0,
+    former_nodes      text[] NOT NULL DEFAULT '{}',
     UNIQUE (tenant_id, retry_token),
     CHECK ((state = 'settled') = (outcome IS NOT NULL)),
     CHECK ((state = 'settled') = (settled_at IS NOT NULL))
@@ -92,6 +93,7 @@ COMMENT ON TABLE jobs IS 'One row per (tenant, retry token). Its state and fence
 COMMENT ON COLUMN jobs.attempt IS 'The attempt of the gateway that the current lease was given for.';
 COMMENT ON COLUMN jobs.fence IS 'Counts the leases given; only the latest may settle.';
 COMMENT ON COLUMN jobs.claim IS 'Drawn by the last asker who was given the job or led to it; only who holds it may move the job.';
+COMMENT ON COLUMN jobs.former_nodes IS 'Whose workers had it under an earlier fence, each once.';
 
 CREATE TABLE leases (
     job_id         uuid PRIMARY KEY,

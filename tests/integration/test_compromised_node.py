@@ -10,11 +10,12 @@ import pytest
 import pytest_asyncio
 from thespian.system.utilis import AssocList
 
-from actors.contracts import ListModels, Reserve
+from actors.contracts import ListModels, Outcome, Reserve, Settle, Usage
 from actors.contracts.operating import KeepBreakers, SetBreaker
 from actors.core.node_roles import CONTROL, WORKER
 from actors.reservation import Reservation
 from actors.scheduler.scheduler import Scheduler
+from actors.stores.ledger import Ledger
 from supervision.contracts import (
     ChildChanged,
     ChildKind,
@@ -48,6 +49,7 @@ from supervision.runtime.wire import ASK
 from supervision.security.identity import Identity
 from supervision.spec import SupervisorOptions
 from tests.support.cluster_nodes import HOST, Nodes, cluster_of, grown
+from tests.support.messages import reserve
 from tests.support.samples import sample
 from tests.support.supervised_children import Liar, Stub, StubOptions
 from tests.support.tls_hubs import cluster, pings
@@ -180,6 +182,28 @@ async def test_no_worker_changes_what_is_of_control(
         Dispatch(target, handlers_of(object.__new__(actor)), 64, "the actor").begin()
         with pytest.raises(Forbidden, match=f"may not say {contract.__name__} to the actor"):
             await worker.ask(target.address, sample(contract), PATIENCE_S)
+
+
+async def test_no_worker_settles_the_jobs_of_others(folder: Path, dsn: str) -> None:
+    """Whatever ids and tokens have leaked to it."""
+    async with cluster(folder) as blue, Ledger(dsn) as ledger:
+        target = await blue.hub("n1")
+        actor = object.__new__(Reservation)
+        actor._ledger, actor.address = ledger, target.address
+        Dispatch(target, handlers_of(actor), 64, "the actor").begin()
+        given = (await ledger.reserve(reserve(worker_address="n2/w/1"))).assignment
+        usage = Usage(prompt_tokens=999_999, completion_tokens=999_999)
+        settles = [
+            Settle(
+                job_id=given.job_id, fencing_token=given.fencing_token, usage=usage,
+                outcome=Outcome.COMPLETED, delivered=delivered,
+            )
+            for delivered in (False, True)
+        ]  # fmt: skip
+        other, own = [await blue.hub(node, roles=(WORKER,)) for node in ("n4", "n2")]
+        for settle in settles:
+            assert not (await other.ask(target.address, settle, PATIENCE_S)).first
+        assert (await own.ask(target.address, settles[0], PATIENCE_S)).first
 
 
 # ---- what is said of addresses, by whomever

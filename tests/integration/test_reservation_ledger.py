@@ -214,7 +214,7 @@ async def test_a_retry_that_meets_the_settle_of_its_cancelled_job_is_billed_once
         columns = [[], [], [], [], [], [], [], [], [], []]
         await settler.fetchrow(
             sql("settle_and_reserve"), *columns, [first.job.job_id], [1], ["cancelled"], [3], [5],
-            [""], [""], [False],
+            [""], [""], [False], [""],
         )  # fmt: skip
         again = asyncio.ensure_future(ledger.reserve(second))
         await until(lambda: connection.fetchval(BLOCKED), 1)
@@ -224,6 +224,40 @@ async def test_a_retry_that_meets_the_settle_of_its_cancelled_job_is_billed_once
     assert (given.state, given.fencing_token) == (JobState.NEW, 2)
     assert (await ledger.settle(settle(second.job.job_id, token=2))).first
     assert await ledger_rows(connection) == [(second.job.job_id, 3, 5)]
+
+
+@pytest.mark.parametrize("delivered", [False, True])
+async def test_another_node_settles_what_is_with_its_workers_alone(
+    ledger: Ledger, connection: asyncpg.Connection, delivered: bool
+) -> None:
+    """It may know the ids and the tokens of others."""
+    asked = reserve(worker_address="n1/w1/1")
+    await ledger.reserve(asked)
+    lie = msgspec.structs.replace(settle(asked.job.job_id), delivered=delivered)
+    for node in ("n2", "n", "n1/w1"):
+        assert not (await ledger.settle(lie, node)).first
+    assert await ledger_rows(connection) == []
+    assert await connection.fetchval("SELECT state FROM jobs") == "running"
+    assert (await ledger.settle(lie, "n1")).first
+    assert await ledger_rows(connection) == [(asked.job.job_id, 3, 5)]
+
+
+async def test_what_was_delivered_is_settled_from_where_it_ran(
+    ledger: Ledger, connection: asyncpg.Connection
+) -> None:
+    """It has moved on twice since, and under the tokens of now its old nodes settle nothing."""
+    asked = reserve(worker_address="n1/w1/1")
+    await ledger.reserve(asked)
+    for attempt, node in ((2, "n2"), (3, "n3"), (4, "n2"), (5, "n3")):
+        moved = changed(asked, attempt=attempt, worker_id=f"w{node}", worker_address=f"{node}/w/1")
+        assert (await ledger.reserve(moved)).assignment.fencing_token == attempt
+    assert await connection.fetchval("SELECT former_nodes FROM jobs") == ["n1", "n3", "n2"]
+    now = msgspec.structs.replace(settle(asked.job.job_id, token=5), delivered=True)
+    late = msgspec.structs.replace(settle(asked.job.job_id, token=1), delivered=True)
+    for node, said in (("n1", now), ("n2", now), ("n4", late), ("n4", now)):
+        assert not (await ledger.settle(said, node)).first
+    assert (await ledger.settle(late, "n1")).first
+    assert await ledger_rows(connection) == [(asked.job.job_id, 3, 5)]
 
 
 async def test_equal_tokens_at_once_make_one_job(
