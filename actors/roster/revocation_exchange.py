@@ -20,10 +20,13 @@ from supervision.runtime import Address
 from supervision.security.identity import Identity, IdentityUnusable
 from supervision.telemetry import logs
 from supervision.telemetry.audit import Audit, Unwritable, Who, home
+from supervision.telemetry.line_budget import LineBudget
 
 COMMAND: Final = "take over revocations"  # as the audit log calls it
 RETRY_S: Final = 1.0  # the first time; twice as long each further time
 MOST_S: Final = 60.0
+LOG_S: Final = 60.0  # between two lines about lists that one node brings in vain
+LOG_LINES: Final = 16
 
 log = logs.get(__name__)
 
@@ -47,6 +50,7 @@ class RevocationExchange:
         self._address = address
         self._say_soon = say_soon
         self._keeping = False
+        self._lines = LineBudget(LOG_S, LOG_LINES)
 
     @property
     def number(self) -> int:
@@ -61,7 +65,12 @@ class RevocationExchange:
         try:
             adopted = self._identity.adopt(msg.pem)
         except (ValueError, IdentityUnusable) as error:
-            log.warning("a revocation list can't be taken over", error=str(error))
+            unsaid = self._lines.take(sender.node, self._actor.loop.time())
+            if unsaid is not None:
+                log.warning(
+                    "a revocation list can't be taken over",
+                    error=str(error), sender=str(sender), unsaid=unsaid,
+                )  # fmt: skip
             return
         if adopted:
             log.info("took over a revocation list", number=self.number, sender=str(sender))

@@ -37,12 +37,15 @@ from supervision.runtime import Address, on
 from supervision.security.audience import NODE, OPERATOR, OWN
 from supervision.security.identity import Identity
 from supervision.telemetry import bounds, logs
+from supervision.telemetry.line_budget import LineBudget
 
 ROSTER: Final = "control/roster"
 FIND_S: Final = 5.0
 SWEEP_S: Final = 0.5
 MAX_WAIT_S: Final = 60.0
 MAX_UNKNOWN: Final = 64
+LOG_S: Final = 60.0  # between two lines about reports of other senders, of one node
+LOG_LINES: Final = 16
 
 log = logs.get(__name__)
 
@@ -63,6 +66,7 @@ class Roster(Supervised):
         self._news = asyncio.Event()
         self._watched: set[tuple[str, int]] = set()
         self._refused = bounds.refused.labels("roster_reports")
+        self._lines = LineBudget(LOG_S, LOG_LINES)
         self._told: Fleet | None = None
         self._plane = ControlPlane()
         self._plane_news = asyncio.Event()
@@ -117,7 +121,12 @@ class Roster(Supervised):
         """A worker speaks for itself: a report that comes from elsewhere is dropped, and so is that
         of a process of another node which isn't supervised here."""
         if msg.address != str(sender):
-            log.warning("a report of another sender", worker_id=msg.worker_id, sender=str(sender))
+            unsaid = self._lines.take(sender.node, self.loop.time())
+            if unsaid is not None:
+                log.warning(
+                    "a report of another sender",
+                    worker_id=msg.worker_id[:64], sender=str(sender), unsaid=unsaid,
+                )  # fmt: skip
             return
         if sender.node != self.address.node and not self._is_ours(msg, sender):
             return

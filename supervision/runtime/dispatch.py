@@ -6,13 +6,14 @@ contract waits for one.
 
 Synchronous handlers answer within the turn of the loop in which the frame arrived; the others
 run as tasks, at most `max_handlers` of them. Contracts that come before the actor has started,
-or while it is suspended, wait, at most `MAX_HELD` of them and about `MAX_HELD_BYTES`.
+or while it is suspended, wait, at most `MAX_HELD` of them and about `MAX_HELD_BYTES`. Of either,
+other nodes have a share.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any, Final
 
@@ -27,7 +28,7 @@ from supervision.runtime.exchanges import refuse
 from supervision.runtime.handlers import STREAM, SYNC, Entry, handlers_of
 from supervision.runtime.peer import Peer, Served, end
 from supervision.runtime.streams import Producer
-from supervision.runtime.wire import HEADER, OPEN, OVERHEAD, REPLY, TELL, U32
+from supervision.runtime.wire import HEADER, OPEN, OVERHEAD, REPLY, TELL, U32, credit_in
 from supervision.security.audience import OWN, Audience
 from supervision.telemetry import bounds, logs
 
@@ -51,6 +52,7 @@ class Dispatch:
         self._who = who
         self._refusals = AudienceRefusals(self._loop, hub.address, who)
         self._tasks: dict[asyncio.Task[Any], Served] = {}
+        self._by_node: Counter[str] = Counter()  # those of them that work for other nodes
         self._held: deque[tuple[Peer, int, int, bytes]] = deque()
         self._held_bytes = 0
         self.state = ActorState.STARTING
@@ -151,7 +153,9 @@ class Dispatch:
     def _hold(self, peer: Peer, kind: int, number: int, payload: bytes) -> None:
         if not peer.audience & OWN.mask and self._turned_away(peer, kind, number, payload):
             return  # nobody's mailbox is filled by whom it will not answer
-        if len(self._held) < MAX_HELD and self._held_bytes < MAX_HELD_BYTES:
+        share = 1 if peer.audience & OWN.mask else 2  # others leave half of it to this node
+        room = len(self._held) * share < MAX_HELD
+        if room and self._held_bytes * share < MAX_HELD_BYTES:
             self._held_bytes += len(payload)
             self._held.append((peer, kind, number, payload))
         else:
@@ -202,7 +206,7 @@ class Dispatch:
         """One request; all that goes wrong becomes its answer."""
         try:
             if kind == OPEN:
-                credit = U32.unpack_from(payload)[0]
+                credit = credit_in(payload)
                 contract = decode(memoryview(payload)[U32.size :])
             else:
                 contract = decode(payload)
@@ -218,7 +222,7 @@ class Dispatch:
                     raise ProtocolError(
                         f"{type(contract).__name__} opens no stream at {self._who}: ask it"
                     )
-                self._admit()
+                self._admit(peer)
                 self._stream(peer, number, credit, handler(contract, peer.address))
                 return
             if mode == SYNC:
@@ -228,12 +232,14 @@ class Dispatch:
                 return
             if mode == STREAM:
                 raise ProtocolError(f"{type(contract).__name__} opens a stream: open one")
-            self._admit()
+            self._admit(peer)
             if kind == TELL:
-                self._start(self._told(peer, handler, contract))
+                self._start(peer, self._told(peer, handler, contract))
             else:
                 serving = peer.serving
-                task = serving[number] = self._start(self._asked(peer, number, handler, contract))
+                task = serving[number] = self._start(
+                    peer, self._asked(peer, number, handler, contract)
+                )
                 task.add_done_callback(lambda _: serving.pop(number, None))
         except TetherError as error:
             self._failed(peer, kind, number, error)
@@ -254,16 +260,37 @@ class Dispatch:
         else:
             refuse(peer, number, error)
 
-    def _admit(self) -> None:
-        if len(self._tasks) >= self._limit:
+    def _admit(self, peer: Peer) -> None:
+        """One node has at most half of the handlers, all others than the own at most three
+        quarters: who opens streams and never ends them shuts out neither this node nor the rest."""
+        limit, tasks = self._limit, len(self._tasks)
+        full = tasks >= limit
+        if not full and tasks * 2 >= limit and not peer.audience & OWN.mask:
+            by_node = self._by_node
+            full = by_node[peer.address.node] * 2 >= limit or by_node.total() * 4 >= limit * 3
+        if full:
             _refused.inc()
-            raise Overloaded(f"{self._who} works on {len(self._tasks)} requests already")
+            raise Overloaded(f"{self._who} works on {tasks} requests already")
 
-    def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _start(self, peer: Peer, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(coroutine)
-        self._tasks[task] = task
-        task.add_done_callback(self._tasks.pop)
+        self._count(peer, task, task)
         return task
+
+    def _count(self, peer: Peer, task: asyncio.Task[Any], served: Served) -> None:
+        """It is one of the handlers at work, until it has ended."""
+        self._tasks[task] = served
+        task.add_done_callback(self._tasks.pop)
+        if not peer.audience & OWN.mask:
+            node, by_node = peer.address.node, self._by_node
+            by_node[node] += 1
+
+            def ended(_: object) -> None:
+                by_node[node] -= 1
+                if not by_node[node]:
+                    del by_node[node]
+
+            task.add_done_callback(ended)
 
     def _stream(
         self, peer: Peer, number: int, credit: int, items: AsyncGenerator[Contract, None]
@@ -272,8 +299,7 @@ class Dispatch:
         serving = peer.serving
         serving[number] = producer
         task = producer.run(items)
-        self._tasks[task] = producer
-        task.add_done_callback(self._tasks.pop)
+        self._count(peer, task, producer)
         task.add_done_callback(lambda _: serving.pop(number, None))
 
     async def _asked(
@@ -297,7 +323,7 @@ class Dispatch:
         try:
             await handler(contract, peer.address)
         except TetherError as error:
-            log.warning("a message failed", actor=self._who, reason=str(error))
+            self._failed(peer, TELL, 0, error)
         except Exception:
             log.exception("a handler failed", actor=self._who)
 

@@ -38,6 +38,7 @@ from supervision.runtime.wire import (
     SYSTEM,
     TELL,
     U32,
+    credit_in,
     frame,
 )
 from supervision.telemetry import bounds, logs
@@ -155,7 +156,7 @@ class Exchanges:
             elif kind == CREDIT:
                 producer = peer.serving.get(number)
                 if isinstance(producer, Producer):
-                    producer.grant(U32.unpack(payload)[0])
+                    producer.grant(credit_in(payload))
             elif kind == SYSTEM:
                 sender = (peer.address, peer.incarnation)
                 if number > self._arrived.get(sender, 0):  # else it was sent a second time

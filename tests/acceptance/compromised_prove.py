@@ -38,10 +38,18 @@ from urllib.request import urlopen
 import asyncpg
 import msgspec
 
-from actors.contracts import BreakerStates, ClusterShown, ShowBreakers, ShowCluster, ShowModels
+from actors.contracts import (
+    BreakerStates,
+    ClusterShown,
+    ShowBreakers,
+    ShowCluster,
+    ShowModels,
+    WatchCatalog,
+)
+from actors.contracts.operating import BreakerState
 from actors.core.node_roles import WORKER
 from bench.contracts import PEERS, declared
-from supervision.contracts import ShowTree, Tree
+from supervision.contracts import ShowTree, Tree, WatchTree
 from supervision.contracts.operating import Inspect, Inspected
 from supervision.runtime import Endpoint
 from supervision.security.authority import Authority
@@ -98,7 +106,7 @@ class Standing(msgspec.Struct):
     breakers: BreakerStates
     models: Any
     fleet: dict[str, tuple[str, bool]]  # of all nodes: address, whether it drains
-    memory: dict[str, float]  # MiB that are resident
+    pids: dict[int, str]  # all of its processes; with the paths of those in the tree
 
 
 class Story:
@@ -166,7 +174,10 @@ class Story:
                     for w in n.workers
                     if n.node in SOUND
                 },
-                memory={n.path or "root": _resident_mib(n.pid) for n in tree.nodes},
+                pids={
+                    pid: next((n.path or "root" for n in tree.nodes if n.pid == pid), "")
+                    for pid in self.members[node].pids()
+                },
             )
 
     async def rows(self, statement: str, *more: Any) -> list[Any]:
@@ -215,12 +226,14 @@ class Story:
             await self.joined()
             await asyncio.to_thread(self.members[TURNED].stop)
             before = {node: await self.stands(node) for node in SOUND}
+            resident = {pid: _fresh_peak_mib(pid) for one in before.values() for pid in one.pids}
             tables = await self.tables()
             revoked = {node: self.revocations(node) for node in SOUND}
             self.proof.row("stop n3's own processes", f"{load.whole()} answers so far")
             began = time.monotonic()
             summary = await self.turn(seconds, seed)
             self.said(summary)
+            await self.hoarded()
             whole, lost = load.whole(began), load.lost(began)
             self.proof.row(
                 "  the tenant at n1 and n2 meanwhile", f"{whole} whole answers, {len(lost)} lost",
@@ -231,7 +244,7 @@ class Story:
         finally:
             await load.stop()
         for node in SOUND:
-            self.unchanged(node, before[node], await self.stands(node))
+            self.unchanged(node, before[node], await self.stands(node), resident)
         now = await self.tables()
         self.proof.row(
             "  keys, models, breakers in PostgreSQL", "as before" if now == tables else
@@ -324,7 +337,26 @@ class Story:
         )
         self.proof.row("  what others have said to it", f"{heard}", good=not strange)
 
-    def unchanged(self, node: str, before: Standing, now: Standing) -> None:
+    async def hoarded(self) -> None:
+        """n3 holds as many streams as it gets; n1 and n2 still watch their own trees."""
+        took = json.loads(await self._line())["hoarded"]
+        seen = 0
+        for node in SOUND:
+            async with self.inside(node) as (endpoint, tree):
+                for path, contract in (("", WatchTree()), ("control/registry", WatchCatalog())):
+                    to = self.members[node].state["root"] if not path else tree.address(path)
+                    stream = endpoint.stream(to, contract, credit=1)
+                    async with asyncio.timeout(PATIENCE_S):
+                        seen += bool(await anext(stream))
+                    stream.close()
+        self.proof.row(
+            "  it opens streams, and holds all it gets", f"{took}; n1 and n2 still open {seen} of 4",
+            good=seen == 4 and sum(took.values()) > 4000,
+        )  # fmt: skip
+
+    def unchanged(
+        self, node: str, before: Standing, now: Standing, resident: dict[int, float]
+    ) -> None:
         for what in ("tree", "actors", "breakers", "models", "fleet"):
             old, new = getattr(before, what), getattr(now, what)
             seen = "as before"
@@ -337,13 +369,33 @@ class Story:
                 seen = f"{old} was {new}"
             named = {"tree": "pids and restarts", "actors": "states and log levels"}.get(what, what)
             self.proof.row(f"  {node}: {named}", seen, good=old == new)
-        grown = {path: now.memory.get(path, 0.0) - mib for path, mib in before.memory.items()}
-        path = max(grown, key=lambda one: grown[one])
+        live = before.pids.keys() <= now.pids.keys()
+        self.proof.row(f"  {node}: processes", f"{len(before.pids)}, all live", good=live)
+        peaks = {pid: _memory_mib(pid, "VmHWM") for pid in before.pids if pid in now.pids}
+        pid = max(peaks, key=lambda one: peaks[one] - resident[one])
+        grown = peaks[pid] - resident[pid]
         self.proof.row(
             f"  {node}: memory",
-            f"most grew {path}, by {grown[path]:.0f} MiB to {now.memory.get(path, 0.0):.0f} "
-            f"(bound: {GROWTH_MIB:.0f} more)", good=grown[path] <= GROWTH_MIB,
-        )  # fmt: skip
+            f"at most {grown:.0f} MiB more than before, {peaks[pid]:.0f} in all, of "
+            f"{before.pids[pid] or 'its Admin or launcher'} (bound: {GROWTH_MIB:.0f} more)",
+            good=grown <= GROWTH_MIB,
+        )
+        self.sober(node)
+
+    def sober(self, node: str) -> None:
+        """Whatever it was told, no handler met what it didn't foresee."""
+        lines = self.members[node].log.read_text(errors="replace").splitlines()
+        wild = [
+            line
+            for line in lines
+            if "Traceback" in line
+            or ('"level": "error"' in line and "refused a peer of another release" not in line)
+        ]
+        self.proof.row(
+            f"  {node}: its log", f"{len(lines)} lines, {len(wild)} of faults", good=not wild
+        )
+        for line in wild[:3]:
+            print(f"      {line[:1500]}", flush=True)
 
     async def billed(self, load: Load) -> None:
         """Every answer has one job that was completed, and one row of the ledger, of its tokens."""
@@ -415,21 +467,30 @@ class Story:
 
 
 def _settings(shown: BreakerStates) -> BreakerStates:
-    """What was set, and which are open; without counts of calls."""
-    still = tuple(
-        msgspec.structs.replace(one, calls=0, failed=0, until_s=0.0) for one in shown.breakers
-    )
-    of_workers = tuple(
-        msgspec.structs.replace(one, calls=0, failed=0, until_s=0.0) for one in shown.workers
-    )
-    return BreakerStates(breakers=still, workers=of_workers)
+    """What was set, and which are open, of the workers of others; without counts of calls."""
+
+    def still(of: tuple[BreakerState, ...]) -> tuple[BreakerState, ...]:
+        return tuple(
+            msgspec.structs.replace(one, calls=0, failed=0, until_s=0.0)
+            for one in of
+            if one.worker_id in {f"echo.{node}" for node in SOUND}
+        )
+
+    return BreakerStates(breakers=still(shown.breakers), workers=still(shown.workers))
 
 
-def _resident_mib(pid: int) -> float:
+def _memory_mib(pid: int, what: str) -> float:
+    """`VmRSS`, what is resident, or `VmHWM`, the most that ever was; see proc(5)."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
+        if line.startswith(what):
             return int(line.split()[1]) / 1024
     return 0.0
+
+
+def _fresh_peak_mib(pid: int) -> float:
+    """What is resident; the peak is counted from now on."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    return _memory_mib(pid, "VmRSS")
 
 
 async def prove(network: Network, folder: Path, seconds: float, seed: int) -> bool:

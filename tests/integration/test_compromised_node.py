@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+import structlog
 from thespian.system.utilis import AssocList
 
 from actors.contracts import ListModels, Outcome, Reserve, Settle, Usage
@@ -29,31 +30,33 @@ from supervision.contracts import (
     StopChild,
     Tree,
     TreeNode,
+    WatchTree,
 )
-from supervision.errors import Forbidden
+from supervision.errors import Forbidden, Overloaded
 from supervision.lineage import ORPHAN_S
 from supervision.nodes import tree_of_node
 from supervision.root import stop_tree
 from supervision.runtime import Address, Endpoint
-from supervision.runtime.codec import decode
+from supervision.runtime.codec import decode, decode_error
 from supervision.runtime.connections import Connections
-from supervision.runtime.dispatch import Dispatch, reply
-from supervision.runtime.handlers import handlers_of
+from supervision.runtime.dispatch import MAX_HELD, Dispatch, reply
+from supervision.runtime.handlers import handlers_of, on
 from supervision.runtime.node_transport import NodeTransport
 from supervision.runtime.options import NodeOptions
 from supervision.runtime.peer import Peer
 from supervision.runtime.placements import Placements
 from supervision.runtime.routes import ListenAddress, Routes
 from supervision.runtime.sockets import fresh_name
-from supervision.runtime.wire import ASK
+from supervision.runtime.wire import ASK, ERROR, OPEN, frame
+from supervision.security.audience import NODE
 from supervision.security.identity import Identity
 from supervision.spec import SupervisorOptions
 from tests.support.cluster_nodes import HOST, Nodes, cluster_of, grown
 from tests.support.messages import reserve
 from tests.support.samples import sample
 from tests.support.supervised_children import Liar, Stub, StubOptions
-from tests.support.tls_hubs import cluster, pings
-from tests.support.waiting import PATIENCE_S
+from tests.support.tls_hubs import Stranger, cluster, hello, pings, shows
+from tests.support.waiting import PATIENCE_S, until
 
 KEY = "tether-a-client's-key"
 TREE = SupervisorOptions(children=(Stub.spec(StubOptions()), Liar.spec(StubOptions())))
@@ -204,6 +207,74 @@ async def test_no_worker_settles_the_jobs_of_others(folder: Path, dsn: str) -> N
         for settle in settles:
             assert not (await other.ask(target.address, settle, PATIENCE_S)).first
         assert (await own.ask(target.address, settles[0], PATIENCE_S)).first
+
+
+class Watched:
+    """What anybody may watch, for ever."""
+
+    @on(WatchTree, of=NODE)
+    async def tree(self, msg: WatchTree, sender: Address) -> AsyncIterator[Tree]:
+        yield Tree(nodes=())
+        await asyncio.Event().wait()
+
+
+async def test_no_node_takes_all_handlers(folder: Path) -> None:
+    """By streams that it opens and never ends."""
+    async with cluster(folder) as blue:
+        target, own = await blue.hub("n1"), await blue.hub("n1")
+        Dispatch(target, handlers_of(Watched()), 16, "the actor").begin()
+        held = []
+        for node, room in (("n4", 8), ("n2", 4), ("n3", 0)):
+            hub = await blue.hub(node, roles=(WORKER,))
+            for number in range(10):
+                stream = hub.stream(target.address, WatchTree(), 1)
+                held.append(stream)
+                if number < room:
+                    assert isinstance(await anext(stream), Tree)
+                    continue
+                with pytest.raises(Overloaded, match=r"the actor works on \d+ requests already"):
+                    await anext(stream)
+        for _ in range(4):
+            held.append(own.stream(target.address, WatchTree(), 1))
+            assert isinstance(await anext(held[-1]), Tree)
+        for stream in held:
+            stream.close()
+        await until(lambda: not any(peer.serving for peer in target.peers()))
+        again = blue.hubs[2].stream(target.address, WatchTree(), 1)
+        assert isinstance(await anext(again), Tree), "what has ended leaves its place"
+        again.close()
+
+
+async def test_no_node_fills_a_mailbox(folder: Path) -> None:
+    """Of an actor that starts, or is suspended."""
+    async with cluster(folder) as blue:
+        target, own = await blue.hub("n1"), await blue.hub("n1")
+        serving = Dispatch(target, handlers_of(Watched()), 16, "the actor")
+        thief = await blue.hub("n4", roles=(WORKER,))
+        for _ in range(MAX_HELD):
+            thief.tell(target.address, WatchTree())
+        with pytest.raises(Overloaded, match="its mailbox is full"):
+            await thief.ask(target.address, WatchTree(), PATIENCE_S)
+        assert serving.held == MAX_HELD // 2
+        own.tell(target.address, WatchTree())
+        await until(lambda: serving.held > MAX_HELD // 2)
+
+
+@pytest.mark.parametrize("size", range(4))
+async def test_a_stream_without_credit_is_refused_in_words(folder: Path, size: int) -> None:
+    async with cluster(folder) as blue:
+        target = await blue.hub("n1")
+        Dispatch(target, handlers_of(Watched()), 16, "the actor").begin()
+        blue.authority.issue("n4", roles=(WORKER,))
+        with structlog.testing.capture_logs() as lines:
+            came = await Stranger.to(
+                target, shows(blue.authority, "n4"), hello("n4"), frame(OPEN, 7, bytes(size))
+            )
+            _, (kind, number, payload) = await came.frames(2)
+        assert (kind, number) == (ERROR, 7)
+        assert f"{size} bytes hold no credit" in decode_error(payload).message
+        assert not [line for line in lines if line["log_level"] == "error"]
+        came.writer.close()
 
 
 # ---- what is said of addresses, by whomever

@@ -27,8 +27,17 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
+from actors.contracts import WatchCatalog
 from actors.roster.cluster_members import PURPOSE
-from supervision.contracts import ActorFound, ChildKind, ChildStatus, FindActor, ShowTree, Tree
+from supervision.contracts import (
+    ActorFound,
+    ChildKind,
+    ChildStatus,
+    FindActor,
+    ShowTree,
+    Tree,
+    WatchTree,
+)
 from supervision.contracts.supervising import TreeNode
 from supervision.errors import (
     DeadlineExceeded,
@@ -47,6 +56,7 @@ from supervision.runtime.node_transport import NodeTransport
 from supervision.runtime.peer import Peer
 from supervision.runtime.routes import ListenAddress, Routes
 from supervision.runtime.sockets import fresh_name
+from supervision.runtime.streams import Stream
 from supervision.runtime.wire import ASK, OPEN, TELL
 from supervision.security.identity import PROTOCOL, Identity
 from supervision.security.signature import Seal
@@ -55,8 +65,10 @@ from tests.support import turned_words as words
 ADMIN_PORT: Final = 1900
 AT_ONCE: Final = 24
 ANSWER_S: Final = 2.0
+HOARD: Final = 6000  # streams of one actor; it works on 4,096 requests
+HOLD_S: Final = 5.0
 ITEMS: Final = 3  # that it reads of a stream
-SAME_ADDRESS_S: Final = 0.5
+ITEM_S: Final = 0.5
 _UNHEARD: Final = (Forbidden, ProtocolError, PeerLost, DeadlineExceeded, Overloaded, TimeoutError)
 
 
@@ -170,22 +182,27 @@ class Turned:
                 await hub.ask(to, contract, ANSWER_S)
                 self.obeyed[name] += 1
             else:
-                await self._reads(hub, to, contract)
-                self.obeyed[name] += 1
+                self.obeyed[name] += await self._reads(hub, to, contract)
         except (TetherError, TimeoutError) as error:
             self.came_to[type(error).__name__] += 1
             if not isinstance(error, _UNHEARD):
                 self.obeyed[name] += 1
 
-    async def _reads(self, hub: Connections, to: Address, contract: Any) -> None:
+    async def _reads(self, hub: Connections, to: Address, contract: Any) -> bool:
+        """Whether it has ended well, or had an item; not all of them end."""
         stream = hub.stream(to, contract, ITEMS)
+        items = 0
         try:
             for _ in range(ITEMS):
-                await asyncio.wait_for(stream.__anext__(), SAME_ADDRESS_S)
+                await asyncio.wait_for(stream.__anext__(), ITEM_S)
+                items += 1
         except StopAsyncIteration:
-            pass
+            return True
+        except TimeoutError:
+            return items > 0
         finally:
             stream.close()
+        return True
 
     async def all_of_it(self, until: float) -> None:
         """Rounds, each with other words, until then."""
@@ -278,6 +295,18 @@ class Turned:
         made.load_cert_chain(Path(self.told.identity) / "node.pem")
         return made
 
+    async def hoard(self) -> list[tuple[str, Stream]]:
+        """Opens what it may watch until it is refused, and ends none of it."""
+        held: list[tuple[str, Stream]] = []
+        for path, contract in (("", WatchTree()), ("control/registry", WatchCatalog())):
+            for to in self.at(path):
+                streams = [self.other.stream(to, contract, 1) for _ in range(HOARD)]
+                for stream in streams:
+                    with contextlib.suppress(TetherError, TimeoutError):
+                        await asyncio.wait_for(anext(stream), ANSWER_S)
+                        held.append((type(contract).__name__, stream))
+        return held
+
     # ---- the end
 
     async def hears_anybody(self) -> set[str]:
@@ -309,6 +338,11 @@ async def main() -> int:
             await hub.start()
         await turned.all_of_it(time.monotonic() + told.seconds)
         turned.tell()
+        held = await turned.hoard()
+        turned.tell(hoarded=dict(Counter(str(name) for name, _ in held)))
+        await asyncio.sleep(HOLD_S)
+        for _, stream in held:
+            stream.close()
         while answered := await turned.hears_anybody():  # noqa: ASYNC110
             await asyncio.sleep(0.2)
         turned.tell(shut_out=not answered)
