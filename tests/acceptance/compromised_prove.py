@@ -350,7 +350,7 @@ class Story:
                         seen += bool(await anext(stream))
                     stream.close()
         self.proof.row(
-            "  it opens streams, and holds all it gets", f"{took}; n1 and n2 still open {seen} of 4",
+            "  it opens streams and holds them", f"{took}; n1 and n2 still open {seen} of 4",
             good=seen == 4 and sum(took.values()) > 4000,
         )  # fmt: skip
 
