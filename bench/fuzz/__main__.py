@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import secrets
 import subprocess
@@ -56,13 +57,16 @@ def repeat(name: str, data: bytes) -> int:
 
 def fuzz(name: str, seconds: float, seed: int) -> int:
     command = [sys.executable, "-m", "bench.fuzz.guided", name, f"{seconds:.1f}", str(seed)]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=seconds * 2 + 120
-        )
-    except subprocess.TimeoutExpired:
-        print(f"{name:20} HUNG: it wasn't done after {seconds * 2 + 120:.0f} s", flush=True)
-        return 1
+    # what it leaves behind goes with the folder, for libFuzzer ends a process without a farewell
+    with tempfile.TemporaryDirectory(prefix="fz") as folder:
+        try:
+            done = subprocess.run(
+                command, env=os.environ | {"TMPDIR": folder}, capture_output=True, text=True,
+                check=False, timeout=seconds * 2 + 120,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            print(f"{name:20} HUNG: it wasn't done after {seconds * 2 + 120:.0f} s", flush=True)
+            return 1
     told: dict[str, Any] = {}
     if lines := [line for line in done.stdout.splitlines() if line.startswith("{")]:
         told = json.loads(lines[-1])

@@ -75,6 +75,7 @@ class _Folder:
         self.path = Path(tempfile.mkdtemp(prefix="fz"))
         atexit.register(shutil.rmtree, self.path, ignore_errors=True)
         self._names = names
+        self._other: tuple[str, ...] = ()  # what is there and isn't as it should be
         for name in names:
             self._put(name, _GOOD.get(name))
 
@@ -86,15 +87,17 @@ class _Folder:
 
     def holding(self, data: bytes) -> str:
         """Which file `data` is."""
-        for name in self._names:
+        for name in self._other:
             self._put(name, _GOOD.get(name))
         at, content = 0, data
         if data and data[0] < 8:
             at, content = data[0] % len(self._names), data[1:]
         self._put(self._names[at], content)
+        self._other = (self._names[at],)
         if self._names[at] == folder.INDEX:
             self._put("shard.safetensors", tensors())
             self._put("model.safetensors", None)
+            self._other += ("model.safetensors",)
         return self._names[at]
 
 
