@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from supervision.contracts import Contract
-from supervision.errors import Internal, Overloaded, TetherError
+from supervision.errors import Internal, Overloaded, ProtocolError, TetherError
 from supervision.runtime.address import Address
 from supervision.runtime.cancel_cause import CancelCause
 from supervision.runtime.codec import decode, decode_error, encode, encode_error
@@ -38,7 +38,6 @@ from supervision.runtime.wire import (
     SYSTEM,
     TELL,
     U32,
-    credit_in,
     frame,
 )
 from supervision.telemetry import bounds, logs
@@ -156,7 +155,14 @@ class Exchanges:
             elif kind == CREDIT:
                 producer = peer.serving.get(number)
                 if isinstance(producer, Producer):
-                    producer.grant(credit_in(payload))
+                    if len(payload) != U32.size:
+                        end(producer, CancelCause.CANCELLED)
+                        said = (
+                            f"a stream was granted credit in {len(payload)} bytes, not {U32.size}"
+                        )
+                        refuse(peer, number, ProtocolError(said))
+                        return
+                    producer.grant(U32.unpack(payload)[0])
             elif kind == SYSTEM:
                 sender = (peer.address, peer.incarnation)
                 if number > self._arrived.get(sender, 0):  # else it was sent a second time

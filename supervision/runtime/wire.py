@@ -57,18 +57,6 @@ def frame(kind: int, number: int, payload: bytes = b"") -> bytes:
     return _pack(len(payload) + OVERHEAD, kind, number) + payload
 
 
-def credit_in(payload: bytes) -> int:
-    """The u32 that an `OPEN` or a `CREDIT` begins with.
-
-    Raises:
-        ProtocolError: there is none.
-    """
-    if len(payload) < U32.size:
-        raise ProtocolError(f"{len(payload)} bytes hold no credit, which takes {U32.size}")
-    credit: int = U32.unpack_from(payload)[0]
-    return credit
-
-
 class Greeting(msgspec.Struct, frozen=True, array_like=True):
     """Who speaks: protocol version, node id, address (`node/name/port`), the largest frame that
     it accepts, in bytes, a number that no other process at this address ever had (system

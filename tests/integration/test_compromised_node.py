@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-import structlog
 from thespian.system.utilis import AssocList
 
 from actors.contracts import ListModels, Outcome, Reserve, Settle, Usage
@@ -37,7 +36,7 @@ from supervision.lineage import ORPHAN_S
 from supervision.nodes import tree_of_node
 from supervision.root import stop_tree
 from supervision.runtime import Address, Endpoint
-from supervision.runtime.codec import decode, decode_error
+from supervision.runtime.codec import decode
 from supervision.runtime.connections import Connections
 from supervision.runtime.dispatch import MAX_HELD, Dispatch, reply
 from supervision.runtime.handlers import handlers_of, on
@@ -47,7 +46,7 @@ from supervision.runtime.peer import Peer
 from supervision.runtime.placements import Placements
 from supervision.runtime.routes import ListenAddress, Routes
 from supervision.runtime.sockets import fresh_name
-from supervision.runtime.wire import ASK, ERROR, OPEN, frame
+from supervision.runtime.wire import ASK
 from supervision.security.audience import NODE
 from supervision.security.identity import Identity
 from supervision.spec import SupervisorOptions
@@ -55,7 +54,7 @@ from tests.support.cluster_nodes import HOST, Nodes, cluster_of, grown
 from tests.support.messages import reserve
 from tests.support.samples import sample
 from tests.support.supervised_children import Liar, Stub, StubOptions
-from tests.support.tls_hubs import Stranger, cluster, hello, pings, shows
+from tests.support.tls_hubs import cluster, pings
 from tests.support.waiting import PATIENCE_S, until
 
 KEY = "tether-a-client's-key"
@@ -258,23 +257,6 @@ async def test_no_node_fills_a_mailbox(folder: Path) -> None:
         assert serving.held == MAX_HELD // 2
         own.tell(target.address, WatchTree())
         await until(lambda: serving.held > MAX_HELD // 2)
-
-
-@pytest.mark.parametrize("size", range(4))
-async def test_a_stream_without_credit_is_refused_in_words(folder: Path, size: int) -> None:
-    async with cluster(folder) as blue:
-        target = await blue.hub("n1")
-        Dispatch(target, handlers_of(Watched()), 16, "the actor").begin()
-        blue.authority.issue("n4", roles=(WORKER,))
-        with structlog.testing.capture_logs() as lines:
-            came = await Stranger.to(
-                target, shows(blue.authority, "n4"), hello("n4"), frame(OPEN, 7, bytes(size))
-            )
-            _, (kind, number, payload) = await came.frames(2)
-        assert (kind, number) == (ERROR, 7)
-        assert f"{size} bytes hold no credit" in decode_error(payload).message
-        assert not [line for line in lines if line["log_level"] == "error"]
-        came.writer.close()
 
 
 # ---- what is said of addresses, by whomever
