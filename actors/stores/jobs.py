@@ -27,6 +27,7 @@ _PLANNER = {
 }
 _INT4 = 2**31 - 1
 _INT8 = 2**63 - 1
+_WORD = 128  # characters of a finish, or of the code of an error
 _TOKEN = 512  # characters of a retry token; an entry of the index has at most 2,704 bytes
 
 #: What a request in a round came to; None means that it must be asked once more.
@@ -61,6 +62,11 @@ def check(msg: Reserve | Settle) -> Any:
             raise BadRequest(
                 "a settle's usage and fencing token must be numbers from 0 that fit a row"
             )
+        for word in (msg.finish, msg.error_code):
+            if len(word) > _WORD or "\0" in word:
+                raise BadRequest(
+                    f"finish and error_code of a settle have at most {_WORD} characters, and no NUL"
+                )
         return check_uuid(msg.job_id)
     job, own = msg.job, msg.ownership
     tokens = own.claim_token, own.held_claim_token, own.lost_fencing_token
