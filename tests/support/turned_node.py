@@ -17,7 +17,6 @@ import itertools
 import json
 import ssl
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -92,7 +91,7 @@ class Turned:
         self.obeyed: Counter[str] = Counter()  # contracts that somebody's handler has taken
         self.heard: Counter[str] = Counter()  # contracts that others have said to it
         self._keep(received)
-        self._runs = tempfile.mkdtemp(prefix="tn-")
+        self._runs = str(folder / "runs")
         self.admin = self._hub(Address.admin(self.told.node, ADMIN_PORT), ADMIN_PORT)
         self.other = self._hub(None, 0)
         self.world = words.World(me=str(self.other.address))
