@@ -19,6 +19,7 @@ artifact may have any number of signatures, and one that counts is enough.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -36,6 +37,9 @@ from supervision.errors import BadRequest
 from supervision.unreadable import UNREADABLE
 
 FILE: Final = "trust.toml"
+MOST: Final = 256 << 10  # bytes of it
+MOST_DOTS: Final = 16  # in a line, outside of texts
+_TEXT: Final = re.compile(rb"""\"(?:[^"\\]|\\.)*+"|'[^']*+'""")
 
 
 class TrustedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,7 +86,7 @@ class Trust:
         """
         path = folder / FILE
         try:
-            listed = msgspec.toml.decode(path.read_bytes(), type=_Listed)
+            listed = msgspec.toml.decode(_bounded(path), type=_Listed)
             keys: dict[str, tuple[TrustedKey, EllipticCurvePublicKey]] = {}
             for key in listed.keys:
                 path = folder / key.file
@@ -146,3 +150,20 @@ class Trust:
         if found is None:
             raise LookupError(f"a key that nobody here trusts ({fingerprint[:16]}…)")
         return found
+
+
+def _bounded(path: Path) -> bytes:
+    """The file, if it can be decoded in a memory that grows as it does: Python's decoder takes the
+    square of a key with many dots.
+
+    Raises:
+        OSError, ValueError: it can't be read, or not so.
+    """
+    with path.open("rb") as file:
+        content = file.read(MOST + 1)
+    if len(content) > MOST:
+        raise ValueError(f"it has more than {MOST} bytes")
+    for number, line in enumerate(content.splitlines(), 1):
+        if line.count(b".") > MOST_DOTS and _TEXT.sub(b"", line).count(b".") > MOST_DOTS:
+            raise ValueError(f"line {number} has a key of more than {MOST_DOTS} parts")
+    return content

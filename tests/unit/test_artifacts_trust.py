@@ -185,6 +185,9 @@ def test_a_hint_alone_proves_nothing(signed: Signed, tmp_path: Path) -> None:
         ("[[keys]]\nname = 'a'\nfile = 'a.pem'\nnotafter = 3", "unknown field"),
         ("[[revoked]]\nartifact = 'everything'", "no address"),
         ("[[keys]", "trust.toml"),
+        ("a." * 8000 + "a = 1", "line 1 has a key of more than 16 parts"),  # took 259 MB
+        ("x = '\"'\n[[" + '"a\\"b" . ' * 20 + "a]]", "line 2 has a key"),
+        ("#" * 300_000, "more than 262144 bytes"),
     ],
 )
 def test_a_trust_store_that_cannot_be_read_trusts_nobody(
@@ -195,6 +198,13 @@ def test_a_trust_store_that_cannot_be_read_trusts_nobody(
     (tmp_path / "trust.toml").write_text(text)
     with pytest.raises(ArtifactRefused, match=told):
         Trust.load(tmp_path)
+
+
+def test_a_reason_may_have_dots(tmp_path: Path) -> None:
+    address = digest.address("0" * 64)
+    text = f'[[revoked]]\nartifact = \'{address}\'\nreason = "see \\"{"1.2.3..." * 9}\\""\n'
+    (tmp_path / "trust.toml").write_text(text)
+    assert Trust.load(tmp_path).revoked["0" * 64].endswith('1.2.3..."')
 
 
 def test_keys_of_other_kinds_are_refused(signed: Signed, tmp_path: Path) -> None:

@@ -18,10 +18,12 @@ log = logs.get(__name__)
 
 
 class DoorCycle(RequestResponseCycle):
-    """`declared` is what the body's length was said to be. What isn't right in what the
+    """`declared` is what the body's length was said to be, and without end where it wasn't: a
+    client that has its answer may take the connection for its next request before the door has
+    seen that too much is still to come. What isn't right in what the
     application sends raises RuntimeError, as uvicorn does."""
 
-    declared: int = 0
+    declared: float = 0
 
     async def run_asgi(self, app: Any) -> None:
         """What the application doesn't catch is logged, and said as everything else is."""

@@ -10,6 +10,7 @@ body's is what its length says; a body in chunks ends in an empty line too, so i
 from __future__ import annotations
 
 import asyncio
+import math
 from abc import abstractmethod
 from typing import Any
 
@@ -180,7 +181,7 @@ class Incoming(HttpToolsProtocol):
             keep_alive=parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
-        cycle.declared = head.length
+        cycle.declared = math.inf if head.chunked else head.length
         self._start_asgi_task(cycle, _server if path == "*" else self.app)
 
     def on_body(self, body: bytes) -> None:

@@ -328,14 +328,17 @@ async def test_a_body_that_nobody_wants_ends_no_connection(door: Served) -> None
     data = head(f"content-length: {512 << 10}", target="/nowhere") + b"x" * (512 << 10)
     first, last = answers(await talk(door.port, data[:1000], data[1000:] + LAST, pause_s=0.1))
     assert (first.status, last.status) == (404, 200)
-    chunked = head(CHUNKED, target="/nowhere")
-    data = chunks(*[b"x" * 1000] * 500)
-    first, last = answers(await talk(door.port, chunked, data + LAST, pause_s=0.1))
-    assert (first.status, last.status) == (404, 200)
     (first,) = answers(
         await talk(door.port, head(f"content-length: {2 << 20}", target="/nowhere") + b"x", INNER)
     )
     assert (first.status, first.headers["connection"]) == (404, "close")
+    # How much of a body in chunks is to come nobody has said; a client that has its answer must not
+    # take the connection for its next request.
+    data = chunks(*[b"x" * 1000] * 500)
+    for part in (data[:1], data):
+        said = await talk(door.port, head(CHUNKED, target="/nowhere"), part, pause_s=0.1)
+        (first,) = answers(said)
+        assert (first.status, first.headers["connection"]) == (404, "close")
 
 
 async def test_a_wrong_chunk_after_the_answer_is_no_request(door: Served) -> None:
