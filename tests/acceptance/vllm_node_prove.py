@@ -21,7 +21,10 @@ from tests.support.engine_process import is_engine
 from tests.support.node_process import SMOLLM2, Launcher, Node, until, write_config
 
 MODEL = "smollm2-135m-instruct"
-VLLM = SMOLLM2.replace('engine = "transformers"', 'engine = "vllm"').replace("torch", "vllm")
+VLLM = (
+    SMOLLM2.replace('engine = "transformers"', 'engine = "vllm"').replace("torch", "vllm")
+    + 'sandbox = "required"\n'
+)
 QUESTIONS = [f"What is {n} plus {n + 1}? Answer with one short sentence." for n in range(8)]
 STORY = "Tell me a long story about the sea."
 TOKENS = 120
