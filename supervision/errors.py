@@ -48,6 +48,8 @@ class TetherError(Exception):
     def __init__(
         self, message: str, *, retry_after_s: float | None = None, param: str | None = None
     ) -> None:
+        if not message.isascii():  # halves of characters, from a JSON that is quoted, can't be sent
+            message = message.encode("utf-8", "replace").decode()
         super().__init__(message)
         self.message = message
         self.retry_after_s = retry_after_s

@@ -7,11 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from actors.engines import safetensors_header
+from actors.engines.safetensors_header import Tensor
 from actors.errors import ModelUnusable
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-_MOST_HEADER = 100 * 1024 * 1024  # safetensors' own bound
+_MOST_JSON = 64 << 20  # bytes, as in an artifact
 
 
 def check(folder: Path) -> dict[str, Any]:
@@ -40,17 +42,17 @@ def unloadable(folder: Path, error: Exception) -> ModelUnusable:
 
 
 def parsed(folder: Path, name: str) -> dict[str, Any]:
-    """The JSON object in a file of the folder.
+    """The JSON object in a file of the folder, which takes at most 64 times its bytes.
 
     Raises:
         ModelUnusable: there is none.
     """
-    path = folder / name
-    if not path.is_file():
-        raise ModelUnusable(f"the model folder {folder} has no {name}; fetch the model again")
+    path = _plain(folder, name)
     try:
+        if (size := path.stat().st_size) > _MOST_JSON:
+            raise ValueError(f"its {size} bytes are more than {_MOST_JSON}")
         parsed = json.loads(path.read_bytes())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ModelUnusable(f"{path} cannot be read ({error}); fetch the model again") from None
     if not isinstance(parsed, dict):
         raise ModelUnusable(f"{path} is not a JSON object; fetch the model again")
@@ -74,29 +76,31 @@ def _shards(folder: Path) -> list[str]:
     return names
 
 
-def tensors(folder: Path, name: str) -> dict[str, dict[str, Any]]:
-    """What a safetensors file of the folder says that it holds, `dtype`, `shape` and
-    `data_offsets` of each tensor, if it is whole: 8 bytes of header size, JSON, then the data.
+def tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    """What a safetensors file of the folder holds, by name, if it is whole: 8 bytes of header size,
+    the header, then the data.
 
     Raises:
         ModelUnusable: it isn't there, or isn't whole.
     """
-    path = folder / name
-    if not path.is_file():
-        raise ModelUnusable(f"the model folder {folder} has no {name}; fetch the model again")
-    size = path.stat().st_size
+    path = _plain(folder, name)
     try:
+        size = path.stat().st_size
         with path.open("rb") as file:
             header_size = int.from_bytes(file.read(8), "little")
-            if not 2 <= header_size <= min(_MOST_HEADER, size - 8):
+            if not 2 <= header_size <= min(safetensors_header.MOST, size - 8):
                 raise ValueError("its header is cut off")
-            header: dict[str, Any] = json.loads(file.read(header_size))
-        header.pop("__metadata__", None)
-        ends = [entry["data_offsets"][1] for entry in header.values()]
-        if not ends or max(ends) != size - 8 - header_size:
-            raise ValueError(
-                f"it should have {8 + header_size + max(ends, default=0)} bytes and has {size}"
-            )
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError) as error:
+            return safetensors_header.read(file.read(header_size), size - 8 - header_size)
+    except (ValueError, OSError) as error:
         raise ModelUnusable(f"{path} is not whole ({error}); fetch the model again") from None
-    return header
+
+
+def _plain(folder: Path, name: str) -> Path:
+    """The file of the folder that has this name, which may have come from another file."""
+    path = folder / name
+    try:
+        if path.is_file():
+            return path
+    except OSError:  # it is longer than a name can be
+        name = f"{name[:80]}…"
+    raise ModelUnusable(f"the model folder {folder} has no {name}; fetch the model again")

@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.engines import folder as folders
+from actors.engines import name_pattern
+from actors.engines.safetensors_header import Tensor
 from actors.errors import ModelUnusable
 
 CONFIG = "adapter_config.json"
@@ -43,6 +45,7 @@ _TENSOR = re.compile(
 )
 _DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _MOST_ALPHA = 1e30  # far above any that was trained, and still a float32
+_MOST_NAME = 256  # characters of a tensor's
 _INSTEAD = "merge it into its base with peft, and serve that folder"
 
 
@@ -116,12 +119,14 @@ def read(folder: Path) -> Adapter:
         raise ModelUnusable(f"{path} cannot be read ({error.strerror}); fetch it again") from None
     digest.update(content)
     pairs: dict[tuple[str, bool], dict[str, NDArray[np.float32]]] = {}
-    for name, entry in folders.tensors(folder, WEIGHTS).items():
-        found = _TENSOR.fullmatch(name)
+    for name, tensor in folders.tensors(folder, WEIGHTS).items():
+        found = _TENSOR.fullmatch(name) if len(name) <= _MOST_NAME else None
         if found is None:
-            raise ModelUnusable(f"{path} holds {name}, which is no factor of LoRA; {_INSTEAD}")
+            raise ModelUnusable(
+                f"{path} holds {name[:_MOST_NAME]}, which is no factor of LoRA; {_INSTEAD}"
+            )
         key = (found["module"], found["embedding"] is not None)
-        values = _values(path, name, entry, content)
+        values = _values(path, name, tensor, content)
         pairs.setdefault(key, {})[found["linear"] or found["embedding"]] = values
     if not pairs:
         raise ModelUnusable(f"{path} holds no factors of LoRA; save the adapter again")
@@ -172,23 +177,21 @@ def _check_config(path: Path, config: dict[str, Any]) -> None:
         patterns += [names] if isinstance(names, str) else []
     for pattern in patterns:
         try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ModelUnusable(f"{path} has the pattern {pattern!r}: {error}") from None
+            name_pattern.check(pattern)
+        except ValueError as error:
+            raise ModelUnusable(f"{path} has the pattern {pattern[:200]!r}: {error}") from None
 
 
-def _values(
-    path: Path, name: str, entry: dict[str, Any], content: bytearray
-) -> NDArray[np.float32]:
-    kind, shape = entry.get("dtype"), entry.get("shape")
-    if kind not in _DTYPES or not isinstance(shape, list) or len(shape) != 2:
+def _values(path: Path, name: str, tensor: Tensor, content: bytearray) -> NDArray[np.float32]:
+    kind, shape = tensor.dtype, tensor.shape
+    if kind not in _DTYPES or len(shape) != 2:
         raise ModelUnusable(
-            f"{path}: {name} is {kind} of shape {shape}; "
+            f"{path}: {name} is {kind} of shape {list(shape)}; "
             "only matrices of F32, F16 or BF16 can be merged"
         )
     data = 8 + int.from_bytes(content[:8], "little")
     try:
-        begin, end = entry["data_offsets"]
+        begin, end = tensor.data_offsets
         part = memoryview(content)[data + begin : data + end]
         raw = np.frombuffer(part, _DTYPES[kind]).reshape(shape)
     except (ValueError, TypeError) as error:
@@ -234,6 +237,6 @@ def _named(names: str | Collection[str], module: str) -> bool:
 def _pattern(patterns: dict[str, Any], module: str, default: Any) -> Any:
     """PEFT's rule: the first pattern that is the whole name or all of its end."""
     for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        if re.match(name_pattern.ending(pattern), module):
             return value
     return default

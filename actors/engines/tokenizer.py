@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from actors.engines import folder as folders
 from actors.engines.folder import unloadable
 from actors.engines.plain_text import Added, ControlTokens, steering
 from actors.engines.text import byte_table
+from actors.errors import ModelUnusable
 from supervision.errors import BadRequest
 
 
@@ -102,7 +103,10 @@ def control_tokens(own: Any) -> ControlTokens:
 def ends(folder: Path, config: dict[str, Any]) -> frozenset[int]:
     """The tokens that end a turn: those of generation_config.json, else of the model's `config`."""
     path = folder / "generation_config.json"
-    said = json.loads(path.read_bytes()).get("eos_token_id") if path.is_file() else None
+    said = folders.parsed(folder, path.name).get("eos_token_id") if path.is_file() else None
     if said is None:
         said = config.get("eos_token_id")
-    return frozenset(() if said is None else [said] if isinstance(said, int) else said)
+    ids = [] if said is None else said if isinstance(said, list) else [said]
+    if not all(type(one) is int for one in ids):
+        raise ModelUnusable(f"{folder} has an eos_token_id that is no token: {str(said)[:80]}")
+    return frozenset(ids)

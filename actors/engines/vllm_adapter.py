@@ -28,9 +28,9 @@ def room(adapter: Adapter, base: Path) -> int:
             f"{_INSTEAD}"
         )
     shapes = {
-        name.removesuffix(".weight"): entry["shape"]
+        name.removesuffix(".weight"): list(tensor.shape)
         for path in sorted(base.glob("*.safetensors"))
-        for name, entry in folders.tensors(base, path.name).items()
+        for name, tensor in folders.tensors(base, path.name).items()
         if name.endswith(".weight")
     }
     tied = folders.check(base).get("tie_word_embeddings", False)

@@ -7,15 +7,18 @@ import atexit
 import secrets
 import shutil
 import tempfile
+from collections.abc import AsyncIterator
+from random import Random
 from typing import Any, Final
 
-from bench.fuzz.mutation import bytes_changed, framed
+from bench.fuzz.mutation import bytes_changed, framed, packed_changed
 from bench.fuzz.target import Target
-from supervision.contracts import ActorFound, FindActor
+from supervision.contracts import ActorFound, FindActor, ShowTree, WatchTree
 from supervision.runtime import Address, codec, system_messages
 from supervision.runtime.connection import Connection
 from supervision.runtime.connections import Connections
-from supervision.runtime.dispatch import Dispatch, on
+from supervision.runtime.dispatch import Dispatch
+from supervision.runtime.handlers import on
 from supervision.runtime.packed import GROWTH as OF_SYSTEM
 from supervision.runtime.peer import Peer
 from supervision.runtime.system_road import SystemRoad
@@ -26,13 +29,17 @@ from supervision.runtime.wire import (
     CREDIT,
     END,
     ERROR,
+    HEADER,
+    HEADER_SIZE,
     ITEM,
     LEAVE,
     MOVE,
     OLDEST_VERSION,
     OPEN,
+    OVERHEAD,
     PROTOCOL_VERSION,
     REPLY,
+    STAY,
     SYSTEM,
     TELL,
     U32,
@@ -54,6 +61,18 @@ class _Answers:
     @on(FindActor)
     def _find(self, msg: FindActor, sender: Address) -> ActorFound:
         return ActorFound(address=f"{sender}")
+
+    @on(ShowTree)
+    async def _later(self, msg: ShowTree, sender: Address) -> ActorFound:
+        await asyncio.sleep(0)
+        return ActorFound(address=f"{sender}")
+
+    @on(WatchTree)
+    async def _many(self, msg: WatchTree, sender: Address) -> AsyncIterator[ActorFound]:
+        while True:  # for as long as somebody grants more
+            for _ in range(9):
+                yield ActorFound(address=f"{sender}")
+            await asyncio.sleep(0)
 
 
 class _Wire(asyncio.Transport):
@@ -131,6 +150,7 @@ def read(data: bytes) -> None:
 
 def _frames() -> tuple[bytes, ...]:
     found = codec.encode(FindActor(name="root"))
+    watched, shown = codec.encode(WatchTree()), codec.encode(ShowTree())
     exit_ = system_messages.encode(system_messages.ActorExitRequest())
     bodies = (
         (ASK, 1, found),
@@ -142,7 +162,11 @@ def _frames() -> tuple[bytes, ...]:
         (ACK, 5, b""),
         (ITEM, 6, found),
         (END, 6, b""),
-        (CREDIT, 2, U32.pack(9)),
+        (OPEN, 8, U32.pack(1) + watched),
+        (CREDIT, 8, U32.pack(9)),
+        (CREDIT, 8, b"\0\0"),
+        (OPEN, 9, b"\0\0"),
+        (ASK, 7, shown),
         (CANCEL, 1, b""),
         (MOVE, 0, b""),
         (LEAVE, 0, b""),
@@ -150,6 +174,39 @@ def _frames() -> tuple[bytes, ...]:
     )
     each = tuple(_HELLO + frame(*body) for body in bodies)
     return (*each, _HELLO + b"".join(frame(*body) for body in bodies))
+
+
+def _frames_changed(data: bytes, random: Random) -> bytes:
+    """Frames of which one is changed in what it says and keeps its form; now and then as bytes."""
+    frames: list[tuple[int, int, bytes]] = []
+    rest = data
+    while len(rest) >= HEADER_SIZE:
+        size, kind, number = HEADER.unpack_from(rest)
+        end = HEADER_SIZE - OVERHEAD + size
+        frames.append((kind, number, rest[HEADER_SIZE:end]))
+        rest = rest[max(end, HEADER_SIZE) :]
+    if not frames or random.random() < 0.25:
+        return bytes_changed(data, random)
+    at = random.randrange(len(frames))
+    kind, number, payload = frames[at]
+    what = random.randrange(7)
+    if what == 0:
+        payload = payload[: random.choice((0, 1, 2, 3, 5, len(payload)))]
+    elif what == 1:
+        payload += random.randbytes(random.randrange(5))
+    elif what == 2:
+        kind = random.randrange(STAY + 2)
+    elif what == 3:
+        number = random.choice((0, 1, 2, 8, 2**63, 2**64 - 1))
+    elif what == 4:
+        kind, number, payload = frames[random.randrange(len(frames))]
+    elif kind == OPEN:
+        payload = payload[: U32.size] + packed_changed(payload[U32.size :], random)
+    else:
+        payload = packed_changed(payload, random)
+    place = slice(at, at + (what != 4))  # what is said twice is put in
+    frames[place] = [(kind, number, payload)]
+    return b"".join(frame(*one) for one in frames) + rest
 
 
 GREETINGS: Final = Target(
@@ -171,6 +228,6 @@ FRAMES: Final = Target(
     slack=SLACK,
     ours=(),
     classes=(Address, Greeting),
-    change=framed(bytes_changed, _HELLO),
+    change=framed(_frames_changed, _HELLO),
     longest=8192,
 )

@@ -1,7 +1,8 @@
-"""How inputs are changed: as bytes, or as the MessagePack that they are."""
+"""How inputs are changed: as bytes, or as the MessagePack or the JSON that they are."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -36,6 +37,34 @@ _VALUES: tuple[Any, ...] = (
     *(b"", b"\xff" * 9, [], {}, [[]], {"": {}}, [None] * 40),
     *(msgpack.ExtType(1, b"n1/12-ab/0"), msgpack.ExtType(1, b"/"), msgpack.ExtType(2, b"")),
     msgpack.ExtType(7, b"x"),
+)
+_TEXTS = (  # of JSON and TOML, that are much, or are read in several ways
+    *(
+        b"[",
+        b"{",
+        b'{"a":',
+        b"[[],",
+        b'"",',
+        b"0,",
+        b"{},",
+        b"[],",
+        b"a.",
+        b"[a.",
+        b"\\",
+        b"(",
+        b"((a*)*",
+    ),
+    *(b"9" * 400, b"-" + b"9" * 5000, b"1e999", b"-1e-999", b"NaN", b"Infinity", b"-0", b"null"),
+    *(
+        b'"\\ud800"',
+        b'"\\u0000"',
+        b"\xed\xa0\x80",
+        b"\xff\xfe",
+        b"\xef\xbb\xbf",
+        b"\0",
+        b"\n",
+        b"1979-05-27",
+    ),
 )
 Change = Callable[[bytes, Random], bytes]
 
@@ -100,5 +129,44 @@ def framed(change: Change, head: bytes) -> Change:
         if data.startswith(head) and random.random() < 0.9:
             return head + change(data[len(head) :], random)
         return bytes_changed(data, random)
+
+    return changed
+
+
+def json_changed(data: bytes, random: Random) -> bytes:
+    """`data` with one value in it exchanged, dropped or doubled; as bytes, if it is no JSON, and
+    now and then if it is."""
+    if random.random() < 0.3:
+        return _text_changed(data, random)
+    try:
+        value = _changed(json.loads(data), random, 0)
+        return json.dumps(value, default=_said).encode("utf-8", "surrogatepass")
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        return _text_changed(data, random)
+
+
+def _text_changed(data: bytes, random: Random) -> bytes:
+    if random.random() < 0.5:
+        return bytes_changed(data, random)
+    at = random.randrange(len(data) + 1)
+    return data[:at] + random.choice(_TEXTS) + data[at + random.choice((0, 0, 1, 9)) :]
+
+
+def _said(value: Any) -> str:
+    return repr(value)
+
+
+def grown(change: Change, most: int) -> Change:
+    """As `change`; one input in fifty has a part of it repeated, to as many as `most` bytes."""
+
+    def changed(data: bytes, random: Random) -> bytes:
+        if random.random() >= 0.02:
+            return change(data, random)
+        at = random.randrange(len(data) + 1)
+        part = data[at : at + random.choice((1, 2, 3, 8, 40, 200))]
+        if random.random() < 0.5:
+            part = random.choice(_TEXTS)
+        room = max(0, most - len(data)) // max(1, len(part))
+        return data[:at] + part * min(room, random.choice((300, 5000, most))) + data[at:]
 
     return changed

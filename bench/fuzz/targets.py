@@ -16,6 +16,15 @@ TARGETS: Final = {
     "contracts": "bench.fuzz.contracts:TARGET",
     "announcements": "bench.fuzz.announcements:TARGET",
     "HTTP": "bench.fuzz.http_messages:TARGET",
+    "HTTP bodies": "bench.fuzz.http_bodies:TARGET",
+    "manifests": "bench.fuzz.artifacts:MANIFESTS",
+    "signatures": "bench.fuzz.artifacts:SIGNATURES",
+    "statements": "bench.fuzz.artifacts:STATEMENTS",
+    "trust stores": "bench.fuzz.artifacts:TRUST_STORES",
+    "artifact names": "bench.fuzz.artifacts:NAMES",
+    "model files": "bench.fuzz.model_files:FILES",
+    "model folders": "bench.fuzz.model_files:FOLDERS",
+    "adapters": "bench.fuzz.model_files:ADAPTERS",
 }
 
 

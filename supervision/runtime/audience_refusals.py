@@ -1,5 +1,6 @@
 """Contracts that somebody may not say: told to who asks, counted all, logged and audited now and
-then (`supervision.telemetry.line_budget`), so that whoever repeats them fills no disk."""
+then (`supervision.telemetry.line_budget`), so that whoever repeats them fills no disk. And
+whatever else was said in vain."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from supervision.errors import Forbidden
 from supervision.runtime import metrics
 from supervision.runtime.address import Address
 from supervision.runtime.peer import Peer
-from supervision.security.audience import Audience
+from supervision.security.audience import OWN, Audience
 from supervision.security.name import OPERATOR
 from supervision.telemetry import audit, logs
 from supervision.telemetry.line_budget import LineBudget
@@ -21,6 +22,8 @@ from supervision.telemetry.metrics import Counter
 COMMAND: Final = "say"  # of the lines in the audit log
 LOG_S: Final = 60.0
 LOG_LINES: Final = 64  # in that time, of one process
+FAULT_LINES: Final = 16  # in that time: with a traceback each
+MOST_SAID: Final = 500  # characters of a reason, which quotes what was sent
 AUDIT_S: Final = 3600.0
 AUDIT_LINES: Final = 32  # in that time, of one process: a hundred hours of them turn no log over
 MAX_LABELS: Final = 256  # pairs of contract and node in the metric; further ones are "other"
@@ -36,6 +39,7 @@ class AudienceRefusals:
         self._here = here
         self._who = who
         self._lines = LineBudget(LOG_S, LOG_LINES)
+        self._faults = LineBudget(LOG_S, FAULT_LINES)
         self._audited = LineBudget(AUDIT_S, AUDIT_LINES)
         self._counters: dict[tuple[str, str], Counter] = {}
 
@@ -64,17 +68,33 @@ class AudienceRefusals:
             )
         return error
 
-    def dropped(self, peer: Peer, why: str) -> None:
-        """Something else that a process of another node has told in vain."""
-        unsaid = self._lines.take(("", peer.address.node), self._loop.time())
+    def dropped(self, peer: Peer, error: Exception) -> None:
+        """Something else that was told in vain."""
+        unsaid = self._lines.take(self._key(peer, error), self._loop.time())
         if unsaid is not None:
             log.warning(
                 "a message was dropped",
                 actor=self._who,
                 sender=str(peer.address),
-                reason=why,
+                reason=str(error)[:MOST_SAID],
                 unsaid=unsaid,
             )
+
+    def broke(self, peer: Peer, error: Exception) -> None:
+        """What somebody said has raised something that nobody foresaw. Called where it is caught,
+        so that the line has its traceback."""
+        unsaid = self._faults.take(self._key(peer, error), self._loop.time())
+        if unsaid is not None:
+            log.exception(
+                "a handler failed", actor=self._who, sender=str(peer.address), unsaid=unsaid
+            )
+
+    def _key(self, peer: Peer, error: Exception) -> tuple[str, str]:
+        """One kind of line for a process of the own node and each error; for another node, which
+        has as many processes as it likes, one for all of them."""
+        if peer.audience & OWN.mask:
+            return str(peer.address), type(error).__name__
+        return "", peer.address.node
 
     def _write(self, home: Path, who: audit.Who, words: tuple[str, ...], outcome: str) -> None:
         try:

@@ -29,12 +29,11 @@ from supervision.runtime.peer import Peer, Served, end
 from supervision.runtime.streams import Producer
 from supervision.runtime.wire import HEADER, OPEN, OVERHEAD, REPLY, TELL, U32
 from supervision.security.audience import OWN, Audience
-from supervision.telemetry import bounds, logs
+from supervision.telemetry import bounds
 
 MAX_HELD: Final = 4096
 MAX_HELD_BYTES: Final = 32 << 20
 
-log = logs.get(__name__)
 _refused = bounds.refused.labels("actor_handlers")
 _pack_header = HEADER.pack
 
@@ -202,6 +201,8 @@ class Dispatch:
         """One request; all that goes wrong becomes its answer."""
         try:
             if kind == OPEN:
+                if len(payload) < U32.size:
+                    raise ProtocolError(f"a stream was opened in {len(payload)} bytes: no credit")
                 credit = U32.unpack_from(payload)[0]
                 contract = decode(memoryview(payload)[U32.size :])
             else:
@@ -238,19 +239,12 @@ class Dispatch:
         except TetherError as error:
             self._failed(peer, kind, number, error)
         except Exception as error:
-            log.exception("a handler failed", actor=self._who)
+            self._refusals.broke(peer, error)
             self._failed(peer, kind, number, error)
 
     def _failed(self, peer: Peer, kind: int, number: int, error: Exception) -> None:
-        if kind == TELL and not peer.audience & OWN.mask:
-            self._refusals.dropped(peer, str(error))
-        elif kind == TELL:
-            log.warning(
-                "a message was dropped",
-                actor=self._who,
-                sender=str(peer.address),
-                reason=str(error),
-            )
+        if kind == TELL:
+            self._refusals.dropped(peer, error)
         else:
             refuse(peer, number, error)
 
@@ -290,16 +284,16 @@ class Dispatch:
             refuse(peer, number, why)  # who has left ignores it
             raise
         except Exception as error:
-            log.exception("a handler failed", actor=self._who)
+            self._refusals.broke(peer, error)
             refuse(peer, number, error)
 
     async def _told(self, peer: Peer, handler: Callable[..., Any], contract: Contract) -> None:
         try:
             await handler(contract, peer.address)
         except TetherError as error:
-            log.warning("a message failed", actor=self._who, reason=str(error))
-        except Exception:
-            log.exception("a handler failed", actor=self._who)
+            self._refusals.dropped(peer, error)
+        except Exception as error:
+            self._refusals.broke(peer, error)
 
 
 def reply(peer: Peer, number: int, answer: Contract | None) -> None:

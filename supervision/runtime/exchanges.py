@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from supervision.contracts import Contract
-from supervision.errors import Internal, Overloaded, TetherError
+from supervision.errors import Internal, Overloaded, ProtocolError, TetherError
 from supervision.runtime.address import Address
 from supervision.runtime.cancel_cause import CancelCause
 from supervision.runtime.codec import decode, decode_error, encode, encode_error
@@ -155,6 +155,13 @@ class Exchanges:
             elif kind == CREDIT:
                 producer = peer.serving.get(number)
                 if isinstance(producer, Producer):
+                    if len(payload) != U32.size:
+                        end(producer, CancelCause.CANCELLED)
+                        said = (
+                            f"a stream was granted credit in {len(payload)} bytes, not {U32.size}"
+                        )
+                        refuse(peer, number, ProtocolError(said))
+                        return
                     producer.grant(U32.unpack(payload)[0])
             elif kind == SYSTEM:
                 sender = (peer.address, peer.incarnation)

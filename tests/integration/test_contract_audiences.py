@@ -95,7 +95,7 @@ def cells() -> dict[tuple[str, str], dict[str, bool]]:
     """The table of the document: by contract and class, whether a column says yes."""
     rows = [
         [cell.strip(" `") for cell in line.strip("|").split("|")]
-        for line in DOCS.read_text().splitlines()
+        for line in DOCS.read_text().partition("<!-- contracts")[2].splitlines()
         if line.startswith("|")
     ]
     head = rows[0][2:]
@@ -218,7 +218,7 @@ async def test_a_connection_lends_another_no_roles(blue: Cluster) -> None:
 
 async def test_who_has_no_roles_says_nothing(blue: Cluster, monkeypatch: Any) -> None:
     target, old = await blue.hub("n1"), await blue.hub("n4")
-    monkeypatch.setattr("supervision.security.identity.roles_in", lambda *_: ())
+    monkeypatch.setattr("supervision.security.refusal.roles_in", lambda *_: ())
     Dispatch(target, Reached(Root).handlers, 64, "the root").begin()
     with pytest.raises(PeerLost):
         await old.ask(target.address, sample(ChildChanged), PATIENCE_S)

@@ -205,7 +205,7 @@ async def test_who_may_ask(office: Office) -> None:
         RegisterModel(card=SECOND),
         MoveModel(ref="echo@1", verb=Move.RETIRE, force=True),
     ):
-        with pytest.raises(Forbidden, match="may not operate"):
+        with pytest.raises(Forbidden, match="may not say"):
             await office.ask(contract, office.there)
     operator = await office.hubs.hub("operator:alice", host="")
     await office.ask(RegisterModel(card=SECOND), operator)

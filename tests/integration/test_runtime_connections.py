@@ -12,29 +12,35 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+import structlog
 
 from supervision.errors import Overloaded, PeerLost, ProtocolError
 from supervision.runtime import Address
+from supervision.runtime.codec import encode
 from supervision.runtime.connections import Connections
-from supervision.runtime.dispatch import reply
+from supervision.runtime.dispatch import Dispatch, reply
 from supervision.runtime.exchanges import refuse
+from supervision.runtime.handlers import handlers_of, on
 from supervision.runtime.peer import MAX_QUEUED, Peer
 from supervision.runtime.sockets import Listener, fresh_name
 from supervision.runtime.system_road import SystemRoad
 from supervision.runtime.wire import (
     ASK,
+    CREDIT,
     ERROR,
     HEADER,
     HELLO,
+    OPEN,
     PROTOCOL_VERSION,
     SYSTEM,
     TELL,
+    U32,
     Framer,
     Greeting,
     frame,
     greet,
 )
-from tests.support.runtime_actors import RtPing, RtPong, RtUnanswered
+from tests.support.runtime_actors import RtCount, RtPing, RtPong, RtUnanswered
 from tests.support.waiting import NEVER_S, PATIENCE_S, until
 
 
@@ -204,8 +210,6 @@ async def test_another_users_process_is_not_admitted(hubs: list[Connections]) ->
 
 
 async def test_a_malformed_contract_is_answered_and_the_connection_stays(folder: Path) -> None:
-    from supervision.runtime.dispatch import Dispatch
-
     hub = Connections(asyncio.get_running_loop(), str(folder), Address("n1", fresh_name()))
     await hub.start()
     Dispatch(hub, {}, 1, "test").begin()
@@ -446,3 +450,66 @@ async def test_many_may_connect_before_the_loop_turns(hubs: list[Connections]) -
     for caller in callers:
         caller.close()
     await works(hubs)
+
+
+class _Streams:
+    """It has a stream that does not end, and a message that it fails on."""
+
+    @on(RtCount)
+    async def count(self, msg: RtCount, sender: Address) -> AsyncIterator[RtPong]:
+        while True:
+            yield RtPong(number=0)
+
+    @on(RtPing)
+    async def fail(self, msg: RtPing, sender: Address) -> None:
+        raise KeyError(msg.number)
+
+
+async def test_credit_that_cannot_be_read_ends_its_stream_alone(folder: Path) -> None:
+    hub = Connections(asyncio.get_running_loop(), str(folder), Address("n1", fresh_name()))
+    await hub.start()
+    Dispatch(hub, handlers_of(_Streams()), 8, "test").begin()
+    opened = U32.pack(1) + encode(RtCount(items=0))
+    with structlog.testing.capture_logs() as lines:
+        raw = await Raw.to(
+            hub,
+            hello(),
+            frame(OPEN, 1, b""),
+            frame(OPEN, 2, b"\0\0\1"),
+            frame(OPEN, 3, opened),
+            frame(OPEN, 4, opened),
+            frame(CREDIT, 3, b"\0\1"),
+            frame(CREDIT, 4, U32.pack(1)),
+        )
+        got = await raw.frames(6)
+        # `raw.frames` waits for the last of them; another error of 3 may come, which nobody awaits
+        of = {n: [(kind, payload) for kind, at, payload in got if at == n] for n in range(1, 5)}
+    assert [line for line in lines if line["log_level"] == "error"] == []
+    for number, told in ((1, b"0 bytes"), (2, b"3 bytes"), (3, b"2 bytes")):
+        ((_, payload),) = [one for one in of[number] if one[0] == ERROR][:1]
+        assert b"protocol_error" in payload and told in payload
+    assert not [one for one in of[4] if one[0] == ERROR]
+    raw.close()
+    hub.close()
+
+
+async def test_what_is_told_in_vain_fills_no_log(folder: Path) -> None:
+    """By a process of the own node as by others: of each kind a line, and how many there were."""
+    hub = Connections(asyncio.get_running_loop(), str(folder), Address("n1", fresh_name()))
+    await hub.start()
+    Dispatch(hub, handlers_of(_Streams()), 4096, "test").begin()
+    floods = (b"\xc1", encode(RtUnanswered()), encode(RtCount(items=1)), encode(RtPing(number=1)))
+    with structlog.testing.capture_logs() as lines:
+        raw = await Raw.to(hub, hello())
+        for payload in floods:
+            for _ in range(300):
+                raw.writer.write(frame(TELL, 0, payload))
+        raw.writer.write(frame(ASK, 9, b""))
+        got = await raw.frames(2)
+        assert got[-1][:2] == (ERROR, 9)
+        await asyncio.sleep(0)  # what was told last has failed as well
+    told = [line["event"] for line in lines]
+    assert 1 <= told.count("a message was dropped") <= 3
+    assert told.count("a handler failed") == 1
+    raw.close()
+    hub.close()

@@ -22,6 +22,7 @@ from supervision.runtime.sockets import fresh_name
 from supervision.runtime.wire import ASK, PROTOCOL_VERSION, Framer, Greeting, greet
 from supervision.security.authority import Authority
 from supervision.security.identity import PROTOCOL, Identity
+from supervision.security.name import OPERATOR
 from tests.support.runtime_actors import RtPing, RtPong
 from tests.support.waiting import PATIENCE_S, until
 
@@ -64,7 +65,8 @@ class Cluster:
         authority = authority or self.authority
         where = identity_dir or authority.folder_of(node)
         if not where.exists():
-            authority.issue(node, **{"roles": ROLES, **issue})
+            roles = () if node.startswith(OPERATOR) else ROLES
+            authority.issue(node, **{"roles": roles, **issue})
         routes = Routes({f"n{i}": route for i in range(1, 6)})
         border = NodeTransport(
             Identity(where, node, kept=kept, clock=self.clock),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from actors.contracts import ModelCard
-from actors.engines import folder
+from actors.engines import folder, tokenizer
 from actors.engines.factory import create, prepare
 from actors.errors import ModelUnusable
 
@@ -50,9 +50,18 @@ def lose_a_shard(path: Path) -> None:
     (path / "model-00002-of-00002.safetensors").unlink()
 
 
-def point_outside(path: Path) -> None:
+def point(path: Path, name: str) -> None:
     sharded(path)
-    (path / folder.INDEX).write_text('{"weight_map": {"a": "../x.safetensors"}}')
+    (path / folder.INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
+
+
+def point_outside(path: Path) -> None:
+    point(path, "../x.safetensors")
+
+
+def deep(path: Path) -> None:
+    header = b'{"a":' * 5000
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
 
 
 @pytest.mark.parametrize(
@@ -64,6 +73,11 @@ def point_outside(path: Path) -> None:
         (lambda p: (p / "config.json").write_text("{}"), "no model_type"),
         (lambda p: (p / "tokenizer.json").unlink(), "has no tokenizer.json"),
         (lambda p: (p / "model.safetensors").unlink(), "neither model.safetensors nor"),
+        (lambda p: point(p, "x" * 300), "has no xxx"),  # longer than a name can be
+        (lambda p: point(p, "\0"), "has no"),
+        (lambda p: (p / "config.json").write_text('{"a":' * 5000), "cannot be read"),
+        (lambda p: (p / "config.json").write_text("[" * 100_000), "cannot be read"),
+        (lambda p: deep(p / "model.safetensors"), "is not whole"),
         (lambda p: weights(p / "model.safetensors", cut=3), "is not whole"),
         (lambda p: (p / "model.safetensors").write_bytes(b"\xff" * 64), "is not whole"),
         (lambda p: (p / "model.safetensors").write_bytes(b""), "is not whole"),
@@ -112,3 +126,20 @@ def test_an_install_without_torch_is_told(tmp_path: Path, monkeypatch: pytest.Mo
 def test_an_engine_without_weights_needs_no_folder(tmp_path: Path) -> None:
     assert prepare(card(engine="echo"), tmp_path) is None
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("said", [{}, {"a": 1}, "1", [[1]], [1, None], 1.5, True])
+def test_ends_that_are_no_tokens_are_told(whole: Path, said: object) -> None:
+    (whole / "generation_config.json").write_text(json.dumps({"eos_token_id": said}))
+    with pytest.raises(ModelUnusable, match="eos_token_id that is no token"):
+        tokenizer.ends(whole, {})
+
+
+def test_ends_are_one_token_or_several(whole: Path) -> None:
+    assert tokenizer.ends(whole, {}) == frozenset()
+    assert tokenizer.ends(whole, {"eos_token_id": 2}) == {2}
+    (whole / "generation_config.json").write_text('{"eos_token_id": [3, 4]}')
+    assert tokenizer.ends(whole, {"eos_token_id": 2}) == {3, 4}
+    (whole / "generation_config.json").write_text("[]")
+    with pytest.raises(ModelUnusable, match="not a JSON object"):
+        tokenizer.ends(whole, {})

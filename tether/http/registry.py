@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import types
 import typing
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from starlette.requests import Request
@@ -44,6 +44,7 @@ from tether.http.gateways import Gateways
 from tether.http.json_body import decode
 
 MAX_BODY: Final = 64 << 10
+MOST: Final = (1 << 31) - 1  # an integer of PostgreSQL
 
 
 class _Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -62,7 +63,10 @@ def _body_of(name: str, of: type[msgspec.Struct], **changed: tuple[Any, Any]) ->
 
 
 def _strict(kind: Any) -> Any:
-    """A table that may be left out, as a body that forgives no field which we don't know."""
+    """A table that may be left out, as a body that forgives no field which we don't know; and a
+    number without bounds as one that a contract and the catalog can hold."""
+    if kind is int:
+        return Annotated[int, msgspec.Meta(ge=0, le=MOST)]
     options = typing.get_args(kind)
     if (
         len(options) == 2
