@@ -66,9 +66,6 @@ def sandbox_of(card: ModelCard, mode: Mode, cache_dir: Path, *, gpus: bool) -> E
     ended it removes what is temporary with `tidy`."""
     kind = engine_kinds.find(card.engine)
     paths = [Path(path).expanduser() for path in (card.source, card.adapter) if path]
-    home = kind is not None and bool(kind.home)
-    if home and mode == "auto":
-        mode = "off"  # vLLM doesn't load in it yet: its log says Permission denied
     cache, temporary = _folders(cache_dir, card.ref)
     return EngineSandbox(
         mode=mode,

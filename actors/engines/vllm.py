@@ -12,6 +12,7 @@ import sys
 import warnings
 from importlib import util
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from actors.contracts import ModelCard
@@ -127,9 +128,12 @@ class VllmEngine(BatchEngine):
         from vllm.engine.arg_utils import EngineArgs
         from vllm.platforms import current_platform
         from vllm.v1.engine.llm_engine import LLMEngine
+        from vllm.v1.executor import uniproc_executor
 
         from actors.engines.vllm_sampler import KeyedSampler
 
+        # multiprocessing's is a file in /dev/shm, where the node's PostgreSQL has its memory
+        vars(uniproc_executor)["Lock"] = Lock
         options = self._options
         bounds: dict[str, Any] = {}
         if current_platform.is_cpu():

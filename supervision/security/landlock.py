@@ -68,8 +68,8 @@ _ABSTRACT_SOCKETS, _SIGNALS = 1, 2  # LANDLOCK_SCOPE_*, ABI 6
 
 class Allowed(msgspec.Struct, frozen=True):
     """What remains: files beneath these paths, which may be read; read and run; read and written;
-    used as devices. `listens`: TCP isn't fenced. A path that isn't there is
-    left out."""
+    used as devices. `listens`: on TCP ports of the kernel's choice; it connects to nobody. A path
+    that isn't there is left out."""
 
     read: tuple[str, ...] = ()
     run: tuple[str, ...] = ()
@@ -121,18 +121,20 @@ def restrict(allowed: Allowed) -> tuple[str, ...]:
     if not version:
         raise OSError(errno.ENOSYS, "this kernel has no Landlock, or it is off")
     files = handled(version)
-    tcp = 0 if allowed.listens else _BIND_TCP | _CONNECT_TCP
-    attr = _Attr(files, tcp, _ABSTRACT_SOCKETS | _SIGNALS)
+    attr = _Attr(files, _BIND_TCP | _CONNECT_TCP, _ABSTRACT_SOCKETS | _SIGNALS)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     ruleset = _call(_CREATE, ctypes.byref(attr), size, 0)
     try:
         for path, rights in allowed.rules():
             _allow(ruleset, path, rights & files)
+        if allowed.listens and version >= 4:
+            _call(_ADD, ruleset, _PORT, ctypes.byref(_NetPort(_BIND_TCP, 0)), 0)
         _prctl(_NO_NEW_PRIVS, 1)
         _call(_RESTRICT, ruleset, 0)
     finally:
         os.close(ruleset)
-    return tuple(one for one in named(version) if one != "tcp" or tcp)
+    ports = "tcp but listening on ports of the kernel's choice"
+    return tuple(ports if one == "tcp" and allowed.listens else one for one in named(version))
 
 
 def handled(version: int) -> Files:

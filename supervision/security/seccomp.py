@@ -48,6 +48,8 @@ FORBIDDEN: Final = {
     "sethostname": 170, "setdomainname": 171,
     # keys of the kernel
     "add_key": 248, "request_key": 249, "keyctl": 250,
+    # whoever listens: a node's sockets by path, and addresses where Landlock fences no TCP
+    "connect": 42,
     # io_uring opens and connects past this filter
     "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427,
     # what Landlock doesn't forbid of files
@@ -59,12 +61,14 @@ FORBIDDEN: Final = {
     "setuid": 105, "setgid": 106, "setreuid": 113, "setregid": 114, "setgroups": 116,
     "setresuid": 117, "setresgid": 119, "setfsuid": 122, "setfsgid": 123,
 }  # fmt: skip
-_SOCKET, _CLONE, _CLONE3, _IOCTL = 41, 56, 435, 16
+_SOCKET, _SOCKETPAIR, _CLONE, _CLONE3, _IOCTL = 41, 53, 56, 435, 16
 _NEW_NAMESPACES: Final = 0x7E020000  # CLONE_NEW*
 _TYPE_INTO_TERMINAL: Final = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 _INET: Final = (int(socket.AF_INET), int(socket.AF_INET6))
 _NETLINK: Final = 16
 _STREAM, _TYPE = int(socket.SOCK_STREAM), 0xF
+_FLAGS_OF_SENDS: Final = ((44, 3), (46, 2), (307, 3))  # sendto, sendmsg, sendmmsg: which argument
+_FAST_OPEN: Final = 0x20000000  # MSG_FASTOPEN, which connects
 
 
 class Program:
@@ -97,8 +101,10 @@ class Program:
 
 
 def program(*, tcp: bool) -> bytes:
-    """The filter. New sockets are refused; with `tcp`, those of TCP and of netlink, by which a
-    process sees its own addresses, are not. Pairs of connected sockets are no concern."""
+    """The filter. New sockets are refused, and pairs of connected ones but streams, since datagrams
+    go to any path. With `tcp`, sockets of TCP, which connect to nobody, and of netlink's routes, by
+    which a process sees its own addresses, are not; other protocols are, as Landlock fences TCP
+    alone."""
     made = Program()
     made.load(_ARCH)
     made.test(_EQUAL, _X86_64, then=1)
@@ -122,17 +128,31 @@ def program(*, tcp: bool) -> bytes:
     made.test(_EQUAL, _TYPE_INTO_TERMINAL[1], otherwise=1)
     made.refuse()
     made.allow()
+    made.test(_EQUAL, _SOCKETPAIR, otherwise=5)
+    made.load(_ARGUMENTS + 8)
+    made.mask(_TYPE)
+    made.test(_EQUAL, _STREAM, then=1)
+    made.refuse(errno.EACCES)
+    made.allow()
+    if tcp:
+        for number, argument in _FLAGS_OF_SENDS:
+            made.test(_EQUAL, number, otherwise=4)
+            made.load(_ARGUMENTS + 8 * argument)
+            made.test(_ANY_BIT, _FAST_OPEN, otherwise=1)
+            made.refuse()
+            made.allow()
     made.test(_EQUAL, _SOCKET, then=1)
     made.allow()
     if tcp:
         made.load(_ARGUMENTS)
-        made.test(_EQUAL, _NETLINK, otherwise=1)
-        made.allow()
+        made.test(_EQUAL, _NETLINK, then=5)
         made.test(_EQUAL, _INET[0], then=1)
-        made.test(_EQUAL, _INET[1], otherwise=4)
+        made.test(_EQUAL, _INET[1], otherwise=6)
         made.load(_ARGUMENTS + 8)
         made.mask(_TYPE)
-        made.test(_EQUAL, _STREAM, otherwise=1)
+        made.test(_EQUAL, _STREAM, otherwise=3)
+        made.load(_ARGUMENTS + 16)
+        made.test(_EQUAL, 0, otherwise=1)  # of TCP, not Multipath TCP or SCTP; NETLINK_ROUTE
         made.allow()
     made.refuse(errno.EACCES)
     return made.instructions()

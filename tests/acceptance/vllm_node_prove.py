@@ -9,6 +9,7 @@ import asyncio
 import os
 import re
 import signal
+from importlib import util
 from pathlib import Path
 
 import httpx2
@@ -20,7 +21,10 @@ from tests.support.engine_process import is_engine
 from tests.support.node_process import SMOLLM2, Launcher, Node, until, write_config
 
 MODEL = "smollm2-135m-instruct"
-VLLM = SMOLLM2.replace('engine = "transformers"', 'engine = "vllm"').replace("torch", "vllm")
+VLLM = (
+    SMOLLM2.replace('engine = "transformers"', 'engine = "vllm"').replace("torch", "vllm")
+    + 'sandbox = "required"\n'
+)
 QUESTIONS = [f"What is {n} plus {n + 1}? Answer with one short sentence." for n in range(8)]
 STORY = "Tell me a long story about the sea."
 TOKENS = 120
@@ -77,7 +81,7 @@ async def figure(node: Node, name: str) -> float:
 
 async def test_it_runs_in_its_own_environment(node: Node) -> None:
     host = engine_of(node)
-    assert ".venv-vllm" in host.cmdline()[0]
+    assert util.find_spec("vllm") is None  # here, and who answers has it
     assert not host.children()
     async with client_of(node) as client:
         answer = await client.chat.completions.create(

@@ -1,4 +1,8 @@
-"""What the process of an engine can't do, tried in a real one, and that it could elsewhere."""
+"""What the process of an engine can't do, tried in a real one, and that it could elsewhere.
+
+TETHER_SANDBOX_ENGINES names the engines whose sandboxes and interpreters these are, with commas
+between them; vllm is only asked for by `scripts/prove vllm`, as it takes gigabytes to install.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +10,26 @@ import json
 import os
 import shutil
 import socket
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from actors.contracts import ChatInput, Message, Sampling, TextInput
-from actors.engines import host_process
+from actors.contracts import ChatInput, Message, ModelCard, Sampling, TextInput
+from actors.engines import factory, host_process
 from actors.engines.engine import EngineOptions
 from actors.engines.engine_sandbox import Mode
 from actors.engines.generation import Generation
 from actors.engines.hosted import HostedEngine
 from actors.errors import ModelUnusable
 from supervision.security import landlock
-from tests.support import tiny_gguf
+from tests.support import tiny, tiny_gguf
+from tether.http.handover import Handover
 
+KINDS = os.environ.get("TETHER_SANDBOX_ENGINES", "gguf").split(",")
 ROOT = Path(__file__).parents[2]
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "s3-secret",
@@ -38,14 +44,21 @@ KEPT = {"OMP_NUM_THREADS": "1", "CUDA_HOME": "/usr/local/cuda", "TZ": "UTC"}
 class Place:
     """A node's files around a model, and somebody who listens."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: str) -> None:
         self.node = folder / "node"
-        self.node.mkdir()
+        self.node.mkdir(mode=0o700)
         self.key, self.config = self.node / "node.pem", self.node / "cluster.toml"
         for path in (self.key, self.config):
             path.write_text("secret")
             path.chmod(0o600)
-        self.model = tiny_gguf.make(folder / "model")
+        self.listens = kind == "vllm"
+        if self.listens:
+            made = tiny.make(folder / "model", head_dim=32)
+            self.model = made / "config.json"
+            self.card = ModelCard(name="tiny", version="1", engine=kind, source=str(made))
+        else:
+            self.model = tiny_gguf.make(folder / "model")
+            self.card = tiny_gguf.card(self.model)
         self.program = folder / "model" / "program"
         shutil.copy("/bin/true", self.program)
         self.cache = folder / "cache"
@@ -53,12 +66,14 @@ class Place:
         self.ledger = socket.socket(socket.AF_UNIX)
         self.ledger.bind(str(self.node / "s"))
         self.ledger.listen()
+        self.log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.log.bind(str(self.node / "d"))
         self.tcp = socket.create_server(("127.0.0.1", 0))
         self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.udp.bind(("127.0.0.1", 0))
 
     def close(self) -> None:
-        for sock in (self.ledger, self.tcp, self.udp):
+        for sock in (self.ledger, self.log, self.tcp, self.udp):
             sock.close()
 
     @property
@@ -73,21 +88,42 @@ class Place:
             ("write", str(self.cache / "elsewhere")),
             ("read", f"/proc/{me}/environ"),
             ("unix", str(self.node / "s")),
+            ("unix datagram", str(self.node / "d")),
             ("tcp", self.tcp.getsockname()),
+            ("fast open", self.tcp.getsockname()),
             ("udp", self.udp.getsockname()),
-            ("listen", 0),
+            ("listen", free_port()),
             ("run", str(self.program)),
             ("namespace", None),
             ("trace", me),
         ]
+        if has_multipath():
+            tries.append(("mptcp", self.tcp.getsockname()))
+        if not self.listens:
+            tries.append(("listen", 0))
         if landlock.abi() >= 6:
             tries.append(("signal", me))
         return tries
 
 
-@pytest.fixture
-def place(folder: Path) -> Any:
-    made = Place(folder)
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def has_multipath() -> bool:
+    """Is Multipath TCP in this kernel?"""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture(params=KINDS)
+def place(folder: Path, request: pytest.FixtureRequest) -> Any:
+    made = Place(folder, request.param)
     yield made
     made.close()
 
@@ -99,7 +135,8 @@ async def probing(
     """A hosted engine whose process is as it is, but that it tries what it is told to."""
     python = place.cache / "python"
     python.write_text(
-        f'#!/bin/sh\nshift 2\nexec "{sys.executable}" -m tests.support.probing_host "$@"\n'
+        f'#!/bin/sh\nshift 2\nexec "{factory.interpreter(place.card)}" '
+        '-m tests.support.probing_host "$@"\n'
     )
     python.chmod(0o755)
     with monkeypatch.context() as patch:
@@ -107,9 +144,7 @@ async def probing(
         patch.setenv("PYTHONPATH", str(ROOT))
         for name, value in (SECRETS | KEPT).items():
             patch.setenv(name, value)
-        made = HostedEngine(
-            tiny_gguf.card(place.model), EngineOptions(cache_dir=place.cache), sandbox=mode
-        )
+        made = HostedEngine(place.card, EngineOptions(cache_dir=place.cache), sandbox=mode)
         await made.open()
     try:
         yield made
@@ -150,6 +185,7 @@ async def test_an_engine_reaches_nothing_of_its_node(
             ("append", "/dev/null"),
             ("run", "/bin/true"),
             ("thread", None),
+            *([("listen", 0)] if place.listens else []),
         )
         assert set(may["tries"]) == {"done"}
     assert not own.exists()
@@ -161,6 +197,21 @@ async def test_without_a_sandbox_it_would(place: Place, monkeypatch: pytest.Monk
     async with probing(place, monkeypatch, "off") as engine:
         found = await told(engine, *tries)
     assert set(found["tries"]) == {"done"}
+
+
+@pytest.mark.parametrize("mode", ["required", "off"])
+async def test_an_engine_is_handed_no_listening_socket_and_no_certificate(
+    place: Place, monkeypatch: pytest.MonkeyPatch, mode: Mode
+) -> None:
+    """By `tether up`, which asks who comes for the user alone: the sandbox is the fence."""
+    path = str(place.node / "handover")
+    handover = Handover(place.tcp, path, lambda: b"the key of the front door")
+    try:
+        async with probing(place, monkeypatch, mode) as engine:
+            (came,) = (await told(engine, ("handover", path)))["tries"]
+    finally:
+        handover.close()
+    assert came == ("done" if mode == "off" else "PermissionError")
 
 
 @pytest.mark.parametrize("mode", ["auto", "off"])
@@ -175,6 +226,7 @@ async def test_an_engine_knows_no_secret_of_the_environment(
     assert environ["HOME"].startswith(str(place.cache))
 
 
+@pytest.mark.parametrize("place", ["gguf"], indirect=True)
 async def test_what_a_kernel_lacks_is_said_and_counts_where_all_is_required(
     place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,13 +237,12 @@ async def test_what_a_kernel_lacks_is_said_and_counts_where_all_is_required(
         "import platform\nplatform.machine = lambda: 'pdp11'\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(place.cache / "site"))
-    card = tiny_gguf.card(place.model)
-    strict = HostedEngine(card, EngineOptions(cache_dir=place.cache), sandbox="required")
+    strict = HostedEngine(place.card, EngineOptions(cache_dir=place.cache), sandbox="required")
     with pytest.raises(ModelUnusable, match=r"'required', and .* seccomp .*pdp11"):
         await strict.open()
     await strict.close()
     capfd.readouterr()
-    lax = HostedEngine(card, EngineOptions(cache_dir=place.cache), sandbox="auto")
+    lax = HostedEngine(place.card, EngineOptions(cache_dir=place.cache), sandbox="auto")
     await lax.open()
     try:
         asked = ChatInput(messages=(Message(role="user", content="tell me of the sea"),))
@@ -211,10 +262,13 @@ async def test_a_model_of_links_is_read_where_they_lead(place: Place, folder: Pa
     """As a cache of Hugging Face's has them."""
     snapshot = folder / "snapshot"
     snapshot.mkdir()
-    link = snapshot / place.model.name
-    link.symlink_to(place.model)
+    for path in place.model.parent.iterdir():
+        (snapshot / path.name).symlink_to(path)
+    source = place.card.source.replace(str(place.model.parent), str(snapshot))
     engine = HostedEngine(
-        tiny_gguf.card(link), EngineOptions(cache_dir=place.cache), sandbox="required"
+        msgspec.structs.replace(place.card, source=source),
+        EngineOptions(cache_dir=place.cache),
+        sandbox="required",
     )
     await engine.open()
     await engine.close()

@@ -274,7 +274,8 @@ import asyncio, pathlib, sys
 from actors.contracts import ModelCard, Sampling
 from actors.engines.generation import Generation
 from actors.engines.factory import create
-from supervision.errors import Unavailable, WorkerLost
+from actors.errors import WorkerLost
+from supervision.errors import Unavailable
 
 def broken():
     raise RuntimeError("a kernel failed")

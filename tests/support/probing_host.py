@@ -25,6 +25,7 @@ from actors.engines.generation import Delta, Generation
 
 _ATTACH, _DETACH, _DUMPABLE = 16, 17, 3  # ptrace(2), prctl(2)
 _NEW_USER = 0x10000000
+_MULTIPATH = 262  # IPPROTO_MPTCP
 
 
 def _traced(pid: int) -> None:
@@ -51,6 +52,30 @@ def _told(address: Any) -> None:
         sock.sendto(b"a secret", tuple(address))
 
 
+def _connected_by_another(protocol: int, address: Any) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, protocol) as sock:
+        sock.connect(tuple(address))
+
+
+def _connected_by_sending(address: Any) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.sendto(b"a secret", socket.MSG_FASTOPEN, tuple(address))
+
+
+def _told_by_path(path: str) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs:
+        ours.sendto(b"a secret", path)
+
+
+def _handed(path: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.connect(path)
+        _, descriptors, _, _ = socket.recv_fds(sock, 1, 2)
+        if not os.pread(descriptors[1], 1 << 20, 0):
+            raise OSError("nothing was handed over")
+
+
 def _listening(port: int) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         sock.bind(("127.0.0.1", port))
@@ -69,7 +94,11 @@ TRIES: dict[str, Callable[[Any], object]] = {
     "signal": lambda pid: os.kill(pid, 0),
     "unix": lambda path: _connected(socket.AF_UNIX, path),
     "tcp": lambda address: _connected(socket.AF_INET, tuple(address)),
+    "mptcp": lambda address: _connected_by_another(_MULTIPATH, address),
+    "fast open": _connected_by_sending,
     "udp": _told,
+    "unix datagram": _told_by_path,
+    "handover": _handed,
     "listen": _listening,
     "namespace": lambda _: _unshared(),
     "thread": lambda _: asyncio.run(asyncio.to_thread(int)),

@@ -44,7 +44,7 @@ def verdict(number: int, *arguments: int, arch: int = X86_64, tcp: bool = False)
 def test_each_forbidden_call_is_refused_and_others_are_not(tcp: bool):
     for name, number in seccomp.FORBIDDEN.items():
         assert verdict(number, tcp=tcp) == errno.EPERM, name
-    for number in (OPEN, READ, SOCKETPAIR, 9, 202, 231):
+    for number in (OPEN, READ, 9, 202, 231):
         assert verdict(number, tcp=tcp) == ALLOWED
 
 
@@ -76,6 +76,24 @@ def test_new_sockets():
         assert verdict(SOCKET, family, STREAM | flags, tcp=True) == ALLOWED
         assert verdict(SOCKET, family, DATAGRAM | flags, tcp=True) == errno.EACCES
         assert verdict(SOCKET, family, 3, tcp=True) == errno.EACCES
+        for protocol in (6, 132, 262):  # TCP by its name, SCTP, Multipath TCP
+            assert verdict(SOCKET, family, STREAM, protocol, tcp=True) == errno.EACCES
     assert verdict(SOCKET, netlink, 3, tcp=True) == ALLOWED
+    assert verdict(SOCKET, netlink, 3, 9, tcp=True) == errno.EACCES  # NETLINK_AUDIT
     for family in (unix, 17, 38, 40):
         assert verdict(SOCKET, family, STREAM, tcp=True) == errno.EACCES
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+def test_pairs_are_streams_as_datagrams_go_to_any_path(tcp: bool):
+    flags = int(socket.SOCK_CLOEXEC) | int(socket.SOCK_NONBLOCK)
+    assert verdict(SOCKETPAIR, 1, STREAM | flags, tcp=tcp) == ALLOWED
+    for kind in (DATAGRAM, DATAGRAM | flags, 3, 5):
+        assert verdict(SOCKETPAIR, 1, kind, tcp=tcp) == errno.EACCES
+
+
+def test_nothing_connects_by_sending():
+    fast, quiet = int(socket.MSG_FASTOPEN), int(socket.MSG_NOSIGNAL)
+    for call in ((44, 3, 0, 1), (46, 3, 0), (307, 3, 0, 1)):  # sendto, sendmsg, sendmmsg
+        assert verdict(*call, quiet, tcp=True) == ALLOWED
+        assert verdict(*call, quiet | fast, tcp=True) == errno.EPERM
