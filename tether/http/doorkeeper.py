@@ -73,7 +73,9 @@ class Doorkeeper:
         self._cache.forget(_digest(credential))
 
     async def _find(self, digest: bytes, credential: str, network: str) -> Authenticated:
-        if self._cache.familiar(digest):
+        if self._cache.familiar(digest) or digest in self._asked:
+            # Who waits for a question that is under way adds none: the first requests of a tenant
+            # may come at once, and connections have a bound of their own.
             return await self._shared(digest, credential)
         if not self._strangers.enter(network):
             self._refused.inc()
