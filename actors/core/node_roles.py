@@ -8,7 +8,6 @@ Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 from supervision.security import audience
@@ -18,15 +17,6 @@ DOOR: Final = "door"  # HTTP for clients
 CONTROL: Final = "control"  # registry, reservation, scheduler, gateways
 WORKER: Final = "worker"  # runs models
 ROLES: Final = (DOOR, CONTROL, WORKER)
-_GATEWAY: Final = "gateway"  # of configurations
-
-
-def implied(roles: Iterable[str]) -> tuple[str, ...]:
-    """What `roles` of a configuration mean in a certificate: `gateway` is a door and control."""
-    found: dict[str, None] = {}
-    for role in roles:
-        found.update(dict.fromkeys((DOOR, CONTROL) if role == _GATEWAY else (role,)))
-    return tuple(found)
 
 
 class Role:

@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from actors.contracts import Announcement, HealthReport, Offer, Order, Presence
-from actors.core.node_roles import CONTROL, WORKER, implied
+from actors.core.node_roles import CONTROL, WORKER
 from supervision.unreadable import UNREADABLE
 
 MAX_BYTES: Final = 512 * 1024
@@ -237,7 +237,7 @@ class Acceptance:
 def _check_roles(node: str, presence: Presence, roles: tuple[str, ...]) -> None:
     """Workers of a node's own need the role worker, those that it has placed at others control; and
     so does whoever says that it has a role."""
-    needed = set(implied(presence.roles))
+    needed = set(presence.roles)
     for worker in presence.workers:
         needed.add(WORKER if _node_of(worker.address) == node else CONTROL)
     lacks = sorted(needed.difference(roles))

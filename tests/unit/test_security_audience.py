@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.core.node_roles import CONTROL, DOOR, ROLES, WORKER, Role, implied
+from actors.core.node_roles import CONTROL, DOOR, WORKER, Role
 from supervision.security import audience
 from supervision.security.audience import NODE, OPERATOR, OWN, PLACER, Audience, mask_of
 
@@ -46,8 +46,3 @@ def test_roles_that_nobody_knows_admit_nobody_and_are_bounded(monkeypatch: pytes
     with pytest.raises(ValueError, match="one role too many"):
         audience.role("another")
     assert Audience(masks[-1]).roles == ()
-
-
-def test_a_gateway_is_a_door_and_control():
-    assert implied(["gateway", "worker"]) == ROLES
-    assert implied([WORKER]) == (WORKER,)

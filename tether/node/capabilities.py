@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from actors.core.node_roles import CONTROL, ROLES, implied
+from actors.core.node_roles import CONTROL, ROLES
 from supervision.security.identity import Identity, IdentityUnusable
 from tether.config import Config, MemberSection
 from tether.http.certificate import CertificateUnusable, DoorCertificate
@@ -81,7 +81,7 @@ def leader_of(member: MemberSection) -> str:
 
 def _roles_of(config: Config) -> tuple[str, ...]:
     """What its certificate has to say. A node that is alone does everything."""
-    return implied(config.member.roles) if config.member is not None else ROLES
+    return config.member.roles if config.member is not None else ROLES
 
 
 def check_identity(config: Config) -> None:
