@@ -6,3 +6,8 @@ from __future__ import annotations
 from supervision.telemetry.metrics import Counter
 
 settles = Counter("tether_settles_total", "Jobs closed, by who closed them and how", ["by", "how"])
+spooled = Counter(
+    "tether_spool_settles_total",
+    "Settles that went through the spool of the node, by what became of them",
+    ["how"],
+)

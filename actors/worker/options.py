@@ -9,6 +9,7 @@ import msgspec
 from actors.artifacts.options import ArtifactOptions
 from actors.contracts import ModelCard
 from actors.depot.peer_sources import PeerNodes
+from actors.reservation.settle_spool import SpoolOptions
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +29,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     together (0: no limit). Those that `pinned` match are never let go for others; any other one is
     kept for `keep_loaded_s` at least, and makes way for a canary after `idle_s`. The catalog is
     waited for `catalog_s`, then the cards count; with 0 it is not asked, and the cards are all.
-    With `elsewhere` other nodes have a registry and a reservation too, or they alone have.
+    With `elsewhere` other nodes have a registry and a reservation too, or they alone have. Settles
+    that no reservation answers go into the `spool` of the node.
 
     Raises:
         ValueError: a value is out of its range.
@@ -67,6 +69,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     idle_s: float = 60.0
     catalog_s: float = 2.0
     elsewhere: bool = False
+    spool: SpoolOptions = SpoolOptions()
 
     def __post_init__(self) -> None:
         if not self.cards and not self.models:

@@ -43,6 +43,7 @@ from supervision.errors import (
     Unavailable,
 )
 from supervision.policies import NEVER
+from supervision.runtime.cancel_cause import CancelCause
 
 AS_ALL = ModelPolicy()
 Script = Iterable[Contract | TetherError | asyncio.Event]
@@ -93,8 +94,8 @@ class Words:
         await event.wait()
         self._waits = None
 
-    def close(self) -> None:
-        self.closed = True
+    def close(self, why: CancelCause = CancelCause.CANCELLED) -> None:
+        self.closed, self.closed_by = True, why
         if self._waits is not None:
             self._waits.set()
 
