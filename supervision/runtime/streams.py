@@ -87,7 +87,10 @@ class Stream:
         while not items:
             if inbox.end is not None:
                 end, inbox.end = inbox.end, StopAsyncIteration()
-                raise end
+                try:
+                    raise end
+                finally:
+                    del end  # it will hold this frame
             if inbox.waiter is not None:
                 raise RuntimeError("a stream can be read by one task only")
             inbox.waiter = inbox.peer.hub.loop.create_future()
