@@ -43,16 +43,21 @@ def billed(end: AnswerEnd, answer: AnswerSoFar) -> Usage:
     A completed answer is billed whole, also if its last chunk was taken by nobody in the end.
     Where the client has ended it, by leaving or by its deadline, the prompt is billed, and of a
     stream what was handed out, of a whole answer what was computed: who decides when to leave
-    doesn't decide whether to pay. What we broke is free, and so is what never began.
+    doesn't decide whether to pay. A deadline that passes before there is any token is free, for we
+    were as slow as that. What we broke is free, and so is what never began.
     """
     if end is AnswerEnd.COMPLETED:
         return answer.counted
     if end is AnswerEnd.BROKEN or not (answer.begun or answer.delivered):
         return Usage()
-    if not answer.streamed:
-        return answer.counted
-    delivered = min(answer.delivered, answer.counted.completion_tokens)
-    return msgspec.structs.replace(answer.counted, completion_tokens=delivered)
+    counted = answer.counted
+    output = counted.completion_tokens
+    if answer.streamed:
+        output = min(output, answer.delivered)
+    if end is AnswerEnd.LATE and not output:
+        return Usage()
+    reasoning = min(counted.reasoning_tokens, output)
+    return msgspec.structs.replace(counted, completion_tokens=output, reasoning_tokens=reasoning)
 
 
 def end_of_error(error: TetherError | None) -> AnswerEnd:

@@ -48,11 +48,13 @@ def settle_of(
         begun=bool(journal.prompt_ids),  # they come with the first chunk
         streamed=True,  # of a whole answer nothing is here before all of it is
     )
+    usage = billed(end_of_error(error), answer)
     return Settle(
         job_id=assignment.job_id,
         fencing_token=assignment.fencing_token,
         outcome=outcome,
-        usage=billed(end_of_error(error), answer),
+        usage=usage,
+        emitted=usage.completion_tokens,
         finish="" if journal.finish is None else journal.finish,
         error_code="" if error is None else error.code,
         delivered=outcome is Outcome.COMPLETED,

@@ -179,11 +179,13 @@ class ModelRun:
             begun=self.begun,
             streamed=run.stream,
         )
+        usage = billed(end, answer)
         return Settle(
             job_id=run.job.job_id,
             fencing_token=run.fencing_token,
             outcome=outcome,
-            usage=billed(end, answer),
+            usage=usage,
+            emitted=usage.completion_tokens,
         )
 
     def counted(self) -> Usage:

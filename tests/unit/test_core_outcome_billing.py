@@ -24,6 +24,7 @@ def so_far(
 STREAMED = so_far(streamed=True, delivered=DELIVERED)
 BEFORE_THE_FIRST = so_far(streamed=True, computed=3)
 WHOLE = so_far(streamed=False)
+WHOLE_SLOW = so_far(streamed=False, computed=0)
 QUEUED = so_far(streamed=True, begun=False, computed=0)
 WHOLE_QUEUED = so_far(streamed=False, begun=False, computed=0)
 
@@ -39,7 +40,8 @@ WHOLE_QUEUED = so_far(streamed=False, begun=False, computed=0)
         pytest.param(AnswerEnd.LEFT, QUEUED, (0, 0), id="left in the queue"),
         pytest.param(AnswerEnd.LEFT, WHOLE_QUEUED, (0, 0), id="whole left in the queue"),
         pytest.param(AnswerEnd.LATE, STREAMED, (PROMPT, DELIVERED), id="stream cut by deadline"),
-        pytest.param(AnswerEnd.LATE, BEFORE_THE_FIRST, (PROMPT, 0), id="late before the first"),
+        pytest.param(AnswerEnd.LATE, BEFORE_THE_FIRST, (0, 0), id="late before the first"),
+        pytest.param(AnswerEnd.LATE, WHOLE_SLOW, (0, 0), id="whole late before the first"),
         pytest.param(AnswerEnd.LATE, WHOLE, (PROMPT, COMPUTED), id="whole cut by deadline"),
         pytest.param(AnswerEnd.LATE, QUEUED, (0, 0), id="late in the queue"),
         pytest.param(AnswerEnd.BROKEN, STREAMED, (0, 0), id="failed by us in the middle"),
