@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from actors.contracts import Settle
 from actors.reservation import metrics
@@ -68,7 +69,10 @@ _decoder = msgspec.msgpack.Decoder(SpooledSettle)
 
 
 def record_of(settle: Settle, near: str) -> bytes:
-    """The record of a settle."""
+    """The record of a settle, without the finished answer where that is too long for one: it would
+    only be kept, and the bill is what matters."""
+    if len(settle.answer) > RECORD_MAX - RECORD_MEAN:
+        settle = replace(settle, answer=b"")
     return _encode(SpooledSettle(settle, near))
 
 

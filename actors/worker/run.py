@@ -264,7 +264,7 @@ class End(Reader):
                 execution.handed = max(execution.handed, item.seq + len(item.token_ids))
                 return item
             if execution.error is not None:
-                raise execution.error
+                raise execution.error.anew()
 
     def wake(self) -> None:
         """Let it look."""

@@ -189,6 +189,7 @@ class Producer:
                 # A reader that left has forgotten the number; one that is still there must
                 # not take a broken stream for a complete one.
                 peer.send(frame(ERROR, number, encode_error(self._why())))
+            self._task = None  # where it is cancelled, its end holds this frame
             await items.aclose()
 
     def _why(self) -> TetherError:

@@ -16,7 +16,7 @@ from actors.contracts import Outcome, Settle, Settled, Usage
 from actors.reservation import settle_replay, settler
 from actors.reservation.settle_spool import SpoolOptions, record_of, settle_of_record
 from actors.reservation.settler import Settler
-from actors.stores.spool_file import SpoolFile
+from actors.stores.spool_file import RECORD_MAX, SpoolFile
 from supervision.errors import (
     BadRequest,
     DiskFull,
@@ -224,6 +224,10 @@ def test_a_record_is_read_as_it_was_written() -> None:
     settle = numbered(1)[0]
     found = settle_of_record(record_of(settle, "c1"))
     assert (found.settle, found.near) == (settle, "c1")
+    answered = msgspec.structs.replace(settle, answer=bytes(1000))
+    assert settle_of_record(record_of(answered, "")).settle == answered
+    long = msgspec.structs.replace(settle, answer=bytes(RECORD_MAX))
+    assert settle_of_record(record_of(long, "")).settle == settle
     with pytest.raises(msgspec.MsgspecError):
         settle_of_record(b"none")
 

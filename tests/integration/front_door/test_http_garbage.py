@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
-from collections import Counter
 
 import pytest
 
+from tests.support.garbage import garbage
 from tests.support.http_server import KEY, Served, served
 from tests.support.raw_http import Raw, chat, request
 from tests.support.waiting import PATIENCE_S, until
@@ -56,17 +55,8 @@ async def test_nothing_is_left_for_the_collector(case: str) -> None:
         for _ in range(3):  # what is made once is made
             await once(door, CASES[case])
         await until(lambda: not len(door.server.lobby))
-        gc.collect()
-        gc.disable()
-        gc.set_debug(gc.DEBUG_SAVEALL)
-        try:
+        with garbage() as left:
             for _ in range(TIMES):
                 await once(door, CASES[case])
             await until(lambda: not len(door.server.lobby))
-            gc.collect()
-            left = Counter(type(thing).__name__ for thing in gc.garbage)
-        finally:
-            gc.set_debug(0)
-            gc.garbage.clear()
-            gc.enable()
     assert not {name: count for name, count in left.items() if name in OURS}
