@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from actors.contracts import Settle
 from actors.reservation import metrics
-from actors.stores.spool_file import SUFFIX, SpoolFile, held_bytes
+from actors.stores.spool_file import RECORD_MAX, SUFFIX, SpoolFile, held_bytes
 from supervision.errors import DiskFull, Overloaded, TetherError
 from supervision.security.files import make_folder
 from supervision.telemetry import audit, bounds, disk, logs
