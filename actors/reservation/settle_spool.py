@@ -153,6 +153,7 @@ class SettleSpool:
         disk.written("spool")
         metrics.spooled.labels("kept").inc(len(records))
         self._looked_at = -MEASURE_S
+        self._used.set(self._file.end if self._file is not None else 0)
         self._changed()
         return None
 
@@ -203,7 +204,6 @@ class SettleSpool:
             self._held = 0
         except OSError as error:
             log.warning("the spool can't be looked at", folder=str(self.folder), error=str(error))
-        self._used.set(0 if self._file is None else self._file.end)
 
     def relieved(self) -> None:
         """Nothing waits in memory any more for what could not be written."""
@@ -245,6 +245,7 @@ class SettleSpool:
         if self._read_to >= file.end:
             file.empty()
             self._read_to = file.end
+            self._used.set(0)
 
     async def close(self) -> None:
         """Lets go of the file; what is in it stays for whoever comes next."""
