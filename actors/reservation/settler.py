@@ -17,6 +17,8 @@ from supervision.policies import Deadline, DeadlineOptions, Retry, RetryOptions,
 from supervision.policies.actor_driver import ActorDriver
 from supervision.telemetry import logs
 
+__all__ = ["RESERVATION", "Settler", "worth"]
+
 log = logs.get(__name__)
 
 PATIENCE_S = 1.0  # without an answer: then it is spooled

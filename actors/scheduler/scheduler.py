@@ -25,8 +25,7 @@ from actors.contracts import (
     WatchFleet,
 )
 from actors.errors import IdempotencyConflict
-from actors.reservation.settle_replay import RESERVATION
-from actors.reservation.settler import Settler
+from actors.reservation.settler import RESERVATION, Settler
 from actors.scheduler import metrics
 from actors.scheduler.breaker_listing import BreakerListing
 from actors.scheduler.breaker_overrides import BreakerOverrides

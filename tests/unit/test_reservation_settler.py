@@ -11,8 +11,7 @@ import pytest
 from actors.contracts import ControlNode, ControlPlane, Outcome, Settle, Settled, Usage
 from actors.core.control_lookup import ControlLookup
 from actors.reservation import settler
-from actors.reservation.settle_replay import RESERVATION
-from actors.reservation.settler import Settler
+from actors.reservation.settler import RESERVATION, Settler
 from supervision.errors import BadRequest, Internal, NoAnswer, PeerLost, Unavailable
 from supervision.policies import RetryOptions
 
