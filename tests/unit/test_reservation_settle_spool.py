@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from actors.contracts import Outcome, Settle, Settled, Usage
+from actors.contracts import ControlNode, ControlPlane, Outcome, Settle, Settled, Usage
+from actors.core.control_lookup import ControlLookup
 from actors.reservation import settle_replay, settler
 from actors.reservation.settle_spool import SpoolOptions, record_of, settle_of_record
 from actors.reservation.settler import Settler
@@ -210,6 +211,46 @@ async def test_what_is_refused_for_good_goes_to_a_side_file_and_holds_nobody_up(
     found = {line["settle"]["job_id"]: line["why"] for line in refused(tmp_path)}
     assert found == {"j0": "no such job", "j1": "PostgreSQL refused it"}
     assert (tmp_path / settle_replay.REFUSED).stat().st_mode & 0o777 == 0o600
+    await made.close()
+    await actor.end()
+
+
+class WithoutControl(Outage):
+    """Of a worker's node: its roster tells of two control nodes, and only the second answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: set[str] = set()
+
+    def address(self, path: str) -> None:  # type: ignore[override]
+        return None
+
+    def on_change(self, callback: object) -> None:
+        """The tree stays as it is."""
+
+    async def ask(self, address: Any, contract: Settle, timeout: float) -> Settled:
+        self.asked.add(address.node)
+        if address.node == "c1":
+            raise Unavailable("it has lost its database")
+        return await super().ask(address, contract, timeout)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_node_without_control_replays_at_any_control_node(tmp_path: Path) -> None:
+    actor = WithoutControl()
+    where = ControlLookup(actor, elsewhere=True, region="eu")  # type: ignore[arg-type]
+    nodes = [
+        ControlNode(node=node, region="eu", addresses={settler.RESERVATION: f"{node}/1/1"})
+        for node in ("c1", "c2")
+    ]
+    where._see(ControlPlane(nodes=tuple(nodes)))
+    spool = SpoolOptions(folder=str(tmp_path))
+    made = Settler(actor, "test", where, spool)  # type: ignore[arg-type]
+    assert all(await asyncio.gather(*(made.settle(settle, "c1") for settle in numbered(3))))
+    assert not actor.taken
+    actor.back.set()
+    await until(lambda: len(actor.taken) == 3)
+    assert actor.asked == {"c1", "c2"}
     await made.close()
     await actor.end()
 
