@@ -49,6 +49,10 @@ class Settlement:
             raise Overloaded("too many answers wait to be settled", retry_after_s=1.0)
         self._settler.check(running)
 
+    def heard(self, answered: bool) -> None:
+        """Whether a reservation has just answered."""
+        self._settler.heard(answered)
+
     async def stop(self) -> None:
         """What has not been taken by now goes into the spool."""
         await self._settler.close()
@@ -59,7 +63,7 @@ class Settlement:
             self._unsettled.add(worker_address, settle, now)
         elif by is Settles.WORKER_OR_LATER:
             self._second.append((now + SECOND_S, settle))
-        else:
+        elif by is Settles.GATEWAY:
             self._begin([settle])
 
     def worker_lost(self, worker_address: str) -> None:

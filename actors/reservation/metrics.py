@@ -11,3 +11,6 @@ spooled = Counter(
     "Settles that went through the spool of the node, by what became of them",
     ["how"],
 )
+renewals = Counter(
+    "tether_renewals_total", "Jobs in hand, by who has said so and what came of it", ["by", "how"]
+)

@@ -30,7 +30,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     kept for `keep_loaded_s` at least, and makes way for a canary after `idle_s`. The catalog is
     waited for `catalog_s`, then the cards count; with 0 it is not asked, and the cards are all.
     With `elsewhere` other nodes have a registry and a reservation too, or they alone have. Settles
-    that no reservation answers go into the `spool` of the node.
+    that no reservation answers go into the `spool` of the node. Leases of what runs are
+    renewed every `renew_s`.
 
     Raises:
         ValueError: a value is out of its range.
@@ -70,6 +71,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     catalog_s: float = 2.0
     elsewhere: bool = False
     spool: SpoolOptions = SpoolOptions()
+    renew_s: float = 4.0
 
     def __post_init__(self) -> None:
         if not self.cards and not self.models:
@@ -79,7 +81,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("slots", "threads", "chunk_characters", "unsettled"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} of worker {self.worker_id} must be at least 1")
-        for name in ("stuck_s", "probe_s", "engine_period_s"):
+        for name in ("stuck_s", "probe_s", "engine_period_s", "renew_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} of worker {self.worker_id} must be above 0")
         for name in (
