@@ -43,7 +43,7 @@ from actors.gateway.settlement import Settlement
 from actors.gateway.slot_releases import SCHEDULER, SlotReleases
 from actors.reservation.renewer import Renewer
 from supervision.child import Supervised
-from supervision.errors import Cancelled, DeadlineExceeded, Draining, TetherError
+from supervision.errors import Cancelled, DeadlineExceeded, Draining, TetherError, Unavailable
 from supervision.runtime import Address, on
 from supervision.runtime.cancel_cause import CancelCause
 from supervision.telemetry import logs
@@ -52,6 +52,7 @@ log = logs.get(__name__)
 
 TICK_S = 0.25  # of the sweep: deadlines, clients that don't come back, silent workers
 OVERTIME_S = 0.5  # the worker knows the deadline too, and settles by it
+GONE = "the front door has stopped, or is lost, and its client did not come back"
 START_S = 15.0  # for scheduler and catalog, which may be starting as well
 
 
@@ -75,7 +76,7 @@ class Gateway(Supervised):
         self._sessions = Sessions(options.sessions)
         self._running: dict[RequestSession, None] = {}  # a set in the order of adding
         self._recent = RecentRequests()
-        self._settlement = Settlement(self, options.unsettled, options.remember_s)
+        self._settlement = Settlement(self, options.unsettled, options.remember_s, options.spool)
         self._slot_releases = SlotReleases(self)
         self._metrics = GatewayMetrics()
         self._fleet = FleetView(self)
@@ -101,7 +102,8 @@ class Gateway(Supervised):
         await self.tree.wait(SCHEDULER, START_S)
         await asyncio.wait_for(catalog.first.wait(), START_S)
         self.background(self._sweep(), name="sweep")
-        renewer = Renewer(self, "gateway", self._held_jobs, every_s=options.renew_s)
+        heard = self._settlement.heard
+        renewer = Renewer(self, "gateway", self._held_jobs, every_s=options.renew_s, heard=heard)
         self.background(renewer.run(), name="renew")
 
     async def stop(self, deadline_s: float) -> None:
@@ -111,6 +113,7 @@ class Gateway(Supervised):
         first, have let all streams finish."""
         self._draining = True
         self._metrics.publish()
+        await self._settlement.stop()
         await self._keyring.close()
 
     def described(self) -> dict[str, object]:
@@ -197,6 +200,7 @@ class Gateway(Supervised):
         """A new session, counted and entered everywhere, or an error and nothing of it."""
         if self._draining:
             raise Draining("this gateway is stopping; send the request again")
+        self._settlement.check(len(self._running))
         session = self._admission.enter(msg, caller, now)
         self._running[session] = None
         return session
@@ -212,7 +216,10 @@ class Gateway(Supervised):
                 pass
             else:
                 return
-        session.fail(Cancelled("the client left"))
+        if left is Deserted.ENDS:
+            session.fail(Cancelled("the client left"))
+        else:
+            session.fail(Unavailable(GONE))
 
     async def _carry(self, session: RequestSession) -> None:
         """Moves a session on while nobody listens; the sweep ends it if nobody comes back."""
@@ -282,7 +289,12 @@ class Gateway(Supervised):
         else:
             self._sessions.drop(session)
         if settle is not None:
-            by = settled_by(outcome, streaming=session.streaming, attached=session.attached)
+            by = settled_by(
+                outcome,
+                streaming=session.streaming,
+                attached=session.attached,
+                late=isinstance(session.error, DeadlineExceeded),
+            )
             self._settlement.close(settle, by, session.worker_address, now)
         if session.worker_id:
             ok, neutral = session.verdict(now)
@@ -312,7 +324,7 @@ class Gateway(Supervised):
                 if now > placement.deadline + OVERTIME_S:
                     session.fail(DeadlineExceeded("no complete answer before the deadline"))
                 elif left_at is not None and now - left_at >= grace:
-                    session.fail(Cancelled("the client did not come back"))
+                    session.fail(Unavailable(GONE))
                 elif silent and session.worker_address in silent:
                     session.desert()
                 elif now > placement.silent_until:

@@ -7,6 +7,7 @@ import msgspec
 from actors.contracts.policies import RequestPolicies
 from actors.gateway.admission import TenantLimits
 from actors.gateway.session import SessionBounds
+from actors.reservation.settle_spool import SpoolOptions
 
 
 class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,7 +17,8 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
     explicit token runs on without a listener after its front door was lost. `policies` are what
     a request passes unless its model's policy says otherwise.
     `unsettled` answers per gateway are remembered for `remember_s`, to settle them if their
-    worker dies before it did. Leases of what is placed are renewed every `renew_s`.
+    worker dies before it did; what no reservation takes goes into the `spool` of the node. Leases
+    of what is placed are renewed every `renew_s`.
 
     Raises:
         ValueError: a value is out of its range.
@@ -36,6 +38,7 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
     unsettled: int = 32_768
     remember_s: float = 5.0
     max_deadline_s: float = 3600.0
+    spool: SpoolOptions = SpoolOptions()
     renew_s: float = 4.0
 
     def __post_init__(self) -> None:

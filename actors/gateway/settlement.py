@@ -8,6 +8,7 @@ from collections import deque
 from actors.contracts import Settle
 from actors.gateway.session_settlement import Settles
 from actors.gateway.unsettled import UnsettledAnswers
+from actors.reservation.settle_spool import SpoolOptions
 from actors.reservation.settler import Settler
 from supervision.child import Supervised
 from supervision.errors import Overloaded
@@ -25,14 +26,36 @@ class Settlement:
     Args:
         bound: answers, and cancelled runs, that are remembered.
         keep_s: how long an answer is.
+        spool: of the node.
     """
 
-    def __init__(self, actor: Supervised, bound: int, keep_s: float) -> None:
+    def __init__(
+        self, actor: Supervised, bound: int, keep_s: float, spool: SpoolOptions | None = None
+    ) -> None:
         self._actor = actor
-        self._settler = Settler(actor, "gateway")
+        self._settler = Settler(actor, "gateway", spool=spool)
+        self._waiting: list[Settle] = []
         self._unsettled = UnsettledAnswers(bound, keep_s)
         self._second: deque[tuple[float, Settle]] = deque(maxlen=bound)
         self._used = bounds.used.labels("gateway_completions")
+
+    def check(self, running: int) -> None:
+        """May another session begin beside so many?
+
+        Raises:
+            Overloaded, DiskFull: too much is to be settled already.
+        """
+        if self._waiting:
+            raise Overloaded("too many answers wait to be settled", retry_after_s=1.0)
+        self._settler.check(running)
+
+    def heard(self, answered: bool) -> None:
+        """Whether a reservation has just answered."""
+        self._settler.heard(answered)
+
+    async def stop(self) -> None:
+        """What has not been taken by now goes into the spool."""
+        await self._settler.close()
 
     def close(self, settle: Settle, by: Settles, worker_address: str, now: float) -> None:
         """A session has ended; `by` is who closes its job in the first place."""
@@ -57,14 +80,15 @@ class Settlement:
         due: list[Settle] = []
         while self._second and self._second[0][0] <= now:
             due.append(self._second.popleft()[1])
-        if due:
-            self._begin(due)
+        waiting, self._waiting = self._waiting, []
+        if due or waiting:
+            self._begin([*waiting, *due])
 
     def _begin(self, settles: list[Settle]) -> None:
         try:
             self._actor.background(self._settle(settles), name="settle")
         except Overloaded:
-            log.warning("no room to settle; leases will run out", jobs=len(settles))
+            self._waiting += settles  # and nothing new begins before the sweep has begun them
 
     async def _settle(self, settles: list[Settle]) -> None:
         for first in range(0, len(settles), AT_ONCE):

@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import aclosing, suppress
 
-from actors.contracts import HeldJob, Run, Usage
+from msgspec.structs import replace
+
+from actors.contracts import Finish, HeldJob, Run
 from actors.core.control_lookup import ControlLookup
 from actors.engines.engine import Engine
 from actors.errors import WorkerLost
@@ -41,9 +43,15 @@ class Runs:
         self._options = options
         self._guard: QuotaGuard[ModelRun] = QuotaGuard(options.slots, options.queue)
         self._records = RunStore(options.kept, options.kept_tokens, options.keep_s)
-        self._settler = Settler(actor, "worker", control)
+        self._settler = Settler(actor, "worker", control, options.spool)
         self.renewer = Renewer(
-            actor, "worker", self.held_jobs, self.lost, every_s=options.renew_s, where=control
+            actor,
+            "worker",
+            self.held_jobs,
+            self.lost,
+            every_s=options.renew_s,
+            where=control,
+            heard=self._settler.heard,
         )
         self._cold = 0
         self._unsettled: dict[str, ModelRun] = {}
@@ -88,8 +96,11 @@ class Runs:
         """Take a run on, and `use` with it; that its request is at fault, its readers are told.
 
         Raises:
-            Overloaded: slots and queue are full, or too many answers wait to be settled.
+            Overloaded: slots and queue are full, or too many answers wait to be settled, or the
+                spool of the node has no room for more of them.
+            DiskFull: the spool can't be written.
         """
+        self._settler.check(self._tasks)
         if self._tasks - self.running - self.queued >= self._options.unsettled:
             self._refused_unsettled.inc()
             raise Overloaded("too many answers wait to be settled", retry_after_s=1.0)
@@ -135,15 +146,19 @@ class Runs:
         """A run has no reader left: its client left (cancelled), or its gateway died."""
         if why is CancelCause.CANCELLED:
             execution.break_off(Ending.CANCELLED)
+        elif why is CancelCause.LEAVING:
+            execution.break_off(Ending.LEFT)
         elif why is CancelCause.PEER_LOST:
             execution.left_at = self._loop.time()
 
     async def stop(self, deadline_s: float) -> None:
-        """Let what runs finish and be settled, and hand the rest on."""
+        """Let what runs finish and be settled, and hand the rest on. What nobody has taken by then
+        is in the spool."""
         await self._quiet(deadline_s - 2 * LAST_WORDS_S)
         for execution in list(self._records.running):
             execution.break_off(Ending.STOPPING)
         await self._quiet(LAST_WORDS_S)
+        await self._settler.close()
 
     async def _quiet(self, timeout_s: float) -> None:
         """Returns when nothing runs, or after `timeout_s`."""
@@ -175,7 +190,7 @@ class Runs:
         """From the engine into the journal, then to reservation."""
         await self._compute(execution)
         settle = execution.settle()
-        if settle is None:
+        if settle is None or execution.kept:
             return
         if self._guard.running:
             await self._moment()  # shared, and nothing cancels a run that is over
@@ -211,18 +226,12 @@ class Runs:
             if execution.slot is not None:
                 await execution.slot
                 execution.slot = None
+            execution.begun = True
             async with aclosing(engine.run(execution.generation())) as deltas:
                 async for delta in deltas:
                     journal.add(delta.token_ids, delta.text)
                     if delta.finish is not None:
-                        journal.close(
-                            delta.finish,
-                            Usage(
-                                prompt_tokens=len(journal.prompt_ids),
-                                completion_tokens=journal.tokens,
-                            ),
-                            run.job.model_ref,
-                        )
+                        await self._close(execution, delta.finish)
                     elif execution.news(loop.time()):
                         self.read_later(execution)
             if journal.finish is None:
@@ -241,6 +250,16 @@ class Runs:
             execution.error = WorkerLost("the engine failed; another worker may continue")
         finally:
             self._over(execution)
+
+    async def _close(self, execution: ModelRun, finish: Finish) -> None:
+        """The answer is complete. Nobody has its end before its bill is on the disk, where
+        reservation doesn't answer."""
+        journal = execution.journal
+        usage = execution.counted()
+        if self._settler.away:
+            settle = replace(execution.completed(finish), delivered=bool(execution.ends))
+            execution.kept = await self._settler.ahead(settle, execution.placed_by)
+        journal.close(finish, usage, execution.run.job.model_ref)
 
     async def _warmed(self, execution: ModelRun) -> Engine:
         """Its model, once that is loaded; from then on it is as any other run."""

@@ -177,7 +177,7 @@ class Exchanges:
             elif kind == CANCEL:
                 served = peer.serving.get(number)
                 if served is not None:
-                    end(served, CancelCause.CANCELLED)
+                    end(served, CancelCause.told(payload))
                 else:
                     self._receiver.on_cancel(peer, number)
             elif kind == END:

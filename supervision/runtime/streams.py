@@ -108,12 +108,14 @@ class Stream:
         """Stops the writer if it hasn't ended; safe to call twice."""
         self.close()
 
-    def close(self) -> None:
-        """As `aclose`, from code that can't await."""
+    def close(self, why: CancelCause = CancelCause.CANCELLED) -> None:
+        """As `aclose`, from code that can't await. `why` is said to the writer: that nobody wants
+        the answer, or that who asked is `LEAVING`."""
         inbox = self._inbox
         if inbox.end is None:
             inbox.ended(None)
-            inbox.peer.send(frame(CANCEL, inbox.number))
+            said = b"" if why is CancelCause.CANCELLED else why.encode()
+            inbox.peer.send(frame(CANCEL, inbox.number, said))
         inbox.items.clear()
 
     def __del__(self) -> None:

@@ -52,9 +52,11 @@ class NodeSection(Section, frozen=True, kw_only=True):
     directories `{node}` stands for the id of the node; with `[[nodes]]`, `id` and `admin_port`
     are taken from there. `probe_deadline_s` is how long an actor may leave a ping unanswered until
     it is killed and started again (four times as long for a worker; 0: for ever); `warm_spares`
-    how many processes each supervisor keeps ready, of which a restart is made. At `metrics`,
-    `HOST:PORT`, all that the node counts is shown to whoever may connect; `{host}` stands for that
-    of the node, port 0 picks a free one, which `tether up` prints, and empty shows nothing."""
+    how many processes each supervisor keeps ready, of which a restart is made; `spool_bytes` how
+    much of bills that PostgreSQL doesn't take is kept in `data_dir`/spool until it does. At
+    `metrics`, `HOST:PORT`, all that the node counts is shown to whoever may connect; `{host}`
+    stands for that of the node, port 0 picks a free one, which `tether up` prints, and empty shows
+    nothing."""
 
     id: Word = "n1"
     data_dir: Annotated[str, Meta(min_length=1)] = ".tether"
@@ -65,6 +67,7 @@ class NodeSection(Section, frozen=True, kw_only=True):
     stop_deadline_s: Seconds = 30.0
     probe_deadline_s: Annotated[float, Meta(ge=0, le=3600)] = 15.0
     warm_spares: Annotated[int, Meta(ge=0, le=16)] = 1
+    spool_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 40)] = 64 << 20
     metrics: Annotated[str, Meta(pattern=r"^(\S+:[0-9]{1,5})?$")] = "127.0.0.1:9464"
 
     @property

@@ -80,7 +80,10 @@ class Exchange:
             why = self._storage.explained(error)
         except asyncio.CancelledError:
             # The server's shutdown ran out of patience. The answer is ended here, as broken.
-            why = Draining("the server stopped before the answer was complete")
+            why = Draining(
+                "the server stopped before the answer was complete; nothing of it is billed, send "
+                "the request again"
+            )
         except Exception:
             log.exception("a request failed", request_id=envelope.request_id)
             why = Internal(f"an error of ours; its id is {envelope.request_id}")
@@ -109,6 +112,11 @@ class Exchange:
                             await self._stream(envelope, reply, encoder, batches)
                         else:
                             await self._whole(reply, encoder, batches)
+                    except asyncio.CancelledError as cancelled:
+                        # The gateway shall hear who has cancelled, also while a client reads.
+                        with suppress(asyncio.CancelledError, StopAsyncIteration):
+                            await batches.athrow(cancelled)
+                        raise
                     finally:
                         await batches.aclose()
             except Unauthenticated:

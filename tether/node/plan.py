@@ -37,6 +37,7 @@ from actors.placer.placer import Placer, PlacerOptions
 from actors.postgres import Postgres, PostgresOptions
 from actors.registry import Registry, RegistryOptions
 from actors.reservation.reservation import Reservation, ReservationOptions
+from actors.reservation.settle_spool import SpoolOptions
 from actors.roster import OtherNode, Roster, RosterOptions
 from actors.scheduler import Scheduler, SchedulerOptions
 from actors.stores.database_roles import DatabaseRole, with_user
@@ -231,6 +232,7 @@ def _control(config: Config, run_dir: Path) -> Iterator[ChildSpec]:
         ),
         policies=config.policies,
         max_deadline_s=config.http.max_deadline_s,
+        spool=SpoolOptions(bytes=config.node.spool_bytes),
     )
     yield PartitionSupervisor.spec(
         PartitionOptions(
@@ -321,6 +323,7 @@ def _worker(config: Config, worker: WorkerSection, worker_id: str) -> WorkerOpti
         sandbox=worker.sandbox,
         prefix_mib=worker.prefix_mib,
         elsewhere=len(config.nodes) > 1,
+        spool=SpoolOptions(bytes=config.node.spool_bytes),
     )
 
 
