@@ -38,6 +38,7 @@ from actors.contracts.catalog import (
     Stage,
     WatchCatalog,
 )
+from actors.contracts.computing import Computed
 from actors.contracts.fleet import (
     ClusterNode,
     ClusterShown,
@@ -79,6 +80,7 @@ from actors.contracts.inference import (
     Usage,
 )
 from actors.contracts.keys import Authenticate, Authenticated
+from actors.contracts.limits import LimitState
 from actors.contracts.operating import BreakerState, BreakerStates, SetBreaker, ShowBreakers
 
 __all__ = [
@@ -101,6 +103,7 @@ __all__ = [
     "Command",
     "Commanded",
     "Completed",
+    "Computed",
     "ControlNode",
     "ControlPlane",
     "EmbeddingInput",
@@ -116,6 +119,7 @@ __all__ = [
     "Input",
     "JobKey",
     "JobState",
+    "LimitState",
     "ListModels",
     "Message",
     "ModelCard",

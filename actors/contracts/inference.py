@@ -30,6 +30,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from actors.contracts.catalog import Slo
+from actors.contracts.limits import LimitState
 from supervision.contracts.contract import Contract, Value
 
 
@@ -192,6 +193,7 @@ class Chunk(Contract, frozen=True):
     token_ids: tuple[int, ...]
     text: str
     prompt_ids: tuple[int, ...] = ()
+    limits: LimitState | None = None
 
 
 class Completed(Contract, frozen=True):
@@ -205,6 +207,7 @@ class Completed(Contract, frozen=True):
     usage: Usage
     model_ref: str = ""
     prompt_ids: tuple[int, ...] = ()
+    limits: LimitState | None = None
 
 
 class Place(Contract, frozen=True):

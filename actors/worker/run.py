@@ -13,6 +13,7 @@ from actors.errors import AnswerGone
 from actors.worker.coalescer import Coalescer
 from actors.worker.model_lease import ModelLease
 from supervision.errors import Cancelled, DeadlineExceeded, Draining, TetherError
+from supervision.runtime import Address
 
 
 class Ending(Enum):
@@ -37,6 +38,7 @@ class ModelRun:
         "ends",
         "error",
         "finished_at",
+        "gateway",
         "journal",
         "left_at",
         "placed_by",
@@ -65,6 +67,8 @@ class ModelRun:
         """Since when no gateway listens, after one was lost."""
         self.placed_by = ""
         """The node whose gateway has sent it."""
+        self.gateway: Address | None = None
+        """Which has sent it."""
         self.delivered: asyncio.Future[None] | None = None
         """Set while the finished answer is still on its way to a reader."""
         self.done_reading = False

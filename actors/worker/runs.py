@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from contextlib import aclosing, suppress
 
-from actors.contracts import Run, Usage
+from actors.contracts import Computed, Run, Usage
 from actors.core.control_lookup import ControlLookup
 from actors.engines.engine import Engine
 from actors.errors import WorkerLost
@@ -35,6 +35,7 @@ class Runs:
     def __init__(
         self, actor: Supervised, options: WorkerOptions, control: ControlLookup | None = None
     ) -> None:
+        self._actor = actor
         self._loop = actor.loop
         self._options = options
         self._guard: QuotaGuard[ModelRun] = QuotaGuard(options.slots, options.queue)
@@ -151,6 +152,10 @@ class Runs:
         settle = execution.settle()
         if settle is None:
             return
+        if execution.journal.finish is None and execution.gateway is not None:
+            computed = Computed(job_id=settle.job_id, usage=settle.usage)
+            with suppress(TetherError):  # it is gone, and another one counts from here on
+                self._actor.tell(execution.gateway, computed)
         if self._guard.running:
             await self._moment()  # shared, and nothing cancels a run that is over
         if execution.ends and execution.journal.finish is not None:
