@@ -74,14 +74,13 @@ from actors.contracts.inference import (
     Reserved,
     Run,
     Sampling,
-    Settle,
-    Settled,
     TextInput,
     Usage,
 )
 from actors.contracts.keys import Authenticate, Authenticated
-from actors.contracts.limits import LimitState
+from actors.contracts.limits import LimitState, Maximum
 from actors.contracts.operating import BreakerState, BreakerStates, SetBreaker, ShowBreakers
+from actors.contracts.settling import HeldJob, Renew, Renewed, Settle, Settled
 
 __all__ = [
     "Announce",
@@ -115,12 +114,14 @@ __all__ = [
     "Hardware",
     "HaveArtifacts",
     "HealthReport",
+    "HeldJob",
     "Infer",
     "Input",
     "JobKey",
     "JobState",
     "LimitState",
     "ListModels",
+    "Maximum",
     "Message",
     "ModelCard",
     "ModelChange",
@@ -142,6 +143,8 @@ __all__ = [
     "Readiness",
     "Ready",
     "RegisterModel",
+    "Renew",
+    "Renewed",
     "Reserve",
     "Reserved",
     "Revocations",
