@@ -91,12 +91,12 @@ class Share:
             return None
         return min(self.limit, self._level + max(0.0, now - self._at) * self.rate)
 
-    def remaining(self, now: float) -> float:
-        """What may be used now, as far as is known."""
+    def left(self, now: float) -> float:
+        """What may be used now, as far as is known; below zero while debts are paid off."""
         if self._bucket is not None:
-            return max(0.0, self._bucket.level(now)) * self._parts
+            return self._bucket.level(now) * self._parts
         level = self.known(now)
-        return max(0.0, min(self.limit, (self.limit if level is None else level) + self.balance))
+        return min(self.limit, (self.limit if level is None else level) + self.balance)
 
     # ---- the store
 

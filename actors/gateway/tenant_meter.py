@@ -303,8 +303,8 @@ def _left(share: Share | None, now: float) -> tuple[int, int, float]:
     """Of a bucket: its limit, what remains, and the seconds until it is full."""
     if share is None:
         return 0, 0, 0.0
-    left = share.remaining(now)
-    return int(share.limit), int(left), (share.limit - left) / share.rate
+    left = share.left(now)
+    return int(share.limit), max(0, int(left)), (share.limit - left) / share.rate
 
 
 def _refuse_early(wait_s: float, what: str, per_minute: float) -> None:

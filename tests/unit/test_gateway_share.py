@@ -137,7 +137,7 @@ def test_another_limit_leaves_as_much_in_parts_of_the_whole() -> None:
     share.stand_alone(0.0)
     share.take(300, 0.0)
     share.change(60, 0.0)
-    assert share.remaining(0.0) == pytest.approx(30)
+    assert share.left(0.0) == pytest.approx(30)
 
 
 STEPS = st.lists(
