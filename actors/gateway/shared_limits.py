@@ -33,6 +33,7 @@ ROUND_S: Final = 0.25  # within which it must have answered what nobody waits fo
 PAUSE_S: Final = 0.01  # between rounds that nobody waits for
 AGAIN_S: Final = 0.25  # between two looks whether it is back
 OPEN_S: Final = 1.0  # at the start
+CLOSE_S: Final = 1.0  # at the end
 IDLE_S: Final = 1.0  # after which shares go back
 BEAT_S: Final = 1.5  # between two signs of life of permits
 PERMITS_S: Final = 5.0  # how long they live without one
@@ -91,14 +92,14 @@ class SharedLimits:
         admission = self.tenants
         if not admission.local:
             now = self._actor.loop.time()
-            meters = [meter for meter in self._held if meter.holds and not meter.ordered]
+            meters = [meter for meter in self._held if meter.holds]
             try:
-                async with asyncio.timeout(ROUND_S):
+                async with asyncio.timeout(CLOSE_S):
                     for first in range(0, len(meters), AT_ONCE):
                         some = meters[first : first + AT_ONCE]
                         await store.do([meter.order(now, keep=False) for meter in some])
-            except (StoreAway, TimeoutError):
-                pass  # permits run out, and the rest is made up for within a minute
+            except (StoreAway, TimeoutError) as error:
+                log.info("shares of limits were not given back", error=str(error))
         await store.close()
 
     async def granted(self, short: ShareShort, enter: Callable[[float], _T]) -> _T:
@@ -217,6 +218,7 @@ class SharedLimits:
     def _wake(self, meters: list[TenantMeter]) -> None:
         for meter in meters:
             for word in self._waiters.pop(meter, ()):
+                meter.waited(word)  # at once: what it has waited for isn't asked for again
                 if not word.done():
                     word.set_result(None)
 

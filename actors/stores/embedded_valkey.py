@@ -71,7 +71,7 @@ class EmbeddedValkey:
         self.data = self.data_dir / "data"
         self.log = self.data_dir / "server.log"
         self.password_file = self.data_dir / "password"
-        self._title = title.replace('"', "")
+        self._title = title
         self._lock: IO[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         size = len(os.fsencode(self.socket))
@@ -228,8 +228,10 @@ class EmbeddedValkey:
         begin = self.log.stat().st_size if self.log.exists() else 0
         number = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
+            # Its own way of showing a title writes over the environment, which says whose it is.
             process = self._process = user.popen(
-                [str(binary()), "-"],
+                [str(binary()) if user.wrap else self._title, "-"],
+                executable=None if user.wrap else str(binary()),
                 stdin=subprocess.PIPE,
                 stdout=number,
                 stderr=number,
@@ -273,7 +275,7 @@ class EmbeddedValkey:
             "maxmemory-policy": "noeviction",
             "maxclients": "1000",
             "loglevel": "warning",
-            "proc-title-template": f'"{self._title}"',
+            "set-proc-title": "no",
         }
         return "".join(f"{name} {value}\n" for name, value in settings.items())
 
