@@ -131,10 +131,11 @@ class TenantAdmission:
         return self._tenants.values()
 
     def switch(self, *, local: bool, now: float) -> None:
-        """The store is away (`local`), or back. Each meter sees it when it is used next."""
+        """The store is away (`local`), or back. Those that hold nothing see it when they are used
+        next."""
         self.local = local
         for meter in list(self._tenants.values()):
-            if meter.waits or meter.running:
+            if meter.waits or meter.running or meter.holds:
                 self._switch(meter, now)
 
     def _switch(self, meter: TenantMeter, now: float) -> None:

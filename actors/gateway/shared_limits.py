@@ -195,7 +195,9 @@ class SharedLimits:
             if not answer.done():
                 raise StoreAway("hangs", f"{store.place} doesn't answer")
             replies = answer.result()
-        except StoreAway as error:
+        except Exception as error:
+            if not isinstance(error, StoreAway):
+                log.exception("the talk with the store of limits failed")
             for meter, order in zip(meters, orders, strict=True):
                 meter.unheard(order)
             self._away(error)

@@ -266,6 +266,7 @@ class TenantMeter:
             for share in shares:
                 share.leave_store(now)
         else:
+            self._pressing = True  # what runs here is to be counted there again
             self.permits.return_to_store()
             for share in shares:
                 share.return_to_store(now)

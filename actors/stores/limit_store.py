@@ -100,12 +100,12 @@ class LimitStore:
         Raises:
             StoreAway: it doesn't.
         """
-        import redis.exceptions
-
         try:
             if await self._connected().script_load(SCRIPT.decode()) != _SHA:
                 raise StoreAway("nonsense", f"{self.place} loads a script as another one")
-        except (redis.exceptions.RedisError, OSError, ValueError, TypeError) as error:
+        except StoreAway:
+            raise
+        except Exception as error:
             raise self._away(error) from error
 
     async def close(self) -> None:
@@ -142,7 +142,7 @@ class LimitStore:
             return [self._read(answer) for answer in answers]
         except StoreAway:
             raise
-        except (redis.exceptions.RedisError, OSError, ValueError, TypeError) as error:
+        except Exception as error:  # of nonsense the client's parser may make anything
             raise self._away(error) from error
 
     async def _send(self, orders: Sequence[TenantOrder]) -> list[Any]:

@@ -181,6 +181,34 @@ async def test_a_killed_store_leaves_each_gateway_its_part_and_none_a_full_one(
         assert first >= 300 + 5 * spent_s - 20
 
 
+async def test_permits_that_ran_out_meanwhile_are_held_no_more(valkey: EmbeddedValkey) -> None:
+    """The store was away and begins without data; what ran is counted again, what was only held
+    isn't."""
+    limits = TenantLimits(concurrency=64)
+    async with gateways(store_of(valkey), 2) as [one, other]:
+        for _ in range(3):
+            assert await one.admit("acme", limits)
+        one.leave("acme")
+        assert valkey.pid is not None
+        os.kill(valkey.pid, signal.SIGKILL)
+        await valkey.ended()
+        for gate in (one, other):
+            assert await gate.admit("somebody", FEW)
+        await until(lambda: one.local and other.local)
+        await valkey.stop()
+        shutil.rmtree(valkey.data)
+        await valkey.start()
+        await until(lambda: not one.local and not other.local)
+        meter = one.tenants.meter("acme")
+        assert meter is not None
+        await until(lambda: not meter.local and meter.permits.held == 2)
+        count = 0
+        while await other.admit("acme", limits):
+            count += 1
+        assert count == 62
+        assert not await one.admit("acme", limits)
+
+
 async def test_a_store_that_hangs_costs_one_short_wait(valkey: EmbeddedValkey) -> None:
     async with gateways(store_of(valkey), 1) as [gate]:
         assert await gate.admit("acme", FEW)
