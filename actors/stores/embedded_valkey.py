@@ -71,7 +71,7 @@ class EmbeddedValkey:
         self.data = self.data_dir / "data"
         self.log = self.data_dir / "server.log"
         self.password_file = self.data_dir / "password"
-        self._title = title
+        self._title = title.replace('"', "")
         self._lock: IO[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         size = len(os.fsencode(self.socket))
@@ -228,7 +228,8 @@ class EmbeddedValkey:
         begin = self.log.stat().st_size if self.log.exists() else 0
         number = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            # Its own way of showing a title writes over the environment, which says whose it is.
+            # Its own way of showing a title writes over the environment, which says whose it is;
+            # it is taken only where another program comes first.
             process = self._process = user.popen(
                 [str(binary()) if user.wrap else self._title, "-"],
                 executable=None if user.wrap else str(binary()),
@@ -242,7 +243,7 @@ class EmbeddedValkey:
             os.close(number)
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError), process.stdin as words:
-            words.write(self._configuration().encode())
+            words.write(self._configuration(own_title=bool(user.wrap)).encode())
         (self.data_dir / "pid").write_text(str(process.pid), "ascii")
         until = time.monotonic() + START_S
         while True:
@@ -259,7 +260,7 @@ class EmbeddedValkey:
         last = said[-1] if said else "it said nothing"
         raise EmbeddedError(f"Valkey did not start: {last} (see {self.log})")
 
-    def _configuration(self) -> str:
+    def _configuration(self, *, own_title: bool) -> str:
         password = self.password_file.read_text("ascii").strip()
         settings = {
             "port": "0",
@@ -275,7 +276,8 @@ class EmbeddedValkey:
             "maxmemory-policy": "noeviction",
             "maxclients": "1000",
             "loglevel": "warning",
-            "set-proc-title": "no",
+            "set-proc-title": "yes" if own_title else "no",
+            "proc-title-template": f'"{self._title}"',
         }
         return "".join(f"{name} {value}\n" for name, value in settings.items())
 

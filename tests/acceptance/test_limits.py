@@ -155,10 +155,10 @@ async def test_limits_are_set_and_cleared_while_the_node_runs(node: Node) -> Non
 
 def server_of(node: Node) -> int:
     """The pid of its Valkey; 0 if there is none now."""
-    for pid in node.pids():
-        with contextlib.suppress(psutil.Error):
-            if psutil.Process(pid).name() == "valkey-server":
-                return pid
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process(node.tree()["valkey"]["pid"]).children():
+            if child.name() == "valkey-server":
+                return child.pid
     return 0
 
 
@@ -197,3 +197,25 @@ async def test_the_store_dies_with_a_killed_node(launch: Launcher, tmp_path: Pat
         return not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
 
     await until(gone, "Valkey ended")
+
+
+async def test_a_node_without_its_store_answers_all_the_same(
+    launch: Launcher, tmp_path: Path
+) -> None:
+    """What lies in the way of its data directory is no folder; once it is gone, Valkey comes."""
+    write_config(tmp_path)
+    (tmp_path / ".tether").mkdir(mode=0o711)
+    obstacle = tmp_path / ".tether" / "valkey"
+    obstacle.write_text("in the way")
+    node = launch(tmp_path)
+    async with client(node, key_of(node, "acme")) as http:
+        for _ in range(10):
+            assert (await http.post(CHAT, json=chat("a"))).status_code == 200
+        assert not server_of(node)
+        obstacle.unlink()
+
+        async def comes() -> bool:
+            return bool(server_of(node))
+
+        await until(comes, "Valkey runs")
+        assert (await http.post(CHAT, json=chat("a"))).status_code == 200
