@@ -88,19 +88,23 @@ class TenantAdmission:
         if resumed:
             meter.resume(now)
         else:
-            try:
-                meter.check(tokens, now, runs=runs)
-            except RateLimited:
-                if meter.look(now):
-                    self._due(meter)
-                raise
-            if meter.short(tokens, runs=runs):
-                raise ShareShort(meter, tokens)
+            if not meter.ready(tokens, runs=runs):
+                self._check(meter, tokens, now, runs=runs)
             meter.enter(tokens, now)
         if not runs:
             meter.leave()
         if not meter.ordered and meter.due(now):
             self._due(meter)
+
+    def _check(self, meter: TenantMeter, tokens: int, now: float, *, runs: bool) -> None:
+        try:
+            meter.check(tokens, now, runs=runs)
+        except RateLimited:
+            if meter.look(now):
+                self._due(meter)
+            raise
+        if meter.short(tokens, runs=runs):
+            raise ShareShort(meter, tokens)
 
     def leave(self, tenant_id: str, unused_tokens: float, now: float) -> None:
         """A request ended and did not use `unused_tokens` of those counted (negative: it has used
@@ -108,14 +112,16 @@ class TenantAdmission:
         meter = self._tenants.get(tenant_id)
         if meter is not None:
             meter.leave()
-            self.charge(tenant_id, -unused_tokens, now)
+            self._charge(meter, -unused_tokens, now)
 
     def charge(self, tenant_id: str, tokens: float, now: float) -> None:
         """What has become known later of a request that has left: more tokens, or (negative) fewer
         than were counted."""
         meter = self._tenants.get(tenant_id)
-        if meter is None:
-            return
+        if meter is not None:
+            self._charge(meter, tokens, now)
+
+    def _charge(self, meter: TenantMeter, tokens: float, now: float) -> None:
         if meter.local is not self.local:
             self._switch(meter, now)
         meter.charge(tokens, now)

@@ -52,6 +52,11 @@ class Permits:
             return min(self.limit, max(1, self.limit // self._parts, self._floor))
         return min(self.held, self.limit)
 
+    @property
+    def free(self) -> bool:
+        """May one more run here without asking?"""
+        return not self.limit or self.running < self.most
+
     def full(self, now: float) -> bool:
         """Is it certain that no more may run?"""
         if self.running < self.most:

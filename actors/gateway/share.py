@@ -33,26 +33,27 @@ class Share:
         now: the loop's time, in seconds, as all other times here.
     """
 
-    __slots__ = ("_at", "_bucket", "_fresh", "_level", "_parts", "balance", "limit")
+    __slots__ = (
+        "_at", "_bucket", "_fresh", "_high", "_level", "_low", "_parts",
+        "balance", "batch", "limit", "rate",
+    )  # fmt: skip
 
     def __init__(self, limit: float, parts: int, now: float) -> None:
-        self.limit = max(limit, 1.0)
-        self.balance = 0.0
         self._parts = parts
+        self._set_limit(limit)
+        self.balance = 0.0
         self._level: float | None = None
         self._at = now
         self._fresh = False
         self._bucket: TokenBucket | None = None
 
-    @property
-    def rate(self) -> float:
+    def _set_limit(self, limit: float) -> None:
+        self.limit = max(limit, 1.0)
+        self.rate = self.limit / MINUTE_S
         """A second, of the whole bucket."""
-        return self.limit / MINUTE_S
-
-    @property
-    def batch(self) -> float:
+        self.batch = float(int(self.limit * OUT / self._parts))
         """What is taken in advance: whole units, and none where one would be too much."""
-        return float(int(self.limit * OUT / self._parts))
+        self._low, self._high = self.batch / 2, 2 * self.batch
 
     @property
     def local(self) -> bool:
@@ -75,7 +76,9 @@ class Share:
     def short(self, amount: float) -> bool:
         """Must more be asked for before `amount` is taken? More than the whole bucket can't be
         waited for; the rest is a debt then."""
-        return self._bucket is None and self.balance + _LEAST < min(amount, self.limit)
+        if self.balance >= amount or self._bucket is not None:
+            return False
+        return self.balance + _LEAST < min(amount, self.limit)
 
     def take(self, amount: float, now: float) -> None:
         """Charge `amount` (negative: give back)."""
@@ -102,12 +105,10 @@ class Share:
 
     def due(self, now: float) -> bool:
         """Is there anything to order, with nobody waiting?"""
-        if self._bucket is not None:
+        balance = self.balance
+        if self._low <= balance <= self._high or self._bucket is not None:
             return False
-        balance, batch = self.balance, self.batch
-        if balance < 0 or balance > 2 * batch:
-            return True
-        return balance < batch / 2 and (self.known(now) or 0.0) >= batch
+        return balance < 0 or balance > self._high or (self.known(now) or 0.0) >= self.batch
 
     def order(self, first: float, all_: float, now: float, *, keep: bool = True) -> BucketOrder:
         """What to ask for when somebody waits for `first`, and everybody for `all_`; 0: nobody
@@ -174,11 +175,10 @@ class Share:
 
     def change(self, limit: float, now: float) -> None:
         """Another limit; as much of the bucket is left as before, in parts of the whole."""
-        limit = max(limit, 1.0)
-        ratio = limit / self.limit
-        missing = self.missing(now)
-        self.limit = limit
+        before, missing = self.limit, self.missing(now)
+        self._set_limit(limit)
+        ratio = self.limit / before
         if self._level is not None:
-            self._level = min(limit, self._level * (ratio if self._level > 0 else 1.0))
+            self._level = min(self.limit, self._level * (ratio if self._level > 0 else 1.0))
         if self._bucket is not None:
             self.stand_alone(now, missing=missing)

@@ -116,6 +116,10 @@ class TenantMeter:
             or (self.tokens is not None and self.tokens.short(tokens))
         )
 
+    def ready(self, tokens: int, *, runs: bool = True) -> bool:
+        """May a request of `tokens` enter by what is held here, with nothing else to look at?"""
+        return not (self.local or self.short(tokens, runs=runs)) and (not runs or self.permits.free)
+
     def enter(self, tokens: int, now: float) -> None:
         """A request is let in, at most `tokens` of which are charged; `leave` must follow."""
         self.permits.running += 1

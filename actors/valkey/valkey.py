@@ -23,9 +23,9 @@ from supervision.telemetry import bounds, disk, logs, title
 log = logs.get(__name__)
 
 _STOP_S: Final = 5.0
-_LOOK_S: Final = 1.0
+_LOOK_S: Final = 2.0
 _SILENT: Final = 3  # looks without an answer, after which it is killed
-_ANSWER_S: Final = 2.0
+_ANSWER_S: Final = 1.0
 _NEEDED: Final = 4 << 20  # bytes of disk without which it can't go on
 
 
@@ -89,7 +89,7 @@ class Valkey(Supervised):
         while True:
             await asyncio.sleep(_LOOK_S)
             try:
-                said = await self._server.ask("INFO all", _ANSWER_S)
+                said = await self._server.ask("INFO memory errorstats", _ANSWER_S)
             except NotReady as error:
                 silent += 1
                 if silent >= _SILENT and (pid := self._server.pid) is not None:

@@ -11,6 +11,7 @@ Pure.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from actors.contracts import LimitState
 from supervision.errors import TetherError
@@ -23,26 +24,37 @@ def limit_headers(state: LimitState | None) -> Headers:
     """Nothing where the tenant has no limit."""
     if state is None:
         return []
+    requests, tokens = state.limit_requests, state.limit_tokens
+    headers = list(_limits(requests, tokens))
+    left = b""
+    if requests:
+        count, reset_s = state.remaining_requests, state.reset_requests_s
+        headers.append((b"x-ratelimit-remaining-requests", b"%d" % count))
+        headers.append((b"x-ratelimit-reset-requests", duration(reset_s)))
+        left = b'"requests";r=%d;t=%d' % (count, math.ceil(reset_s))
+    if tokens:
+        count, reset_s = state.remaining_tokens, state.reset_tokens_s
+        headers.append((b"x-ratelimit-remaining-tokens", b"%d" % count))
+        headers.append((b"x-ratelimit-reset-tokens", duration(reset_s)))
+        of_tokens = b'"tokens";r=%d;t=%d' % (count, math.ceil(reset_s))
+        left = left + b", " + of_tokens if left else of_tokens
+    if left:
+        headers.append((b"ratelimit", left))
+    return headers
+
+
+@lru_cache(maxsize=1024)
+def _limits(requests: int, tokens: int) -> tuple[tuple[bytes, bytes], ...]:
+    """The headers that are the same for all answers under these limits."""
     headers: Headers = []
     policy: list[bytes] = []
-    left: list[bytes] = []
-    for what, limit, remaining, reset_s in (
-        (b"requests", state.limit_requests, state.remaining_requests, state.reset_requests_s),
-        (b"tokens", state.limit_tokens, state.remaining_tokens, state.reset_tokens_s),
-    ):
-        if not limit:
-            continue
-        headers += (
-            (b"x-ratelimit-limit-" + what, b"%d" % limit),
-            (b"x-ratelimit-remaining-" + what, b"%d" % remaining),
-            (b"x-ratelimit-reset-" + what, duration(reset_s)),
-        )
-        policy.append(b'"%s";q=%d;w=60' % (what, limit))
-        left.append(b'"%s";r=%d;t=%d' % (what, remaining, math.ceil(reset_s)))
+    for what, limit in ((b"requests", requests), (b"tokens", tokens)):
+        if limit:
+            headers.append((b"x-ratelimit-limit-" + what, b"%d" % limit))
+            policy.append(b'"%s";q=%d;w=60' % (what, limit))
     if policy:
         headers.append((b"ratelimit-policy", b", ".join(policy)))
-        headers.append((b"ratelimit", b", ".join(left)))
-    return headers
+    return tuple(headers)
 
 
 def state_in(error: TetherError) -> LimitState | None:
