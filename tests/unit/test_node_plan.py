@@ -240,7 +240,7 @@ def test_roles_leave_out_what_a_node_does_not_do() -> None:
     ]  # fmt: skip
     assert list(top("n2")) == ["metrics", "control", "workers"]
     assert list(children(top("n2")["control"], SupervisorOptions)) == ["roster"]
-    assert list(top("n3")) == ["metrics", "control", "workers", "doors"], (
+    assert list(top("n3")) == ["metrics", "valkey", "control", "workers", "doors"], (
         "its region has nothing to place"
     )
 
