@@ -16,9 +16,9 @@ from actors.stores.embedded_valkey import START_S, EmbeddedValkey
 from actors.stores.serveruser import EmbeddedError
 from actors.stores.valkey_wire import NotReady
 from supervision.child import Supervised
-from supervision.errors import DiskFull, Hindered, TetherError
 from supervision.spec import ChildSpec
 from supervision.telemetry import bounds, disk, logs, title
+from supervision.telemetry.line_budget import LineBudget
 
 log = logs.get(__name__)
 
@@ -26,6 +26,7 @@ _STOP_S: Final = 5.0
 _LOOK_S: Final = 2.0
 _SILENT: Final = 3  # looks without an answer, after which it is killed
 _ANSWER_S: Final = 1.0
+_AGAIN_S: Final = 1.0  # between two starts in vain
 _NEEDED: Final = 4 << 20  # bytes of disk without which it can't go on
 
 
@@ -45,10 +46,10 @@ class ValkeyOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Valkey(Supervised):
-    """Ready once the server answers. When that ends, or hangs, this actor fails, and its successor
-    starts another one on the same data; when this actor ends, so does the server. Nothing waits for
-    either: gateways hold tenants to their own parts of the limits meanwhile. So a server that can't
-    be started, or whose disk is full, wears no supervisor out."""
+    """Ready once the server answers, or was started in vain. When that ends, hangs or can't be
+    started, another one is, on the same data, as often as it takes; when this actor ends, so does
+    the server. Nothing waits for it, for gateways hold tenants to their own parts of the limits
+    meanwhile: so whatever happens to it wears no supervisor out."""
 
     Options: ClassVar[type[msgspec.Struct]] = ValkeyOptions
     stop_timeout_s: ClassVar[float] = _STOP_S
@@ -67,27 +68,47 @@ class Valkey(Supervised):
         )
         self._used = bounds.used.labels("valkey_memory")
         self._refused = bounds.refused.labels("valkey_memory")
-        try:
-            await self._server.start()
-        except (EmbeddedError, TetherError) as error:
-            raise self._full(str(error)) or Hindered(str(error)) from error
-        log.info("valkey.ready", server_pid=self._server.pid)
-        self.background(self._watch(), name="watch")
+        self._lines = LineBudget(60.0, 4)
+        await self._begin()
+        self._keeping = self.background(self._keep(), name="server")
         self.background(self._look(), name="look")
 
+    async def _begin(self) -> bool:
+        """Start the server; did it?"""
+        try:
+            await self._server.start()
+        except EmbeddedError as error:
+            unsaid = self._lines.take("start", self.loop.time())
+            if unsaid is not None:
+                why = disk.shortage(self._server.data_dir, _NEEDED) or str(error)
+                log.warning("valkey can't be started", error=why, unsaid=unsaid)
+            return False
+        log.info("valkey.ready", server_pid=self._server.pid)
+        return True
+
     async def stop(self, deadline_s: float) -> None:
+        self._keeping.cancel()
         await self._server.stop(min(_STOP_S, max(0.2, deadline_s - 1.0)))
 
-    async def _watch(self) -> None:
-        await self._server.ended()
-        ended = f"the Valkey server ended; its log is {self._server.log}"
-        await self.fail(self._full(ended) or ended)
+    async def _keep(self) -> None:
+        """Another server after each that has ended, or never began."""
+        while True:
+            if self._server.pid is None and not await self._begin():
+                await asyncio.sleep(_AGAIN_S)
+                continue
+            await self._server.ended()
+            unsaid = self._lines.take("ended", self.loop.time())
+            if unsaid is not None:
+                log.warning("valkey ended, and is started again", unsaid=unsaid)
+            await self._server.stop()
 
     async def _look(self) -> None:
         """A server that hangs is killed; how full it is, is told."""
         silent = refused = 0
         while True:
             await asyncio.sleep(_LOOK_S)
+            if self._server.pid is None:
+                continue
             try:
                 said = await self._server.ask("INFO memory errorstats", _ANSWER_S)
             except NotReady as error:
@@ -103,15 +124,6 @@ class Valkey(Supervised):
             if refused > before:
                 self._refused.inc(refused - before)
             await asyncio.to_thread(self._server.trim)
-
-    def _full(self, what: str) -> DiskFull | None:
-        """That its disk is full, if `what` may be owed to that."""
-        folder = self._server.data_dir
-        short = disk.shortage(folder, _NEEDED) if folder.exists() else ""
-        if not short and not any(os.strerror(number) in what for number in disk.FULL):
-            return None
-        short = short or f"the disk of {folder} is full, or a quota; free some of it"
-        return DiskFull(f"Valkey can't run: {short} ({what})")
 
 
 def _number(said: bytes, name: bytes) -> int:

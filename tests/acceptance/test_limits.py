@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -204,8 +205,10 @@ async def test_a_node_without_its_store_answers_all_the_same(
 ) -> None:
     """What lies in the way of its data directory is no folder; once it is gone, Valkey comes."""
     write_config(tmp_path)
-    (tmp_path / ".tether").mkdir(mode=0o711)
+    launch(tmp_path)
+    assert tether("down", cwd=tmp_path).returncode == 0
     obstacle = tmp_path / ".tether" / "valkey"
+    shutil.rmtree(obstacle)
     obstacle.write_text("in the way")
     node = launch(tmp_path)
     async with client(node, key_of(node, "acme")) as http:
