@@ -9,7 +9,7 @@ from contextlib import aclosing, suppress
 
 from msgspec.structs import replace
 
-from actors.contracts import Finish, HeldJob, Run
+from actors.contracts import Computed, Finish, HeldJob, Run
 from actors.core.control_lookup import ControlLookup
 from actors.engines.engine import Engine
 from actors.errors import WorkerLost
@@ -39,6 +39,7 @@ class Runs:
     def __init__(
         self, actor: Supervised, options: WorkerOptions, control: ControlLookup | None = None
     ) -> None:
+        self._actor = actor
         self._loop = actor.loop
         self._options = options
         self._guard: QuotaGuard[ModelRun] = QuotaGuard(options.slots, options.queue)
@@ -192,6 +193,10 @@ class Runs:
         settle = execution.settle()
         if settle is None or execution.kept:
             return
+        if execution.journal.finish is None and execution.gateway is not None:
+            computed = Computed(job_id=settle.job_id, usage=execution.counted())
+            with suppress(TetherError):  # it is gone, and another one counts from here on
+                self._actor.tell(execution.gateway, computed)
         if self._guard.running:
             await self._moment()  # shared, and nothing cancels a run that is over
         if execution.ends and execution.journal.finish is not None:

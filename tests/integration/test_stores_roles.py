@@ -46,6 +46,8 @@ SENDERS: dict[str, frozenset[DatabaseRole]] = {
     "usage_of_tenant": frozenset({RESERVATION, OPERATOR}),
     "add_tenant": frozenset({OPERATOR}),
     "limit_tenant": frozenset({OPERATOR}),
+    "tenant_limits": frozenset({GATEWAY, OPERATOR}),
+    "change_limits": frozenset({OPERATOR}),
     "add_key": frozenset({OPERATOR}),
     "find_key": frozenset({GATEWAY, OPERATOR}),
     "list_keys": frozenset({OPERATOR}),

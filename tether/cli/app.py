@@ -17,6 +17,7 @@ from tether.cli.certificates import ca
 from tether.cli.database import db
 from tether.cli.failure import CommandFailed
 from tether.cli.models import artifacts, models
+from tether.cli.tenants import limits
 from tether.config import Config, load
 
 _CONFIG = Path("cluster.toml")
@@ -39,6 +40,7 @@ app.command(ca)
 app.command(db)
 app.command(models)
 app.command(artifacts)
+app.command(limits)
 
 
 @app.command

@@ -10,6 +10,7 @@ from actors.contracts.policies import PolicyName
 from actors.core.model_options import ModelOptions, model_violations
 from actors.core.policy_options import policy_violations
 from supervision.settings import Problem
+from tether.config.redis import redis_violations
 from tether.config.sections import EVERY, Config, WorkerSection, matching
 
 _MIN_PEER_BANDWIDTH: Final = 1 << 20  # bytes per second
@@ -24,6 +25,7 @@ def violations(
     what might concern it is not judged."""
     yield from _http(config)
     yield from _stores(config)
+    yield from redis_violations(config.redis)
     yield from _artifacts(config, models)
     yield from policy_violations(config.policies, "policies.")
     yield from _models(models, config.policies.order)

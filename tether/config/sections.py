@@ -21,6 +21,7 @@ from actors.contracts.policies import RequestPolicies
 from actors.core.model_options import ModelOptions
 from supervision.capability import Capability, meets
 from supervision.settings import ConfigInvalid, Port, Positive, Problem, Seconds, Section, Word
+from tether.config.redis import RedisSection
 
 TlsVersion = Literal["1.2", "1.3"]
 Key = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
@@ -226,6 +227,7 @@ class Config(Section, frozen=True, kw_only=True):
     nodes: tuple[MemberSection, ...] = ()
     http: HttpSection = HttpSection()
     stores: StoresSection = StoresSection()
+    redis: RedisSection = RedisSection()
     artifacts: ArtifactOptions = ArtifactOptions()
     gateway: GatewaySection = GatewaySection()
     limits: LimitsSection = LimitsSection()
@@ -238,7 +240,7 @@ class Config(Section, frozen=True, kw_only=True):
     def cache_dir(self) -> Path:
         """Where converted models are kept, absolute."""
         if self.node.cache_dir:
-            return self._directory(self.node.cache_dir)
+            return self.placed(self.node.cache_dir)
         shared = os.environ.get("XDG_CACHE_HOME")
         return Path(shared) / "tether" if shared else (self.folder / ".cache").resolve()
 
@@ -250,18 +252,18 @@ class Config(Section, frozen=True, kw_only=True):
     @property
     def data_dir(self) -> Path:
         """The node's own directory, absolute."""
-        return self._directory(self.node.data_dir)
+        return self.placed(self.node.data_dir)
 
     @property
     def identity_dir(self) -> Path | None:
         """Where the node's certificate is, absolute; None when it has none."""
-        return self._directory(self.node.identity_dir) if self.node.identity_dir else None
+        return self.placed(self.node.identity_dir) if self.node.identity_dir else None
 
     @property
     def tls_files(self) -> tuple[Path, Path] | None:
         """The certificate of the front doors and its key, absolute; None when they have none."""
         tls = self.http.tls
-        return (self._directory(tls.certificate), self._directory(tls.key)) if tls else None
+        return (self.placed(tls.certificate), self.placed(tls.key)) if tls else None
 
     @property
     def member(self) -> MemberSection | None:
@@ -317,7 +319,8 @@ class Config(Section, frozen=True, kw_only=True):
             nodes=nodes,
         )
 
-    def _directory(self, path: str) -> Path:
+    def placed(self, path: str) -> Path:
+        """A path of the file, absolute."""
         named = path.replace("{node}", self.node.id)
         return (self.folder / Path(named).expanduser()).resolve()
 

@@ -5,6 +5,7 @@
     node  one_for_one
     ├─ metrics                  for Prometheus; the launcher holds its listening socket
     ├─ postgres                 at a control node without a DSN
+    ├─ valkey                   at one without a redis.url: adds up what tenants use
     ├─ control  rest_for_one    registry, roster, reservation, scheduler, gateways
     ├─ workers  dynamic         losing the control chain never unloads a model
     ├─ depot                    in a cluster: lends other nodes what is in the cache
@@ -51,6 +52,7 @@ from supervision.strategy import Strategy
 from supervision.supervisor import Supervisor
 from tether.config import Config, WorkerSection
 from tether.node.door_plan import doors
+from tether.node.limits_plan import limits_plan, valkey
 from tether.node.metrics_listener import MetricsListener
 
 #: As many times as long as others may a worker be silent: engines share its interpreter.
@@ -72,6 +74,8 @@ def tree_of(config: Config, run_dir: Path, *, port: int) -> SupervisorOptions:
             data_dir=str(_postgres_data(config)), socket_dir=str(run_dir / POSTGRES_SOCKETS)
         )
         children.append(Postgres.spec(options))
+    if (store := valkey(config, run_dir)) is not None:
+        children.append(store)
     control = SupervisorOptions(
         strategy=Strategy.REST_FOR_ONE, children=_probed(_control(config, run_dir), probe_s)
     )
@@ -218,8 +222,12 @@ def _control(config: Config, run_dir: Path) -> Iterator[ChildSpec]:
     reserving = dsn_of(config, run_dir, DatabaseRole.RESERVATION)
     yield Reservation.spec(ReservationOptions(dsn=reserving, ledger=keep))
     yield Scheduler.spec(SchedulerOptions(region=config.cluster.region))
+    shared = limits_plan(config, run_dir)
     gateway = GatewayOptions(
         dsn=dsn_of(config, run_dir, DatabaseRole.GATEWAY),
+        store=shared.store,
+        parts=shared.parts,
+        limit_share=shared.share,
         limits=TenantLimits(
             requests_per_minute=config.limits.requests_per_minute,
             tokens_per_minute=config.limits.tokens_per_minute,
