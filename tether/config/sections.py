@@ -19,6 +19,7 @@ from msgspec import Meta
 from actors.artifacts.options import ArtifactOptions
 from actors.contracts.policies import RequestPolicies
 from actors.core.model_options import ModelOptions
+from actors.core.price_options import PriceOptions
 from supervision.capability import Capability, meets
 from supervision.settings import ConfigInvalid, Port, Positive, Problem, Seconds, Section, Word
 
@@ -228,6 +229,7 @@ class Config(Section, frozen=True, kw_only=True):
     limits: LimitsSection = LimitsSection()
     policies: RequestPolicies = RequestPolicies()
     models: tuple[ModelOptions, ...] = ()
+    prices: tuple[PriceOptions, ...] = ()
     workers: tuple[WorkerSection, ...] = ()
     folder: Path = Path()
 
