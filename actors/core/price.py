@@ -21,7 +21,7 @@ EVERY: Final = "*"
 class Price(msgspec.Struct, frozen=True, kw_only=True):
     """One version of a price. `model` is a name, `name@version`, or `*`; `prompt`, `cached`,
     `reasoning` and `output` are micros of `currency` for a million tokens, `request` micros for
-    each request. In force since `from_us`, microseconds since 1970."""
+    each request. In force since `from_at`, seconds since 1970."""
 
     version: int
     model: str
@@ -31,7 +31,7 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     reasoning: int = 0
     output: int = 0
     request: int = 0
-    from_us: int = 0
+    from_at: float = 0.0
 
 
 class TokenCount(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,26 +64,36 @@ class PriceBook:
 
     def __init__(self, prices: Iterable[Price] = ()) -> None:
         self._by_version: dict[int, Price] = {}
-        self._by_model: dict[str, tuple[list[int], list[Price]]] = {}
-        for price in sorted(prices, key=lambda price: (price.from_us, price.version)):
+        self._by_model: dict[str, tuple[list[float], list[Price]]] = {}
+        self.replace(prices)
+
+    def replace(self, prices: Iterable[Price]) -> None:
+        """These are all there are from here on."""
+        self._by_version, self._by_model = {}, {}
+        for price in sorted(prices, key=lambda price: (price.from_at, price.version)):
             self._by_version[price.version] = price
             since, listed = self._by_model.setdefault(price.model, ([], []))
-            since.append(price.from_us)
+            since.append(price.from_at)
             listed.append(price)
 
     def __len__(self) -> int:
         return len(self._by_version)
 
-    def version_of(self, model_ref: str, at_us: int) -> Price | None:
+    def of(self, model_ref: str, at: float) -> Price | None:
         """The price of a job of `model_ref` that is reserved then: of the most exact pattern that
         has one in force (`name@version`, the name, `*`) that which began last, and of two that
         began at once the later version. None: it has no price."""
         for model in (model_ref, model_ref.partition("@")[0], EVERY):
             if (known := self._by_model.get(model)) is not None:
                 since, listed = known
-                if number := bisect_right(since, at_us):
+                if number := bisect_right(since, at):
                     return listed[number - 1]
         return None
+
+    def version_of(self, model_ref: str, at: float) -> int | None:
+        """The version of `of`."""
+        price = self.of(model_ref, at)
+        return None if price is None else price.version
 
     def price(self, version: int) -> Price | None:
         """The price of this version; None if the book lacks it."""

@@ -17,7 +17,7 @@ from supervision.settings import Problem, Section
 AMOUNTS: Final = ("prompt", "cached", "reasoning", "output", "request")
 MODEL: Final = r"^(\*|[A-Za-z0-9][A-Za-z0-9._/-]{0,126}(@[A-Za-z0-9][A-Za-z0-9._-]{0,62})?)$"
 MOST: Final = 4096  # entries of a configuration
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST: Final = datetime(9000, 1, 1, tzinfo=UTC)
 
 
@@ -38,11 +38,13 @@ class PriceOptions(Section, frozen=True, kw_only=True):
     since: datetime | None = msgspec.field(default=None, name="from")
 
     @property
-    def since_us(self) -> int | None:
-        """`from` in microseconds since 1970; one without an offset is in UTC."""
-        return None if self.since is None else microseconds(self.since)
+    def begins(self) -> datetime | None:
+        """`from`; one without an offset is in UTC."""
+        if self.since is None or self.since.tzinfo is not None:
+            return self.since
+        return self.since.replace(tzinfo=UTC)
 
-    def price(self, version: int = 0, from_us: int = 0) -> Price:
+    def price(self, version: int = 0) -> Price:
         """The same as the ledger knows it.
 
         Raises:
@@ -59,21 +61,8 @@ class PriceOptions(Section, frozen=True, kw_only=True):
             reasoning=micros_of(reasoning),
             output=micros_of(self.output),
             request=micros_of(self.request),
-            from_us=from_us if self.since_us is None else self.since_us,
+            from_at=0.0 if self.begins is None else self.begins.timestamp(),
         )
-
-
-def microseconds(at: datetime) -> int:
-    """Since 1970, exactly; without an offset `at` is in UTC."""
-    aware = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-    since = aware - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-
-
-def moment(at_us: int) -> datetime:
-    """That many microseconds after 1970, in UTC, exactly."""
-    seconds, rest = divmod(at_us, 1_000_000)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
 
 
 def price_problems(price: PriceOptions, prefix: str = "") -> Iterator[Problem]:
@@ -89,8 +78,8 @@ def price_problems(price: PriceOptions, prefix: str = "") -> Iterator[Problem]:
             micros_of(Decimal(0) if amount is None else amount)
         except NotMoney as error:
             yield Problem(f"{prefix}{name}", str(error))
-    since = price.since_us
-    if since is not None and not 0 <= since < microseconds(_LATEST):
+    begins = price.begins
+    if begins is not None and not _EARLIEST <= begins < _LATEST:
         yield Problem(f"{prefix}from", f"{price.since} is out of range; write a year from 1970 on")
 
 
@@ -99,13 +88,13 @@ def price_violations(prices: Sequence[PriceOptions | None]) -> Iterator[Problem]
     stands for an entry that couldn't be read."""
     if len(prices) > MOST:
         yield Problem("prices", f"{len(prices)} prices are listed; {MOST} are the most")
-    seen: dict[tuple[str, int | None], int] = {}
+    seen: dict[tuple[str, datetime | None], int] = {}
     first: tuple[int, str] | None = None
     for number, price in enumerate(prices):
         if price is None:
             continue
         yield from price_problems(price, f"prices[{number}].")
-        before = seen.setdefault((price.model, price.since_us), number)
+        before = seen.setdefault((price.model, price.begins), number)
         if before != number:
             when = f"from {price.since}" if price.since else "with no from"
             yield Problem(

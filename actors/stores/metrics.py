@@ -30,3 +30,5 @@ reservation_expired = Counter(
 reservation_pruned = Counter(
     "tether_reservation_pruned_total", "Rows deleted because they were kept long enough", ["table"]
 )
+ledger_sealed = Counter("tether_ledger_sealed_entries_total", "Entries that were sealed in blocks")
+ledger_blocks = Counter("tether_ledger_blocks_total", "Blocks of the ledger that were sealed")

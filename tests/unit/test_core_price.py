@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from actors.core.money import MAX_PRICE, MICROS, NotMoney, micros_of, shown
 from actors.core.price import Price, PriceBook, TokenCount, charge
-from actors.core.price_options import PriceOptions, microseconds, moment, price_violations
+from actors.core.price_options import PriceOptions, price_violations
 from supervision.settings import ConfigInvalid
 from tests.support.money import PRICES, TOKENS
 from tether.config.reading import parse
@@ -59,15 +59,15 @@ def test_a_part_above_its_whole_is_the_whole() -> None:
 
 
 BOOK = PriceBook(
-    Price(version=version, model=model, currency="EUR", from_us=from_us)
-    for version, model, from_us in (
+    Price(version=version, model=model, currency="EUR", from_at=from_at)
+    for version, model, from_at in (
         (1, "*", 0), (2, "m", 10), (3, "m@2", 20), (4, "m", 30), (5, "m", 30), (6, "*", 40),
     )
 )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("model_ref", "at_us", "version"),
+    ("model_ref", "at", "version"),
     [
         ("other@1", 0, 1), ("other@1", 39, 1), ("other@1", 40, 6), ("other@1", -1, None),
         ("m@1", 9, 1), ("m@1", 10, 2), ("m@1", 29, 2), ("m@1", 30, 5), ("m@1", 99, 5),
@@ -75,14 +75,14 @@ BOOK = PriceBook(
     ],
 )  # fmt: skip
 def test_the_latest_of_the_most_exact_is_in_force(
-    model_ref: str, at_us: int, version: int | None
+    model_ref: str, at: float, version: int | None
 ) -> None:
-    found = BOOK.version_of(model_ref, at_us)
-    assert (found and found.version) == version
+    found = BOOK.of(model_ref, at)
+    assert (found and found.version) == version == BOOK.version_of(model_ref, at)
 
 
 def test_a_version_is_found_and_an_empty_book_has_none() -> None:
-    assert BOOK.price(3) == Price(version=3, model="m@2", currency="EUR", from_us=20)
+    assert BOOK.price(3) == Price(version=3, model="m@2", currency="EUR", from_at=20)
     assert BOOK.price(7) is None
     assert len(BOOK) == 6
     assert PriceBook().version_of("m@1", 10**18) is None
@@ -104,11 +104,6 @@ def test_money_is_read_and_shown_exactly(micros: int) -> None:
 def test_what_is_no_price(amount: str) -> None:
     with pytest.raises(NotMoney):
         micros_of(Decimal(amount))
-
-
-@given(st.integers(0, 2**47))
-def test_moments_go_back_and_forth(at_us: int) -> None:
-    assert microseconds(moment(at_us)) == at_us
 
 
 def test_prices_of_a_configuration() -> None:
@@ -136,7 +131,7 @@ from = 2027-01-01T00:00:00+01:00
         output=600_000, request=100,
     )  # fmt: skip
     assert (second.prompt, second.cached, second.output) == (1_000_000, 1_000_000, 0)
-    assert moment(second.from_us) == datetime(2026, 12, 31, 23, tzinfo=UTC)
+    assert second.from_at == datetime(2026, 12, 31, 23, tzinfo=UTC).timestamp()
 
 
 @pytest.mark.parametrize(
