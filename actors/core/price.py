@@ -1,24 +1,23 @@
-"""Prices of models, which of them is in force, and what a job costs by it. Pure.
+"""Prices of models, which of them is in force, and what an answer costs by it. Pure.
 
-`charge` is what the SQL function `charge_micros` computes, which writes the bill; here it is for
-whoever must know before: budgets, refunds, receipts.
+`charge_micros` is what the SQL function of that name computes, which writes the bill; here it is
+for whoever must know before: budgets, refunds, receipts.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
-import msgspec
+from actors.contracts import Usage
 
-from actors.core.money import MICROS
-
-EVERY: Final = "*"
+MILLION: Final = 1_000_000
+ALL_MODELS: Final = "*"
 """The model of a price for all that have none of their own."""
 
 
-class Price(msgspec.Struct, frozen=True, kw_only=True):
+class Price(NamedTuple):
     """One version of a price. `model` is a name, `name@version`, or `*`; `prompt`, `cached`,
     `reasoning` and `output` are micros of `currency` for a million tokens, `request` micros for
     each request. In force since `from_at`, seconds since 1970."""
@@ -34,56 +33,53 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     from_at: float = 0.0
 
 
-class TokenCount(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens of a job as OpenAI counts them: `cached` are a part of `prompt`, and `reasoning` of
-    `output`."""
-
-    prompt: int = 0
-    cached: int = 0
-    reasoning: int = 0
-    output: int = 0
-
-
-def charge(price: Price, tokens: TokenCount) -> int:
-    """What these tokens and one request cost, in micros, rounded up once. A part that is said to be
-    more than its whole counts as the whole, and a number below 0 as none."""
-    prompt, output = max(0, tokens.prompt), max(0, tokens.output)
-    cached = min(max(0, tokens.cached), prompt)
-    reasoning = min(max(0, tokens.reasoning), output)
+def charge_micros(usage: Usage, price: Price | None) -> int:
+    """What these tokens and one request cost, in micros, rounded up once; 0 without a price. Cached
+    tokens are part of the prompt and reasoning ones of the completion; whoever says more of them
+    is not believed."""
+    if price is None:
+        return 0
+    cached = min(usage.cached_tokens, usage.prompt_tokens)
+    reasoning = min(usage.reasoning_tokens, usage.completion_tokens)
     exact = (
-        (prompt - cached) * price.prompt
+        (usage.prompt_tokens - cached) * price.prompt
         + cached * price.cached
-        + (output - reasoning) * price.output
+        + (usage.completion_tokens - reasoning) * price.output
         + reasoning * price.reasoning
     )
-    return -(-exact // MICROS) + price.request
+    return -(-exact // MILLION) + price.request
 
 
 class PriceBook:
-    """All prices in force or to come, for look-ups by model and time."""
+    """All prices in force or to come, by the model that they are for; replaced as a whole when the
+    table changes."""
 
     def __init__(self, prices: Iterable[Price] = ()) -> None:
         self._by_version: dict[int, Price] = {}
         self._by_model: dict[str, tuple[list[float], list[Price]]] = {}
         self.replace(prices)
 
-    def replace(self, prices: Iterable[Price]) -> None:
-        """These are all there are from here on."""
-        self._by_version, self._by_model = {}, {}
-        for price in sorted(prices, key=lambda price: (price.from_at, price.version)):
-            self._by_version[price.version] = price
-            since, listed = self._by_model.setdefault(price.model, ([], []))
-            since.append(price.from_at)
-            listed.append(price)
-
     def __len__(self) -> int:
         return len(self._by_version)
 
+    def replace(self, prices: Iterable[Price]) -> None:
+        """These are all there are from here on."""
+        by_version: dict[int, Price] = {}
+        by_model: dict[str, tuple[list[float], list[Price]]] = {}
+        for price in sorted(prices, key=lambda price: (price.from_at, price.version)):
+            by_version[price.version] = price
+            since, listed = by_model.setdefault(price.model, ([], []))
+            since.append(price.from_at)
+            listed.append(price)
+        self._by_version, self._by_model = by_version, by_model
+
     def of(self, model_ref: str, at: float) -> Price | None:
-        """The price of a job of `model_ref` that is reserved then: of the most exact pattern that
-        has one in force (`name@version`, the name, `*`) that which began last, and of two that
-        began at once the later version. None: it has no price."""
-        for model in (model_ref, model_ref.partition("@")[0], EVERY):
+        """The price of a job of `name@version` that is reserved then, in seconds since 1970: of the
+        most exact model that has one in force (`name@version`, the name, `*`) that which began
+        last, and of two that began at once the later version. None: it has no price."""
+        if not self._by_model:
+            return None
+        for model in (model_ref, model_ref.partition("@")[0], ALL_MODELS):
             if (known := self._by_model.get(model)) is not None:
                 since, listed = known
                 if number := bisect_right(since, at):

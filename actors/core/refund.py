@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from actors.contracts import Usage
 from actors.core.money import shown
-from actors.core.price import Price, TokenCount, charge
+from actors.core.price import Price, charge_micros
 from actors.core.sealing import LedgerEntry
 from supervision.errors import BadRequest
 
@@ -70,7 +71,7 @@ def refund_of(
 
 def _last(left: Refund, tokens: int, price: Price | None) -> Refund:
     output = min(tokens, left.output)
-    kept = TokenCount(
+    kept = Refund(
         prompt=left.prompt - (tokens - output),
         cached=min(left.cached, left.prompt - (tokens - output)),
         reasoning=min(left.reasoning, left.output - output),
@@ -78,16 +79,20 @@ def _last(left: Refund, tokens: int, price: Price | None) -> Refund:
     )
     if not kept.prompt and not kept.output:
         return left  # what a request costs goes with its last token
-    money = 0
-    if price is not None:
-        all_of_it = TokenCount(
-            prompt=left.prompt, cached=left.cached, reasoning=left.reasoning, output=left.output
-        )
-        money = min(left.micros, charge(price, all_of_it) - charge(price, kept))
+    money = charge_micros(_usage(left), price) - charge_micros(_usage(kept), price)
     return Refund(
         prompt=left.prompt - kept.prompt,
         cached=left.cached - kept.cached,
         reasoning=left.reasoning - kept.reasoning,
         output=output,
-        micros=max(0, money),
+        micros=max(0, min(left.micros, money)),
+    )
+
+
+def _usage(of: Refund) -> Usage:
+    return Usage(
+        prompt_tokens=of.prompt,
+        completion_tokens=of.output,
+        cached_tokens=of.cached,
+        reasoning_tokens=of.reasoning,
     )

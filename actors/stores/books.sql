@@ -35,10 +35,6 @@ INSERT INTO prices (model, currency, prompt, cached, reasoning, output, request,
 VALUES ($1, $2, $3, $4, $5, $6, $7, coalesce($8::timestamptz, now()), $9)
 RETURNING version, from_at;
 
--- name: lock_sealing
--- Makes this connection the one that seals; false if another one is.
-SELECT pg_try_advisory_lock($1);
-
 -- name: last_block
 -- The block that was sealed last.
 SELECT number, from_seq, to_seq, entries, first_at, last_at, root, previous, sealed_at, hash
@@ -75,8 +71,12 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
 INSERT INTO ledger_leaves (block, leaves) VALUES ($1, $2);
 
 -- name: drop_leaves
--- Forgets the leaves of blocks whose entries were all dropped: those that ended before $1.
-DELETE FROM ledger_leaves l USING ledger_blocks b WHERE b.number = l.block AND b.last_at < $1;
+-- Forgets the leaves of blocks whose month was dropped from the ledger.
+DELETE FROM ledger_leaves l USING ledger_blocks b WHERE b.number = l.block AND b.last_at < (
+    SELECT min(to_date(right(c.relname, 7), 'YYYY_MM'))::timestamp AT TIME ZONE 'UTC'
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = 'ledger'::regclass
+);
 
 -- name: entries_of_job
 -- The entries of a job.

@@ -39,8 +39,17 @@ RIGHTS: Final[Mapping[DatabaseRole, Mapping[str, str]]] = {
     DatabaseRole.RESERVATION: {
         "tether_migrations": "SELECT",
         "jobs": "SELECT, INSERT, UPDATE, DELETE",
+        "attempts": "SELECT, INSERT, DELETE",
+        "job_attempts": "SELECT",
         "leases": "SELECT, INSERT, UPDATE, DELETE",
-        "ledger": "SELECT, INSERT, UPDATE, DELETE",
+        "ledger": "SELECT, INSERT",
+        "ledger_seq": "USAGE, SELECT",
+        "ledger_blocks": "SELECT, INSERT",
+        "ledger_leaves": "SELECT, INSERT, DELETE",
+        "prices": "SELECT, INSERT",  # those of its configuration
+        "budgets": "SELECT",
+        "budget_periods": "SELECT, INSERT, UPDATE",
+        "budget_events": "SELECT, INSERT",
         "breakers": "SELECT, INSERT, UPDATE, DELETE",
     },
     DatabaseRole.REGISTRY: {
@@ -53,12 +62,28 @@ RIGHTS: Final[Mapping[DatabaseRole, Mapping[str, str]]] = {
         "tenants": "SELECT, INSERT, UPDATE",
         "api_keys": "SELECT, INSERT, UPDATE (revoked_at)",
         "jobs": "SELECT",
+        "attempts": "SELECT",
+        "job_attempts": "SELECT",
         "leases": "SELECT",
-        "ledger": "SELECT",
+        "ledger": "SELECT",  # what it adds, a refund, goes by a function that knows the bill
+        "ledger_blocks": "SELECT",
+        "ledger_leaves": "SELECT",
+        "prices": "SELECT, INSERT",
+        "budgets": "SELECT, INSERT, UPDATE",
+        "budget_periods": "SELECT",
+        "budget_events": "SELECT",
         "breakers": "SELECT",
         "models": "SELECT",
         "model_changes": "SELECT",
     },
+}
+#: The functions that work with the rights of the schema's owner, and who may call them.
+FUNCTIONS: Final[Mapping[str, frozenset[DatabaseRole]]] = {
+    "ledger_make_partitions(integer)": frozenset({DatabaseRole.RESERVATION}),
+    "ledger_drop_before(timestamptz)": frozenset({DatabaseRole.RESERVATION}),
+    "ledger_refund(uuid, integer, integer, integer, integer, integer, bigint, text, text)": (
+        frozenset({DatabaseRole.OPERATOR})
+    ),
 }
 _RIGHT: Final = re.compile(r"(\w+)(?: \(([^)]*)\))?(?:, |$)")
 #: Who of $1 has which right, in the schema, by table, by column; and may everybody make tables?
@@ -74,6 +99,9 @@ _HELD: Final = """
         SELECT c.relname::text, a.attname::text, t.grantee, t.privilege_type
         FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
             CROSS JOIN LATERAL aclexplode(a.attacl) t WHERE c.relnamespace = n.oid
+        UNION ALL
+        SELECT p.proname::text || '()', '', t.grantee, t.privilege_type
+        FROM pg_proc p CROSS JOIN LATERAL aclexplode(p.proacl) t WHERE p.pronamespace = n.oid
     ) h LEFT JOIN pg_roles r ON r.oid = h.grantee
     WHERE n.nspname = current_schema()
         AND (r.rolname = ANY($1)
@@ -114,6 +142,10 @@ def granting(schema: str = "public") -> Iterator[str]:
         yield f"GRANT USAGE ON SCHEMA {named} TO {role}"
         for table, what in rights.items():
             yield f"GRANT {what} ON {named}.{table} TO {role}"
+        for function, callers in FUNCTIONS.items():
+            yield f"REVOKE ALL ON FUNCTION {named}.{function} FROM PUBLIC, {role}"
+            if role in callers:
+                yield f"GRANT EXECUTE ON FUNCTION {named}.{function} TO {role}"
 
 
 async def existing(connection: asyncpg.Connection) -> frozenset[DatabaseRole]:
@@ -170,6 +202,9 @@ def _wanted() -> Iterator[tuple[str, str, str, str]]:
             for right, columns in _RIGHT.findall(what):
                 for column in columns.split(", "):
                     yield str(role), table, column, right
+        for function, callers in FUNCTIONS.items():
+            if role in callers:
+                yield str(role), function.partition("(")[0] + "()", "", "EXECUTE"
 
 
 def _with_password(password: str) -> str:

@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 from hypothesis import strategies as st
 
+from actors.contracts import Usage
 from actors.core.money import MAX_PRICE
-from actors.core.price import Price, TokenCount
+from actors.core.price import Price
 from actors.core.sealing import LedgerEntry, stamp
 
 _INT4 = 2**31 - 1
@@ -29,13 +30,13 @@ PRICES = st.builds(
 
 
 @st.composite
-def _tokens(draw: st.DrawFn) -> TokenCount:
+def _tokens(draw: st.DrawFn) -> Usage:
     prompt, output = draw(_COUNT), draw(_COUNT)
-    return TokenCount(
-        prompt=prompt,
-        cached=draw(st.integers(0, prompt)),
-        reasoning=draw(st.integers(0, output)),
-        output=output,
+    return Usage(
+        prompt_tokens=prompt,
+        cached_tokens=draw(st.integers(0, prompt)),
+        reasoning_tokens=draw(st.integers(0, output)),
+        completion_tokens=output,
     )
 
 

@@ -7,12 +7,14 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.contracts import Usage
 from actors.core.money import MAX_PRICE, MICROS, NotMoney, micros_of, shown
-from actors.core.price import Price, PriceBook, TokenCount, charge
+from actors.core.price import Price, PriceBook, charge_micros
 from actors.core.price_options import PriceOptions, price_violations
 from supervision.settings import ConfigInvalid
 from tests.support.money import PRICES, TOKENS
@@ -29,33 +31,37 @@ models = ["echo"]
 
 
 @given(PRICES, TOKENS)
-def test_a_charge_is_the_exact_sum_rounded_up_once(price: Price, tokens: TokenCount) -> None:
+def test_a_charge_is_the_exact_sum_rounded_up_once(price: Price, used: Usage) -> None:
     exact = Fraction(
-        (tokens.prompt - tokens.cached) * price.prompt
-        + tokens.cached * price.cached
-        + (tokens.output - tokens.reasoning) * price.output
-        + tokens.reasoning * price.reasoning,
+        (used.prompt_tokens - used.cached_tokens) * price.prompt
+        + used.cached_tokens * price.cached
+        + (used.completion_tokens - used.reasoning_tokens) * price.output
+        + used.reasoning_tokens * price.reasoning,
         MICROS,
     )
-    assert 0 <= charge(price, tokens) - price.request - exact < 1
+    assert 0 <= charge_micros(used, price) - price.request - exact < 1
+    assert charge_micros(used, None) == 0
 
 
 @given(PRICES, TOKENS, TOKENS)
-def test_more_tokens_never_cost_less(price: Price, one: TokenCount, other: TokenCount) -> None:
-    more = TokenCount(
-        prompt=one.prompt + other.prompt,
-        cached=one.cached,
-        output=one.output + other.output,
-        reasoning=one.reasoning,
+def test_more_tokens_never_cost_less(price: Price, one: Usage, other: Usage) -> None:
+    more = msgspec.structs.replace(
+        one,
+        prompt_tokens=one.prompt_tokens + other.prompt_tokens,
+        completion_tokens=one.completion_tokens + other.completion_tokens,
     )
-    assert charge(price, more) >= charge(price, one)
+    assert charge_micros(more, price) >= charge_micros(one, price)
 
 
 def test_a_part_above_its_whole_is_the_whole() -> None:
     price = Price(version=1, model="*", currency="EUR", prompt=8, cached=2, reasoning=3, output=5)
-    odd = TokenCount(prompt=10**6, cached=2 * 10**6, output=10**6, reasoning=3 * 10**6)
-    assert charge(price, odd) == 2 + 3
-    assert charge(price, TokenCount(prompt=-5, cached=-1, output=-2, reasoning=-9)) == 0
+    odd = Usage(
+        prompt_tokens=10**6,
+        cached_tokens=2 * 10**6,
+        completion_tokens=10**6,
+        reasoning_tokens=3 * 10**6,
+    )
+    assert charge_micros(odd, price) == 2 + 3
 
 
 BOOK = PriceBook(

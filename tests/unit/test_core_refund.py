@@ -6,22 +6,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.core.price import Price, TokenCount, charge
+from actors.contracts import Usage
+from actors.core.price import Price, charge_micros
 from actors.core.refund import Refund, refund_of
 from actors.core.sealing import LedgerEntry
 from supervision.errors import BadRequest
 from tests.support.money import PRICES, TOKENS, entry
 
 
-def billed(tokens: TokenCount, price: Price) -> list[LedgerEntry]:
+def billed(used: Usage, price: Price) -> list[LedgerEntry]:
     return [
         entry(
             1,
-            prompt_tokens=tokens.prompt,
-            cached_tokens=tokens.cached,
-            reasoning_tokens=tokens.reasoning,
-            output_tokens=tokens.output,
-            micros=charge(price, tokens),
+            prompt_tokens=used.prompt_tokens,
+            cached_tokens=used.cached_tokens,
+            reasoning_tokens=used.reasoning_tokens,
+            output_tokens=used.completion_tokens,
+            micros=charge_micros(used, price),
         )
     ]
 
@@ -34,7 +35,7 @@ def and_back(entries: list[LedgerEntry], refund: Refund) -> list[LedgerEntry]:
 
 @given(PRICES, TOKENS, st.data())
 def test_token_by_token_all_comes_back_and_no_more(
-    price: Price, tokens: TokenCount, data: st.DataObject
+    price: Price, tokens: Usage, data: st.DataObject
 ) -> None:
     entries = billed(tokens, price)
     while left := sum(e.prompt_tokens + e.output_tokens for e in entries):
@@ -47,15 +48,12 @@ def test_token_by_token_all_comes_back_and_no_more(
         for name in ("prompt", "cached", "reasoning", "output"):
             assert sum(getattr(e, f"{name}_tokens") for e in entries) >= 0
         assert sum(e.micros for e in entries) >= 0
-    assert sum(e.micros for e in entries) in (
-        0,
-        charge(price, tokens) if tokens == TokenCount() else 0,
-    )
+    assert sum(e.micros for e in entries) == 0 or tokens == Usage()
 
 
 def test_what_is_given_back() -> None:
     price = Price(version=1, model="*", currency="EUR", prompt=10, output=10**6, request=7)
-    entries = billed(TokenCount(prompt=100, output=20), price)
+    entries = billed(Usage(prompt_tokens=100, completion_tokens=20), price)
     assert refund_of(entries, price) == Refund(prompt=100, output=20, micros=28)
     assert refund_of(entries, price, tokens=5) == Refund(output=5, micros=5)
     assert refund_of(entries, None, tokens=5) == Refund(output=5)
@@ -73,13 +71,13 @@ def test_what_is_given_back() -> None:
 )  # fmt: skip
 def test_what_is_not(tokens: int | None, micros: int | None, says: str) -> None:
     price = Price(version=1, model="*", currency="EUR", prompt=10, output=10**6, request=7)
-    entries = billed(TokenCount(prompt=100, output=20), price)
+    entries = billed(Usage(prompt_tokens=100, completion_tokens=20), price)
     with pytest.raises(BadRequest, match=says):
         refund_of(entries, price, tokens=tokens, micros=micros)
 
 
 def test_nothing_is_left() -> None:
     price = Price(version=1, model="*", currency="EUR", output=10**6)
-    entries = billed(TokenCount(output=20), price)
+    entries = billed(Usage(completion_tokens=20), price)
     with pytest.raises(BadRequest, match="nothing is left"):
         refund_of(and_back(entries, refund_of(entries, price)), price)
