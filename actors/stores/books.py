@@ -12,8 +12,8 @@ from actors.core.price import Price
 from actors.core.receipt import Receipt, receipt_of
 from actors.core.refund import Refund, refund_of
 from actors.core.sealing import LedgerBlock, LedgerEntry, block_of, entry_of, unpack_leaves
-from actors.stores.jobs import check_uuid
 from actors.stores.keys import DatabaseConnection
+from actors.stores.message_check import check_uuid
 from actors.stores.queries import sql
 from supervision.errors import BadRequest, Unavailable
 

@@ -46,7 +46,7 @@ SELECT coalesce(max(seq), $1) AS to_seq, pg_snapshot_xmax(pg_current_snapshot())
 FROM ledger WHERE seq > $1;
 
 -- name: are_over
--- Are all transactions before $1 over?
+-- Whether all transactions before $1 are over.
 SELECT pg_snapshot_xmin(pg_current_snapshot()) >= $1::text::xid8;
 
 -- name: entries_between

@@ -225,8 +225,8 @@ class Desk:
         return int(await self.connection.fetchval(statement, *arguments, timeout=self._timeout))
 
     async def extended(self, error: Exception) -> bool:
-        """Was `error` that the ledger had no month for the clock of PostgreSQL? It has one now. They
-        are made ahead, unless that clock jumps."""
+        """Was `error` that the ledger had no month for the clock of PostgreSQL? It has one now.
+        They are made ahead, unless that clock jumps."""
         if not isinstance(error, asyncpg.CheckViolationError) or "no partition" not in str(error):
             return False
         await self.connection.fetchval(sql("extend_ledger"), 0, timeout=self._timeout)

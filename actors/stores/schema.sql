@@ -398,7 +398,7 @@ COMMENT ON TABLE ledger_leaves IS 'Of each block that still has its entries: seq
 -- owner, for an operator may add no entry but this.
 CREATE FUNCTION ledger_refund(
     of_job uuid, seen integer, prompt integer, cached integer, reasoning integer, output integer,
-    amount bigint, reason text, by_whom text
+    money bigint, reason text, by_whom text
 ) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
     bill record;
@@ -419,26 +419,26 @@ BEGIN
         RAISE EXCEPTION 'the bill of job % changed meanwhile', of_job
             USING ERRCODE = 'serialization_failure';
     END IF;
-    IF least(prompt, cached, reasoning, output, amount) < 0
-        OR greatest(prompt, cached, reasoning, output, amount) = 0 OR reason = '' THEN
+    IF least(prompt, cached, reasoning, output, money) < 0
+        OR greatest(prompt, cached, reasoning, output, money) = 0 OR reason = '' THEN
         RAISE EXCEPTION 'a refund has a reason, and amounts above 0'
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     IF prompt > bill.prompt OR cached > bill.cached OR reasoning > bill.reasoning
-        OR output > bill.output OR amount > bill.micros THEN
+        OR output > bill.output OR money > bill.micros THEN
         RAISE EXCEPTION 'of job % no more than % micros and % tokens can be given back', of_job,
             bill.micros, bill.prompt + bill.output USING ERRCODE = 'numeric_value_out_of_range';
     END IF;
     UPDATE jobs j SET entries = j.entries + 1 WHERE j.id = of_job;
     PERFORM FROM budget_periods p WHERE p.id = ANY (held) ORDER BY p.id FOR UPDATE;
     UPDATE budget_periods p SET spent = greatest(0, p.spent
-        - CASE b.unit WHEN 'micros' THEN amount ELSE prompt::bigint + output END)
+        - CASE b.unit WHEN 'micros' THEN money ELSE prompt::bigint + output END)
     FROM budgets b WHERE b.id = p.budget_id AND p.id = ANY (held);
     INSERT INTO ledger (job_id, number, kind, tenant_id, key_id, endpoint, model_ref, attempt,
                         outcome, prompt_tokens, cached_tokens, reasoning_tokens, output_tokens,
                         micros, price, currency, note, made_by)
     SELECT l.job_id, bill.last + 1, 'refund', l.tenant_id, l.key_id, l.endpoint, l.model_ref,
-        l.attempt, l.outcome, -prompt, -cached, -reasoning, -output, -amount, l.price, l.currency,
+        l.attempt, l.outcome, -prompt, -cached, -reasoning, -output, -money, l.price, l.currency,
         reason, by_whom
     FROM ledger l WHERE l.job_id = of_job ORDER BY l.number LIMIT 1;
     RETURN bill.last + 1;
