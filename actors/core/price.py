@@ -59,7 +59,9 @@ class PriceBook:
         self._by_model: dict[str, tuple[list[float], list[Price]]] = {}
         self.replace(prices)
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
+        """How many versions it holds."""
         return len(self._by_version)
 
     def replace(self, prices: Iterable[Price]) -> None:

@@ -14,6 +14,7 @@ from actors.stores.database import answers, connect
 from actors.stores.ledger_options import LedgerOptions
 from actors.stores.listener import listen
 from actors.stores.sealer import Sealer
+from supervision.errors import BadRequest
 from supervision.telemetry import bounds, logs
 
 log = logs.get(__name__)
@@ -67,5 +68,9 @@ class Books:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(self, connection: asyncpg.Connection) -> None:
-        self._book.replace(await prices.in_force(connection))
-        self._used.set(len(self._book))
+        try:
+            self._book.replace(await prices.in_force(connection))
+        except BadRequest as error:  # those that are known hold on
+            bounds.refused.labels("prices").inc()
+            log.error("prices.refused", reason=str(error))
+        self._used.set(self._book.size)

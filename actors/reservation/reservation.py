@@ -72,7 +72,7 @@ class Reservation(Supervised):
             options.connect_s,
             lambda error, _: log.warning("waits for PostgreSQL", reason=str(error)),
         )
-        await self._books.open(options.prices)
+        await patiently(lambda: self._books.open(options.prices), options.connect_s)
 
     async def stop(self, deadline_s: float) -> None:
         await self._books.close()

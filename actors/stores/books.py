@@ -133,8 +133,11 @@ async def refund(
         BadRequest: it is more than is left, nothing is left, or there is no reason.
         Unavailable: the bill changed again and again meanwhile.
     """
-    if not 0 < len(reason) <= 1000 or "\0" in reason:
-        raise BadRequest("a refund needs a reason of at most 1,000 characters", param="reason")
+    if not 0 < len(reason) <= 1000 or not reason.isprintable():
+        raise BadRequest(
+            "a refund needs a reason of at most 1,000 characters that can be printed",
+            param="reason",
+        )
     for _ in range(_TRIES):
         known = await entries(connection, job)
         amounts = refund_of(

@@ -71,8 +71,11 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
 INSERT INTO ledger_leaves (block, leaves) VALUES ($1, $2);
 
 -- name: drop_leaves
--- Forgets the leaves of blocks whose month was dropped from the ledger.
-DELETE FROM ledger_leaves l USING ledger_blocks b WHERE b.number = l.block AND b.last_at < (
+-- Forgets the leaves of blocks whose month was dropped from the ledger, at most $1 of them.
+DELETE FROM ledger_leaves l USING (
+    SELECT block FROM ledger_leaves ORDER BY block LIMIT $1
+) o JOIN ledger_blocks b ON b.number = o.block
+WHERE l.block = o.block AND b.last_at < (
     SELECT min(to_date(right(c.relname, 7), 'YYYY_MM'))::timestamp AT TIME ZONE 'UTC'
     FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
     WHERE i.inhparent = 'ledger'::regclass
@@ -90,7 +93,7 @@ FROM ledger WHERE job_id = $1 ORDER BY number, at;
 SELECT number FROM ledger_blocks
 WHERE from_seq <= $1 AND to_seq >= $1
     AND date_trunc('month', first_at, 'UTC') = date_trunc('month', $2::timestamptz, 'UTC')
-ORDER BY number LIMIT 1;
+ORDER BY to_seq, number LIMIT 1;
 
 -- name: blocks_between
 -- The blocks from number $1 to $2.

@@ -43,7 +43,7 @@ async def in_force(connection: DatabaseConnection) -> list[Price]:
     """All prices in force or to come.
 
     Raises:
-        BadRequest: there are more than a reservation holds.
+        BadRequest: there are more than a reservation holds, by SQL of somebody else's.
     """
     rows = await connection.fetch(sql("list_prices"), MOST + 1)
     if len(rows) > MOST:
@@ -65,8 +65,8 @@ async def add(connection: DatabaseConnection, said: PriceOptions, by: str) -> Pr
     """A new price, which holds from its `from` on or from now; in the transaction of the caller.
 
     Raises:
-        BadRequest: an amount or the currency is none, another currency is sold already, or it
-            would begin in the past.
+        BadRequest: an amount or the currency is none, another currency is sold already, there are
+            too many, or it would begin in the past.
     """
     for problem in price_problems(said):
         raise BadRequest(problem.sentence, param=problem.path)
@@ -105,7 +105,7 @@ async def configure(connection: DatabaseConnection, listed: Sequence[PriceOption
 
 
 async def _add(
-    connection: DatabaseConnection, said: PriceOptions, by: str, known: Sequence[Price]
+    connection: DatabaseConnection, said: PriceOptions, by: str, known: list[Price]
 ) -> PriceVersion:
     other = next((p.currency for p in known if p.currency != said.currency), None)
     if other is not None:
@@ -114,16 +114,21 @@ async def _add(
             f"{other}, too",
             param="currency",
         )
+    if len(known) >= MOST:
+        raise BadRequest(
+            f"{MOST} prices are in force or to come, and a reservation holds no more; price names "
+            "in place of versions"
+        )
     price = said.price()
-    since = said.begins
     row = await connection.fetchrow(
         sql("add_price"),
         price.model,
         price.currency,
         *(getattr(price, name) for name in AMOUNTS),
-        since,
+        said.begins,
         by,
     )
+    known.append(price)
     return PriceVersion(
         **dict(row),
         model=price.model,

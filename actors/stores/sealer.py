@@ -23,6 +23,7 @@ log = logs.get(__name__)
 
 LOCK: Final = 0x7E7A_2D54  # any number that no other program locks in this database
 _AT_ONCE: Final = 64  # entries that are hashed before others have a turn: about a millisecond
+_DROPPED: Final = 1000  # leaves of months that are gone, each time
 _POLL_S: Final = 0.2
 _POLLS: Final = 50  # then it is left to the next time
 
@@ -60,7 +61,7 @@ class Sealer:
             if connection is None:
                 return 0
             await connection.fetchval(sql("extend_ledger"), MONTHS_AHEAD)
-            await connection.execute(sql("drop_leaves"))
+            await connection.execute(sql("drop_leaves"), _DROPPED)
             row = await connection.fetchrow(sql("last_block"))
             last = None if row is None else block_of(row)
             sealed_to = 0 if last is None else last.to_seq

@@ -108,27 +108,28 @@ async def test_no_entry_comes_into_a_block_that_was_sealed(dsn: str) -> None:
     draw = random.Random(5)
     over = asyncio.Event()
 
-    async def writer() -> None:
-        connection = await connect(dsn)
+    async def writer() -> int:
+        connection, written = await connect(dsn), 0
         try:
-            for _ in range(25):
+            while not over.is_set():
                 async with connection.transaction():
                     await charged(connection)
                     await asyncio.sleep(draw.random() * 0.01)  # others draw, and commit before it
+                written += 1
         finally:
             await connection.close()
+        return written
 
-    async def seals() -> None:
-        while not over.is_set():
-            await Sealer(dsn, block_max=7).seal()
-
-    sealing = asyncio.create_task(seals())
-    await asyncio.gather(*(writer() for _ in range(8)))
+    writers = [asyncio.create_task(writer()) for _ in range(8)]
+    async with asyncio.timeout(120):
+        blocks = 0
+        while blocks < 40:
+            blocks += await Sealer(dsn, block_max=50).seal()
     over.set()
-    await sealing
+    written = sum(await asyncio.gather(*writers))
     await Sealer(dsn).seal()
     found = await audit(dsn)
-    assert (found.faults, found.entries, found.unsealed) == ([], 200, 0)
+    assert (found.faults, found.entries, found.unsealed) == ([], written, 0)
 
 
 async def test_a_block_is_of_one_month_and_a_dropped_one_is_no_fault(
@@ -147,6 +148,11 @@ async def test_a_block_is_of_one_month_and_a_dropped_one_is_no_fault(
     found = await audit(dsn, gone_before=begins)
     assert (found.sound, found.gone, found.entries) == (True, 3, 3)
     assert len((await audit(dsn, gone_before=begins - timedelta(days=1))).faults) == 3
+    assert await connection.fetchval("SELECT count(*) FROM ledger_leaves") == 2
+    assert await connection.fetchval("SELECT cardinality(ledger_drop_before($1))", begins) == 1
+    await Sealer(dsn).seal()
+    assert await connection.fetchval("SELECT array_agg(block) FROM ledger_leaves") == [2]
+    assert (await audit(dsn, gone_before=begins)).sound
 
 
 @pytest.mark.parametrize("column", LedgerEntry.__struct_fields__)

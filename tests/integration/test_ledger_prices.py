@@ -123,14 +123,14 @@ async def test_a_reservation_hears_of_prices_also_after_a_loss(
 ) -> None:
     book = PriceBook()
     shelf = Books(dsn, LedgerOptions(seal_s=3600.0), book)
-    await shelf.open([priced()])
     try:
-        assert len(book) == 1
         async with Ledger(dsn, LedgerOptions(), book) as ledger:
+            await shelf.open([priced()])
+            assert book.size == 1
             given = (await ledger.reserve(messages.reserve("a"))).assignment
             async with connection.transaction():
                 await prices.add(connection, priced("smollm2", output=Decimal(5)), "ann")
-            await until(lambda: len(book) == 2)
+            await until(lambda: book.size == 2)
             used = Usage(prompt_tokens=10, completion_tokens=7)
             await ledger.settle(
                 Settle(
@@ -148,7 +148,7 @@ async def test_a_reservation_hears_of_prices_also_after_a_loss(
         )
         async with connection.transaction():
             await prices.add(connection, priced("third"), "ann")
-        await until(lambda: len(book) == 3)
+        await until(lambda: book.size == 3)
     finally:
         await shelf.close()
 

@@ -90,7 +90,7 @@ def test_the_latest_of_the_most_exact_is_in_force(
 def test_a_version_is_found_and_an_empty_book_has_none() -> None:
     assert BOOK.price(3) == Price(version=3, model="m@2", currency="EUR", from_at=20)
     assert BOOK.price(7) is None
-    assert len(BOOK) == 6
+    assert BOOK.size == 6
     assert PriceBook().version_of("m@1", 10**18) is None
 
 

@@ -5,6 +5,7 @@ DROP INDEX ledger_seq_brin;
 CREATE INDEX ledger_seq_brin ON ledger USING brin (seq)
     WITH (autosummarize = on, pages_per_range = 32);
 
+CREATE INDEX ledger_blocks_to_seq ON ledger_blocks (to_seq);
 CREATE TABLE ledger_leaves (
     block  bigint PRIMARY KEY REFERENCES ledger_blocks (number),
     leaves bytea NOT NULL
@@ -23,6 +24,8 @@ DECLARE
     bill record;
     held bigint[];
 BEGIN
+    -- Whoever draws a number of the ledger has a transaction id before, or the sealer might pass it.
+    PERFORM pg_current_xact_id();
     -- The row of the job counts its entries, but it may be deleted by now.
     PERFORM pg_advisory_xact_lock(2121935187, hashtext(of_job::text));
     SELECT j.budgets INTO held FROM jobs j WHERE j.id = of_job FOR UPDATE;
