@@ -1,5 +1,5 @@
-"""The sealer: closes what was written to the ledger into blocks, and has its months made ahead. One
-of the cluster does it at a time; nothing waits for it. See docs/ledger.md."""
+"""The sealer: closes what was written to the ledger into blocks. One of the cluster does it at a
+time; nothing waits for it. See docs/ledger.md."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from actors.core.sealing import LedgerBlock, SealedLeaf, block_of, entry_of, lea
 from actors.stores import metrics
 from actors.stores.database import LOST, connect
 from actors.stores.queries import sql
-from actors.stores.upkeep import MONTHS_AHEAD
 from supervision.errors import TetherError
 from supervision.telemetry import logs
 
@@ -60,7 +59,6 @@ class Sealer:
         async with self._alone() as connection:
             if connection is None:
                 return 0
-            await connection.fetchval(sql("extend_ledger"), MONTHS_AHEAD)
             await connection.execute(sql("drop_leaves"), _DROPPED)
             row = await connection.fetchrow(sql("last_block"))
             last = None if row is None else block_of(row)
