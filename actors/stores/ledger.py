@@ -269,6 +269,8 @@ class Ledger:
         except LOST:
             raise
         except (asyncpg.PostgresError, ValueError, TypeError) as error:
+            if await desk.extended(error):
+                return taken
             if len(taken) > 1:
                 half = len(taken) // 2
                 first = await self._round(desk, taken[:half])

@@ -19,6 +19,7 @@ from msgspec import Meta
 from actors.artifacts.options import ArtifactOptions
 from actors.contracts.policies import RequestPolicies
 from actors.core.model_options import ModelOptions
+from actors.core.price_options import PriceOptions
 from supervision.capability import Capability, meets
 from supervision.settings import ConfigInvalid, Port, Positive, Problem, Seconds, Section, Word
 from tether.config.redis import RedisSection
@@ -153,12 +154,13 @@ class StoresSection(Section, frozen=True, kw_only=True):
     (`tether db roles` makes them, and the embedded server by itself); without it, all are whom the
     DSN names, with all of his rights. Settled jobs are deleted
     after `keep_jobs_days`, and their idempotency keys forgotten; what was billed after
-    `keep_ledger_days`. 0 keeps for ever."""
+    `keep_ledger_days`. 0 keeps for ever. Every `seal_s` what was billed is sealed."""
 
     postgres: str = ""
     roles: bool = False
     keep_jobs_days: Annotated[float, Meta(ge=0, le=36_500)] = 30.0
     keep_ledger_days: Annotated[float, Meta(ge=0, le=36_500)] = 0.0
+    seal_s: Annotated[float, Meta(ge=1, le=3600)] = 60.0
 
 
 class GatewaySection(Section, frozen=True, kw_only=True):
@@ -233,6 +235,7 @@ class Config(Section, frozen=True, kw_only=True):
     limits: LimitsSection = LimitsSection()
     policies: RequestPolicies = RequestPolicies()
     models: tuple[ModelOptions, ...] = ()
+    prices: tuple[PriceOptions, ...] = ()
     workers: tuple[WorkerSection, ...] = ()
     folder: Path = Path()
 

@@ -218,9 +218,11 @@ def _control(config: Config, run_dir: Path) -> Iterator[ChildSpec]:
     keep = LedgerOptions(
         keep_jobs_s=config.stores.keep_jobs_days * DAY_S,
         keep_ledger_s=config.stores.keep_ledger_days * DAY_S,
+        seal_s=config.stores.seal_s,
     )
     reserving = dsn_of(config, run_dir, DatabaseRole.RESERVATION)
-    yield Reservation.spec(ReservationOptions(dsn=reserving, ledger=keep))
+    options = ReservationOptions(dsn=reserving, ledger=keep, prices=config.prices)
+    yield Reservation.spec(options)
     yield Scheduler.spec(SchedulerOptions(region=config.cluster.region))
     shared = limits_plan(config, run_dir)
     gateway = GatewayOptions(
