@@ -276,7 +276,6 @@ class ClusterMembers:
         for health, gauge in self._health.items():
             gauge.set(standing.count(health))
         metrics.cluster_guarding.set(self.members.guarding)
-        metrics.fleet_conflicts.set(len(self._view.conflicts))
 
     # ---- speaking
 
