@@ -12,9 +12,9 @@ from supervision.child import Supervised
 from supervision.errors import BadRequest, TetherError
 from supervision.policies import Deadline, DeadlineOptions, Retry, RetryOptions, Stack
 from supervision.policies.actor_driver import ActorDriver
-from supervision.telemetry import logs
+from supervision.telemetry.bounded_log import BoundedLog
 
-log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 RESERVATION = "control/reservation"
 PATIENCE_S = 60.0
@@ -67,12 +67,16 @@ class Settler:
             return self._refused(settle, error)
         except TetherError as error:
             self._lost.inc()
-            log.error("a settle was given up", job_id=settle.job_id, error=error.message)
+            heard.error(
+                "a settle was given up", settle.job_id, job_id=settle.job_id, error=error.message
+            )
             return False
         self._settled.inc()
         return True
 
     def _refused(self, settle: Settle, error: TetherError) -> bool:
         self._late.inc()
-        log.warning("a settle was refused", job_id=settle.job_id, error=error.message)
+        heard.warning(
+            "a settle was refused", settle.job_id, job_id=settle.job_id, error=error.message
+        )
         return False

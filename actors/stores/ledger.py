@@ -30,10 +30,12 @@ from supervision.errors import Draining, Internal, Overloaded, TetherError, Unav
 from supervision.policies import Retry, Stack
 from supervision.policies.async_driver import Attempt, run
 from supervision.telemetry import bounds, logs
+from supervision.telemetry.bounded_log import BoundedLog
 
 __all__ = ["Ledger", "LedgerOptions"]
 
 log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 _LANES = 2
 _LED = frozenset({JobState.RUNNING, JobState.COMPLETED})  # to another ask's job
@@ -269,7 +271,12 @@ class Ledger:
                 half = len(taken) // 2
                 first = await self._round(desk, taken[:half])
                 return first + await self._round(desk, taken[half:])
-            log.error("round.refused", error=str(error), request=type(taken[0][1].msg).__name__)
+            heard.error(
+                "round.refused",
+                type(taken[0][1].msg).__name__,
+                error=str(error),
+                request=type(taken[0][1].msg).__name__,
+            )
             _fail(taken[0][1], Internal(f"PostgreSQL refused it: {error}"))
             return []
         metrics.reservation_round_seconds.observe(time.perf_counter() - began)

@@ -15,7 +15,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from supervision.telemetry import bounds, logs
+from supervision.telemetry import bounds
+from supervision.telemetry.bounded_log import BoundedLog
 from tether.http import metrics
 
 MAX_HANDSHAKES: Final = 512
@@ -27,7 +28,7 @@ CLOSE_S: Final = 10.0  # for a client to take the last bytes and say that it clo
 _AT_ONCE: Final = 16  # that are accepted in one turn of the loop
 _PAUSE_S: Final = 0.1  # after an accept that failed, for want of descriptors
 
-log = logs.get(__name__)
+heard = BoundedLog(__name__)
 _used = bounds.used.labels("door_handshakes")
 _refused = bounds.refused.labels("door_handshakes")
 _results = {
@@ -93,7 +94,7 @@ class TlsListener:
             except ConnectionAbortedError:  # who came has left already
                 continue
             except OSError as error:
-                log.warning("can't accept a connection", error=str(error))
+                heard.warning("can't accept a connection", "", error=str(error))
                 self._loop.remove_reader(self._sock)
                 self._pause = self._loop.call_later(_PAUSE_S, self.start)
                 return
