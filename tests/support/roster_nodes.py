@@ -13,6 +13,7 @@ import msgspec
 
 from actors.contracts import ClusterShown, HealthReport, ShowCluster
 from actors.contracts.operating import Drain
+from actors.core.node_roles import ROLES
 from actors.roster import OtherNode, Roster, RosterOptions
 from supervision.contracts import ChildKind, ChildStatus, Contract, TreeNode
 from supervision.contracts.operating import Standing
@@ -28,7 +29,6 @@ from tests.support.tls_hubs import HOST, Cluster, cluster
 from tests.support.waiting import PATIENCE_S
 
 NODES = ("n1", "n2", "n3")
-ROLES = ("door", "control", "worker")
 
 
 class StillTree:
