@@ -32,7 +32,8 @@ Pure.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from copy import copy
+from typing import ClassVar, Self
 
 
 class TetherError(Exception):
@@ -54,6 +55,11 @@ class TetherError(Exception):
         self.message = message
         self.retry_after_s = retry_after_s
         self.param = param
+
+    def anew(self) -> Self:
+        """The same error, as if it had never been raised. Who keeps an error keeps that, and raises
+        one: or what keeps it is held by the frames that it went through, and they by it."""
+        return copy(self)
 
 
 class BadRequest(TetherError):

@@ -210,7 +210,7 @@ class Runs:
             if task is not None:
                 task.uncancel()
         except TetherError as error:
-            execution.error = error
+            execution.error = error.anew()
         except Exception:
             heard.exception(
                 "an engine failed",
