@@ -48,9 +48,9 @@ from supervision.child import Supervised
 from supervision.errors import Cancelled, DeadlineExceeded, Draining, TetherError, Unavailable
 from supervision.runtime import Address, on
 from supervision.runtime.cancel_cause import CancelCause
-from supervision.telemetry import logs
+from supervision.telemetry.bounded_log import BoundedLog
 
-log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 TICK_S = 0.25  # of the sweep: deadlines, clients that don't come back, silent workers
 OVERTIME_S = 0.5  # the worker knows the deadline too, and settles by it
@@ -291,8 +291,9 @@ class Gateway(Supervised):
 
     def moved(self, session: RequestSession, why: TetherError) -> None:
         metrics.request_resumes.labels(why.code).inc()
-        log.info(
+        heard.info(
             "a request moves on",
+            session.job_id,
             job_id=session.job_id,
             from_worker=session.worker_id,
             at_token=session.journal.tokens,

@@ -23,9 +23,10 @@ from actors.worker.slot_limiter import QuotaGuard
 from supervision.child import Supervised
 from supervision.errors import Overloaded, TetherError
 from supervision.runtime.cancel_cause import CancelCause
-from supervision.telemetry import bounds, logs
+from supervision.telemetry import bounds
+from supervision.telemetry.bounded_log import BoundedLog
 
-log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 LAST_WORDS_S = 0.5  # at the end, for what was broken off to be said
 DELIVERY_S = 2.0  # how long a settle waits for a reader that is slow to take the last chunk
@@ -251,7 +252,12 @@ class Runs:
         except TetherError as error:
             execution.error = error.anew()
         except Exception:
-            log.exception("an engine failed", job_id=run.job.job_id, model=run.job.model_ref)
+            heard.exception(
+                "an engine failed",
+                run.job.model_ref,
+                job_id=run.job.job_id,
+                model=run.job.model_ref,
+            )
             execution.error = WorkerLost("the engine failed; another worker may continue")
         finally:
             self._over(execution)
@@ -302,7 +308,7 @@ class Runs:
             execution.error = execution.explain()
             self._over(execution)
         if not task.cancelled() and task.exception() is not None:
-            log.error("a run failed", exc_info=task.exception())
+            heard.error("a run failed", "", exc_info=task.exception())
 
     # ---- time
 

@@ -272,6 +272,7 @@ def test_workers_run_where_they_are_told_to() -> None:
     assert list(children(top("n3")["workers"], DynamicOptions)) == ["w.n3", "there.n3"]
     options = msgspec.msgpack.decode(top("n1")["placer"].args, type=PlacerOptions)
     assert [w.id for w in options.workers] == ["big-0.local", "big-1.local"]
+    assert options.leaders == ("n1",)
     for worker in options.workers:
         assert worker.requires == {"vram_gb": 40, "role_worker": True}
         assert worker.restart == "temporary"

@@ -12,6 +12,7 @@ from actors.core.policy_options import policy_violations
 from supervision.settings import Problem
 from tether.config.redis import redis_violations
 from tether.config.sections import EVERY, Config, WorkerSection, matching
+from tether.http.json_bounds import MAX_BYTES
 
 _MIN_PEER_BANDWIDTH: Final = 1 << 20  # bytes per second
 _SCHEMES: Final = ("file", "s3", "gs", "az")
@@ -43,6 +44,12 @@ def _http(config: Config) -> Iterator[Problem]:
             "http.default_deadline_s",
             f"{http.default_deadline_s:g} s is longer than http.max_deadline_s "
             f"({http.max_deadline_s:g} s); lower it",
+        )
+    if http.max_body_bytes > MAX_BYTES:
+        yield Problem(
+            "http.max_body_bytes",
+            f"what a door takes to read a body is bounded up to {MAX_BYTES}, and this is "
+            f"{http.max_body_bytes}; lower it",
         )
     if http.body_budget_bytes < http.max_body_bytes:
         yield Problem(

@@ -19,6 +19,7 @@ from msgspec import Meta
 from actors.artifacts.options import ArtifactOptions
 from actors.contracts.policies import RequestPolicies
 from actors.core.model_options import ModelOptions
+from actors.core.node_roles import ROLES, RoleName
 from actors.core.price_options import PriceOptions
 from supervision.capability import Capability, meets
 from supervision.settings import ConfigInvalid, Port, Positive, Problem, Seconds, Section, Word
@@ -26,10 +27,9 @@ from tether.config.redis import RedisSection
 
 TlsVersion = Literal["1.2", "1.3"]
 Key = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-Role = Literal["door", "control", "worker", "gateway"]
-ROLES: Final[tuple[Role, ...]] = ("door", "control", "worker")
 OLD_ROLE: Final = "gateway"
 """What `door` and `control` were together; read for the sake of the sentence that refuses it."""
+Role = Literal[RoleName, "gateway"]
 EVERY: Final = "*"
 """In the models of a worker: all of them."""
 NO_DATABASE: Final = (

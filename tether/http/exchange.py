@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from actors.contracts import Completed, Infer, LimitState
 from supervision.errors import Cancelled, Draining, Internal, TetherError, Unauthenticated
-from supervision.telemetry import logs
+from supervision.telemetry.bounded_log import BoundedLog
 from tether.http import errors, metrics
 from tether.http.admission import DoorAdmission
 from tether.http.api_format import ApiFormat, Encoder
@@ -34,7 +34,7 @@ from tether.http.storage import Storage
 
 LAST_WORDS_S = 2.0
 
-log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 
 class Exchange:
@@ -86,7 +86,7 @@ class Exchange:
                 "the request again"
             )
         except Exception:
-            log.exception("a request failed", request_id=envelope.request_id)
+            heard.exception("a request failed", "", request_id=envelope.request_id)
             why = Internal(f"an error of ours; its id is {envelope.request_id}")
         try:
             with suppress(TimeoutError):

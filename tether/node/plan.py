@@ -91,7 +91,10 @@ def tree_of(config: Config, run_dir: Path, *, port: int) -> SupervisorOptions:
         children.append(Depot.spec(lent))
     if placed := _probed(_placed(config), probe_s * WORKER_PROBE):
         placing = PlacerOptions(
-            node=config.node.id, admin_port=config.node.admin_port, workers=placed
+            node=config.node.id,
+            admin_port=config.node.admin_port,
+            workers=placed,
+            leaders=tuple(m.id for m in config.region_members if m.leader),
         )
         children.append(Placer.spec(placing))
     if config.has_role("door"):
