@@ -23,15 +23,32 @@ _BILLS: Final = """
     SELECT j.retry_token AS token, count(DISTINCT j.id) AS jobs, min(j.outcome) AS outcome,
         count(l.job_id) AS entries, {charges} AS charges,
         coalesce(sum(l.prompt_tokens), 0) AS prompt, coalesce(sum(l.{output}), 0) AS output,
-        extract(epoch FROM coalesce(max(j.settled_at), now()) - min(j.created_at)) AS lived_s
-    FROM jobs j LEFT JOIN ledger l ON l.job_id = j.id
+        extract(epoch FROM coalesce(max(j.settled_at), now()) - min(j.created_at)) AS lived_s,
+        {money}
+    FROM jobs j LEFT JOIN ledger l ON l.job_id = j.id {priced}
     WHERE j.retry_token = ANY($1::text[]) GROUP BY 1
 """
+_BEFORE: Final = {  # of the release that knew tokens alone, one row a job
+    "output": "completion_tokens", "charges": "count(l.job_id)", "priced": "",
+    "money": "0::bigint AS micros, 0::bigint AS owed",
+}  # fmt: skip
+_NOW: Final = {
+    "output": "output_tokens",
+    "charges": "count(*) FILTER (WHERE l.kind = 'charge')",
+    "priced": "LEFT JOIN prices p ON p.version = j.price",
+    "money": """coalesce(sum(l.micros), 0)::bigint AS micros,
+        coalesce(max(p.request) FILTER (WHERE l.job_id IS NOT NULL) + ceil((
+            sum(l.prompt_tokens - l.cached_tokens) * max(p.prompt)
+            + sum(l.cached_tokens) * max(p.cached) + sum(l.reasoning_tokens) * max(p.reasoning)
+            + sum(l.output_tokens - l.reasoning_tokens) * max(p.output)) / 1000000.0), 0)::bigint
+            AS owed""",
+}
 
 
 @dataclass(frozen=True)
 class Bill:
-    """What is charged for one retry token: the sums of its entries."""
+    """What is charged for one retry token: the sums of its entries. `micros` is the money that
+    they say, `owed` what their tokens cost at the price of the job."""
 
     token: str
     jobs: int
@@ -41,6 +58,8 @@ class Bill:
     prompt: int
     output: int
     lived_s: float
+    micros: int = 0
+    owed: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,22 +112,15 @@ class Books:
 
     async def of(self, tokens: Iterable[str]) -> dict[str, Bill]:
         """Those that there are, by retry token."""
-        newer = await self.has("ledger.output_tokens")
-        statement = _BILLS.format(
-            output="output_tokens" if newer else "completion_tokens",
-            charges="count(*) FILTER (WHERE l.kind = 'charge')" if newer else "count(l.job_id)",
-        )
-        rows = await self.fetch(statement, list(tokens))
+        told = _NOW if await self.has("ledger.output_tokens") else _BEFORE
+        rows = await self.fetch(_BILLS.format(**told), list(tokens))
         return {row["token"]: Bill(**{**row, "lived_s": float(row["lived_s"])}) for row in rows}
 
     async def rest(self) -> Rest:
         """As it is now."""
         reserved = adrift = "0"
         if await self.has("budget_periods.reserved"):
-            reserved = (
-                "(SELECT coalesce(sum(reserved), 0) FROM budget_periods) + "
-                "(SELECT coalesce(sum(held_micros + held_tokens), 0) FROM jobs)"
-            )
+            reserved = "(SELECT coalesce(sum(reserved), 0) FROM budget_periods)"
             adrift = _ADRIFT
         (row,) = await self.fetch(
             f"SELECT (SELECT count(*) FROM leases), (SELECT count(*) FROM jobs "
@@ -172,6 +184,8 @@ def wrong(bought: Purchase, bill: Bill | None, kills: Sequence[float] = ()) -> l
     found = []
     if bill.jobs != 1 or bill.charges > 1:
         found.append(f"double: {key} has {bill.jobs} jobs and {bill.charges} charges")
+    if bill.micros != bill.owed:
+        found.append(f"money: {key} owes {bill.owed} micros, billed {bill.micros}")
     if bought.ended is Ended.WHOLE:
         cost = (bought.usage.get("prompt_tokens", 0), bought.usage.get("completion_tokens", 0))
         if not bill.entries:
