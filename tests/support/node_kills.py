@@ -26,14 +26,14 @@ def kinds_of(node: Node) -> dict[str, dict[int, str]]:
     found: dict[str, dict[int, str]] = {TETHER: {}, BACKEND: {}, SERVER: {}, VALKEY: {}}
     for process in processes(node):
         with suppress(psutil.Error, OSError):
-            pid, title = process.pid, " ".join(process.cmdline()).strip()
+            pid, title = process.pid, " ".join(process.cmdline()).strip(" .\0")
             program = Path(title.split(" ", 1)[0]).name
             if title.startswith("postgres: "):
                 if title.startswith("postgres: tether"):  # a client's, not one of the server's own
                     found[BACKEND][pid] = title.rsplit(" [", 1)[0]
             elif program == "postgres":
                 found[SERVER][pid] = program
-            elif "valkey" in program or "redis" in program:
+            elif title.endswith("valkey server") or program == "valkey-server":
                 found[VALKEY][pid] = program
             elif "multiprocessing.spawn" in title or "tether.cli" in title:
                 found[TETHER][pid] = "one that starts"
