@@ -4,9 +4,10 @@ Three nodes, each with a door, a gateway and workers, and one tenant that asks a
 in turns at the three doors, for SECONDS (120): once bounded by requests a minute, once by tokens. A
 bucket holds a minute's worth and fills at its rate, so burst + rate * time may be accepted, and
 that is what must be, within 2 % (and within one request). Refusals are 429 with `Retry-After`.
-Prints a row for each limit; exits 1 if one doesn't hold.
+The nodes add up in one Valkey, that of none of them, unless `--own`: then each in its own, its part
+of the limit. Prints a row for each limit; exits 1 if one doesn't hold.
 
-    scripts/prove limits [SECONDS] [--json]
+    scripts/prove limits [SECONDS] [--own] [--json]
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import httpx2
 
+from tests.support.outside_stores import outside_valkey
 from tests.support.proving import Report, run
 from tests.support.small_cluster import ALL, Cluster, cluster
 
@@ -131,9 +133,20 @@ async def one(
     return seen, faults
 
 
-async def prove(folder: Path, seconds: float, report: Report) -> list[str]:
+@asynccontextmanager
+async def doors(
+    folder: Path, nodes: Sequence[str] = NODES, *, own: bool = False
+) -> AsyncIterator[Cluster]:
+    """A cluster whose nodes have all roles."""
+    async with outside_valkey() as valkey:
+        redis = f'[redis]\nurl = "{valkey.url}"' if valkey and not own else ""
+        async with cluster(folder, dict.fromkeys(nodes, ALL), more=redis) as here:
+            yield here
+
+
+async def prove(folder: Path, seconds: float, report: Report, *, own: bool) -> list[str]:
     """What is not right."""
-    async with cluster(folder, dict.fromkeys(NODES, ALL)) as here:
+    async with doors(folder, own=own) as here:
         for what in ("requests", "tokens"):
             report.row(*await one(here, what, PER_MINUTE, seconds))
         for member in here.members.values():
@@ -144,11 +157,12 @@ async def prove(folder: Path, seconds: float, report: Report) -> list[str]:
 def main() -> int:
     said = argparse.ArgumentParser(prog="scripts/prove limits")
     said.add_argument("seconds", nargs="?", type=float, default=120.0)
+    said.add_argument("--own", action="store_true", help="each node has a Valkey of its own")
     said.add_argument("--json", action="store_true")
     args = said.parse_args()
     report = Report("limits", TABLE, as_json=args.json)
     with tempfile.TemporaryDirectory(prefix="tl-") as folder:
-        return run(prove(Path(folder), args.seconds, report))
+        return run(prove(Path(folder), args.seconds, report, own=args.own))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """`scripts/prove outages [MINUTES]`: a store goes away, the node dies meanwhile, and every answer
 that was delivered is billed once.
 
-A node whose PostgreSQL is not its own child. Under load, and with answers under way that end while
-it is away, the server is stopped for MINUTES (10; a fraction is one); in the middle of that the
-node is killed whole, all of its processes at once, and started again as systemd does, for as often
-as it takes. Then the server comes back. Every answer that a client received whole must be in the
-ledger once, at its usage; what broke off costs at most what was computed; no lease and no reserved
-budget is left.
+A node whose PostgreSQL and Valkey are not its own children. Under load, and with answers under way
+that end while it is away, the one and then the other is stopped for MINUTES (10; a fraction is
+one); in the middle of that the node is killed whole, all of its processes at once, and started
+again as systemd does, for as often as it takes. Then the server comes back, Valkey with nothing in
+it. Every answer that a client received whole must be in the ledger once, at its usage; what broke
+off costs at most what was computed; no lease and no reserved budget is left; and nobody was refused
+because Valkey was away. Exits 1 if it isn't so.
 
     scripts/prove outages [MINUTES] [--json]
 """
@@ -36,7 +37,7 @@ from tests.support.buyer import Ended, Purchase, buy
 from tests.support.node_kills import Keeper, kill_whole
 from tests.support.node_process import Launcher, Node, until, write_config
 from tests.support.orders import CHAT, TEXT, Kind, Order, drawn
-from tests.support.outside_postgres import Outside, outside_postgres
+from tests.support.outside_stores import Outside, outside_postgres, outside_valkey
 from tests.support.proving import Report, run
 
 CLIENTS: Final = 8
@@ -53,6 +54,7 @@ requests_per_minute = 1000000
 tokens_per_minute = 100000000
 [stores]
 postgres = {postgres}
+{redis}
 """
 
 
@@ -161,6 +163,9 @@ async def outage(
         bought = await load.end()
     seen, faults = await audited(books, bought, [killed])
     then = [b for b in bought if b.ended is Ended.WHOLE and gone < b.over < back]
+    if store.name == "valkey":
+        early = [b for b in bought if b.told and b.over < killed and b.ended is not Ended.LATE]
+        faults += [f"refused: {b.order.key}, Valkey being away, was told {b.told}" for b in early]
     if not then:
         faults.append(f"no answer was delivered while {store.name} was away: nothing was shown")
     report.row(
@@ -175,17 +180,21 @@ async def outage(
 
 
 async def prove(folder: Path, away_s: float, report: Report) -> list[str]:
-    """What is not right."""
+    """What is not right. A release without Valkey is tried without it."""
     launcher = Launcher()
-    async with outside_postgres(folder) as postgres:
-        write_config(folder, models=MODELS, more=MORE.format(postgres=json.dumps(postgres.url)))
+    async with outside_postgres(folder) as postgres, outside_valkey() as valkey:
+        redis = f'[redis]\nurl = "{valkey.url}"' if valkey else ""
+        more = MORE.format(postgres=json.dumps(postgres.url), redis=redis)
+        write_config(folder, models=MODELS, more=more)
         try:
             node = await asyncio.to_thread(launcher, folder)
             books = Books(postgres.url)
             await fund(books, "acme")
             keeper = Keeper(launcher, node)
             try:
-                await outage(keeper, postgres, books, away_s, report)
+                for store in (valkey, postgres):
+                    if store is not None:
+                        await outage(keeper, store, books, away_s, report)
             finally:
                 await keeper.stop()
             report.ended("the node", await asyncio.to_thread(keeper.node.stop))

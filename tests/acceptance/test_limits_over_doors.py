@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.limits_prove import one
-from tests.support.small_cluster import ALL, cluster
+from tests.acceptance.limits_prove import doors, one
 
 SECONDS, PER_MINUTE, TIMES = 4.0, 120, 20
 
 
 @pytest.mark.timeout(600)
 async def test_two_doors_are_one_limit(tmp_path: Path, measured: list[str]) -> None:
-    async with cluster(tmp_path, {"n1": ALL, "n2": ALL}) as here:
+    async with doors(tmp_path, ("n1", "n2")) as here:
         for what in ("requests", "tokens"):
             seen, faults = await one(here, what, PER_MINUTE, SECONDS, TIMES)
             measured.append(f"limits over doors: {seen}")

@@ -17,7 +17,7 @@ import httpx2
 from tests.support.bills import Books
 from tests.support.cluster_process import Member, certify
 from tests.support.node_process import ECHO, tether
-from tests.support.outside_postgres import outside_postgres
+from tests.support.outside_stores import outside_postgres
 from tests.support.ports import free_port
 from tests.support.waiting import PATIENCE_S
 
