@@ -1,4 +1,4 @@
-"""PostgreSQL is away, and the node dies meanwhile: the short version of `scripts/prove outages`."""
+"""A store is away, and the node dies meanwhile: the short version of `scripts/prove outages`."""
 
 from __future__ import annotations
 
