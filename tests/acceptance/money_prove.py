@@ -57,8 +57,8 @@ MORE: Final = (
 )
 COLUMNS: Final = {
     "seed": 6, "kills": 7, "starts": 8, "asked": 7, "whole": 7, "left": 6, "late": 6, "broken": 8,
-    "refused": 9, "gone": 6, "usage": 9, "ledger": 9, "double": 8, "missing": 9, "leases": 8,
-    "reserved": 10, "rest s": 8,
+    "refused": 9, "gone": 6, "usage": 9, "ledger": 9, "micros": 9, "double": 8, "missing": 9,
+    "leases": 8, "reserved": 10, "rest s": 8,
 }  # fmt: skip
 
 
@@ -106,6 +106,7 @@ async def audited(
         **{str(how): ended[how] for how in Ended},
         "usage": sum(each.usage.get("total_tokens", 0) for each in whole.values()),
         "ledger": sum(_total(bills.get(token)) for token in whole),
+        "micros": sum(bill.micros for bill in bills.values()),
         "double": words["double"],
         "missing": words["missing"],
         "leases": rest.leases,
