@@ -15,7 +15,7 @@ import httpx2
 from tests.support.orders import CHAT, VECTORS, Kind, Order
 from tests.support.sse import echoed
 
-PATIENCE_S: Final = 180.0  # for one answer, with all that is killed meanwhile
+PATIENCE_S: Final = 300.0  # for one answer, with all that is killed meanwhile
 PAUSE_S: Final = 0.25  # before it is asked again
 _AGAIN: Final = frozenset({429, 502, 503})
 
