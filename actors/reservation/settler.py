@@ -15,11 +15,13 @@ from supervision.child import Supervised
 from supervision.errors import BadRequest, DiskFull, TetherError
 from supervision.policies import Deadline, DeadlineOptions, Retry, RetryOptions, Stack
 from supervision.policies.actor_driver import ActorDriver
+from supervision.telemetry import logs
 from supervision.telemetry.bounded_log import BoundedLog
 
 __all__ = ["RESERVATION", "Settler", "worth"]
 
-heard = BoundedLog(__name__)
+log = logs.get(__name__)
+heard = BoundedLog(__name__)  # of what others can cause
 
 PATIENCE_S = 1.0  # without an answer: then it is spooled
 LAPSE_S: Final = 60.0  # for what nothing is billed of: then its lease closes the job
