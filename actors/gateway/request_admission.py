@@ -20,7 +20,6 @@ from actors.gateway.session import Sessions
 from actors.gateway.session_host import SessionHost
 from supervision.errors import (
     BadRequest,
-    Cancelled,
     DeadlineExceeded,
     Draining,
     Overloaded,
@@ -158,7 +157,7 @@ class RequestAdmission:
             unused = 0  # the gateway that takes it up again settles it
         elif begun_elsewhere and not _resumed(session.infer):
             unused = charged  # charged to the request that has begun it
-        elif session.worker_id and isinstance(error, Cancelled | DeadlineExceeded):
+        elif session.worker_id and session.broken_off:
             node = session.worker_address.partition("/")[0]
             broken = BrokenOff(tenant_id, charged, node)
             unused = -self._computed.expect(session.job_id, broken, now)

@@ -305,6 +305,13 @@ class RequestSession(Session):
         """Is a worker's stream open?"""
         return self._stream is not None
 
+    @property
+    def broken_off(self) -> bool:
+        """Did it end before its worker had said the end, by this side or by its deadline? Then
+        only the worker knows what was computed."""
+        late = isinstance(self.error, DeadlineExceeded)
+        return self.error is not None and (self._stream is not None or late)
+
     def _cold(self) -> bool:
         return self._host.cold(self.worker_address, self.model_ref)
 

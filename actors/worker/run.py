@@ -8,7 +8,7 @@ from enum import Enum, auto
 
 from msgspec.structs import replace
 
-from actors.contracts import Chunk, Completed, Finish, Outcome, Run, Settle, Usage
+from actors.contracts import Chunk, Completed, Computed, Finish, Outcome, Run, Settle, Usage
 from actors.core.journal import Journal, Reader
 from actors.core.outcome_billing import AnswerEnd, AnswerSoFar, billed
 from actors.engines.generation import Generation
@@ -198,6 +198,19 @@ class ModelRun:
         if journal.finish is not None:
             return journal.usage
         return Usage(prompt_tokens=len(journal.prompt_ids), completion_tokens=journal.tokens)
+
+    def computed(self) -> Computed | None:
+        """What its gateway is told of an answer that was broken off; None of a whole one."""
+        if self.journal.finish is not None:
+            return None
+        return Computed(job_id=self.run.job.job_id, usage=self.counted())
+
+    def sweep(self, now: float, grace_s: float) -> None:
+        """End it at its deadline, or when no gateway has come back for so many seconds."""
+        if now >= self.deadline:
+            self.break_off(Ending.LATE)
+        elif self.left_at is not None and now - self.left_at >= grace_s:
+            self.break_off(Ending.CANCELLED)
 
 
 class End(Reader):

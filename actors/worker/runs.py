@@ -9,7 +9,7 @@ from contextlib import aclosing, suppress
 
 from msgspec.structs import replace
 
-from actors.contracts import Computed, Finish, HeldJob, Run
+from actors.contracts import Finish, HeldJob, Run
 from actors.core.control_lookup import ControlLookup
 from actors.engines.engine import Engine
 from actors.errors import WorkerLost
@@ -194,8 +194,7 @@ class Runs:
         settle = execution.settle()
         if settle is None or execution.kept:
             return
-        if execution.journal.finish is None and execution.gateway is not None:
-            computed = Computed(job_id=settle.job_id, usage=execution.counted())
+        if (computed := execution.computed()) is not None and execution.gateway is not None:
             with suppress(TetherError):  # it is gone, and another one counts from here on
                 self._actor.tell(execution.gateway, computed)
         if self._guard.running:
@@ -327,10 +326,7 @@ class Runs:
     def sweep(self, now: float) -> None:
         """A few times a second: deadlines, grace, and what was kept long enough."""
         for execution in list(self._records.running):
-            if now >= execution.deadline:
-                execution.break_off(Ending.LATE)
-            elif execution.left_at is not None and now - execution.left_at >= self._options.grace_s:
-                execution.break_off(Ending.CANCELLED)
+            execution.sweep(now, self._options.grace_s)
         for execution in self._undelivered:
             if now - (execution.finished_at or now) >= DELIVERY_S:
                 execution.delivered_or_not()
