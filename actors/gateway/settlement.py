@@ -13,8 +13,10 @@ from actors.reservation.settler import Settler
 from supervision.child import Supervised
 from supervision.errors import Overloaded
 from supervision.telemetry import bounds, logs
+from supervision.telemetry.bounded_log import BoundedLog
 
 log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 AT_ONCE = 128
 SECOND_S = 2.0  # after a worker should have settled a cancelled run
@@ -70,7 +72,12 @@ class Settlement:
         """What came from there lately may not be settled."""
         taken = self._unsettled.take(worker_address)
         if taken:
-            log.info("settles for a worker that is gone", worker=worker_address, jobs=len(taken))
+            heard.info(
+                "settles for a worker that is gone",
+                worker_address.partition("/")[0],
+                worker=worker_address,
+                jobs=len(taken),
+            )
             self._begin(taken)
 
     def sweep(self, now: float) -> None:

@@ -16,10 +16,12 @@ from supervision.errors import BadRequest, DiskFull, TetherError
 from supervision.policies import Deadline, DeadlineOptions, Retry, RetryOptions, Stack
 from supervision.policies.actor_driver import ActorDriver
 from supervision.telemetry import logs
+from supervision.telemetry.bounded_log import BoundedLog
 
 __all__ = ["RESERVATION", "Settler", "worth"]
 
 log = logs.get(__name__)
+heard = BoundedLog(__name__)  # of what others can cause
 
 PATIENCE_S = 1.0  # without an answer: then it is spooled
 LAPSE_S: Final = 60.0  # for what nothing is billed of: then its lease closes the job
@@ -172,7 +174,7 @@ class Settler:
                     return True
                 if not worth(settle) and self._actor.loop.time() >= until:
                     self._lost.inc()
-                    log.error("a settle was given up", job_id=settle.job_id)
+                    heard.error("a settle was given up", settle.job_id, job_id=settle.job_id)
                     return False
                 answered = await self._ask(settle, near)
                 if answered is not None:
@@ -196,7 +198,9 @@ class Settler:
 
     async def _refused(self, settle: Settle, error: TetherError) -> bool:
         self._late.inc()
-        log.warning("a settle was refused", job_id=settle.job_id, error=error.message)
+        heard.warning(
+            "a settle was refused", settle.job_id, job_id=settle.job_id, error=error.message
+        )
         if self._spool is not None and worth(settle):
             await refuse(self._spool.folder, settle, error.message)
         return False

@@ -16,6 +16,7 @@ from actors.errors import AnswerGone
 from actors.worker.coalescer import Coalescer
 from actors.worker.model_lease import ModelLease
 from supervision.errors import Cancelled, DeadlineExceeded, Draining, TetherError
+from supervision.runtime import Address
 
 
 class Ending(Enum):
@@ -42,6 +43,7 @@ class ModelRun:
         "ends",
         "error",
         "finished_at",
+        "gateway",
         "handed",
         "journal",
         "kept",
@@ -78,6 +80,8 @@ class ModelRun:
         """Since when no gateway listens, after one was lost."""
         self.placed_by = ""
         """The node whose gateway has sent it."""
+        self.gateway: Address | None = None
+        """Which has sent it."""
         self.delivered: asyncio.Future[None] | None = None
         """Set while the finished answer is still on its way to a reader."""
         self.done_reading = False

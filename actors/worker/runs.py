@@ -9,7 +9,7 @@ from contextlib import aclosing, suppress
 
 from msgspec.structs import replace
 
-from actors.contracts import Finish, HeldJob, Run
+from actors.contracts import Computed, Finish, HeldJob, Run
 from actors.core.control_lookup import ControlLookup
 from actors.engines.engine import Engine
 from actors.errors import WorkerLost
@@ -23,9 +23,10 @@ from actors.worker.slot_limiter import QuotaGuard
 from supervision.child import Supervised
 from supervision.errors import Overloaded, TetherError
 from supervision.runtime.cancel_cause import CancelCause
-from supervision.telemetry import bounds, logs
+from supervision.telemetry import bounds
+from supervision.telemetry.bounded_log import BoundedLog
 
-log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 LAST_WORDS_S = 0.5  # at the end, for what was broken off to be said
 DELIVERY_S = 2.0  # how long a settle waits for a reader that is slow to take the last chunk
@@ -39,6 +40,7 @@ class Runs:
     def __init__(
         self, actor: Supervised, options: WorkerOptions, control: ControlLookup | None = None
     ) -> None:
+        self._actor = actor
         self._loop = actor.loop
         self._options = options
         self._guard: QuotaGuard[ModelRun] = QuotaGuard(options.slots, options.queue)
@@ -192,6 +194,10 @@ class Runs:
         settle = execution.settle()
         if settle is None or execution.kept:
             return
+        if execution.journal.finish is None and execution.gateway is not None:
+            computed = Computed(job_id=settle.job_id, usage=execution.counted())
+            with suppress(TetherError):  # it is gone, and another one counts from here on
+                self._actor.tell(execution.gateway, computed)
         if self._guard.running:
             await self._moment()  # shared, and nothing cancels a run that is over
         if execution.ends and execution.journal.finish is not None:
@@ -246,7 +252,12 @@ class Runs:
         except TetherError as error:
             execution.error = error.anew()
         except Exception:
-            log.exception("an engine failed", job_id=run.job.job_id, model=run.job.model_ref)
+            heard.exception(
+                "an engine failed",
+                run.job.model_ref,
+                job_id=run.job.job_id,
+                model=run.job.model_ref,
+            )
             execution.error = WorkerLost("the engine failed; another worker may continue")
         finally:
             self._over(execution)
@@ -297,7 +308,7 @@ class Runs:
             execution.error = execution.explain()
             self._over(execution)
         if not task.cancelled() and task.exception() is not None:
-            log.error("a run failed", exc_info=task.exception())
+            heard.error("a run failed", "", exc_info=task.exception())
 
     # ---- time
 

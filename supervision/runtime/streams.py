@@ -17,12 +17,12 @@ from supervision.errors import Cancelled, Draining, Overloaded, TetherError
 from supervision.runtime.cancel_cause import CancelCause
 from supervision.runtime.codec import encode, encode_error
 from supervision.runtime.wire import CANCEL, CREDIT, END, ERROR, ITEM, OVERHEAD, U32, frame
-from supervision.telemetry import logs
+from supervision.telemetry.bounded_log import BoundedLog
 
 if TYPE_CHECKING:
     from supervision.runtime.peer import Peer
 
-log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 
 class Inbox:
@@ -182,7 +182,7 @@ class Producer:
             raise
         except Exception as error:
             if not isinstance(error, TetherError):
-                log.exception("a stream failed", peer=str(peer.address))
+                heard.exception("a stream failed", peer.address.node, peer=str(peer.address))
             peer.send(frame(ERROR, number, encode_error(error)))
         finally:
             if self._cancelled is not None:
@@ -212,4 +212,4 @@ async def _throw(items: AsyncGenerator[Contract, None], error: BaseException) ->
     except (StopAsyncIteration, asyncio.CancelledError):
         pass
     except Exception:
-        log.exception("a stream failed while it was cancelled")
+        heard.exception("a stream failed while it was cancelled", "")
