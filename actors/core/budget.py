@@ -17,10 +17,12 @@ import msgspec
 
 from actors.contracts.budgets import BudgetPeriod, BudgetUnit, TenantBudget
 from actors.core.request_bound import Rates, RequestBound
+from actors.errors import BudgetExceeded, QuotaExceeded
 from supervision.errors import BadRequest
 
 MOST_AMOUNT: Final = 10**15  # a billion of money, in micros; and a sum of two fits PostgreSQL
 MOST_SHARES: Final = 8
+MOST_CHARACTERS: Final = 256
 STATUSES: Final = (402, 429)
 _EVER: Final = date(1970, 1, 1)
 
@@ -77,10 +79,45 @@ def checked(budget: TenantBudget) -> TenantBudget:
             f"over a budget requests are refused with {budget.over}; it must be 402 or 429",
             param="over",
         )
-    if len(budget.model) > 256 or "\0" in budget.model:
-        raise BadRequest("a model's name has at most 256 characters, and no NUL", param="model")
+    for name, word in (
+        ("tenant", budget.tenant_id),
+        ("key", budget.key_id),
+        ("model", budget.model),
+    ):
+        bounded(name, word)
     shares = tuple(sorted(set(budget.warn)))
     return msgspec.structs.replace(budget, warn=shares)
+
+
+def exceeded(budget: TenantBudget, begun: date, left: int, now: datetime) -> BudgetExceeded:
+    """What a request is told that this budget has no room for: it has `left` in the period that
+    began on `begun`."""
+    end = ends(budget.period, begun)
+    whose = f"budget {budget.id} of tenant {budget.tenant_id}"
+    whose += f" for model {budget.model}" if budget.model else ""
+    whose += " and this API key" if budget.key_id else ""
+    if end is None:
+        period, anew = "in all", "it never begins anew"
+    else:
+        period = f"for the {budget.period} from {begun}"
+        anew = f"it begins anew at {end:%Y-%m-%dT%H:%M:%SZ}"
+    kind = QuotaExceeded if budget.over == QuotaExceeded.status else BudgetExceeded
+    return kind(
+        f"{whose} has {left} of {budget.amount} {budget.unit} left {period}, less than this "
+        f"request may come to; {anew}; ask for a shorter answer, or have the budget raised",
+        retry_after_s=None if end is None else max(1.0, (end - now).total_seconds()),
+    )
+
+
+def bounded(name: str, word: str) -> None:
+    """
+    Raises:
+        BadRequest: `word` is no name of a tenant, key or model; `name` says of which.
+    """
+    if len(word) > MOST_CHARACTERS or not word.isprintable():
+        raise BadRequest(
+            f"a {name} is named by at most {MOST_CHARACTERS} printable characters", param=name
+        )
 
 
 class Claim(NamedTuple):

@@ -30,3 +30,9 @@ reservation_expired = Counter(
 reservation_pruned = Counter(
     "tether_reservation_pruned_total", "Rows deleted because they were kept long enough", ["table"]
 )
+budget_refusals = Counter(
+    "tether_budget_refusals_total", "Requests that a budget had no room for, by its unit", ["unit"]
+)
+budget_events = Counter(
+    "tether_budget_events_total", "Shares of budgets that were reached, by the share", ["share"]
+)

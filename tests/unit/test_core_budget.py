@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.contracts.budgets import BudgetPeriod, BudgetUnit, TenantBudget
-from actors.core.budget import MOST_AMOUNT, Claim, begins, checked, choose, covers, ends
+from actors.core.budget import MOST_AMOUNT, Claim, begins, checked, choose, covers, ends, exceeded
 from actors.core.request_bound import Rates, RequestBound
 from supervision.errors import BadRequest
+from supervision.policies import Ended, outcome_of
 from tests.support.properties import examples
 
 BUDGET = TenantBudget(
@@ -94,6 +95,8 @@ def test_every_moment_is_in_one_period(at: datetime, period: BudgetPeriod) -> No
         ({"over": 500}, "over"),
         ({"model": "m" * 257}, "model"),
         ({"model": "a\0b"}, "model"),
+        ({"tenant_id": "a\ud800"}, "tenant"),
+        ({"key_id": "a\n"}, "key"),
     ],
 )
 def test_what_can_be_no_budget_is_refused_by_name(wrong: dict[str, object], param: str) -> None:
@@ -105,6 +108,22 @@ def test_what_can_be_no_budget_is_refused_by_name(wrong: dict[str, object], para
 def test_shares_are_kept_in_order_and_once() -> None:
     assert checked(changed(warn=(95, 50, 95))).warn == (50, 95)
     assert checked(changed(amount=0, warn=())).warn == ()
+
+
+@pytest.mark.parametrize(("over", "code"), [(402, "budget_exceeded"), (429, "insufficient_quota")])
+def test_who_is_refused_is_told_which_budget_and_when_it_begins_anew(over: int, code: str) -> None:
+    now = datetime(2026, 12, 31, 23, 59, tzinfo=UTC)
+    budget = changed(id=7, model="m", key_id="k1", over=over)
+    error = exceeded(budget, date(2026, 12, 1), 12, now)
+    assert (error.status, error.code, error.retry_after_s) == (over, code, 60.0)
+    assert not error.retryable and outcome_of(error).ended is Ended.REJECTED
+    assert error.message == (
+        "budget 7 of tenant acme for model m and this API key has 12 of 1000 tokens left for the "
+        "month from 2026-12-01, less than this request may come to; it begins anew at "
+        "2027-01-01T00:00:00Z; ask for a shorter answer, or have the budget raised"
+    )
+    never = exceeded(changed(period=BudgetPeriod.TOTAL), date(1970, 1, 1), 0, now)
+    assert never.retry_after_s is None and "it never begins anew" in never.message
 
 
 @settings(max_examples=examples(300), deadline=None)
