@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import asyncpg
 
 from actors.core.ids import first_id
-from actors.stores import metrics
+from actors.stores import budgets, metrics
 from actors.stores.database import LOST
 from actors.stores.jobs import Desk
 from actors.stores.ledger_options import LedgerOptions
@@ -21,6 +21,13 @@ log = logs.get(__name__)
 _SWEEPS = 50  # batches of one sweep; the rest waits for the next
 MONTHS_AHEAD = 3  # of the ledger
 _BREATH_S = 0.02  # between two batches of deletions: requests go first
+
+
+async def tell_budgets(desk: Desk) -> None:
+    """Log and count the shares of budgets that were reached since somebody last did."""
+    for event in await budgets.tell(desk.connection):
+        metrics.budget_events.labels(str(event.share)).inc()
+        log.warning("budget.reached", **event._asdict())
 
 
 class Upkeep:
@@ -73,6 +80,7 @@ class Upkeep:
         if total:
             metrics.reservation_expired.inc(total)
             log.warning("leases.expired", jobs=total)
+        await tell_budgets(desk)
         return total
 
     async def prune(self) -> None:

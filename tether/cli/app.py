@@ -17,6 +17,7 @@ from tether.cli.certificates import ca
 from tether.cli.database import db
 from tether.cli.failure import CommandFailed
 from tether.cli.models import artifacts, models
+from tether.cli.money import budgets
 from tether.config import Config, load
 
 _CONFIG = Path("cluster.toml")
@@ -36,6 +37,7 @@ app.command(keys)
 cluster = App(name="cluster", help="The nodes that belong together.")
 app.command(cluster)
 app.command(ca)
+app.command(budgets)
 app.command(db)
 app.command(models)
 app.command(artifacts)
