@@ -40,7 +40,7 @@ class Settlement:
             self._unsettled.add(worker_address, settle, now)
         elif by is Settles.WORKER_OR_LATER:
             self._second.append((now + SECOND_S, settle))
-        else:
+        elif by is Settles.GATEWAY:
             self._begin([settle])
 
     def worker_lost(self, worker_address: str) -> None:

@@ -7,7 +7,15 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from actors.contracts import BreakerStates, Reserve, Reserved, Settle, Settled
+from actors.contracts import (
+    BreakerStates,
+    Renew,
+    Renewed,
+    Reserve,
+    Reserved,
+    Settle,
+    Settled,
+)
 from actors.contracts.operating import KeepBreakers
 from actors.core.node_roles import Role
 from actors.stores import breakers
@@ -44,8 +52,8 @@ class ReservationOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reservation(Supervised):
-    """Answers `Reserve` and `Settle`, both idempotent, and sweeps leases that ran out. Keeps
-    nothing that PostgreSQL doesn't: any number of them may run, and each may be killed."""
+    """Answers `Reserve`, `Settle` and `Renew`, all idempotent, and sweeps leases that ran out.
+    Keeps nothing that PostgreSQL doesn't: any number of them may run, and each may be killed."""
 
     Options: ClassVar[type[msgspec.Struct]] = ReservationOptions
     max_handlers: ClassVar[int] = 16_384  # the ledger's own bound, `waiting_max`, comes first
@@ -81,6 +89,12 @@ class Reservation(Supervised):
         jobs and tokens it knows of."""
         own = sender.node == self.address.node
         return await self._ledger.settle(msg, "" if own else sender.node)
+
+    @on(Renew, of=Role.WORKER)
+    async def renew(self, msg: Renew, sender: Address) -> Renewed:
+        """See `Ledger.renew`. A worker of another node renews what is with its node."""
+        own = sender.node == self.address.node
+        return await self._ledger.renew(msg, "" if own else sender.node)
 
     @on(KeepBreakers, of=OWN)
     async def keep_breakers(self, msg: KeepBreakers, sender: Address) -> BreakerStates:
