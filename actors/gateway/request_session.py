@@ -27,6 +27,7 @@ from actors.contracts import (
     Settle,
 )
 from actors.core.ids import job_id
+from actors.core.outcome_billing import AnswerEnd, end_of_error
 from actors.errors import AnswerGone, ModelNotFound, WorkerLost
 from actors.gateway.request_maximum import maximum
 from actors.gateway.session import Session
@@ -44,6 +45,7 @@ from supervision.errors import (
     Unavailable,
 )
 from supervision.policies import Call
+from supervision.runtime.cancel_cause import CancelCause
 
 PLACE_MARGIN_S = 0.5  # the scheduler knows the deadline too, and its error says more than ours
 
@@ -256,12 +258,12 @@ class RequestSession(Session):
         """The roster has given its worker up, though its connection stands: it hangs. Whoever
         reads finds the stream ended, and moves on."""
         if self._stream is not None:
-            self._stream.close()
+            self._stream.close(CancelCause.LEAVING)
 
     def expire(self, now: float) -> None:
         """If its worker has said nothing for too long, it is left for another one."""
         if self._stream is not None and self.placement.expires(self.journal, now):
-            self._stream.close()
+            self._stream.close(CancelCause.LEAVING)
 
     def fail(self, error: TetherError) -> None:
         """End it with an error; safe to call twice."""
@@ -274,7 +276,8 @@ class RequestSession(Session):
         completed = outcome is Outcome.COMPLETED
         self.placement.close(self._host.loop.time(), completed=completed)
         if self._stream is not None and not completed:
-            self._stream.close()
+            by_client = end_of_error(self.error) is not AnswerEnd.BROKEN
+            self._stream.close(CancelCause.CANCELLED if by_client else CancelCause.LEAVING)
         self._host.ended(self)
         self.reading.wake()
 

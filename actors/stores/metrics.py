@@ -44,3 +44,5 @@ budget_refusals = Counter(
 budget_events = Counter(
     "tether_budget_events_total", "Shares of budgets that were reached, by the share", ["share"]
 )
+ledger_sealed = Counter("tether_ledger_sealed_entries_total", "Entries that were sealed in blocks")
+ledger_blocks = Counter("tether_ledger_blocks_total", "Blocks of the ledger that were sealed")

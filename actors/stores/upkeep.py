@@ -98,7 +98,8 @@ class Upkeep:
         if total:
             metrics.reservation_expired.inc(total)
             log.warning("leases.expired", jobs=total)
-        await tell_budgets(desk)
+        async with self._shared.use() as desk:
+            await tell_budgets(desk)
         return total
 
     async def prune(self) -> None:
