@@ -120,7 +120,7 @@ def bounded(name: str, word: str) -> None:
         )
 
 
-class Claim(NamedTuple):
+class BudgetClaim(NamedTuple):
     """What a request wants of budgets. Without `exact` its answer may be cut short to fit; `rates`
     are those of its price, None where it has none. `billed` (micros, tokens) are charged already:
     the job was given anew."""
@@ -156,7 +156,7 @@ class Choice(NamedTuple):
 
 
 def choose(
-    claims: Iterable[Claim], left: Mapping[int, int], units: Mapping[int, BudgetUnit]
+    claims: Iterable[BudgetClaim], left: Mapping[int, int], units: Mapping[int, BudgetUnit]
 ) -> Sequence[Choice]:
     """Who of `claims` fits into what is `left` of the budgets, each taking its share before the
     next is looked at. What is refused takes nothing; the budget that is named is the first one, in

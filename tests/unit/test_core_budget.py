@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.contracts.budgets import BudgetPeriod, BudgetUnit, TenantBudget
-from actors.core.budget import MOST_AMOUNT, Claim, begins, checked, choose, covers, ends, exceeded
+from actors.core.budget import (
+    MOST_AMOUNT,
+    BudgetClaim,
+    begins,
+    checked,
+    choose,
+    covers,
+    ends,
+    exceeded,
+)
 from actors.core.request_bound import Rates, RequestBound
 from supervision.errors import BadRequest
 from supervision.policies import Ended, outcome_of
@@ -29,7 +38,7 @@ RATES = st.none() | st.builds(
     Rates, st.sampled_from([0, 10**6, 3 * 10**6]), st.sampled_from([0, 2 * 10**6]), st.just(1)
 )
 CLAIMS = st.builds(
-    Claim,
+    BudgetClaim,
     st.builds(RequestBound, st.integers(0, 20), st.integers(0, 20), st.integers(1, 30)),
     st.sets(st.sampled_from(sorted(UNITS))).map(lambda b: tuple(sorted(b))),
     st.booleans(),
@@ -132,7 +141,7 @@ def test_who_is_refused_is_told_which_budget_and_when_it_begins_anew(over: int, 
     st.fixed_dictionaries({budget: st.integers(0, 200) for budget in UNITS}),
 )
 def test_no_budget_is_overrun_and_nobody_is_refused_who_fits(
-    claims: list[Claim], left: dict[int, int]
+    claims: list[BudgetClaim], left: dict[int, int]
 ) -> None:
     rest = dict(left)
     for claim, choice in zip(claims, choose(claims, left, UNITS), strict=True):
