@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import random
 
+import msgspec
+
 from actors.contracts import (
     Assignment,
     Chunk,
@@ -27,6 +29,7 @@ from actors.contracts import (
 from actors.core.ids import job_id
 from actors.core.outcome_billing import AnswerEnd, end_of_error
 from actors.errors import AnswerGone, ModelNotFound, WorkerLost
+from actors.gateway.request_maximum import maximum
 from actors.gateway.session import Session
 from actors.gateway.session_host import Chunks, SessionHost
 from actors.gateway.session_placement import GONE, SessionPlacement
@@ -77,6 +80,7 @@ class RequestSession(Session):
         sampling: Sampling,
         now: float,
         call: Call,
+        key_id: str = "",
     ) -> None:
         super().__init__((tenant_id, infer.retry_token), infer.fingerprint, infer.explicit_token)
         self.infer = infer
@@ -88,6 +92,7 @@ class RequestSession(Session):
             retry_token=infer.retry_token,
             fingerprint=infer.fingerprint,
             model_ref=card.ref,
+            key_id=key_id,
         )
         self.placement = SessionPlacement(infer, job, call, now)
         self.reading = SessionReading(host.loop)
@@ -142,7 +147,8 @@ class RequestSession(Session):
             self.fail(DeadlineExceeded("the request's deadline passed before it found a worker"))
             return
         slo = self.card.policy.slo
-        ask = placement.place(self.sampling, slo, now, random.getrandbits(62) + 1)
+        most = maximum(self.infer, self.sampling, self.card)
+        ask = placement.place(self.sampling, slo, now, random.getrandbits(62) + 1, most)
         try:
             placed = await host.place(ask, timeout=remaining + PLACE_MARGIN_S)
         except asyncio.CancelledError:
@@ -166,6 +172,9 @@ class RequestSession(Session):
         if self.outcome is not None:
             host.released(assignment.job_id, "", ok=True)
             return
+        if 0 < assignment.max_tokens < self.sampling.max_tokens:
+            # A budget affords no more; whoever takes the job further heeds it as well.
+            self.sampling = msgspec.structs.replace(self.sampling, max_tokens=assignment.max_tokens)
         try:
             if placement.assigned(assignment, host.loop.time()):
                 self._open(assignment)

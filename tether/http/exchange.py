@@ -156,6 +156,7 @@ class Exchange:
             deadline_s=line.remaining_s(),
             stream=order.stream,
             traceparent=envelope.traceparent,
+            max_tokens_given=order.max_tokens_given,
         )
         return infer, order.encoder
 
