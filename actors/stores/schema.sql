@@ -338,9 +338,10 @@ $$;
 -- Reserves, for jobs whose rows are this transaction's own, what they may come to, on each budget
 -- that they fall under as requests to `models` under the versions `prices`. In the order of `ids`,
 -- each takes its share before the next is looked at; one that some budget has no room for takes
--- nothing. A job without `exact` may have its answer cut short, down to one token. What it was
--- billed before, under another attempt, it needs no room for; one that is `said` was billed in full
--- and lost, so it is told once more at no cost, and never refused.
+-- nothing, and is told of the first such, in the order of the budgets' ids. A job without `exact`
+-- may have its answer cut short, down to one token. What it was billed before, under another
+-- attempt, it needs no room for; one that is `said` was billed in full and lost, so it is told once
+-- more at no cost, and never refused.
 -- Answers for each job: where its answer ends (0: as asked), or which budget has no room for it, and
 -- how much there is of that.
 CREATE FUNCTION hold_within_budgets(
@@ -410,7 +411,7 @@ BEGIN
         JOIN jobs j ON j.id = a.id
         LEFT JOIN prices r ON r.version = a.price
         CROSS JOIN LATERAL (
-            SELECT array_agg(array_position(locked, p.id) ORDER BY p.id) AS places,
+            SELECT array_agg(array_position(locked, p.id) ORDER BY b.id) AS places,
                 array_agg(p.id ORDER BY p.id) AS periods
             FROM budgets b JOIN budget_periods p
                 ON p.budget_id = b.id AND p.begins = budget_begins(b.period, today)
