@@ -135,12 +135,12 @@ async def one(
 
 @asynccontextmanager
 async def doors(
-    folder: Path, nodes: Sequence[str] = NODES, *, own: bool = False
+    folder: Path, nodes: Sequence[str] = NODES, *, own: bool = False, more: str = ""
 ) -> AsyncIterator[Cluster]:
-    """A cluster whose nodes have all roles."""
+    """A cluster whose nodes have all roles; `more` is of the configuration."""
     async with outside_valkey() as valkey:
         redis = f'[redis]\nurl = "{valkey.url}"' if valkey and not own else ""
-        async with cluster(folder, dict.fromkeys(nodes, ALL), more=redis) as here:
+        async with cluster(folder, dict.fromkeys(nodes, ALL), more=f"{redis}\n{more}") as here:
             yield here
 
 

@@ -28,19 +28,23 @@ class Ended(StrEnum):
     LATE = "late"  # its own deadline passed
     BROKEN = "broken"  # by us, and not asked again
     REFUSED = "refused"  # nothing began
+    OVER = "over"  # a budget has no room for it
     GONE = "gone"  # answered and billed, it is told, and nobody holds the answer
 
 
 @dataclass
 class Purchase:
     """What became of an order. `received` counts the tokens of its last try, `token` is the retry
-    token of its job, empty where the client can't know it; times are monotonic."""
+    token of its job, empty where the client can't know it, `refusal` what a budget said; times are
+    monotonic, `tried` when the last try began."""
 
     order: Order
     began: float = field(default_factory=time.monotonic)
     over: float = 0.0
+    tried: float = 0.0
     tries: int = 0
     token: str = ""
+    refusal: str = ""
     text: str = ""
     usage: dict[str, int] = field(default_factory=dict)
     ended: Ended | None = None
@@ -79,6 +83,7 @@ async def _bought(client: httpx2.AsyncClient, order: Order, patience_s: float) -
     bought = Purchase(order, token=order.key if order.keyed else "")
     while bought.ended is None:
         bought.tries += 1
+        bought.tried = time.monotonic()
         try:
             bought.ended = await _tried(client, bought)
         except httpx2.ConnectError as error:
@@ -127,7 +132,9 @@ def body_of(order: Order) -> dict[str, Any]:
     """As the endpoint takes it."""
     if order.endpoint == VECTORS:
         return {"model": "vectors", "input": order.prompt}
-    asked: dict[str, Any] = {"model": "echo", "max_tokens": order.tokens}
+    asked: dict[str, Any] = {"model": "echo"}
+    if not order.open:
+        asked["max_tokens"] = order.tokens
     if order.endpoint == CHAT:
         asked["messages"] = [{"role": "user", "content": order.prompt}]
     else:
@@ -144,6 +151,9 @@ def _refused(bought: Purchase, status: int, said: dict[str, Any]) -> Ended | Non
         return Ended.LATE
     if code == "answer_gone":
         return Ended.GONE
+    if status == 402 and bought.order.scarce:
+        bought.refusal = said["error"]["message"]
+        return Ended.OVER
     if status not in _AGAIN:
         bought.faults.append(f"{bought.order.key} was told {status} {said['error']['message']}")
         return Ended.REFUSED
@@ -186,7 +196,8 @@ async def _streamed(bought: Purchase, answer: httpx2.Response) -> Ended | None:
 
 def _checked(bought: Purchase) -> Ended:
     order = bought.order
-    if order.endpoint != VECTORS and bought.text != echoed(order.prompt, order.tokens):
+    tokens = min(max(1, bought.received), order.tokens) if order.open else order.tokens
+    if order.endpoint != VECTORS and bought.text != echoed(order.prompt, tokens):
         bought.faults.append(f"{order.key}: wrong words: {bought.text[:80]!r}")
     if not bought.usage:
         bought.faults.append(f"{order.key} was told no usage")

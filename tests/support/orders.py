@@ -41,7 +41,8 @@ _SHARES: Final = {
 @dataclass(frozen=True)
 class Order:
     """One request. `leaves_at` is the token after which its client hangs up; of a whole answer,
-    what share of its time that is (`tokens`)."""
+    what share of its time that is (`tokens`). `open`: the client doesn't say `max_tokens`, and gets
+    as many as there are, or a budget affords. `scarce`: a budget may have no room for it."""
 
     key: str
     kind: Kind
@@ -52,6 +53,8 @@ class Order:
     delay_ms: int = 0
     leaves_at: int = 0
     deadline_s: float = DEADLINE_S
+    open: bool = False
+    scarce: bool = False
 
     @property
     def takes_s(self) -> float:
