@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from actors.contracts.budgets import RemoveBudget, SetBudget, ShowBudgets
+from actors.contracts.model_prices import AddPrice, ShowPrices
+from actors.contracts.tenant_limits import SetLimits, ShowLimits
 from supervision.contracts.contract import Contract
 
-AdminRequest = SetBudget | RemoveBudget | ShowBudgets
+AdminRequest = (
+    SetBudget | RemoveBudget | ShowBudgets | SetLimits | ShowLimits | AddPrice | ShowPrices
+)
 
 
 class Administer(Contract, frozen=True):

@@ -9,6 +9,8 @@ import msgspec
 from actors.contracts import Govern, ModelsShown, MoveModel, RegisterModel, ShowModels
 from actors.contracts.budgets import BudgetsShown, ShowBudgets
 from actors.contracts.governing import Administer, AdminRequest
+from actors.contracts.model_prices import PricesShown, ShowPrices
+from actors.contracts.tenant_limits import LimitsShown, ShowLimits
 from actors.core.node_roles import Role
 from actors.gateway.keyring import Keyring
 from supervision.child import Supervised
@@ -39,13 +41,17 @@ class RegistryProxy:
         return shown
 
     @on(Administer, of=Role.DOOR)
-    async def administer(self, msg: Administer, sender: Address) -> BudgetsShown:
+    async def administer(
+        self, msg: Administer, sender: Address
+    ) -> BudgetsShown | LimitsShown | PricesShown:
         """
         Raises:
             Unauthenticated, Forbidden: no such key, or it is no operator's.
             TetherError: what the registry says.
         """
-        shown: BudgetsShown = await self._asked(msg.credential, msg.request)
+        shown: BudgetsShown | LimitsShown | PricesShown = await self._asked(
+            msg.credential, msg.request
+        )
         return shown
 
     async def _asked(self, credential: str, request: GovernRequest | AdminRequest) -> Any:
@@ -55,7 +61,7 @@ class RegistryProxy:
             raise Forbidden(
                 "this key is no operator's; make one with `tether keys create TENANT --operator`"
             )
-        if not isinstance(request, ShowModels | ShowBudgets):
+        if not isinstance(request, ShowModels | ShowBudgets | ShowLimits | ShowPrices):
             request = msgspec.structs.replace(request, by=caller.name)
         registry = await actor.tree.wait(REGISTRY, FIND_S)
         return await actor.ask(registry, request, ASK_S)

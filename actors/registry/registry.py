@@ -31,6 +31,8 @@ from actors.core.version import Version, VersionStep, check
 from actors.registry import metrics
 from actors.registry.artifact_check import artifacts_of, vouched
 from actors.registry.budget_records import BudgetRecords
+from actors.registry.limit_records import LimitRecords
+from actors.registry.price_records import PriceRecords
 from actors.stores import models
 from actors.stores.database import Database
 from actors.stores.keys import DatabaseConnection
@@ -87,7 +89,8 @@ class Registry(Supervised):
         self._reading = asyncio.Lock()
         self._looking = asyncio.Semaphore(LOOKING)
         self._database = Database(options.dsn, size=CONNECTIONS)
-        self.serve(BudgetRecords(self, self._database))
+        for records in (BudgetRecords, LimitRecords, PriceRecords):
+            self.serve(records(self, self._database))
         try:
             await self._database.open(PATIENCE_S)
             await self._database.transact(self._enter)

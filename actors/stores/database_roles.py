@@ -57,6 +57,11 @@ RIGHTS: Final[Mapping[DatabaseRole, Mapping[str, str]]] = {
         "models": "SELECT, INSERT, UPDATE",
         "model_changes": "SELECT, INSERT",
         # for operators over HTTP
+        "tenants": (
+            "SELECT (id, requests_per_minute, tokens_per_minute, max_concurrency), "
+            "UPDATE (requests_per_minute, tokens_per_minute, max_concurrency)"
+        ),
+        "prices": "SELECT, INSERT",
         "api_keys": "SELECT (id, tenant_id, prefix)",
         "budgets": "SELECT, INSERT, UPDATE",
         "budget_periods": "SELECT, UPDATE (warns_at)",

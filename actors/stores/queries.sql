@@ -437,6 +437,11 @@ INSERT INTO tenants (id) VALUES ($1) ON CONFLICT DO NOTHING;
 SELECT id AS tenant_id, requests_per_minute, tokens_per_minute, max_concurrency
 FROM tenants WHERE $1::text IS NULL OR id = $1 ORDER BY id;
 
+-- name: show_limits
+-- The limits of the tenant $1 (all: ''), from after the name $2 on, at most $3.
+SELECT id AS tenant_id, requests_per_minute, tokens_per_minute, max_concurrency
+FROM tenants WHERE $1 IN ('', id) AND id > $2 ORDER BY id LIMIT $3;
+
 -- name: change_limits
 -- Sets the limits of a tenant ($1) that are not null, or with $5 all three; answers with what they
 -- are then, and nothing where there is no such tenant.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -11,6 +12,7 @@ from actors.stores.queries import sql
 from supervision.errors import BadRequest
 
 MOST: Final = 2**31 - 1
+MAX_SHOWN: Final = 500  # tenants in one answer
 
 
 class TenantLimitRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,9 +58,27 @@ async def changed(
     given = (requests_per_minute, tokens_per_minute, max_concurrency)
     if not any(value is not None for value in given):
         raise BadRequest("no limit is given; name requests, tokens or concurrency")
-    if any(value is not None and not 1 <= value <= MOST for value in given):
-        raise BadRequest(f"a tenant's limits are numbers from 1 to {MOST}")
+    _check(given)
     return await _change(connection, tenant_id, given, all_=False)
+
+
+async def page(
+    connection: DatabaseConnection, tenant_id: str = "", after: str = ""
+) -> tuple[list[TenantLimitRow], bool]:
+    """Those of one tenant, or of all (""), from after a name on; and whether there are more."""
+    rows = await connection.fetch(sql("show_limits"), tenant_id, after, MAX_SHOWN + 1)
+    return [TenantLimitRow(**dict(row)) for row in rows[:MAX_SHOWN]], len(rows) > MAX_SHOWN
+
+
+async def replaced(connection: DatabaseConnection, said: TenantLimitRow) -> TenantLimitRow:
+    """Set all three; None is the configuration's default.
+
+    Raises:
+        BadRequest: there is no such tenant, or a limit is out of its range.
+    """
+    given = (said.requests_per_minute, said.tokens_per_minute, said.max_concurrency)
+    _check(given)
+    return await _change(connection, said.tenant_id, given, all_=True)
 
 
 async def cleared(connection: DatabaseConnection, tenant_id: str) -> TenantLimitRow:
@@ -81,6 +101,11 @@ async def _change(
     if row is None:
         raise _unknown(tenant_id)
     return TenantLimitRow(**dict(row))
+
+
+def _check(given: Iterable[int | None]) -> None:
+    if any(value is not None and not 1 <= value <= MOST for value in given):
+        raise BadRequest(f"a tenant's limits are numbers from 1 to {MOST}")
 
 
 def _unknown(tenant_id: str) -> BadRequest:

@@ -27,9 +27,11 @@ from tether.http.exchange import Exchange
 from tether.http.gateways import Gateways
 from tether.http.infer import InferFormat
 from tether.http.lifeline import Lifeline
+from tether.http.limit_routes import LimitRoutes
 from tether.http.models import Models
 from tether.http.operator_requests import OperatorRequests
 from tether.http.options import DoorOptions
+from tether.http.price_routes import PriceRoutes
 from tether.http.probes import Probes
 from tether.http.registry import RegistryRoutes
 from tether.http.storage import Storage
@@ -62,12 +64,15 @@ def application(
         Route("/v1/embeddings", exchange(EmbeddingsFormat()), methods=["POST"]),
         Route("/v1/infer", exchange(InferFormat(limit)), methods=["POST"]),
     ]
+    admin = OperatorRequests(gateways, doorkeeper, bodies, "admin")
     routes = [
         *hot,
         Route("/v1/models", models.index),
         Route("/v1/models/{model_id:path}", models.show),
         *RegistryRoutes(OperatorRequests(gateways, doorkeeper, bodies, "registry")).routes,
-        *BudgetRoutes(OperatorRequests(gateways, doorkeeper, bodies, "admin")).routes,
+        *BudgetRoutes(admin).routes,
+        *LimitRoutes(admin).routes,
+        *PriceRoutes(admin).routes,
         Route("/healthz", probes.healthz),
         Route("/readyz", probes.readyz),
     ]
