@@ -8,7 +8,7 @@ import platform
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib import util
 from pathlib import Path
 from typing import Protocol
@@ -78,7 +78,8 @@ class OutsideValkey:
     async def stop(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            process.kill()
+            with suppress(ProcessLookupError):  # a terminal stops all of a group
+                process.kill()
             await process.wait()
 
 
