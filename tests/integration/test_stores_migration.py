@@ -46,8 +46,8 @@ BILLS = """
     WHERE state = 'running';
 """
 OLD_JOBS = """SELECT id, tenant_id, retry_token, fingerprint, model_ref, state, outcome, attempt,
-    fence, worker_id, worker_address, prompt_tokens, completion_tokens, finish, error_code, created_at,
-    settled_at, claim FROM jobs ORDER BY id"""
+    fence, worker_id, worker_address, prompt_tokens, completion_tokens, finish, error_code,
+    created_at, settled_at, claim FROM jobs ORDER BY id"""
 OLD_LEASES = "SELECT job_id, worker_id, worker_address, fence, expires_at FROM leases ORDER BY 1"
 OLD_BILLS = """SELECT job_id, tenant_id, model_ref, prompt_tokens, {} AS output, at
     FROM ledger ORDER BY at, job_id"""
