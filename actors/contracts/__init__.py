@@ -38,6 +38,7 @@ from actors.contracts.catalog import (
     Stage,
     WatchCatalog,
 )
+from actors.contracts.computing import Computed
 from actors.contracts.fleet import (
     ClusterNode,
     ClusterShown,
@@ -101,6 +102,7 @@ __all__ = [
     "Command",
     "Commanded",
     "Completed",
+    "Computed",
     "ControlNode",
     "ControlPlane",
     "EmbeddingInput",

@@ -25,7 +25,7 @@ from actors.contracts import (
 )
 from actors.core.journal import Reader
 from actors.core.node_roles import Role
-from actors.gateway import metrics
+from actors.gateway.admission import ShareShort
 from actors.gateway.fleet_view import FleetView
 from actors.gateway.gateway_metrics import GatewayMetrics
 from actors.gateway.key_check import KeyCheck
@@ -39,19 +39,17 @@ from actors.gateway.session import Sessions
 from actors.gateway.session_listing import SessionListing
 from actors.gateway.session_reading import Deserted
 from actors.gateway.session_settlement import settled_by, usage_of
+from actors.gateway.session_sweep import GONE, sweep_session
 from actors.gateway.settlement import Settlement
+from actors.gateway.shared_limits import SharedLimits
 from actors.gateway.slot_releases import SCHEDULER, SlotReleases
 from actors.reservation.renewer import Renewer
 from supervision.child import Supervised
-from supervision.errors import Cancelled, DeadlineExceeded, Draining, TetherError
+from supervision.errors import Cancelled, DeadlineExceeded, Draining, TetherError, Unavailable
 from supervision.runtime import Address, on
 from supervision.runtime.cancel_cause import CancelCause
-from supervision.telemetry import logs
-
-log = logs.get(__name__)
 
 TICK_S = 0.25  # of the sweep: deadlines, clients that don't come back, silent workers
-OVERTIME_S = 0.5  # the worker knows the deadline too, and settles by it
 START_S = 15.0  # for scheduler and catalog, which may be starting as well
 
 
@@ -71,19 +69,27 @@ class Gateway(Supervised):
             bound=options.keys,
             present_s=options.key_s,
             absent_s=options.unknown_key_s,
+            share=options.limit_share,
         )
+        self._limits = SharedLimits(self, options)
         self._sessions = Sessions(options.sessions)
         self._running: dict[RequestSession, None] = {}  # a set in the order of adding
         self._recent = RecentRequests()
-        self._settlement = Settlement(self, options.unsettled, options.remember_s)
+        self._settlement = Settlement(self, options.unsettled, options.remember_s, options.spool)
         self._slot_releases = SlotReleases(self)
         self._metrics = GatewayMetrics()
         self._fleet = FleetView(self)
         self._admission = RequestAdmission(
-            self, options, sessions=self._sessions, fleet=self._fleet, metrics=self._metrics
+            self,
+            options,
+            sessions=self._sessions,
+            fleet=self._fleet,
+            metrics=self._metrics,
+            tenants=self._limits.tenants,
         )
         self._watched: set[str] = set()
         self._draining = False
+        self.serve(self._admission)
         self.serve(KeyCheck(self, self._keyring))
         self.serve(RegistryProxy(self, self._keyring))
         self.serve(
@@ -95,13 +101,14 @@ class Gateway(Supervised):
                 fleet=self._fleet,
             )
         )
-        await self._keyring.open()
+        await asyncio.gather(self._keyring.open(), self._limits.open())
         self.background(self._keyring.watch(), name="keys")
         catalog = self._fleet.follow()
         await self.tree.wait(SCHEDULER, START_S)
         await asyncio.wait_for(catalog.first.wait(), START_S)
         self.background(self._sweep(), name="sweep")
-        renewer = Renewer(self, "gateway", self._held_jobs, every_s=options.renew_s)
+        heard = self._settlement.heard
+        renewer = Renewer(self, "gateway", self._held_jobs, every_s=options.renew_s, heard=heard)
         self.background(renewer.run(), name="renew")
 
     async def stop(self, deadline_s: float) -> None:
@@ -111,7 +118,8 @@ class Gateway(Supervised):
         first, have let all streams finish."""
         self._draining = True
         self._metrics.publish()
-        await self._keyring.close()
+        await self._settlement.stop()
+        await asyncio.gather(self._keyring.close(), self._limits.close())
 
     def described(self) -> dict[str, object]:
         """See `Actor.described`."""
@@ -139,7 +147,14 @@ class Gateway(Supervised):
         caller = self._keyring.known(msg.credential, now)
         if caller is None:
             caller = await self._keyring.find(msg.credential, self.loop)
-        session = self._join(msg, caller, now) or self._open_session(msg, caller, now)
+        try:
+            session, beside = self._enter(msg, caller, now)
+        except ShareShort as short:
+            who = caller
+            session, beside = await self._limits.granted(
+                short, lambda now: self._enter(msg, who, now)
+            )
+        limits = self._admission.state_of(caller.tenant_id, now)
         journal, reading, step = session.journal, session.reading, session.step
         from_seq = msg.from_seq
         reading.enter()
@@ -157,6 +172,8 @@ class Gateway(Supervised):
                         raise session.error.anew()
                     await reading.more(step)
                     continue
+                if limits is not None:
+                    item, limits = msgspec.structs.replace(item, limits=limits), None
                 yield item
                 if type(item) is Completed:
                     return
@@ -167,6 +184,8 @@ class Gateway(Supervised):
             why = CancelCause.CANCELLED
             raise
         finally:
+            if beside:
+                self._admission.joined_leaves(caller.tenant_id, self.loop.time())
             left = reading.leave(why, explicit=session.explicit, now=self.loop.time())
             if session.outcome is None and left is not None:
                 self._deserted(session, left)
@@ -186,17 +205,25 @@ class Gateway(Supervised):
         """Which models of the catalog some living worker has answered for."""
         return Ready(models=() if self._draining else self._fleet.ready)
 
-    def _join(self, msg: Infer, caller: Caller, now: float) -> RequestSession | None:
+    def _enter(self, msg: Infer, caller: Caller, now: float) -> tuple[RequestSession, bool]:
+        """The session of a request, there already or new, and whether it was joined by one that
+        counts beside the others.
+
+        Raises:
+            ShareShort: the store of limits must be asked first.
+        """
         session = self._sessions.find((caller.tenant_id, msg.retry_token), msg.fingerprint)
         if not isinstance(session, RequestSession):
-            return None
+            return self._open_session(msg, caller, now), False
+        beside = self._admission.join(session, msg, caller, now)
         session.placement.prolong(now + min(msg.deadline_s, self._options.max_deadline_s))
-        return session
+        return session, beside
 
     def _open_session(self, msg: Infer, caller: Caller, now: float) -> RequestSession:
         """A new session, counted and entered everywhere, or an error and nothing of it."""
         if self._draining:
             raise Draining("this gateway is stopping; send the request again")
+        self._settlement.check(len(self._running))
         session = self._admission.enter(msg, caller, now)
         self._running[session] = None
         return session
@@ -212,7 +239,10 @@ class Gateway(Supervised):
                 pass
             else:
                 return
-        session.fail(Cancelled("the client left"))
+        if left is Deserted.ENDS:
+            session.fail(Cancelled("the client left"))
+        else:
+            session.fail(Unavailable(GONE))
 
     async def _carry(self, session: RequestSession) -> None:
         """Moves a session on while nobody listens; the sweep ends it if nobody comes back."""
@@ -255,14 +285,7 @@ class Gateway(Supervised):
         self._sessions.grew(session)
 
     def moved(self, session: RequestSession, why: TetherError) -> None:
-        metrics.request_resumes.labels(why.code).inc()
-        log.info(
-            "a request moves on",
-            job_id=session.job_id,
-            from_worker=session.worker_id,
-            at_token=session.journal.tokens,
-            why=why.code,
-        )
+        self._metrics.moved(session, why)
 
     def ended(self, session: RequestSession) -> None:
         """A session has its outcome: free what it held, and see that its job is closed."""
@@ -282,7 +305,12 @@ class Gateway(Supervised):
         else:
             self._sessions.drop(session)
         if settle is not None:
-            by = settled_by(outcome, streaming=session.streaming, attached=session.attached)
+            by = settled_by(
+                outcome,
+                streaming=session.streaming,
+                attached=session.attached,
+                late=isinstance(session.error, DeadlineExceeded),
+            )
             self._settlement.close(settle, by, session.worker_address, now)
         if session.worker_id:
             ok, neutral = session.verdict(now)
@@ -305,20 +333,13 @@ class Gateway(Supervised):
         while True:
             await asyncio.sleep(TICK_S)
             now = self.loop.time()
-            grace = self._options.grace_s
             silent = self._fleet.take_silent()
             for session in list(self._running):
-                left_at, placement = session.reading.left_at, session.placement
-                if now > placement.deadline + OVERTIME_S:
-                    session.fail(DeadlineExceeded("no complete answer before the deadline"))
-                elif left_at is not None and now - left_at >= grace:
-                    session.fail(Cancelled("the client did not come back"))
-                elif silent and session.worker_address in silent:
-                    session.desert()
-                elif now > placement.silent_until:
-                    session.expire(now)
+                sweep_session(session, silent, now, grace_s=self._options.grace_s)
             self._sessions.sweep(now)
             self._settlement.sweep(now)
             self._recent.publish()
             self._metrics.publish()
+            self._admission.sweep(now)
+            self._limits.publish()
             self._admission.publish(len(self._keyring), self._keyring.questions)

@@ -8,6 +8,7 @@ from actors.contracts import (
     Infer,
     JobKey,
     JobState,
+    Maximum,
     Ownership,
     Place,
     Run,
@@ -26,6 +27,7 @@ def place(
     sampling: Sampling,
     deadline_s: float,
     slo: Slo,
+    most: Maximum,
 ) -> Place:
     """A worker for the next attempt. Until this gateway has asked for the job once, there may be
     one that another gateway has begun."""
@@ -39,6 +41,7 @@ def place(
         traceparent=infer.traceparent,
         is_resume=returns and not ownership.held_claim_token,
         slo=slo,
+        most=most,
     )
 
 

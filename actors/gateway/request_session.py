@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import random
 
+import msgspec
+
 from actors.contracts import (
     Assignment,
     Chunk,
@@ -25,7 +27,9 @@ from actors.contracts import (
     Settle,
 )
 from actors.core.ids import job_id
+from actors.core.outcome_billing import AnswerEnd, end_of_error
 from actors.errors import AnswerGone, ModelNotFound, WorkerLost
+from actors.gateway.request_maximum import maximum
 from actors.gateway.session import Session
 from actors.gateway.session_host import Chunks, SessionHost
 from actors.gateway.session_placement import GONE, SessionPlacement
@@ -41,6 +45,7 @@ from supervision.errors import (
     Unavailable,
 )
 from supervision.policies import Call
+from supervision.runtime.cancel_cause import CancelCause
 
 PLACE_MARGIN_S = 0.5  # the scheduler knows the deadline too, and its error says more than ours
 
@@ -75,6 +80,7 @@ class RequestSession(Session):
         sampling: Sampling,
         now: float,
         call: Call,
+        key_id: str = "",
     ) -> None:
         super().__init__((tenant_id, infer.retry_token), infer.fingerprint, infer.explicit_token)
         self.infer = infer
@@ -86,6 +92,7 @@ class RequestSession(Session):
             retry_token=infer.retry_token,
             fingerprint=infer.fingerprint,
             model_ref=card.ref,
+            key_id=key_id,
         )
         self.placement = SessionPlacement(infer, job, call, now)
         self.reading = SessionReading(host.loop)
@@ -140,7 +147,8 @@ class RequestSession(Session):
             self.fail(DeadlineExceeded("the request's deadline passed before it found a worker"))
             return
         slo = self.card.policy.slo
-        ask = placement.place(self.sampling, slo, now, random.getrandbits(62) + 1)
+        most = maximum(self.infer, self.sampling, self.card)
+        ask = placement.place(self.sampling, slo, now, random.getrandbits(62) + 1, most)
         try:
             placed = await host.place(ask, timeout=remaining + PLACE_MARGIN_S)
         except asyncio.CancelledError:
@@ -164,6 +172,9 @@ class RequestSession(Session):
         if self.outcome is not None:
             host.released(assignment.job_id, "", ok=True)
             return
+        if 0 < assignment.max_tokens < self.sampling.max_tokens:
+            # A budget affords no more; whoever takes the job further heeds it as well.
+            self.sampling = msgspec.structs.replace(self.sampling, max_tokens=assignment.max_tokens)
         try:
             if placement.assigned(assignment, host.loop.time()):
                 self._open(assignment)
@@ -247,12 +258,12 @@ class RequestSession(Session):
         """The roster has given its worker up, though its connection stands: it hangs. Whoever
         reads finds the stream ended, and moves on."""
         if self._stream is not None:
-            self._stream.close()
+            self._stream.close(CancelCause.LEAVING)
 
     def expire(self, now: float) -> None:
         """If its worker has said nothing for too long, it is left for another one."""
         if self._stream is not None and self.placement.expires(self.journal, now):
-            self._stream.close()
+            self._stream.close(CancelCause.LEAVING)
 
     def fail(self, error: TetherError) -> None:
         """End it with an error; safe to call twice."""
@@ -265,7 +276,8 @@ class RequestSession(Session):
         completed = outcome is Outcome.COMPLETED
         self.placement.close(self._host.loop.time(), completed=completed)
         if self._stream is not None and not completed:
-            self._stream.close()
+            by_client = end_of_error(self.error) is not AnswerEnd.BROKEN
+            self._stream.close(CancelCause.CANCELLED if by_client else CancelCause.LEAVING)
         self._host.ended(self)
         self.reading.wake()
 
@@ -301,6 +313,13 @@ class RequestSession(Session):
     def streaming(self) -> bool:
         """Is a worker's stream open?"""
         return self._stream is not None
+
+    @property
+    def broken_off(self) -> bool:
+        """Did it end before its worker had said the end, by this side or by its deadline? Then
+        only the worker knows what was computed."""
+        late = isinstance(self.error, DeadlineExceeded)
+        return self.error is not None and (self._stream is not None or late)
 
     def _cold(self) -> bool:
         return self._host.cold(self.worker_address, self.model_ref)

@@ -18,6 +18,9 @@ from actors.contracts import (
 )
 from actors.contracts.operating import KeepBreakers
 from actors.core.node_roles import Role
+from actors.core.price import PriceBook
+from actors.core.price_options import PriceOptions
+from actors.reservation.books import Books
 from actors.stores import breakers
 from actors.stores.database import answers, connect, patiently
 from actors.stores.ledger import Ledger, LedgerOptions
@@ -34,7 +37,7 @@ _DRAIN_S = 5.0
 
 class ReservationOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`dsn` is PostgreSQL's. A start waits up to `connect_s` for it, since it may be restarting
-    too.
+    too. `prices` are those of the configuration.
 
     Raises:
         ValueError: a number is out of its range.
@@ -43,6 +46,7 @@ class ReservationOptions(msgspec.Struct, frozen=True, kw_only=True):
     dsn: str
     connect_s: float = 20.0
     ledger: LedgerOptions = LedgerOptions()
+    prices: tuple[PriceOptions, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.dsn:
@@ -68,14 +72,18 @@ class Reservation(Supervised):
     async def start(self, options: ReservationOptions) -> None:
         self._dsn = options.dsn
         self._one_by_one = asyncio.Lock()
-        self._ledger = Ledger(options.dsn, options.ledger)
+        book = PriceBook()
+        self._ledger = Ledger(options.dsn, options.ledger, book)
+        self._books = Books(options.dsn, options.ledger, book)
         await patiently(
             self._ledger.open,
             options.connect_s,
             lambda error, _: log.warning("waits for PostgreSQL", reason=str(error)),
         )
+        await patiently(lambda: self._books.open(options.prices), options.connect_s)
 
     async def stop(self, deadline_s: float) -> None:
+        await self._books.close()
         await self._ledger.close(min(_DRAIN_S, max(0.0, deadline_s - 0.5)))
 
     @on(Reserve, of=OWN)

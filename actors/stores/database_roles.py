@@ -45,42 +45,58 @@ RIGHTS: Final[Mapping[DatabaseRole, Mapping[str, str]]] = {
         "ledger": "SELECT, INSERT",
         "ledger_seq": "USAGE, SELECT",
         "ledger_blocks": "SELECT, INSERT",
-        "prices": "SELECT",
+        "ledger_leaves": "SELECT, INSERT, DELETE",
+        "prices": "SELECT, INSERT",  # those of its configuration
         "budgets": "SELECT",
         "budget_periods": "SELECT, INSERT, UPDATE",
-        "budget_events": "SELECT, INSERT",
+        "budget_events": "SELECT, INSERT, UPDATE (told)",
         "breakers": "SELECT, INSERT, UPDATE, DELETE",
     },
     DatabaseRole.REGISTRY: {
         "tether_migrations": "SELECT",
         "models": "SELECT, INSERT, UPDATE",
         "model_changes": "SELECT, INSERT",
+        # for operators over HTTP
+        "api_keys": "SELECT (id, tenant_id, prefix)",
+        "budgets": "SELECT, INSERT, UPDATE",
+        "budget_periods": "SELECT, UPDATE (warns_at)",
+        "budget_events": "SELECT, INSERT",
     },
     DatabaseRole.OPERATOR: {
         "tether_migrations": "SELECT",
         "tenants": "SELECT, INSERT, UPDATE",
         "api_keys": "SELECT, INSERT, UPDATE (revoked_at)",
-        "jobs": "SELECT, UPDATE (entries, billed_prompt, billed_cached, billed_reasoning, "
-        "billed_output, billed_micros)",
+        "jobs": "SELECT",
         "attempts": "SELECT",
         "job_attempts": "SELECT",
         "leases": "SELECT",
-        "ledger": "SELECT, INSERT",  # a refund is an entry
-        "ledger_seq": "USAGE, SELECT",
+        "ledger": "SELECT",  # what it adds, a refund, goes by a function that knows the bill
         "ledger_blocks": "SELECT",
+        "ledger_leaves": "SELECT",
         "prices": "SELECT, INSERT",
         "budgets": "SELECT, INSERT, UPDATE",
-        "budget_periods": "SELECT",
-        "budget_events": "SELECT",
+        "budget_periods": "SELECT, UPDATE (warns_at)",
+        "budget_events": "SELECT, INSERT",
         "breakers": "SELECT",
         "models": "SELECT",
         "model_changes": "SELECT",
     },
 }
-#: The functions that work with the rights of the schema's owner, and who may call them.
+#: The functions that are not for everybody: those that work with the rights of the schema's owner,
+#: and those that reserve of budgets.
 FUNCTIONS: Final[Mapping[str, frozenset[DatabaseRole]]] = {
     "ledger_make_partitions(integer)": frozenset({DatabaseRole.RESERVATION}),
     "ledger_drop_before(timestamptz)": frozenset({DatabaseRole.RESERVATION}),
+    "open_within_budgets(uuid[], text[], text[], text[], bytea[], text[], text[], text[], "
+    "integer[], bigint[], uuid[], integer[], float8, integer[], integer[], integer[], boolean[], "
+    "integer[])": frozenset({DatabaseRole.RESERVATION}),
+    "hold_anew_within_budgets(text[], text[], text[], bytea[], text[], integer[], bigint[], "
+    "integer[], integer[], integer[], boolean[], integer[])": frozenset({DatabaseRole.RESERVATION}),
+    "hold_within_budgets(uuid[], text[], integer[], integer[], integer[], integer[], boolean[], "
+    "boolean[])": frozenset({DatabaseRole.RESERVATION}),
+    "ledger_refund(uuid, integer, integer, integer, integer, integer, bigint, text, text)": (
+        frozenset({DatabaseRole.OPERATOR})
+    ),
 }
 _RIGHT: Final = re.compile(r"(\w+)(?: \(([^)]*)\))?(?:, |$)")
 #: Who of $1 has which right, in the schema, by table, by column; and may everybody make tables?

@@ -14,13 +14,16 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 
 from actors.contracts import Renew, Renewed, Reserve, Reserved, Settle, Settled
 from actors.core.price import PriceBook
 from actors.stores import metrics
+from actors.stores.budget_desk import BudgetDesk
+from actors.stores.budget_lane import BudgetLane
+from actors.stores.budgeted_tenants import BudgetedTenants
 from actors.stores.database import AWAY, LOST, answers, connect, full, migrate
 from actors.stores.jobs import Desk, Told
 from actors.stores.ledger_options import LedgerOptions
@@ -35,11 +38,14 @@ from supervision.errors import Draining, Internal, Overloaded, TetherError, Unav
 from supervision.policies import Retry, Stack
 from supervision.policies.async_driver import Attempt, run
 from supervision.telemetry import bounds, logs
+from supervision.telemetry.bounded_log import BoundedLog
 
 __all__ = ["Ledger", "LedgerOptions"]
 
 log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
+D = TypeVar("D", bound=Desk)
 _LANES = 2
 _FULL_S = 0.25  # between two attempts to settle on a full disk
 
@@ -64,6 +70,8 @@ class Ledger:
         self._rounds: Rounds[object, WaitingRequest] = Rounds(
             most=self._options.round_max, waiting=self._options.waiting_max, at_once=_LANES
         )
+        self._budgeted = BudgetedTenants()
+        self._within = BudgetLane(self._options, lambda: self._desk(BudgetDesk))
         self._shared = SharedDesk(self._desk)
         self._renewals = Renewals(self._shared)
         self._idle: deque[asyncio.Future[None]] = deque()
@@ -123,6 +131,7 @@ class Ledger:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
+        await self._within.close(drain_s)
         self._shared.close()
         for request in self._rounds.remove(lambda _: True):
             request.fail(Draining("the reservation stops; try again"))
@@ -178,6 +187,9 @@ class Ledger:
         request = WaitingRequest(
             msg, check(msg), loop.create_future(), loop.time() + patience, node
         )
+        if isinstance(msg, Reserve) and msg.job.tenant_id in self._budgeted:
+            self._within.offer(key, request)
+            return request.future
         if not self._rounds.offer(key, request):
             self._refused.inc()
             raise Overloaded(
@@ -203,12 +215,13 @@ class Ledger:
 
     # ---- lanes
 
-    async def _desk(self) -> Desk:
-        desk = await Desk.open(
+    async def _desk(self, kind: type[D] = Desk) -> D:  # type: ignore[assignment]
+        desk = await kind.open(
             self._dsn,
             lease_s=self._options.lease_s,
             timeout_s=self._options.statement_s,
             prices=self._prices,
+            budgeted=self._budgeted,
         )
         # An idle lane whose connection ends makes another before it is needed.
         desk.connection.add_termination_listener(lambda _: self._wake())
@@ -269,11 +282,14 @@ class Ledger:
         except LOST:
             raise
         except (asyncpg.PostgresError, ValueError, TypeError) as error:
+            if await desk.extended(error):
+                return taken
             if len(taken) > 1:
                 half = len(taken) // 2
                 first = await self._round(desk, taken[:half])
                 return first + await self._round(desk, taken[half:])
-            log.error("round.refused", error=str(error), request=type(taken[0][1].msg).__name__)
+            kind = type(taken[0][1].msg).__name__
+            heard.error("round.refused", kind, error=str(error), request=kind)
             taken[0][1].fail(Internal(f"PostgreSQL refused it: {error}"))
             return []
         metrics.reservation_round_seconds.observe(time.perf_counter() - began)
@@ -288,9 +304,20 @@ class Ledger:
             metrics.reservation_stale.inc(stale)
         again: _Taken = []
         for entry, answer in zip(reserving, answers, strict=True):
-            if not entry[1].take(answer):
+            if entry[1].take(answer):
+                continue
+            if entry[1].msg.job.tenant_id in self._budgeted:  # type: ignore[union-attr]
+                self._longer_road(entry)
+            else:
                 again.append(entry)
         return again
+
+    def _longer_road(self, entry: tuple[object, WaitingRequest]) -> None:
+        """Its tenant has budgets, as has turned out."""
+        try:
+            self._within.offer(*entry)
+        except Overloaded as error:
+            entry[1].fail(error)
 
     async def _reconnected(self) -> Desk:
         """A new connection, however long it takes; meanwhile those whose patience ends are told."""
@@ -312,6 +339,7 @@ class Ledger:
 
     def _expire(self) -> None:
         now = self._loop.time()
+        self._within.expire(now)
         for request in self._rounds.remove(lambda r: r.future.done() or r.deadline <= now):
             request.fail(
                 Unavailable(

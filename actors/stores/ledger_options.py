@@ -21,7 +21,7 @@ class LedgerOptions(msgspec.Struct, frozen=True, kw_only=True):
     A job that was settled is deleted after `keep_jobs_s`, and its retry token with it: who sends
     that again then is answered anew. Months of the ledger that ended `keep_ledger_s` ago are
     dropped. 0 keeps for ever. Every `prune_s` it is looked, and `prune_batch` rows go in one
-    statement.
+    statement. Every `seal_s` what was billed is sealed, at most `seal_batch` entries in a block.
 
     Raises:
         ValueError: a number is not above 0 (or, of what is kept, below), or jobs are kept for less
@@ -40,6 +40,8 @@ class LedgerOptions(msgspec.Struct, frozen=True, kw_only=True):
     keep_ledger_s: float = 0.0
     prune_s: float = 60.0
     prune_batch: int = 500
+    seal_s: float = 60.0
+    seal_batch: int = 2048
 
     def __post_init__(self) -> None:
         for field in self.__struct_fields__:

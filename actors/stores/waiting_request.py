@@ -8,7 +8,7 @@ from typing import Any
 from actors.contracts import JobState, Reserve, Reserved, Settle
 from actors.errors import IdempotencyConflict
 from actors.stores import metrics
-from actors.stores.jobs import Answer
+from actors.stores.reserve_answers import Answer
 from supervision.errors import TetherError
 
 _LED = frozenset({JobState.RUNNING, JobState.COMPLETED})  # to another ask's job

@@ -15,9 +15,9 @@ from time import perf_counter
 
 from starlette.types import Receive, Scope, Send
 
-from actors.contracts import Completed, Infer
+from actors.contracts import Completed, Infer, LimitState
 from supervision.errors import Cancelled, Draining, Internal, TetherError, Unauthenticated
-from supervision.telemetry import logs
+from supervision.telemetry.bounded_log import BoundedLog
 from tether.http import errors, metrics
 from tether.http.admission import DoorAdmission
 from tether.http.api_format import ApiFormat, Encoder
@@ -28,12 +28,13 @@ from tether.http.doorkeeper import Doorkeeper
 from tether.http.envelope import Envelope
 from tether.http.gateways import Batches, Gateways
 from tether.http.identity import new_traceparent
+from tether.http.limit_headers import limit_headers
 from tether.http.options import DoorOptions
 from tether.http.storage import Storage
 
 LAST_WORDS_S = 2.0
 
-log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 
 class Exchange:
@@ -80,9 +81,12 @@ class Exchange:
             why = self._storage.explained(error)
         except asyncio.CancelledError:
             # The server's shutdown ran out of patience. The answer is ended here, as broken.
-            why = Draining("the server stopped before the answer was complete")
+            why = Draining(
+                "the server stopped before the answer was complete; nothing of it is billed, send "
+                "the request again"
+            )
         except Exception:
-            log.exception("a request failed", request_id=envelope.request_id)
+            heard.exception("a request failed", "", request_id=envelope.request_id)
             why = Internal(f"an error of ours; its id is {envelope.request_id}")
         try:
             with suppress(TimeoutError):
@@ -109,6 +113,11 @@ class Exchange:
                             await self._stream(envelope, reply, encoder, batches)
                         else:
                             await self._whole(reply, encoder, batches)
+                    except asyncio.CancelledError as cancelled:
+                        # The gateway shall hear who has cancelled, also while a client reads.
+                        with suppress(asyncio.CancelledError, StopAsyncIteration):
+                            await batches.athrow(cancelled)
+                        raise
                     finally:
                         await batches.aclose()
             except Unauthenticated:
@@ -147,6 +156,7 @@ class Exchange:
             deadline_s=line.remaining_s(),
             stream=order.stream,
             traceparent=envelope.traceparent,
+            max_tokens_given=order.max_tokens_given,
         )
         return infer, order.encoder
 
@@ -155,6 +165,8 @@ class Exchange:
     ) -> None:
         async for batch in batches:
             frames: list[bytes] = []
+            if not reply.started:
+                reply.limits = batch[0].limits
             for item in batch:
                 first = not (reply.started or frames)
                 if isinstance(item, Completed):
@@ -171,6 +183,7 @@ class Exchange:
             item = batch[-1]
             if not isinstance(item, Completed):
                 raise Internal("a gateway streamed an answer that was asked for as a whole")
+            reply.limits = item.limits
             await reply.whole(encoder.whole(item))
             return
 
@@ -178,13 +191,14 @@ class Exchange:
 class _Reply:
     """The answer as far as it has gone."""
 
-    __slots__ = ("_send", "encoder", "ended", "started")
+    __slots__ = ("_send", "encoder", "ended", "limits", "started")
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self.started = False
         self.ended = False
         self.encoder: Encoder | None = None
+        self.limits: LimitState | None = None
 
     async def whole(self, content: bytes) -> None:
         """All of an answer that is not streamed."""
@@ -192,6 +206,7 @@ class _Reply:
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(content)),
             (b"cache-control", b"no-store"),
+            *limit_headers(self.limits),
         ]
         self.started = True
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -233,5 +248,6 @@ class _Reply:
             (b"content-type", encoder.content_type),
             (b"cache-control", b"no-cache, no-transform"),
             (b"x-accel-buffering", b"no"),  # nginx would hold the events back
+            *limit_headers(self.limits),
         ]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
