@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from actors.contracts.policies import RequestPolicies
+from actors.core.answer_options import AnswerOptions
 from actors.gateway.admission import TenantLimits
 from actors.gateway.session import SessionBounds
 
@@ -15,6 +16,7 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
     `limits` are those of a tenant whose row has none. `grace_s` is how long a session with an
     explicit token runs on without a listener after its front door was lost. `policies` are what
     a request passes unless its model's policy says otherwise.
+    `answers` says of which requests the finished answers are kept.
     `unsettled` answers per gateway are remembered for `remember_s`, to settle them if their
     worker dies before it did.
 
@@ -28,6 +30,7 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
     )
     sessions: SessionBounds = SessionBounds()
     policies: RequestPolicies = RequestPolicies()
+    answers: AnswerOptions = AnswerOptions()
     grace_s: float = 10.0
     keys: int = 10_000
     key_s: float = 60.0

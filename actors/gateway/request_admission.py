@@ -52,7 +52,7 @@ class RequestAdmission:
         if not 0 < len(msg.retry_token) <= MAX_TOKEN_LENGTH or "\0" in msg.retry_token:
             raise BadRequest(
                 f"an idempotency key has 1 to {MAX_TOKEN_LENGTH} characters, none of them NUL",
-                param="retry_token",
+                param="Idempotency-Key",
             )
         if not msg.deadline_s > 0:
             raise DeadlineExceeded("the request came after its deadline")
@@ -77,6 +77,10 @@ class RequestAdmission:
             call=stack.begin(now + min(msg.deadline_s, self._max_deadline_s)),
         )
         session.charged = tokens
+        ended = self._sessions.ended(session.key)
+        if isinstance(ended, RequestSession):
+            session.go_on(ended)
+            self._sessions.drop(ended)
         try:
             self._make_room(session, asked.characters)
             session.placement.admit(now)

@@ -65,6 +65,7 @@ def run(
     deadline_s: float,
 ) -> Run:
     """From the beginning, or from what `journal` holds on."""
+    emitted_ids = journal.emitted_ids if journal.prompt_ids else ()
     return Run(
         job=job,
         fencing_token=fencing_token,
@@ -74,7 +75,12 @@ def run(
         stream=infer.stream,
         # without the prompt's ids nothing of the answer is known either
         prompt_ids=journal.prompt_ids,
-        emitted_ids=journal.emitted_ids if journal.prompt_ids else (),
+        emitted_ids=emitted_ids,
         traceparent=infer.traceparent,
         split_at=infer.from_seq,
+        said=(
+            tuple((len(ids), text) for ids, text in journal.pieces())
+            if job.keep and emitted_ids
+            else ()
+        ),
     )

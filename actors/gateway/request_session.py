@@ -24,10 +24,11 @@ from actors.contracts import (
     Settle,
 )
 from actors.core.ids import job_id
-from actors.errors import AnswerGone, ModelNotFound, WorkerLost
+from actors.errors import ModelNotFound, WorkerLost
+from actors.gateway.idempotency import Past, answer_gone, key_of
 from actors.gateway.session import Session
 from actors.gateway.session_host import Chunks, SessionHost
-from actors.gateway.session_placement import GONE, SessionPlacement
+from actors.gateway.session_placement import SessionPlacement
 from actors.gateway.session_reading import SessionReading
 from actors.gateway.session_settlement import outcome_of_error, settle_of
 from supervision.contracts import Contract
@@ -57,6 +58,7 @@ class RequestSession(Session):
         "first_at",
         "infer",
         "outcome",
+        "past",
         "placement",
         "reading",
         "sampling",
@@ -75,7 +77,8 @@ class RequestSession(Session):
         now: float,
         call: Call,
     ) -> None:
-        super().__init__((tenant_id, infer.retry_token), infer.fingerprint, infer.explicit_token)
+        key = key_of(infer, tenant_id)
+        super().__init__(key, infer.fingerprint, infer.explicit_token)
         self.infer = infer
         self.card = card
         self.sampling = sampling
@@ -85,6 +88,8 @@ class RequestSession(Session):
             retry_token=infer.retry_token,
             fingerprint=infer.fingerprint,
             model_ref=card.ref,
+            endpoint=infer.endpoint,
+            keep=infer.explicit_token,
         )
         self.placement = SessionPlacement(infer, job, call, now)
         self.reading = SessionReading(host.loop)
@@ -94,8 +99,17 @@ class RequestSession(Session):
         self.first_at: float | None = None
         self.error: TetherError | None = None
         self.outcome: Outcome | None = None
+        self.past = Past()
         self._host = host
         self._stream: Chunks | None = None
+
+    def go_on(self, ended: RequestSession) -> None:
+        """The same request was here before, and ended badly: goes on from what that has said, if
+        the version is the same."""
+        journal = ended.journal
+        if journal.prompt_ids and ended.model_ref == self.model_ref:
+            self.journal = journal.copy()
+            self.past.had = journal.tokens
 
     # ---- moving on
 
@@ -164,7 +178,13 @@ class RequestSession(Session):
             host.released(assignment.job_id, "", ok=True)
             return
         try:
-            if placement.assigned(assignment, host.loop.time()):
+            self.past.led(self.infer, self.job_id, placement.assignment, assignment)
+            if not placement.assigned(assignment, host.loop.time()):
+                return
+            answered = assignment.state is JobState.COMPLETED
+            if answered and placement.job.keep and await host.said_again(self):
+                self._end(Outcome.COMPLETED)
+            elif self.outcome is None:
                 self._open(assignment)
         except TetherError as error:
             self.fail(error)
@@ -214,7 +234,7 @@ class RequestSession(Session):
             error, now, lost=lost, began=self.first_at is not None, cold=self._cold()
         )
         if broken is None:
-            self.fail(AnswerGone(GONE))
+            self.fail(answer_gone(self.past.billed))
             return
         if self._another_version(broken.error):
             gone = Draining("the version is gone; another one answers")

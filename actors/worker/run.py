@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum, auto
 
 from actors.contracts import Chunk, Completed, Outcome, Run, Settle, Usage
@@ -116,6 +116,21 @@ class ModelRun:
         """Nobody need wait any longer for the last chunk to leave."""
         if self.delivered is not None and not self.delivered.done():
             self.delivered.set_result(None)
+
+    @property
+    def said_before(self) -> Iterator[tuple[tuple[int, ...], str]]:
+        """The pieces of the answer that were there when it began, as pieces of a journal."""
+        ids, at = self.run.emitted_ids, 0
+        for tokens, text in self.run.said:
+            yield ids[at : at + tokens], text
+            at += tokens
+
+    @property
+    def keepable(self) -> bool:
+        """Is it an answer that the store is to keep, and does it know all of that?"""
+        journal, run = self.journal, self.run
+        told = sum(tokens for tokens, _ in run.said)
+        return run.job.keep and journal.finish is not None and told == journal.base
 
     def break_off(self, ending: Ending) -> None:
         """End it; its task does the rest. Safe to call twice."""

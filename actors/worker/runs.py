@@ -6,7 +6,10 @@ import asyncio
 from collections import Counter
 from contextlib import aclosing, suppress
 
+import msgspec
+
 from actors.contracts import Run, Usage
+from actors.core.answer_packing import AnswerPacking
 from actors.core.control_lookup import ControlLookup
 from actors.engines.engine import Engine
 from actors.errors import WorkerLost
@@ -40,6 +43,7 @@ class Runs:
         self._guard: QuotaGuard[ModelRun] = QuotaGuard(options.slots, options.queue)
         self._records = RunStore(options.kept, options.kept_tokens, options.keep_s)
         self._settler = Settler(actor, "worker", control)
+        self._packing = AnswerPacking(options.answers, "worker")
         self._cold = 0
         self._tasks = 0
         self._idle = asyncio.Event()
@@ -160,7 +164,12 @@ class Runs:
             self._undelivered.discard(execution)
         if execution.done_reading:
             settle = execution.settle() or settle
-        await self._settler.settle(settle, near=execution.placed_by)
+        if not execution.keepable:
+            await self._settler.settle(settle, near=execution.placed_by)
+            return
+        async with self._packing.of(execution.journal, execution.said_before) as answer:
+            settle = msgspec.structs.replace(settle, answer=answer)
+            await self._settler.settle(settle, near=execution.placed_by)
 
     def _moment(self) -> asyncio.Future[None]:
         """A little later, the same for all who wait: what they then say leaves in one write, and

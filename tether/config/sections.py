@@ -21,6 +21,7 @@ from actors.contracts.policies import RequestPolicies
 from actors.core.model_options import ModelOptions
 from supervision.capability import Capability, meets
 from supervision.settings import ConfigInvalid, Port, Positive, Problem, Seconds, Section, Word
+from tether.config.answers_section import AnswersSection
 
 TlsVersion = Literal["1.2", "1.3"]
 Key = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
@@ -224,6 +225,7 @@ class Config(Section, frozen=True, kw_only=True):
     http: HttpSection = HttpSection()
     stores: StoresSection = StoresSection()
     artifacts: ArtifactOptions = ArtifactOptions()
+    answers: AnswersSection = AnswersSection()
     gateway: GatewaySection = GatewaySection()
     limits: LimitsSection = LimitsSection()
     policies: RequestPolicies = RequestPolicies()

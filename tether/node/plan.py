@@ -213,6 +213,7 @@ def _control(config: Config, run_dir: Path) -> Iterator[ChildSpec]:
     keep = LedgerOptions(
         keep_jobs_s=config.stores.keep_jobs_days * DAY_S,
         keep_ledger_s=config.stores.keep_ledger_days * DAY_S,
+        answers=config.answers.options,
     )
     reserving = dsn_of(config, run_dir, DatabaseRole.RESERVATION)
     yield Reservation.spec(ReservationOptions(dsn=reserving, ledger=keep))
@@ -230,6 +231,7 @@ def _control(config: Config, run_dir: Path) -> Iterator[ChildSpec]:
             characters=config.gateway.journal_characters,
         ),
         policies=config.policies,
+        answers=config.answers.options,
         max_deadline_s=config.http.max_deadline_s,
     )
     yield PartitionSupervisor.spec(
@@ -321,6 +323,7 @@ def _worker(config: Config, worker: WorkerSection, worker_id: str) -> WorkerOpti
         sandbox=worker.sandbox,
         prefix_mib=worker.prefix_mib,
         elsewhere=len(config.nodes) > 1,
+        answers=config.answers.options,
     )
 
 
