@@ -149,7 +149,7 @@ def main() -> None:
         print(f"whole and in order: {'yes' if whole else 'NO'}")
         job = settled(folder)
         print(f"the job: {job['outcome']} by {job['worker_id']}, in attempt {job['attempt']}")
-        bill = "SELECT count(*) AS bills, sum(completion_tokens) AS tokens FROM ledger"
+        bill = "SELECT count(*) AS bills, sum(output_tokens) AS tokens FROM ledger"
         ledger = row(folder, bill)
         print(f"the ledger: {ledger['bills']} bill, for {ledger['tokens']} tokens")
         if not whole or (ledger["bills"], ledger["tokens"]) != (1, TOKENS) or job["attempt"] < 2:

@@ -34,11 +34,15 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+Detail = str | int | float | bool
+"""A fact beside an error's sentence, for programs."""
+
 
 class TetherError(Exception):
     """Base of all. `code` is stable and public; `status` is HTTP's; `retryable` says whether
     the same request may be sent again at once or after `retry_after_s`; `blames_request` that
-    the request is at fault, and whoever says so is well."""
+    the request is at fault, and whoever says so is well. `details` are facts for programs (what is
+    left of a limit, what was billed); few and short, since they cross the wire with it."""
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
@@ -54,6 +58,7 @@ class TetherError(Exception):
         self.message = message
         self.retry_after_s = retry_after_s
         self.param = param
+        self.details: dict[str, Detail] = {}
 
 
 class BadRequest(TetherError):

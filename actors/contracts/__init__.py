@@ -73,13 +73,13 @@ from actors.contracts.inference import (
     Reserved,
     Run,
     Sampling,
-    Settle,
-    Settled,
     TextInput,
     Usage,
 )
 from actors.contracts.keys import Authenticate, Authenticated
+from actors.contracts.limits import LimitState, Maximum
 from actors.contracts.operating import BreakerState, BreakerStates, SetBreaker, ShowBreakers
+from actors.contracts.settling import HeldJob, Renew, Renewed, Settle, Settled
 
 __all__ = [
     "Announce",
@@ -112,11 +112,14 @@ __all__ = [
     "Hardware",
     "HaveArtifacts",
     "HealthReport",
+    "HeldJob",
     "Infer",
     "Input",
     "JobKey",
     "JobState",
+    "LimitState",
     "ListModels",
+    "Maximum",
     "Message",
     "ModelCard",
     "ModelChange",
@@ -138,6 +141,8 @@ __all__ = [
     "Readiness",
     "Ready",
     "RegisterModel",
+    "Renew",
+    "Renewed",
     "Reserve",
     "Reserved",
     "Revocations",

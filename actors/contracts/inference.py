@@ -30,6 +30,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from actors.contracts.catalog import Slo
+from actors.contracts.limits import LimitState, Maximum
 from supervision.contracts.contract import Contract, Value
 
 
@@ -99,18 +100,23 @@ class Sampling(Value, frozen=True):
 
 
 class Usage(Value, frozen=True):
-    """Tokens of one answer."""
+    """Tokens of one answer. Cached ones are part of the prompt, reasoning ones of the completion; 0
+    where the engine doesn't tell."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 class JobKey(Value, frozen=True):
     """What names a job, the same from the gateway to the worker.
 
-    `job_id` is the one that its gateway drew for it, or of the older job that its retry token led
-    to; (`tenant_id`, `retry_token`) is one job, whatever its id. `fingerprint` is the digest of the
-    request's body, `model_ref` the `name@version` that answers.
+    `job_id` is the one that its gateway drew for it, until it is told that of the job that
+    (`tenant_id`, `endpoint`, `retry_token`) stands for already; a job never changes its id.
+    `fingerprint` is the digest of the request's body, `model_ref` the `name@version` that answers.
+    `endpoint` is chat, completions, embeddings or infer, `key_id` that of the API key which asks
+    (empty: unknown). `keep`: the client gave the retry token, so the finished answer is kept.
     """
 
     job_id: str
@@ -118,6 +124,9 @@ class JobKey(Value, frozen=True):
     retry_token: str
     fingerprint: bytes
     model_ref: str
+    endpoint: str = ""
+    key_id: str = ""
+    keep: bool = False
 
 
 class Ownership(Value, frozen=True):
@@ -147,8 +156,9 @@ class Assignment(Value, frozen=True):
 
     `fencing_token` grows each time that the job is given away; a `Settle` under an older one
     changes nothing, and 0 is none (`state` free). `claim_token` is that of the job now: the
-    asker's, or one that it may hold from here on. Unless `state` is new, `job_id` may be that of
-    an older job of the same retry token.
+    asker's, or one that it may hold from here on. `job_id` is that of the retry token's job, which
+    may be older than the ask. `max_tokens` is where the answer is to end, for no more was reserved
+    of a budget; 0: as asked.
     """
 
     job_id: str
@@ -157,6 +167,7 @@ class Assignment(Value, frozen=True):
     fencing_token: int
     state: JobState = JobState.NEW
     claim_token: int = 0
+    max_tokens: int = 0
 
 
 class Infer(Contract, frozen=True):
@@ -166,7 +177,9 @@ class Infer(Contract, frozen=True):
     one made up for this request; `explicit_token` tells which. `fingerprint` is a digest of
     the body: the same token with another body is refused. `is_resume` is set, and `from_seq`
     perhaps not 0, when the front door takes up a stream whose gateway was lost. With `stream`
-    false all of the answer comes in one `Completed`.
+    false all of the answer comes in one `Completed`. `endpoint`: see `JobKey`. `max_tokens_given`:
+    the client has said `max_tokens` itself. Without `join` a request whose retry token's job runs
+    is refused, in place of reading along.
     """
 
     correlation_id: str
@@ -182,21 +195,28 @@ class Infer(Contract, frozen=True):
     from_seq: int = 0
     traceparent: str = ""
     is_resume: bool = False
+    endpoint: str = ""
+    max_tokens_given: bool = True
+    join: bool = True
 
 
 class Chunk(Contract, frozen=True):
     """Some output tokens and the text they added (which may be empty: half a character, or
-    the beginning of a stop string). `prompt_ids` comes with the first chunk of a run only."""
+    the beginning of a stop string). `prompt_ids` comes with the first chunk of a run only. What a
+    gateway says first carries the tenant's `limits`, and whether it is `replayed`: an answer that
+    was kept, and isn't computed now."""
 
     seq: int
     token_ids: tuple[int, ...]
     text: str
     prompt_ids: tuple[int, ...] = ()
+    limits: LimitState | None = None
+    replayed: bool = False
 
 
 class Completed(Contract, frozen=True):
     """The last item of every good stream: the tokens and text not sent before, and the sum.
-    `model_ref` is the `name@version` that answered."""
+    `model_ref` is the `name@version` that answered. `limits` and `replayed` as of a `Chunk`."""
 
     seq: int
     token_ids: tuple[int, ...]
@@ -205,13 +225,15 @@ class Completed(Contract, frozen=True):
     usage: Usage
     model_ref: str = ""
     prompt_ids: tuple[int, ...] = ()
+    limits: LimitState | None = None
+    replayed: bool = False
 
 
 class Place(Contract, frozen=True):
     """Gateway → scheduler: find a worker and reserve it. Carries no prompt. `avoid` names the
     workers (by address) that this request has already failed on. `is_resume`: the retry token may
     stand for a job already, which needs no free worker to be found. `slo` is that of the model's
-    policy."""
+    policy, `most` the bound of what it may use."""
 
     job: JobKey
     max_tokens: int
@@ -221,12 +243,13 @@ class Place(Contract, frozen=True):
     traceparent: str = ""
     is_resume: bool = False
     slo: Slo = Slo.STANDARD
+    most: Maximum = Maximum()
 
 
 class Reserve(Contract, frozen=True):
     """Scheduler → reservation: persist job and lease in one transaction, before dispatch.
-    Idempotent on (tenant_id, retry_token) of `job`. `ownership` decides what becomes of a job that
-    there is already.
+    Idempotent on (tenant_id, endpoint, retry_token) of `job`. `ownership` decides what becomes of a
+    job that there is already. `most` is what budgets reserve.
 
     Without a worker it only asks what the retry token stands for, and reserves nothing: where
     there is no job to be led to, it is told that the token is free."""
@@ -236,6 +259,7 @@ class Reserve(Contract, frozen=True):
     worker_address: str
     deadline_s: float
     ownership: Ownership = Ownership()
+    most: Maximum = Maximum()
 
 
 class Reserved(Contract, frozen=True):
@@ -294,27 +318,3 @@ class Finished(Contract, frozen=True):
     worker_id: str
     ok: bool = True
     neutral: bool = False
-
-
-class Settle(Contract, frozen=True):
-    """Worker (or, when it died after the answer, gateway) → reservation: close job, usage,
-    ledger and lease in one transaction. Idempotent; only the current `fencing_token` counts.
-
-    `delivered`: the answer is complete, and a reader has taken it to its end. That counts under an
-    older fencing token, and after another end of the job, unless it was completed before: what was
-    answered is billed, whatever somebody else has made of the job meanwhile."""
-
-    job_id: str
-    fencing_token: int
-    outcome: Outcome
-    usage: Usage
-    finish: str = ""
-    error_code: str = ""
-    delivered: bool = False
-
-
-class Settled(Contract, frozen=True):
-    """`first` is false when the job was settled before, or the fencing token was stale."""
-
-    job_id: str
-    first: bool

@@ -39,8 +39,16 @@ RIGHTS: Final[Mapping[DatabaseRole, Mapping[str, str]]] = {
     DatabaseRole.RESERVATION: {
         "tether_migrations": "SELECT",
         "jobs": "SELECT, INSERT, UPDATE, DELETE",
+        "attempts": "SELECT, INSERT, DELETE",
+        "job_attempts": "SELECT",
         "leases": "SELECT, INSERT, UPDATE, DELETE",
-        "ledger": "SELECT, INSERT, UPDATE, DELETE",
+        "ledger": "SELECT, INSERT",
+        "ledger_seq": "USAGE, SELECT",
+        "ledger_blocks": "SELECT, INSERT",
+        "prices": "SELECT",
+        "budgets": "SELECT",
+        "budget_periods": "SELECT, INSERT, UPDATE",
+        "budget_events": "SELECT, INSERT",
         "breakers": "SELECT, INSERT, UPDATE, DELETE",
     },
     DatabaseRole.REGISTRY: {
@@ -52,13 +60,27 @@ RIGHTS: Final[Mapping[DatabaseRole, Mapping[str, str]]] = {
         "tether_migrations": "SELECT",
         "tenants": "SELECT, INSERT, UPDATE",
         "api_keys": "SELECT, INSERT, UPDATE (revoked_at)",
-        "jobs": "SELECT",
+        "jobs": "SELECT, UPDATE (entries, billed_prompt, billed_cached, billed_reasoning, "
+        "billed_output, billed_micros)",
+        "attempts": "SELECT",
+        "job_attempts": "SELECT",
         "leases": "SELECT",
-        "ledger": "SELECT",
+        "ledger": "SELECT, INSERT",  # a refund is an entry
+        "ledger_seq": "USAGE, SELECT",
+        "ledger_blocks": "SELECT",
+        "prices": "SELECT, INSERT",
+        "budgets": "SELECT, INSERT, UPDATE",
+        "budget_periods": "SELECT",
+        "budget_events": "SELECT",
         "breakers": "SELECT",
         "models": "SELECT",
         "model_changes": "SELECT",
     },
+}
+#: The functions that work with the rights of the schema's owner, and who may call them.
+FUNCTIONS: Final[Mapping[str, frozenset[DatabaseRole]]] = {
+    "ledger_make_partitions(integer)": frozenset({DatabaseRole.RESERVATION}),
+    "ledger_drop_before(timestamptz)": frozenset({DatabaseRole.RESERVATION}),
 }
 _RIGHT: Final = re.compile(r"(\w+)(?: \(([^)]*)\))?(?:, |$)")
 #: Who of $1 has which right, in the schema, by table, by column; and may everybody make tables?
@@ -74,6 +96,9 @@ _HELD: Final = """
         SELECT c.relname::text, a.attname::text, t.grantee, t.privilege_type
         FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
             CROSS JOIN LATERAL aclexplode(a.attacl) t WHERE c.relnamespace = n.oid
+        UNION ALL
+        SELECT p.proname::text || '()', '', t.grantee, t.privilege_type
+        FROM pg_proc p CROSS JOIN LATERAL aclexplode(p.proacl) t WHERE p.pronamespace = n.oid
     ) h LEFT JOIN pg_roles r ON r.oid = h.grantee
     WHERE n.nspname = current_schema()
         AND (r.rolname = ANY($1)
@@ -114,6 +139,10 @@ def granting(schema: str = "public") -> Iterator[str]:
         yield f"GRANT USAGE ON SCHEMA {named} TO {role}"
         for table, what in rights.items():
             yield f"GRANT {what} ON {named}.{table} TO {role}"
+        for function, callers in FUNCTIONS.items():
+            yield f"REVOKE ALL ON FUNCTION {named}.{function} FROM PUBLIC, {role}"
+            if role in callers:
+                yield f"GRANT EXECUTE ON FUNCTION {named}.{function} TO {role}"
 
 
 async def existing(connection: asyncpg.Connection) -> frozenset[DatabaseRole]:
@@ -170,6 +199,9 @@ def _wanted() -> Iterator[tuple[str, str, str, str]]:
             for right, columns in _RIGHT.findall(what):
                 for column in columns.split(", "):
                     yield str(role), table, column, right
+        for function, callers in FUNCTIONS.items():
+            if role in callers:
+                yield str(role), function.partition("(")[0] + "()", "", "EXECUTE"
 
 
 def _with_password(password: str) -> str:

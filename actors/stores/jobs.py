@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
-from asyncpg.pgproto.pgproto import UUID
 
-from actors.contracts import Assignment, JobState, Outcome, Reserve, Reserved, Settle, Settled
+from actors.contracts import (
+    Assignment,
+    HeldJob,
+    JobState,
+    Outcome,
+    Reserve,
+    Reserved,
+    Settle,
+    Settled,
+)
+from actors.core.price import PriceBook
 from actors.errors import IdempotencyConflict
+from actors.stores.bill import is_billed
 from actors.stores.database import connect
+from actors.stores.message_check import check_uuid
 from actors.stores.queries import sql
 from actors.stores.verdict import Verdict
-from supervision.errors import BadRequest, TetherError
+from supervision.errors import TetherError
 
 # The tables of jobs and leases churn, so their statistics are always wrong; every access is by
 # key, and a plan by index is right at any size.
@@ -25,78 +37,47 @@ _PLANNER = {
     "jit": "off",
     "client_connection_check_interval": "1000",
 }
-_INT4 = 2**31 - 1
-_INT8 = 2**63 - 1
-_WORD = 128  # characters of a finish, or of the code of an error
-_TOKEN = 512  # characters of a retry token; an entry of the index has at most 2,704 bytes
+_AMENDS = 2
 
 #: What a request in a round came to; None means that it must be asked once more.
 Answer = Reserved | Settled | TetherError | None
 
 
-def check_uuid(text: str) -> Any:
-    """`text` as the UUID that the driver sends.
+class Told(NamedTuple):
+    """A settle of a round: its job's UUID, and the other node that it comes from ("": the own)."""
 
-    Raises:
-        BadRequest: it is none.
-    """
-    try:
-        return UUID(text)
-    except ValueError:
-        raise BadRequest(f"{text[:60]!r} is no job id; make one with job_id()") from None
+    job: Any
+    msg: Settle
+    node: str = ""
 
 
-def check(msg: Reserve | Settle) -> Any:
-    """The job's UUID; whatever would fail a whole round is refused here.
+class Swept(NamedTuple):
+    """How many leases that had run out were looked at, and how many jobs were expired by it."""
 
-    Raises:
-        BadRequest: a field can't be stored.
-    """
-    if isinstance(msg, Settle):
-        usage = msg.usage
-        if not (
-            0 <= usage.prompt_tokens <= _INT4
-            and 0 <= usage.completion_tokens <= _INT4
-            and 0 <= msg.fencing_token <= _INT8
-        ):
-            raise BadRequest(
-                "a settle's usage and fencing token must be numbers from 0 that fit a row"
-            )
-        for word in (msg.finish, msg.error_code):
-            if len(word) > _WORD or "\0" in word:
-                raise BadRequest(
-                    f"finish and error_code of a settle have at most {_WORD} characters, and no NUL"
-                )
-        return check_uuid(msg.job_id)
-    job, own = msg.job, msg.ownership
-    tokens = own.claim_token, own.held_claim_token, own.lost_fencing_token
-    if not (1 <= own.attempt <= _INT4 and 0 < msg.deadline_s < 1e7):
-        raise BadRequest("a reserve needs an attempt from 1 and a deadline above 0 s")
-    if not all(0 <= token <= _INT8 for token in tokens):
-        raise BadRequest("a reserve's tokens must be numbers from 0 that fit a row")
-    if len(job.retry_token) > _TOKEN or "\0" in job.retry_token:
-        raise BadRequest(
-            f"an Idempotency-Key has at most {_TOKEN} characters, and no NUL",
-            param="Idempotency-Key",
-        )
-    return check_uuid(job.job_id)
+    due: int
+    expired: int
 
 
 class Desk:
     """One connection with the statements of a round prepared on it."""
 
-    def __init__(self, connection: asyncpg.Connection, grace_s: float, timeout_s: float) -> None:
+    def __init__(
+        self, connection: asyncpg.Connection, lease_s: float, timeout_s: float, prices: PriceBook
+    ) -> None:
         self.connection = connection
-        self._grace = grace_s
+        self._lease = lease_s
         self._timeout = timeout_s
+        self._prices = prices
         self._round: Any = None
+        self._amend: Any = None
         self._contest: Any = None
-        self._sweep: Any = None
 
     @classmethod
-    async def open(cls, dsn: str, *, grace_s: float, timeout_s: float) -> Desk:
-        """Connect and prepare. A lease lives for its request's deadline and `grace_s`; a
-        statement that takes longer than `timeout_s` is given up.
+    async def open(
+        cls, dsn: str, *, lease_s: float, timeout_s: float, prices: PriceBook | None = None
+    ) -> Desk:
+        """Connect and prepare. A lease lives for `lease_s` unless it is renewed; a statement that
+        takes longer than `timeout_s` is given up. A job is given the price that `prices` has now.
 
         Raises:
             Unavailable, Internal: as `database.connect`.
@@ -108,10 +89,10 @@ class Desk:
             dsn, timeout=timeout_s, statement_timeout=milliseconds, **_PLANNER
         )
         try:
-            desk = cls(connection, grace_s, timeout_s * 1.5)
+            desk = cls(connection, lease_s, timeout_s * 1.5, prices or PriceBook())
             desk._round = await connection.prepare(sql("settle_and_reserve"), timeout=timeout_s)
+            desk._amend = await connection.prepare(sql("amend"), timeout=timeout_s)
             desk._contest = await connection.prepare(sql("contest"), timeout=timeout_s)
-            desk._sweep = await connection.prepare(sql("sweep"), timeout=timeout_s)
             # asyncpg flushes after a Parse and doesn't sync, so the server keeps the transaction
             # open, with its locks on the tables, until the next statement has run.
             await connection.execute("SELECT 1", timeout=timeout_s)
@@ -130,38 +111,32 @@ class Desk:
         return bool(self.connection.is_closed())
 
     async def round(
-        self, reserves: Sequence[tuple[Any, Reserve]], settles: Sequence[tuple[Any, Settle, str]]
+        self, reserves: Sequence[tuple[Any, Reserve]], settles: Sequence[Told]
     ) -> tuple[list[Answer], list[Settled]]:
-        """Reserve and settle in one transaction. The lists are (UUID, message), and of settles the
-        other node that it comes from ("": the own one); answers come in their order. Safe to repeat
-        when it is unknown whether it took effect: a reserve finds its own job again, and a settle
-        changes nothing the second time.
+        """Reserve and settle in one transaction; what it leaves, in one more of each kind. Answers
+        come in the order of the messages; rows are taken in the same order by everybody. Safe to
+        repeat when it is unknown whether it took effect: a reserve finds its own job again, and a
+        settle changes nothing the second time.
 
         Raises:
             asyncpg.PostgresError, OSError, TimeoutError: nothing can be said of the round.
         """
-        opening = [entry for entry in reserves if entry[1].worker_id]
+        opening = sorted((entry for entry in reserves if entry[1].worker_id), key=_token)
+        closing = sorted(settles, key=_job)
         row = await self._round.fetchrow(
             *self._reserve_columns(opening),
-            [m.ownership.claim_token for _, m in opening],
-            [job for job, _, _ in settles],
-            [m.fencing_token for _, m, _ in settles],
-            [m.outcome for _, m, _ in settles],
-            [m.usage.prompt_tokens for _, m, _ in settles],
-            [m.usage.completion_tokens for _, m, _ in settles],
-            [m.finish for _, m, _ in settles],
-            [m.error_code for _, m, _ in settles],
-            [m.delivered and m.outcome == Outcome.COMPLETED for _, m, _ in settles],
-            [node for _, _, node in settles],
+            self._lease,
+            *_settle_columns(closing),
             timeout=self._timeout,
         )
-        opened, closed = row
-        first = set(closed or ())
-        settled = [
-            Settled(job_id=m.job_id, first=n in first) for n, (_, m, _) in enumerate(settles, 1)
+        given = {id(opening[n - 1][1]) for n in row["opened"] or ()}
+        first = {id(closing[n - 1].msg) for n in row["closed"] or ()}
+        if len(first) < len(settles):
+            first |= await self._amended([told for told in closing if id(told.msg) not in first])
+        settled = [Settled(job_id=m.job_id, first=id(m) in first) for _, m, _ in settles]
+        answers: list[Answer] = [
+            _given(m, m.job.job_id, 1) if id(m) in given else None for _, m in reserves
         ]
-        given = {id(opening[n - 1][1]) for n in opened or ()}
-        answers: list[Answer] = [_given(m, 1) if id(m) in given else None for _, m in reserves]
         if len(given) < len(reserves):
             taken = [n for n, answer in enumerate(answers) if answer is None]
             answered = await self._contested([reserves[n] for n in taken])
@@ -169,10 +144,28 @@ class Desk:
                 answers[n] = answer
         return answers, settled
 
+    async def _amended(self, left: list[Told]) -> set[int]:
+        """The identities of those messages that closed a job after all."""
+        first: set[int] = set()
+        for _ in range(_AMENDS):
+            closed = await self._amend.fetchval(
+                *_settle_columns(left),
+                [_delivered(told.msg) for told in left],
+                timeout=self._timeout,
+            )
+            first |= {id(left[n - 1].msg) for n in closed or ()}
+            # One from another node may have been given away while the statement waited for it;
+            # only the next one sees the attempt that this has left.
+            left = [told for told in left if told.node and _delivered(told.msg)]
+            left = [told for told in left if id(told.msg) not in first]
+            if not left:
+                break
+        return first
+
     async def _contested(self, reserves: list[tuple[Any, Reserve]]) -> list[Answer]:
         rows = await self._contest.fetch(
             *self._reserve_columns(reserves),
-            [m.ownership.claim_token for _, m in reserves],
+            self._lease,
             [m.ownership.held_claim_token for _, m in reserves],
             [m.ownership.lost_fencing_token for _, m in reserves],
             timeout=self._timeout,
@@ -184,36 +177,93 @@ class Desk:
         return answers
 
     def _reserve_columns(self, reserves: Sequence[tuple[Any, Reserve]]) -> tuple[list[Any], ...]:
-        grace = self._grace
+        at, prices = time.time(), self._prices
         return (
             [job for job, _ in reserves],
             [m.job.tenant_id for _, m in reserves],
+            [m.job.endpoint for _, m in reserves],
             [m.job.retry_token for _, m in reserves],
             [m.job.fingerprint for _, m in reserves],
             [m.job.model_ref for _, m in reserves],
             [m.worker_id for _, m in reserves],
             [m.worker_address for _, m in reserves],
-            [m.deadline_s + grace for _, m in reserves],
             [m.ownership.attempt for _, m in reserves],
+            [m.ownership.claim_token for _, m in reserves],
+            [m.job.key_id or None for _, m in reserves],
+            [prices.version_of(m.job.model_ref, at) for _, m in reserves],
         )
 
-    async def sweep(self, most: int) -> int:
-        """Expire up to `most` jobs whose lease has run out; returns how many there were."""
-        return int(await self._sweep.fetchval(most, timeout=self._timeout))
+    async def renew(self, held: Sequence[tuple[Any, HeldJob, str]]) -> list[str]:
+        """Let the leases of these jobs go on: (UUID, which, the other node that says so). Returns
+        the ids of those that have no such lease."""
+        ordered = sorted(held, key=_job)
+        gone = await self.connection.fetchval(
+            sql("renew"),
+            [job for job, _, _ in ordered],
+            [one.fencing_token for _, one, _ in ordered],
+            [one.emitted for _, one, _ in ordered],
+            [node for _, _, node in ordered],
+            self._lease,
+            timeout=self._timeout,
+        )
+        return [ordered[n - 1][1].job_id for n in gone or ()]
 
-    async def prune(self, table: str, before: str, seconds: float, most: int) -> int:
-        """Delete up to `most` rows of `jobs` or `ledger` with an id below `before` that are over
-        for `seconds`; returns how many there were."""
-        statement = sql(f"prune_{table}")
+    async def sweep(self, most: int) -> Swept:
+        """Expire the jobs of up to `most` leases that have run out."""
+        row = await self.connection.fetchrow(sql("sweep"), most, self._lease, timeout=self._timeout)
+        return Swept(row["due"], row["expired"])
+
+    async def only_one(self, work: int) -> bool:
+        """Whether this connection is the one of the cluster that does this work from here on."""
+        return bool(await self.connection.fetchval(sql("only_one"), work, timeout=self._timeout))
+
+    async def prune_jobs(self, before: str, seconds: float, most: int) -> int:
+        """Delete up to `most` jobs with an id below `before` that are over for `seconds`; returns
+        how many there were."""
         arguments = (check_uuid(before), seconds, most)
+        statement = sql("prune_jobs")
         return int(await self.connection.fetchval(statement, *arguments, timeout=self._timeout))
 
+    async def drop_ledger(self, seconds: float) -> list[str]:
+        """Drop the months of the ledger that ended so many seconds ago; returns their names."""
+        dropped = await self.connection.fetchval(sql("drop_ledger"), seconds, timeout=self._timeout)
+        return list(dropped)
 
-def _given(m: Reserve, fencing_token: int) -> Reserved:
+
+def _token(entry: tuple[Any, Reserve]) -> tuple[str, str, str]:
+    job = entry[1].job
+    return job.tenant_id, job.endpoint, job.retry_token
+
+
+def _job(entry: tuple[Any, Any, str]) -> Any:
+    return entry[0]
+
+
+def _delivered(m: Settle) -> bool:
+    return m.delivered and m.outcome == Outcome.COMPLETED
+
+
+def _settle_columns(settles: Sequence[Told]) -> tuple[list[Any], ...]:
+    return (
+        [job for job, _, _ in settles],
+        [m.fencing_token for _, m, _ in settles],
+        [m.outcome for _, m, _ in settles],
+        [m.usage.prompt_tokens for _, m, _ in settles],
+        [m.usage.cached_tokens for _, m, _ in settles],
+        [m.usage.reasoning_tokens for _, m, _ in settles],
+        [m.usage.completion_tokens for _, m, _ in settles],
+        [m.finish for _, m, _ in settles],
+        [m.error_code for _, m, _ in settles],
+        [is_billed(m) for _, m, _ in settles],
+        [node for _, _, node in settles],
+    )
+
+
+def _given(m: Reserve, job_id: str, fencing_token: int) -> Reserved:
     """The job is its asker's, at the worker that was asked for."""
     return Reserved(
         assignment=Assignment(
-            job_id=m.job.job_id,
+            job_id=job_id,
             worker_id=m.worker_id,
             worker_address=m.worker_address,
             fencing_token=fencing_token,
@@ -248,7 +298,7 @@ def _answer(m: Reserve, row: Any) -> Answer:
     if verdict is Verdict.GIVE:
         given = row["given_fence"]
         # Without one somebody else was faster; ask how it stands now.
-        return None if given is None else _given(m, given)
+        return None if given is None else _given(m, str(row["held_id"]), given)
     led = verdict is Verdict.LED
     return Reserved(
         assignment=Assignment(

@@ -18,14 +18,17 @@ from typing import Any
 
 import asyncpg
 
-from actors.contracts import JobState, Reserve, Reserved, Settle, Settled
-from actors.errors import IdempotencyConflict
+from actors.contracts import Reserve, Reserved, Settle, Settled
+from actors.core.price import PriceBook
 from actors.stores import metrics
 from actors.stores.database import AWAY, LOST, answers, connect, full, migrate
-from actors.stores.jobs import Answer, Desk, check
+from actors.stores.jobs import Desk, Told
 from actors.stores.ledger_options import LedgerOptions
+from actors.stores.message_check import check
+from actors.stores.queries import sql
 from actors.stores.rounds import Rounds
-from actors.stores.upkeep import Upkeep
+from actors.stores.upkeep import MONTHS_AHEAD, Upkeep
+from actors.stores.waiting_request import WaitingRequest
 from supervision.errors import Draining, Internal, Overloaded, TetherError, Unavailable
 from supervision.policies import Retry, Stack
 from supervision.policies.async_driver import Attempt, run
@@ -36,38 +39,10 @@ __all__ = ["Ledger", "LedgerOptions"]
 log = logs.get(__name__)
 
 _LANES = 2
-_LED = frozenset({JobState.RUNNING, JobState.COMPLETED})  # to another ask's job
 _FULL_S = 0.25  # between two attempts to settle on a full disk
-_CONTESTS = 8  # how often somebody else may be faster before a reserve gives up
 
 
-class _Request:
-    """A reserve or settle that waits for its answer. A plain class with slots: one is made for
-    each message."""
-
-    __slots__ = ("contests", "deadline", "future", "job", "msg", "node")
-
-    def __init__(
-        self,
-        msg: Reserve | Settle,
-        job: Any,
-        future: asyncio.Future[Any],
-        deadline: float,
-        node: str,
-    ) -> None:
-        self.msg = msg
-        self.node = node  # the other one that it comes from
-        self.job = job
-        self.future = future
-        self.deadline = deadline
-        self.contests = 0
-
-
-_Taken = list[tuple[object, _Request]]
-
-
-def _wanted(request: _Request) -> bool:
-    return not request.future.done()
+_Taken = list[tuple[object, WaitingRequest]]
 
 
 class Ledger:
@@ -75,12 +50,16 @@ class Ledger:
 
     Args:
         dsn: of the database; `open` migrates it.
+        prices: what jobs cost; whoever has made it keeps it up to date.
     """
 
-    def __init__(self, dsn: str, options: LedgerOptions | None = None) -> None:
+    def __init__(
+        self, dsn: str, options: LedgerOptions | None = None, prices: PriceBook | None = None
+    ) -> None:
         self._dsn = dsn
+        self._prices = prices or PriceBook()
         self._options = options or LedgerOptions()
-        self._rounds: Rounds[object, _Request] = Rounds(
+        self._rounds: Rounds[object, WaitingRequest] = Rounds(
             most=self._options.round_max, waiting=self._options.waiting_max, at_once=_LANES
         )
         self._idle: deque[asyncio.Future[None]] = deque()
@@ -105,6 +84,7 @@ class Ledger:
         try:
             with answers():
                 await migrate(connection)
+                await connection.fetchval(sql("extend_ledger"), MONTHS_AHEAD)
         finally:
             connection.terminate()
         desks: list[Desk] = []
@@ -139,7 +119,7 @@ class Ledger:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
         for request in self._rounds.remove(lambda _: True):
-            _fail(request, Draining("the reservation stops; try again"))
+            request.fail(Draining("the reservation stops; try again"))
 
     async def __aenter__(self) -> Ledger:
         return await self.open()
@@ -159,7 +139,8 @@ class Ledger:
                 same reserve finds it.
         """
         patience = min(msg.deadline_s, self._options.reserve_patience_s)
-        return self._offer((msg.job.tenant_id, msg.job.retry_token), msg, patience)
+        job = msg.job
+        return self._offer((job.tenant_id, job.endpoint, job.retry_token), msg, patience)
 
     def settle(self, msg: Settle, node: str = "") -> Awaitable[Settled]:
         """Close the job for good if `fencing_token` is its latest: usage, ledger and lease with it.
@@ -176,7 +157,9 @@ class Ledger:
         if self._draining:
             raise Draining("the reservation stops; try again", retry_after_s=1.0)
         loop = self._loop
-        request = _Request(msg, check(msg), loop.create_future(), loop.time() + patience, node)
+        request = WaitingRequest(
+            msg, check(msg), loop.create_future(), loop.time() + patience, node
+        )
         if not self._rounds.offer(key, request):
             self._refused.inc()
             raise Overloaded(
@@ -204,7 +187,10 @@ class Ledger:
 
     async def _desk(self) -> Desk:
         desk = await Desk.open(
-            self._dsn, grace_s=self._options.lease_grace_s, timeout_s=self._options.statement_s
+            self._dsn,
+            lease_s=self._options.lease_s,
+            timeout_s=self._options.statement_s,
+            prices=self._prices,
         )
         # An idle lane whose connection ends makes another before it is needed.
         desk.connection.add_termination_listener(lambda _: self._wake())
@@ -221,7 +207,7 @@ class Ledger:
             while True:
                 if desk.closed:
                     desk = await self._reconnected()
-                taken = self._rounds.take(_wanted)
+                taken = self._rounds.take(WaitingRequest.wanted)
                 if not taken:
                     if not self._rounds.in_flight:
                         self._nothing_left.set()
@@ -253,13 +239,13 @@ class Ledger:
         try:
             answers, settled = await desk.round(
                 [(r.job, r.msg) for _, r in reserving],  # type: ignore[misc]
-                [(r.job, r.msg, r.node) for _, r in settling],  # type: ignore[misc]
+                [Told(r.job, r.msg, r.node) for _, r in settling],  # type: ignore[arg-type]
             )
         except asyncpg.DiskFullError as error:
             # The connection is well, and nothing was done. Settles wait: their answers were given.
             self._reason = str(error)
             for _, request in reserving:
-                _fail(request, full(error))
+                request.fail(full(error))
             await asyncio.sleep(_FULL_S)
             return settling
         except LOST:
@@ -270,7 +256,7 @@ class Ledger:
                 first = await self._round(desk, taken[:half])
                 return first + await self._round(desk, taken[half:])
             log.error("round.refused", error=str(error), request=type(taken[0][1].msg).__name__)
-            _fail(taken[0][1], Internal(f"PostgreSQL refused it: {error}"))
+            taken[0][1].fail(Internal(f"PostgreSQL refused it: {error}"))
             return []
         metrics.reservation_round_seconds.observe(time.perf_counter() - began)
         metrics.reservation_round_items.observe(len(taken))
@@ -284,7 +270,7 @@ class Ledger:
             metrics.reservation_stale.inc(stale)
         again: _Taken = []
         for entry, answer in zip(reserving, answers, strict=True):
-            if not _answer(entry[1], answer):
+            if not entry[1].take(answer):
                 again.append(entry)
         return again
 
@@ -309,33 +295,8 @@ class Ledger:
     def _expire(self) -> None:
         now = self._loop.time()
         for request in self._rounds.remove(lambda r: r.future.done() or r.deadline <= now):
-            _fail(
-                request,
+            request.fail(
                 Unavailable(
                     f"PostgreSQL doesn't answer ({self._reason}); try again", retry_after_s=1.0
                 ),
             )
-
-
-def _answer(request: _Request, answer: Answer) -> bool:
-    """Hand on what a reserve came to; False when it must be asked once more."""
-    if answer is None:
-        request.contests += 1
-        if request.contests < _CONTESTS:
-            return False
-        answer = IdempotencyConflict(
-            "others take this retry token or job id again and again; use new ones"
-        )
-    if isinstance(answer, TetherError):
-        _fail(request, answer)
-        return True
-    if isinstance(answer, Reserved) and answer.assignment.state in _LED:
-        metrics.reservation_known.inc()
-    if not request.future.done():
-        request.future.set_result(answer)
-    return True
-
-
-def _fail(request: _Request, error: TetherError) -> None:
-    if not request.future.done():
-        request.future.set_exception(error)

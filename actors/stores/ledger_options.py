@@ -32,6 +32,7 @@ class LedgerOptions(msgspec.Struct, frozen=True, kw_only=True):
     waiting_max: int = 8192
     sweep_s: float = 1.0
     sweep_batch: int = 500
+    lease_s: float = 180.0
     lease_grace_s: float = 60.0
     reserve_patience_s: float = 4.0
     settle_patience_s: float = 30.0

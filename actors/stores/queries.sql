@@ -1,174 +1,344 @@
 -- Every statement that Tether sends, with a name and a sentence.
--- Lock order, everywhere: jobs before leases before ledger.
+-- Lock order, everywhere: jobs before leases before budget_periods before ledger; reserves in the
+-- order of (tenant, endpoint, token), all else in that of the job's id, as their sender sorts them.
 
 -- name: settle_and_reserve
--- One round: gives each new job a row and a lease, and closes each told job whose fence is the
--- latest; answers with the ordinals of the reserves ($1–$10) and settles ($11–$19) that took
--- effect. An answer that was delivered is closed under an older fence, too, and after a bad end.
--- Who settles from another node (not '') has the job there, or had it there under that older fence.
+-- One round: gives each new job a row and a lease, and closes each told job that runs under this
+-- fence and was never billed; answers with the ordinals of the reserves ($1–$12; leases of $13
+-- seconds) and settles ($14–$24) that took effect. Who settles from another node (not '') has the
+-- job there. What isn't closed here is for `amend`.
 WITH asked AS (
     SELECT * FROM unnest(
-        $1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[],
-        $8::float8[], $9::integer[], $10::bigint[]
-    ) WITH ORDINALITY AS t (job_id, tenant_id, retry_token, fingerprint, model_ref, worker_id,
-                            worker_address, seconds, attempt, claim, n)
+        $1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[],
+        $8::text[], $9::integer[], $10::bigint[], $11::uuid[], $12::integer[]
+    ) WITH ORDINALITY AS t (job_id, tenant_id, endpoint, retry_token, fingerprint, model_ref,
+                            worker_id, worker_address, attempt, claim, key_id, price, n)
 ), opened AS (
-    INSERT INTO jobs (id, tenant_id, retry_token, fingerprint, model_ref, worker_id,
-                      worker_address, attempt, claim)
-    SELECT job_id, tenant_id, retry_token, fingerprint, model_ref, worker_id, worker_address,
-        attempt, claim
+    INSERT INTO jobs (id, tenant_id, endpoint, retry_token, fingerprint, model_ref, worker_id,
+                      worker_address, attempt, claim, key_id, price)
+    SELECT job_id, tenant_id, endpoint, retry_token, fingerprint, model_ref, worker_id,
+        worker_address, attempt, claim, key_id, price
     FROM asked
     ON CONFLICT DO NOTHING
-    RETURNING id, retry_token
+    RETURNING id, retry_token, worker_id, worker_address
 ), leased AS (
     INSERT INTO leases (job_id, worker_id, worker_address, fence, expires_at)
-    SELECT a.job_id, a.worker_id, a.worker_address, 1, now() + a.seconds * interval '1 second'
-    FROM opened o JOIN asked a ON a.job_id = o.id AND a.retry_token = o.retry_token
+    SELECT id, worker_id, worker_address, 1, now() + $13::float8 * interval '1 second'
+    FROM opened
 ), told AS (
     SELECT * FROM unnest(
-        $11::uuid[], $12::bigint[], $13::text[], $14::integer[], $15::integer[], $16::text[],
-        $17::text[], $18::boolean[], $19::text[]
-    ) WITH ORDINALITY AS t (job_id, fence, outcome, prompt_tokens, completion_tokens, finish,
-                            error_code, delivered, node, n)
+        $14::uuid[], $15::bigint[], $16::text[], $17::integer[], $18::integer[], $19::integer[],
+        $20::integer[], $21::text[], $22::text[], $23::boolean[], $24::text[]
+    ) WITH ORDINALITY AS t (job_id, fence, outcome, prompt, cached, reasoning, output, finish,
+                            error_code, billed, node, n)
 ), closed AS (
     UPDATE jobs j
-    SET state = 'settled', outcome = t.outcome, prompt_tokens = t.prompt_tokens,
-        completion_tokens = t.completion_tokens, finish = t.finish, error_code = t.error_code,
-        settled_at = now()
+    SET state = 'settled', outcome = t.outcome, prompt_tokens = t.prompt,
+        completion_tokens = t.output, finish = t.finish, error_code = t.error_code,
+        settled_at = now(), entries = t.billed::integer,
+        billed_prompt = CASE WHEN t.billed THEN t.prompt ELSE 0 END,
+        billed_cached = CASE WHEN t.billed THEN t.cached ELSE 0 END,
+        billed_reasoning = CASE WHEN t.billed THEN t.reasoning ELSE 0 END,
+        billed_output = CASE WHEN t.billed THEN t.output ELSE 0 END,
+        billed_micros = CASE WHEN t.billed AND j.price IS NOT NULL THEN coalesce((
+            SELECT charge_micros(t.prompt, t.cached, t.reasoning, t.output, p)
+            FROM prices p WHERE p.version = j.price
+        ), 0) ELSE 0 END
     FROM told t
-    WHERE j.id = t.job_id
-        AND (j.fence = t.fence AND j.state = 'running'
-             OR t.delivered AND t.fence <= j.fence AND j.outcome IS DISTINCT FROM 'completed')
-        AND (t.node IN ('', split_part(j.worker_address, '/', 1))
-             OR t.fence < j.fence AND t.node = ANY (j.former_nodes))
-    RETURNING t.n, j.id, j.tenant_id, j.model_ref, j.outcome, j.prompt_tokens, j.completion_tokens
+    WHERE j.id = t.job_id AND j.fence = t.fence AND j.state = 'running' AND j.entries = 0
+        AND t.node IN ('', split_part(j.worker_address, '/', 1))
+    RETURNING t.n, j.id, j.tenant_id, j.key_id, j.endpoint, j.model_ref, j.fence, j.outcome,
+        j.entries, j.billed_prompt, j.billed_cached, j.billed_reasoning, j.billed_output,
+        j.billed_micros, j.price, j.budgets, j.held_micros, j.held_tokens
 ), freed AS (
     DELETE FROM leases l USING closed c WHERE l.job_id = c.id
+    RETURNING 1
+), spent AS (
+    UPDATE budget_periods p
+    SET spent = p.spent + s.spent, reserved = greatest(0, p.reserved - s.held)
+    FROM (
+        SELECT u.period, sum(CASE b.unit WHEN 'micros' THEN c.billed_micros
+                ELSE c.billed_prompt::bigint + c.billed_output END) AS spent,
+            sum(CASE b.unit WHEN 'micros' THEN c.held_micros ELSE c.held_tokens END) AS held
+        FROM closed c CROSS JOIN LATERAL unnest(c.budgets) AS u (period)
+        JOIN budget_periods q ON q.id = u.period JOIN budgets b ON b.id = q.budget_id
+        GROUP BY u.period ORDER BY u.period
+    ) s
+    WHERE p.id = s.period
+    RETURNING 1
 ), billed AS (
-    -- A row exists only where a cancelled job was taken up again: the last usage counts all.
-    INSERT INTO ledger (job_id, tenant_id, model_ref, prompt_tokens, completion_tokens)
-    SELECT id, tenant_id, model_ref, prompt_tokens, completion_tokens
-    FROM closed WHERE outcome IN ('completed', 'cancelled')
-    ON CONFLICT (job_id) DO UPDATE
-    SET prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens,
-        model_ref = excluded.model_ref, at = excluded.at
-    -- An answer that is said once more, and broken off, doesn't make the bill for all of it less.
-    WHERE excluded.completion_tokens >= ledger.completion_tokens
+    INSERT INTO ledger (job_id, number, kind, tenant_id, key_id, endpoint, model_ref, attempt,
+                        outcome, prompt_tokens, cached_tokens, reasoning_tokens, output_tokens,
+                        micros, price, currency)
+    SELECT c.id, 1, 'charge', c.tenant_id, c.key_id, c.endpoint, c.model_ref, c.fence, c.outcome,
+        c.billed_prompt, c.billed_cached, c.billed_reasoning, c.billed_output, c.billed_micros,
+        c.price, coalesce((SELECT p.currency FROM prices p WHERE p.version = c.price), '')
+    FROM closed c WHERE c.entries = 1
 )
 SELECT
     (SELECT array_agg(a.n::integer) FROM opened o
      JOIN asked a ON a.job_id = o.id AND a.retry_token = o.retry_token) AS opened,
-    (SELECT array_agg(c.n::integer) FROM closed c) AS closed;
+    (SELECT array_agg(c.n::integer) FROM closed c) AS closed,
+    -- These take the rows of leases before those of budgets.
+    (SELECT count(*) FROM freed) AS freed, (SELECT count(*) FROM spent) AS spent;
+
+-- name: amend
+-- Closes told jobs ($1–$12) that a round has left: swept, billed before, or of an older fence with
+-- an answer that was delivered; answers with the ordinals of those that it closed. What is billed
+-- beyond the entries so far becomes one more of them, and no bill becomes less by a broken-off
+-- answer. Who settles under an older fence from another node (not '') had the job there.
+WITH told AS (
+    SELECT * FROM unnest(
+        $1::uuid[], $2::bigint[], $3::text[], $4::integer[], $5::integer[], $6::integer[],
+        $7::integer[], $8::text[], $9::text[], $10::boolean[], $11::text[], $12::boolean[]
+    ) WITH ORDINALITY AS t (job_id, fence, outcome, prompt, cached, reasoning, output, finish,
+                            error_code, billed, node, delivered, n)
+), held AS (
+    SELECT t.*, j.state = 'running' AS ran, j.entries, j.billed_prompt, j.billed_cached,
+        j.billed_reasoning, j.billed_output, j.billed_micros,
+        t.billed AND (j.entries = 0 OR t.output >= j.billed_output) AS counts
+    FROM told t JOIN jobs j ON j.id = t.job_id
+    WHERE (j.fence = t.fence AND (j.state = 'running' OR j.outcome = 'expired')
+           OR t.delivered AND t.fence <= j.fence AND j.outcome IS DISTINCT FROM 'completed')
+        AND (t.node IN ('', split_part(j.worker_address, '/', 1))
+             OR t.fence < j.fence AND EXISTS (
+                 SELECT FROM attempts a
+                 WHERE a.job_id = j.id AND a.number = t.fence AND a.node = t.node))
+    ORDER BY j.id
+    FOR UPDATE OF j
+), billed AS (
+    SELECT h.*, CASE WHEN h.counts THEN h.prompt ELSE h.billed_prompt END AS to_prompt,
+        CASE WHEN h.counts THEN h.cached ELSE h.billed_cached END AS to_cached,
+        CASE WHEN h.counts THEN h.reasoning ELSE h.billed_reasoning END AS to_reasoning,
+        CASE WHEN h.counts THEN h.output ELSE h.billed_output END AS to_output,
+        CASE WHEN h.counts THEN coalesce((
+            SELECT charge_micros(h.prompt, h.cached, h.reasoning, h.output, p)
+            FROM jobs j JOIN prices p ON p.version = j.price WHERE j.id = h.job_id
+        ), 0) ELSE h.billed_micros END AS to_micros
+    FROM held h
+), added AS (
+    SELECT b.*, b.counts AND (b.entries = 0
+        OR (b.to_prompt, b.to_cached, b.to_reasoning, b.to_output, b.to_micros)
+        <> (b.billed_prompt, b.billed_cached, b.billed_reasoning, b.billed_output, b.billed_micros)
+        ) AS enters
+    FROM billed b
+), closed AS (
+    UPDATE jobs j
+    SET state = 'settled', outcome = t.outcome, prompt_tokens = t.prompt,
+        completion_tokens = t.output, finish = t.finish, error_code = t.error_code,
+        settled_at = now(), entries = t.entries + t.enters::integer, billed_prompt = t.to_prompt,
+        billed_cached = t.to_cached, billed_reasoning = t.to_reasoning,
+        billed_output = t.to_output, billed_micros = t.to_micros
+    FROM added t WHERE j.id = t.job_id
+    RETURNING t.n, t.fence AS told_fence, t.ran, t.enters,
+        t.to_prompt - t.billed_prompt AS more_prompt, t.to_cached - t.billed_cached AS more_cached,
+        t.to_reasoning - t.billed_reasoning AS more_reasoning,
+        t.to_output - t.billed_output AS more_output, t.to_micros - t.billed_micros AS more_micros,
+        j.id, j.tenant_id, j.key_id, j.endpoint, j.model_ref, j.outcome, j.entries, j.price,
+        j.budgets, j.held_micros, j.held_tokens
+), freed AS (
+    DELETE FROM leases l USING closed c WHERE l.job_id = c.id
+    RETURNING 1
+), spent AS (
+    UPDATE budget_periods p
+    SET spent = greatest(0, p.spent + s.spent), reserved = greatest(0, p.reserved - s.held)
+    FROM (
+        SELECT u.period, sum(CASE b.unit WHEN 'micros' THEN c.more_micros
+                ELSE c.more_prompt::bigint + c.more_output END) AS spent,
+            sum(CASE WHEN NOT c.ran THEN 0
+                WHEN b.unit = 'micros' THEN c.held_micros ELSE c.held_tokens END) AS held
+        FROM closed c CROSS JOIN LATERAL unnest(c.budgets) AS u (period)
+        JOIN budget_periods q ON q.id = u.period JOIN budgets b ON b.id = q.budget_id
+        GROUP BY u.period ORDER BY u.period
+    ) s
+    WHERE p.id = s.period
+    RETURNING 1
+), entered AS (
+    INSERT INTO ledger (job_id, number, kind, tenant_id, key_id, endpoint, model_ref, attempt,
+                        outcome, prompt_tokens, cached_tokens, reasoning_tokens, output_tokens,
+                        micros, price, currency)
+    SELECT c.id, c.entries, CASE c.entries WHEN 1 THEN 'charge' ELSE 'correction' END,
+        c.tenant_id, c.key_id, c.endpoint, c.model_ref, c.told_fence, c.outcome, c.more_prompt,
+        c.more_cached, c.more_reasoning, c.more_output, c.more_micros, c.price,
+        coalesce((SELECT p.currency FROM prices p WHERE p.version = c.price), '')
+    FROM closed c WHERE c.enters
+)
+SELECT (SELECT array_agg(c.n::integer) FROM closed c) AS closed,
+    (SELECT count(*) FROM freed) AS freed, (SELECT count(*) FROM spent) AS spent;
 
 -- name: contest
 -- Says what the job is whose retry token a reserve found taken (ours, running, completed, of
 -- another body, or free for who names no worker and only asks); gives the job away anew where it
 -- ended badly or its answer is lost, or moves to another worker for who holds its claim; and
--- leaves the claim to who is led to it ("led").
+-- leaves the claim to who is led to it ("led"). Its id stays; the attempt that it leaves is kept.
 WITH asked AS (
     SELECT * FROM unnest(
-        $1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[],
-        $8::float8[], $9::integer[], $10::bigint[], $11::bigint[], $12::bigint[]
-    ) WITH ORDINALITY AS t (job_id, tenant_id, retry_token, fingerprint, model_ref, worker_id,
-                            worker_address, seconds, attempt, claim, holds, lost, n)
-), held AS (
+        $1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[],
+        $8::text[], $9::integer[], $10::bigint[], $11::uuid[], $12::integer[], $14::bigint[],
+        $15::bigint[]
+    ) WITH ORDINALITY AS t (job_id, tenant_id, endpoint, retry_token, fingerprint, model_ref,
+                            worker_id, worker_address, attempt, claim, key_id, price, holds, lost,
+                            n)
+), found AS (
     SELECT a.*, j.id AS held_id, j.worker_id AS held_worker, j.worker_address AS held_address,
         j.fence AS held_fence, j.claim AS held_claim, j.outcome AS held_outcome,
-        CASE
-            WHEN j.fingerprint <> a.fingerprint THEN 'conflict'
-            WHEN j.outcome = 'completed' AND (a.lost <> j.fence OR a.worker_id = '')
-                THEN 'completed'
-            WHEN a.worker_id = '' AND (j.state = 'settled' OR j.id = a.job_id) THEN 'free'
-            WHEN j.state = 'settled' THEN 'give'
-            WHEN a.claim = 0 THEN CASE
-                WHEN j.id <> a.job_id OR a.attempt < j.attempt THEN 'running'
-                WHEN a.attempt > j.attempt THEN 'give'
-                ELSE 'ours'
-            END
-            WHEN j.claim = a.claim AND j.id = a.job_id THEN 'ours'
-            WHEN j.id = a.job_id THEN
-                CASE WHEN j.claim = a.holds AND a.holds <> 0 THEN 'give' ELSE 'running' END
-            WHEN a.holds = 0 THEN 'led'
-            ELSE 'running'
-        END AS verdict
-    FROM asked a JOIN jobs j ON j.tenant_id = a.tenant_id AND j.retry_token = a.retry_token
+        j.state = 'settled' AS over, j.attempt AS held_attempt, j.completion_tokens AS held_output,
+        coalesce(j.began_at, j.created_at) AS held_since, j.fingerprint <> a.fingerprint AS other,
+        j.id = a.job_id AS same,
+        -- It was given by this very ask, whose answer was lost; by the ask before this one.
+        a.claim <> 0 AND j.claim = a.claim AND NOT j.led AS ours,
+        a.holds <> 0 AND j.claim = a.holds AND (j.id = a.job_id OR NOT j.led) AS holder
+    FROM asked a JOIN jobs j ON j.tenant_id = a.tenant_id AND j.endpoint = a.endpoint
+        AND j.retry_token = a.retry_token
     ORDER BY j.id
     FOR UPDATE OF j
+), held AS (
+    SELECT f.*,
+        CASE
+            WHEN f.other THEN 'conflict'
+            WHEN f.held_outcome = 'completed' AND (f.lost <> f.held_fence OR f.worker_id = '')
+                THEN 'completed'
+            WHEN f.worker_id = '' AND (f.over OR f.same OR f.ours OR f.holder) THEN 'free'
+            WHEN f.over THEN 'give'
+            WHEN f.claim = 0 THEN CASE
+                WHEN NOT f.same OR f.attempt < f.held_attempt THEN 'running'
+                WHEN f.attempt > f.held_attempt THEN 'give'
+                ELSE 'ours'
+            END
+            WHEN f.ours THEN 'ours'
+            WHEN f.holder THEN 'give'
+            WHEN f.same OR f.holds <> 0 THEN 'running'
+            ELSE 'led'
+        END AS verdict
+    FROM found f
+), leaving AS (
+    INSERT INTO attempts (job_id, number, worker_id, worker_address, node, emitted, ended, began_at)
+    SELECT h.held_id, h.held_fence, h.held_worker, h.held_address,
+        split_part(h.held_address, '/', 1), greatest(h.held_output, coalesce(l.emitted, 0)),
+        coalesce(h.held_outcome, 'moved'), h.held_since
+    FROM held h LEFT JOIN leases l ON l.job_id = h.held_id AND l.fence = h.held_fence
+    WHERE h.verdict = 'give'
+    ON CONFLICT DO NOTHING
 ), given AS (
     UPDATE jobs j
-    SET id = h.job_id, state = 'running', outcome = NULL, settled_at = NULL, finish = '',
-        error_code = '', prompt_tokens = 0, completion_tokens = 0, model_ref = h.model_ref,
-        attempt = h.attempt, claim = h.claim, fence = j.fence + 1, worker_id = h.worker_id,
-        worker_address = h.worker_address,
-        former_nodes = array_remove(j.former_nodes, split_part(j.worker_address, '/', 1))
-            || split_part(j.worker_address, '/', 1)
+    SET state = 'running', outcome = NULL, settled_at = NULL, finish = '', error_code = '',
+        prompt_tokens = 0, completion_tokens = 0, model_ref = h.model_ref, attempt = h.attempt,
+        claim = h.claim, led = false, fence = j.fence + 1, worker_id = h.worker_id,
+        worker_address = h.worker_address, began_at = now(), price = h.price,
+        -- What it had reserved of budgets was given back when it was closed.
+        held_micros = CASE WHEN h.over THEN 0 ELSE j.held_micros END,
+        held_tokens = CASE WHEN h.over THEN 0 ELSE j.held_tokens END
     FROM held h
     WHERE j.id = h.held_id AND j.fence = h.held_fence AND h.verdict = 'give'
-        -- A cancelled or completed job has its row in the ledger. One not seen yet was written
-        -- while this statement waited for the job: then nothing is given, and the next try sees it.
-        AND (coalesce(h.held_outcome, '') NOT IN ('cancelled', 'completed')
-             OR EXISTS (SELECT FROM ledger l WHERE l.job_id = h.held_id))
-    RETURNING h.n, h.held_id, j.id, j.fence, h.worker_id, h.worker_address, h.seconds
+    RETURNING h.n, j.id, j.fence, h.worker_id, h.worker_address
 ), led AS (
-    UPDATE jobs j SET claim = h.claim
+    UPDATE jobs j SET claim = h.claim, led = true
     FROM held h WHERE j.id = h.held_id AND j.fence = h.held_fence AND h.verdict = 'led'
-), rebilled AS (
-    -- What was billed so far goes along, so that one retry token is one row, whatever its job's id.
-    UPDATE ledger l SET job_id = g.id
-    FROM given g WHERE l.job_id = g.held_id AND g.id <> g.held_id
 ), leased AS (
     INSERT INTO leases (job_id, worker_id, worker_address, fence, expires_at)
-    SELECT id, worker_id, worker_address, fence, now() + seconds * interval '1 second' FROM given
+    SELECT id, worker_id, worker_address, fence, now() + $13::float8 * interval '1 second'
+    FROM given
     ON CONFLICT (job_id) DO UPDATE
     SET worker_id = excluded.worker_id, worker_address = excluded.worker_address,
-        fence = excluded.fence, expires_at = excluded.expires_at
+        fence = excluded.fence, expires_at = excluded.expires_at, emitted = 0
 )
 SELECT h.n::integer AS n, h.verdict, h.held_id, h.held_worker, h.held_address, h.held_fence,
     h.held_claim, g.fence AS given_fence
 FROM held h LEFT JOIN given g ON g.n = h.n;
 
+-- name: renew
+-- Lets the leases of these jobs ($1) under these fences ($2) go on for $5 seconds, of $3 output
+-- tokens so far, and only those that are with the node $4 (not ''); answers with the ordinals of
+-- those that there are not. One that somebody renews or closes right now is left to them, and one
+-- that has most of its time yet isn't written.
+WITH told AS (
+    SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::integer[], $4::text[])
+        WITH ORDINALITY AS t (job_id, fence, emitted, node, n)
+), mine AS (
+    SELECT t.n, t.emitted, l.job_id, l.fence, l.expires_at
+    FROM told t JOIN leases l ON l.job_id = t.job_id AND l.fence = t.fence
+    WHERE t.node IN ('', split_part(l.worker_address, '/', 1))
+), free AS (
+    SELECT l.job_id, m.emitted
+    FROM mine m JOIN leases l ON l.job_id = m.job_id AND l.fence = m.fence
+    WHERE m.expires_at < now() + 0.75 * $5::float8 * interval '1 second'
+    FOR UPDATE OF l SKIP LOCKED
+), renewed AS (
+    UPDATE leases l
+    SET expires_at = now() + $5::float8 * interval '1 second',
+        emitted = greatest(l.emitted, f.emitted)
+    FROM free f WHERE l.job_id = f.job_id
+)
+SELECT array_agg(t.n::integer) FROM told t WHERE t.n NOT IN (SELECT m.n FROM mine m);
+
 -- name: sweep
--- Closes up to $1 jobs whose lease has run out; a job that somebody is settling right now is left
--- to them.
+-- Looks at up to $1 leases of $2 seconds that have run out, and expires their jobs; a job that
+-- somebody settles right now, or a lease that somebody renews, is left to them. A lease that is of
+-- no running job is deleted. Nothing is swept while the server is younger than a lease.
 WITH due AS (
-    SELECT job_id, fence FROM leases WHERE expires_at <= now() ORDER BY expires_at LIMIT $1
+    SELECT l.job_id, l.fence FROM leases l
+    WHERE l.expires_at <= now()
+        AND pg_postmaster_start_time() <= now() - $2::float8 * interval '1 second'
+    ORDER BY l.expires_at LIMIT $1
 ), locked AS (
-    SELECT j.id FROM due d JOIN jobs j ON j.id = d.job_id AND j.fence = d.fence
-    WHERE j.state = 'running'
-    FOR UPDATE OF j SKIP LOCKED
+    SELECT j.id, l.fence
+    FROM due d JOIN jobs j ON j.id = d.job_id AND j.fence = d.fence
+    JOIN leases l ON l.job_id = d.job_id AND l.fence = d.fence
+    WHERE j.state = 'running' AND l.expires_at <= now()
+    ORDER BY j.id
+    FOR UPDATE OF j, l SKIP LOCKED
 ), expired AS (
     UPDATE jobs j SET state = 'settled', outcome = 'expired', settled_at = now()
-    FROM locked WHERE j.id = locked.id
-    RETURNING j.id
+    FROM locked k WHERE j.id = k.id
+    RETURNING j.id, j.fence, j.budgets, j.held_micros, j.held_tokens
 ), freed AS (
-    DELETE FROM leases l USING expired e WHERE l.job_id = e.id
+    DELETE FROM leases l USING due d
+    WHERE l.job_id = d.job_id AND l.fence = d.fence AND l.expires_at <= now()
+        AND (EXISTS (SELECT FROM expired e WHERE e.id = d.job_id)
+             OR NOT EXISTS (SELECT FROM jobs j WHERE j.id = d.job_id AND j.fence = d.fence
+                 AND j.state = 'running'))
+    RETURNING 1
+), given_back AS (
+    UPDATE budget_periods p SET reserved = greatest(0, p.reserved - s.held)
+    FROM (
+        SELECT u.period,
+            sum(CASE b.unit WHEN 'micros' THEN e.held_micros ELSE e.held_tokens END) AS held
+        FROM expired e CROSS JOIN LATERAL unnest(e.budgets) AS u (period)
+        JOIN budget_periods q ON q.id = u.period JOIN budgets b ON b.id = q.budget_id
+        GROUP BY u.period ORDER BY u.period
+    ) s
+    WHERE p.id = s.period
+    RETURNING 1
 )
-SELECT count(*) FROM expired;
+SELECT (SELECT count(*) FROM due) AS due, (SELECT count(*) FROM expired) AS expired,
+    (SELECT count(*) FROM freed) AS freed, (SELECT count(*) FROM given_back) AS given_back;
+
+-- name: only_one
+-- Whether this connection is the one of the cluster that does the work $1, from now until it ends.
+SELECT pg_try_advisory_lock($1) AS only_one;
 
 -- name: prune_jobs
--- Deletes up to $3 jobs with ids below $1 that were settled at least $2 seconds ago; those that
--- somebody takes up again right now are left to them.
+-- Deletes up to $3 jobs, and their attempts, with ids below $1 that were settled at least $2 seconds
+-- ago; those that somebody takes up again right now are left to them.
 WITH old AS (
     SELECT id FROM jobs
     WHERE id < $1 AND state = 'settled' AND settled_at <= now() - $2::float8 * interval '1 second'
     ORDER BY id LIMIT $3
     FOR UPDATE SKIP LOCKED
+), tried AS (
+    DELETE FROM attempts a USING old o WHERE a.job_id = o.id
 ), gone AS (
     DELETE FROM jobs j USING old o WHERE j.id = o.id RETURNING j.id
 )
 SELECT count(*) FROM gone;
 
--- name: prune_ledger
--- Deletes up to $3 rows of the ledger with ids below $1 that were written at least $2 seconds ago.
-WITH old AS (
-    SELECT job_id FROM ledger
-    WHERE job_id < $1 AND at <= now() - $2::float8 * interval '1 second'
-    ORDER BY job_id LIMIT $3
-    FOR UPDATE SKIP LOCKED
-), gone AS (
-    DELETE FROM ledger l USING old o WHERE l.job_id = o.job_id RETURNING l.job_id
-)
-SELECT count(*) FROM gone;
+-- name: drop_ledger
+-- Drops the months of the ledger that ended at least $1 seconds ago; answers with their names.
+SELECT ledger_drop_before(now() - $1::float8 * interval '1 second');
+
+-- name: extend_ledger
+-- Makes the ledger's months of now and of the next $1; answers with how many it made.
+SELECT ledger_make_partitions($1);
 
 -- name: forget_breakers
 -- Forgets the words that new ones of $1 workers and $2 models take the place of; one without a model
@@ -208,19 +378,23 @@ SELECT j.id::text AS job, j.tenant_id AS tenant, j.retry_token, j.model_ref AS m
     j.outcome, j.attempt AS attempts, j.fence, j.worker_id AS worker, j.worker_address,
     j.prompt_tokens, j.completion_tokens, j.finish, j.error_code, j.created_at, j.settled_at,
     l.worker_id AS lease_worker, l.fence AS lease_fence, l.expires_at AS lease_ends_at,
-    g.prompt_tokens + g.completion_tokens AS billed_tokens, g.at AS billed_at
-FROM jobs j LEFT JOIN leases l ON l.job_id = j.id LEFT JOIN ledger g ON g.job_id = j.id
+    CASE WHEN j.entries > 0 THEN j.billed_prompt + j.billed_output END AS billed_tokens,
+    (SELECT max(g.at) FROM ledger g WHERE g.job_id = j.id) AS billed_at
+FROM jobs j LEFT JOIN leases l ON l.job_id = j.id
 WHERE j.id IN (
     SELECT unnest($1::text[])::uuid
     UNION
-    SELECT k.id FROM tenants t JOIN jobs k ON k.tenant_id = t.id AND k.retry_token = $2
+    SELECT k.id FROM tenants t
+    CROSS JOIN unnest('{"",chat,completions,embeddings,infer}'::text[]) AS e (endpoint)
+    JOIN jobs k ON k.tenant_id = t.id AND k.endpoint = e.endpoint AND k.retry_token = $2
 )
 ORDER BY j.created_at DESC LIMIT 20;
 
 -- name: usage_of_tenant
 -- What a tenant is billed for since a time: jobs, prompt tokens, completion tokens.
-SELECT count(*) AS jobs, coalesce(sum(prompt_tokens), 0) AS prompt_tokens,
-    coalesce(sum(completion_tokens), 0) AS completion_tokens
+SELECT count(*) FILTER (WHERE kind = 'charge') AS jobs,
+    coalesce(sum(prompt_tokens), 0) AS prompt_tokens,
+    coalesce(sum(output_tokens), 0) AS completion_tokens
 FROM ledger WHERE tenant_id = $1 AND at >= $2;
 
 -- name: add_tenant

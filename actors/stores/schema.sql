@@ -84,42 +84,307 @@ CREATE TABLE jobs (
     created_at        timestamptz NOT NULL DEFAULT now(),
     settled_at        timestamptz,
     claim             bigint NOT NULL DEFAULT 0,
-    former_nodes      text[] NOT NULL DEFAULT '{}',
-    UNIQUE (tenant_id, retry_token),
+    endpoint          text NOT NULL DEFAULT '',
+    key_id            uuid,
+    led               boolean NOT NULL DEFAULT false,
+    began_at          timestamptz,
+    price             integer,
+    budgets           bigint[] NOT NULL DEFAULT '{}',
+    held_micros       bigint NOT NULL DEFAULT 0 CHECK (held_micros >= 0),
+    held_tokens       bigint NOT NULL DEFAULT 0 CHECK (held_tokens >= 0),
+    entries           integer NOT NULL DEFAULT 0,
+    billed_prompt     integer NOT NULL DEFAULT 0,
+    billed_cached     integer NOT NULL DEFAULT 0,
+    billed_reasoning  integer NOT NULL DEFAULT 0,
+    billed_output     integer NOT NULL DEFAULT 0,
+    billed_micros     bigint NOT NULL DEFAULT 0,
+    UNIQUE (tenant_id, endpoint, retry_token),
     CHECK ((state = 'settled') = (outcome IS NOT NULL)),
     CHECK ((state = 'settled') = (settled_at IS NOT NULL))
 ) WITH (fillfactor = 80);
-COMMENT ON TABLE jobs IS 'One row per (tenant, retry token). Its state and fence decide who may settle.';
+COMMENT ON TABLE jobs IS 'One row per (tenant, endpoint, retry token), under an id that never changes. Its state and fence decide who may settle.';
 COMMENT ON COLUMN jobs.attempt IS 'The attempt of the gateway that the current lease was given for.';
 COMMENT ON COLUMN jobs.fence IS 'Counts the leases given; only the latest may settle.';
 COMMENT ON COLUMN jobs.claim IS 'Drawn by the last asker who was given the job or led to it; only who holds it may move the job.';
-COMMENT ON COLUMN jobs.former_nodes IS 'Whose workers had it under an earlier fence, each once.';
+COMMENT ON COLUMN jobs.endpoint IS 'Which of the API it was asked at: chat, completions, embeddings, infer; empty in rows of earlier releases.';
+COMMENT ON COLUMN jobs.key_id IS 'Of the API key that asked; null: unknown.';
+COMMENT ON COLUMN jobs.led IS 'The claim is that of an asker who was led to the job; else of one to whom it was given.';
+COMMENT ON COLUMN jobs.began_at IS 'When the current attempt was given away; null: with the job.';
+COMMENT ON COLUMN jobs.price IS 'The version in force when the job was reserved; null: no price.';
+COMMENT ON COLUMN jobs.budgets IS 'The budget_periods, sorted, on each of which held_micros or held_tokens are reserved while the job runs.';
+COMMENT ON COLUMN jobs.entries IS 'How many entries the ledger has of it; their sums are the columns billed_….';
 
+CREATE TABLE attempts (
+    job_id         uuid NOT NULL,
+    number         bigint NOT NULL,
+    worker_id      text NOT NULL,
+    worker_address text NOT NULL,
+    node           text NOT NULL,
+    emitted        integer NOT NULL DEFAULT 0,
+    ended          text NOT NULL DEFAULT '',
+    began_at       timestamptz NOT NULL,
+    ended_at       timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (job_id, number)
+);
+COMMENT ON TABLE attempts IS 'The attempts that jobs have left behind: written when a job is given away anew. The current one stands in jobs.';
+COMMENT ON COLUMN attempts.number IS 'The fence under which it was given.';
+COMMENT ON COLUMN attempts.emitted IS 'Output tokens as its worker has said at the last renewal.';
+COMMENT ON COLUMN attempts.ended IS 'The outcome that the job had then; moved: it ran, and was given to another worker.';
+
+CREATE VIEW job_attempts AS
+SELECT job_id, number, worker_id, worker_address, node, emitted, ended, began_at, ended_at
+FROM attempts
+UNION ALL
+SELECT j.id, j.fence, j.worker_id, j.worker_address, split_part(j.worker_address, '/', 1),
+    j.completion_tokens, coalesce(j.outcome, ''), coalesce(j.began_at, j.created_at), j.settled_at
+FROM jobs j;
+COMMENT ON VIEW job_attempts IS 'All attempts of each job, the current one among them.';
+
+-- Whoever runs a job renews its lease every few seconds: no index covers what that changes, and the
+-- one sweeper of the cluster reads the whole table, which has a row for each job that runs.
 CREATE TABLE leases (
     job_id         uuid PRIMARY KEY,
     worker_id      text NOT NULL,
     worker_address text NOT NULL,
     fence          bigint NOT NULL,
-    expires_at     timestamptz NOT NULL
+    expires_at     timestamptz NOT NULL,
+    emitted        integer NOT NULL DEFAULT 0
 ) WITH (
     -- They come and go with every request: vacuumed by their number, not by their share.
     autovacuum_vacuum_scale_factor = 0,
     autovacuum_vacuum_threshold = 20000,
-    autovacuum_vacuum_cost_delay = 0
+    autovacuum_vacuum_cost_delay = 0,
+    fillfactor = 50
 );
-COMMENT ON TABLE leases IS 'One row per running job, for the sweep of those that nobody settles.';
-CREATE INDEX leases_expires_at ON leases (expires_at);
+COMMENT ON TABLE leases IS 'One row per running job. It lives by renewal; the sweep closes the job when that ends.';
+COMMENT ON COLUMN leases.emitted IS 'Output tokens so far, as whoever renewed it last has said.';
 
-CREATE TABLE ledger (
-    job_id            uuid PRIMARY KEY,
-    tenant_id         text NOT NULL,
-    model_ref         text NOT NULL,
-    prompt_tokens     integer NOT NULL,
-    completion_tokens integer NOT NULL,
-    at                timestamptz NOT NULL DEFAULT now()
+-- Nothing that was written is changed or deleted: who made a mistake adds what mends it.
+CREATE FUNCTION only_added_to() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% is only ever added to: % is refused', TG_TABLE_NAME, TG_OP
+        USING ERRCODE = 'restrict_violation';
+END $$;
+
+CREATE TABLE prices (
+    version   integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    model     text NOT NULL CHECK (model <> ''),
+    currency  text NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
+    prompt    bigint NOT NULL CHECK (prompt BETWEEN 0 AND 1000000000),
+    cached    bigint NOT NULL CHECK (cached BETWEEN 0 AND 1000000000),
+    reasoning bigint NOT NULL CHECK (reasoning BETWEEN 0 AND 1000000000),
+    output    bigint NOT NULL CHECK (output BETWEEN 0 AND 1000000000),
+    request   bigint NOT NULL DEFAULT 0 CHECK (request BETWEEN 0 AND 1000000000),
+    from_at   timestamptz NOT NULL DEFAULT now(),
+    made_at   timestamptz NOT NULL DEFAULT now(),
+    made_by   text NOT NULL DEFAULT ''
 );
-COMMENT ON TABLE ledger IS 'What is billed: one row per completed or cancelled job.';
-CREATE INDEX ledger_at ON ledger USING brin (at);
+COMMENT ON TABLE prices IS 'Micro-units of money per million tokens, and per request; only ever added to. A job keeps the version that was in force when it was reserved.';
+COMMENT ON COLUMN prices.model IS 'name@version, name, or * for all; the most exact one counts.';
+
+CREATE TRIGGER prices_only_added_to BEFORE UPDATE OR DELETE ON prices
+    FOR EACH ROW EXECUTE FUNCTION only_added_to();
+CREATE TRIGGER prices_not_emptied BEFORE TRUNCATE ON prices
+    FOR EACH STATEMENT EXECUTE FUNCTION only_added_to();
+
+CREATE FUNCTION tell_prices() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('tether_prices', '');
+    RETURN NULL;
+END $$;
+CREATE TRIGGER prices_changed AFTER INSERT ON prices
+    FOR EACH STATEMENT EXECUTE FUNCTION tell_prices();
+
+-- What an answer costs, in micro-units of money, rounded up once; 0 without a price. Cached tokens
+-- are part of the prompt, reasoning ones of the output. The same as actors/core/price.py.
+CREATE FUNCTION charge_micros(
+    prompt_tokens integer, cached_tokens integer, reasoning_tokens integer, output_tokens integer,
+    price prices
+) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT coalesce((price).request + (
+        (prompt_tokens - least(cached_tokens, prompt_tokens)) * (price).prompt
+        + least(cached_tokens, prompt_tokens) * (price).cached
+        + (output_tokens - least(reasoning_tokens, output_tokens)) * (price).output
+        + least(reasoning_tokens, output_tokens) * (price).reasoning
+        + 999999) / 1000000, 0)
+$$;
+
+CREATE TABLE budgets (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant_id  text NOT NULL REFERENCES tenants (id),
+    key_id     uuid REFERENCES api_keys (id),
+    model      text NOT NULL DEFAULT '',
+    period     text NOT NULL CHECK (period IN ('day', 'month', 'total')),
+    unit       text NOT NULL CHECK (unit IN ('micros', 'tokens')),
+    amount     bigint NOT NULL CHECK (amount >= 0),
+    warn       smallint[] NOT NULL DEFAULT '{80,95}' CHECK (0 < ALL (warn) AND 100 >= ALL (warn)),
+    over       smallint NOT NULL DEFAULT 402 CHECK (over IN (402, 429)),
+    made_at    timestamptz NOT NULL DEFAULT now(),
+    removed_at timestamptz
+);
+COMMENT ON TABLE budgets IS 'What a tenant, or one of its keys, may spend on a model (empty: on all) in a period of UTC.';
+CREATE INDEX budgets_tenant_id ON budgets (tenant_id);
+
+CREATE FUNCTION tell_budgets() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('tether_budgets', '');
+    RETURN NULL;
+END $$;
+CREATE TRIGGER budgets_changed AFTER INSERT OR UPDATE OR DELETE ON budgets
+    FOR EACH STATEMENT EXECUTE FUNCTION tell_budgets();
+
+CREATE TABLE budget_periods (
+    id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    budget_id bigint NOT NULL REFERENCES budgets (id),
+    begins    date NOT NULL,
+    spent     bigint NOT NULL DEFAULT 0 CHECK (spent >= 0),
+    reserved  bigint NOT NULL DEFAULT 0 CHECK (reserved >= 0),
+    UNIQUE (budget_id, begins)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE budget_periods IS 'What of a budget is spent, and reserved by jobs that run; in the unit of the budget.';
+
+CREATE TABLE budget_events (
+    number    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    budget_id bigint NOT NULL REFERENCES budgets (id),
+    period_id bigint NOT NULL REFERENCES budget_periods (id),
+    share     smallint NOT NULL,
+    at        timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (period_id, share)
+);
+COMMENT ON TABLE budget_events IS 'Shares of budgets (per cent) that were reached, each once a period; only ever added to.';
+CREATE INDEX budget_events_budget_id ON budget_events (budget_id, number);
+
+CREATE SEQUENCE ledger_seq;
+CREATE TABLE ledger (
+    seq              bigint NOT NULL DEFAULT nextval('ledger_seq'),
+    at               timestamptz NOT NULL DEFAULT now(),
+    job_id           uuid NOT NULL,
+    number           integer NOT NULL,
+    kind             text NOT NULL CHECK (kind IN ('charge', 'correction', 'refund')),
+    tenant_id        text NOT NULL,
+    key_id           uuid,
+    endpoint         text NOT NULL DEFAULT '',
+    model_ref        text NOT NULL,
+    attempt          bigint NOT NULL,
+    outcome          text NOT NULL,
+    prompt_tokens    integer NOT NULL,
+    cached_tokens    integer NOT NULL DEFAULT 0,
+    reasoning_tokens integer NOT NULL DEFAULT 0,
+    output_tokens    integer NOT NULL,
+    micros           bigint NOT NULL DEFAULT 0,
+    price            integer,
+    currency         text NOT NULL DEFAULT '',
+    note             text NOT NULL DEFAULT '',
+    made_by          text NOT NULL DEFAULT '',
+    PRIMARY KEY (job_id, number, at)
+) PARTITION BY RANGE (at);
+ALTER SEQUENCE ledger_seq OWNED BY ledger.seq;
+COMMENT ON TABLE ledger IS 'Entries of bills, by month; only ever added to. The bill of a job is the sum of its entries.';
+COMMENT ON COLUMN ledger.number IS 'From 1, within the job; jobs.entries counts them under the lock of its row, so none is there twice.';
+COMMENT ON COLUMN ledger.attempt IS 'The fence under which it was settled.';
+COMMENT ON COLUMN ledger.micros IS 'Micro-units of money; of a correction or refund it is the difference, and may be negative, as tokens may.';
+CREATE INDEX ledger_tenant_id_at ON ledger (tenant_id, at);
+CREATE INDEX ledger_seq_brin ON ledger USING brin (seq);
+CREATE TRIGGER ledger_only_added_to BEFORE UPDATE OR DELETE ON ledger
+    FOR EACH ROW EXECUTE FUNCTION only_added_to();
+CREATE TRIGGER ledger_not_emptied BEFORE TRUNCATE ON ledger
+    FOR EACH STATEMENT EXECUTE FUNCTION only_added_to();
+
+-- Makes the partition of the month (of UTC) that `moment` is in; false if it is there. Attaching it keeps
+-- nobody from adding entries meanwhile, as CREATE TABLE … PARTITION OF would.
+CREATE FUNCTION ledger_make_partition(moment timestamptz) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    month  timestamp := date_trunc('month', moment AT TIME ZONE 'UTC');
+    name   text := 'ledger_' || to_char(month, 'YYYY_MM');
+BEGIN
+    IF to_regclass(name) IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    PERFORM pg_advisory_xact_lock(1958425780);
+    IF to_regclass(name) IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('CREATE TABLE %I (LIKE ledger INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES)', name);
+    EXECUTE format('ALTER TABLE ledger ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+        name, month AT TIME ZONE 'UTC', (month + interval '1 month') AT TIME ZONE 'UTC');
+    EXECUTE format('CREATE TRIGGER ledger_not_emptied BEFORE TRUNCATE ON %I '
+        'FOR EACH STATEMENT EXECUTE FUNCTION only_added_to()', name);
+    RETURN true;
+END $$;
+
+-- Makes the partitions of this month and of so many after it; returns how many it made. With the
+-- rights of the schema's owner, for reservation owns no table.
+CREATE FUNCTION ledger_make_partitions(months integer) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    made integer := 0;
+BEGIN
+    FOR n IN 0..least(greatest(months, 0), 36) LOOP
+        IF ledger_make_partition(
+            (date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => n))
+            AT TIME ZONE 'UTC') THEN
+            made := made + 1;
+        END IF;
+    END LOOP;
+    RETURN made;
+END $$;
+
+-- Detaches and drops the partitions whose months ended by `before`; returns their names. It waits
+-- for those who read the ledger for a second at most, since who adds to it waits behind it.
+CREATE FUNCTION ledger_drop_before(before timestamptz) RETURNS text[]
+LANGUAGE plpgsql SECURITY DEFINER SET lock_timeout = '1s' AS $$
+DECLARE
+    gone text[] := '{}';
+    name text;
+BEGIN
+    FOR name IN
+        SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'ledger'::regclass AND c.relname ~ '^ledger_\d{4}_\d{2}$'
+            AND (to_date(right(c.relname, 7), 'YYYY_MM') + interval '1 month')
+                AT TIME ZONE 'UTC' <= least(before, now())
+        ORDER BY c.relname
+    LOOP
+        EXECUTE format('ALTER TABLE ledger DETACH PARTITION %I', name);
+        EXECUTE format('DROP TABLE %I', name);
+        gone := gone || name;
+    END LOOP;
+    RETURN gone;
+END $$;
+
+-- Whoever calls them must not choose what the names in them mean, nor may just anybody.
+DO $$
+DECLARE
+    called text;
+BEGIN
+    FOREACH called IN ARRAY ARRAY['ledger_make_partition(timestamptz)',
+        'ledger_make_partitions(integer)', 'ledger_drop_before(timestamptz)'] LOOP
+        EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', called,
+            current_schema());
+        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', called);
+    END LOOP;
+END $$;
+
+CREATE TABLE ledger_blocks (
+    number    bigint PRIMARY KEY,
+    from_seq  bigint NOT NULL,
+    to_seq    bigint NOT NULL,
+    entries   integer NOT NULL,
+    first_at  timestamptz NOT NULL,
+    last_at   timestamptz NOT NULL,
+    root      bytea NOT NULL CHECK (octet_length(root) = 32),
+    previous  bytea NOT NULL CHECK (octet_length(previous) = 32),
+    hash      bytea NOT NULL UNIQUE CHECK (octet_length(hash) = 32),
+    sealed_at timestamptz NOT NULL DEFAULT now(),
+    CHECK (from_seq <= to_seq),
+    CHECK (entries > 0)
+);
+COMMENT ON TABLE ledger_blocks IS 'Sealed entries: the Merkle root of their hashes, chained to the block before.';
+CREATE TRIGGER ledger_blocks_only_added_to BEFORE UPDATE OR DELETE ON ledger_blocks
+    FOR EACH ROW EXECUTE FUNCTION only_added_to();
+CREATE TRIGGER ledger_blocks_not_emptied BEFORE TRUNCATE ON ledger_blocks
+    FOR EACH STATEMENT EXECUTE FUNCTION only_added_to();
+
+SELECT ledger_make_partitions(3);
 
 CREATE TABLE breakers (
     worker_id text NOT NULL,

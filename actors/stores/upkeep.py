@@ -19,6 +19,7 @@ from supervision.telemetry import logs
 log = logs.get(__name__)
 
 _SWEEPS = 50  # batches of one sweep; the rest waits for the next
+MONTHS_AHEAD = 3  # of the ledger
 _BREATH_S = 0.02  # between two batches of deletions: requests go first
 
 
@@ -66,8 +67,8 @@ class Upkeep:
         total, batch = 0, self._options.sweep_batch
         for _ in range(_SWEEPS):
             swept = await desk.sweep(batch)
-            total += swept
-            if swept < batch:
+            total += swept.expired
+            if swept.due < batch:
                 break
         if total:
             metrics.reservation_expired.inc(total)
@@ -89,24 +90,22 @@ class Upkeep:
                 log.warning("prune.failed", reason=str(error))
 
     async def prune_once(self, desk: Desk) -> dict[str, int]:
-        """Delete all that was kept long enough; how many rows, by table. Their ids tell when
-        they were made, so the primary key finds them, in order."""
-        counts = {}
-        for table, keep_s in (
-            ("jobs", self._options.keep_jobs_s),
-            ("ledger", self._options.keep_ledger_s),
-        ):
-            if not keep_s:
-                continue
-            counts[table] = 0
-            while True:
-                before = first_id(time.time_ns() - int(keep_s * 1e9))
-                pruned = await desk.prune(table, before, keep_s, self._options.prune_batch)
-                counts[table] += pruned
-                metrics.reservation_pruned.labels(table).inc(pruned)
-                if pruned < self._options.prune_batch:
-                    break
-                await asyncio.sleep(_BREATH_S)
+        """Delete all that was kept long enough: so many jobs, whose ids tell when they were made,
+        so that the primary key finds them, in order; and so many months of the ledger."""
+        counts = {"jobs": 0, "months": 0}
+        options = self._options
+        while options.keep_jobs_s:
+            before = first_id(time.time_ns() - int(options.keep_jobs_s * 1e9))
+            pruned = await desk.prune_jobs(before, options.keep_jobs_s, options.prune_batch)
+            counts["jobs"] += pruned
+            metrics.reservation_pruned.labels("jobs").inc(pruned)
+            if pruned < options.prune_batch:
+                break
+            await asyncio.sleep(_BREATH_S)
+        if options.keep_ledger_s:
+            dropped = await desk.drop_ledger(options.keep_ledger_s)
+            counts["months"] = len(dropped)
+            metrics.reservation_pruned.labels("ledger").inc(len(dropped))
         if any(counts.values()):
             log.info("rows.deleted", **counts)
         return counts

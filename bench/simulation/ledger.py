@@ -33,6 +33,8 @@ class Job:
     worker_address: str
     attempt: int
     claim_token: int
+    led: bool = False
+    """Is the claim that of one who was led to it?"""
     fencing_token: int = 1
     outcome: Outcome | None = None
     """None while it runs."""
@@ -102,39 +104,43 @@ class Ledger:
         if verdict is Verdict.GIVE:
             lost = m.ownership.lost_fencing_token == held.fencing_token
             held.paid = held.paid or (held.outcome is Outcome.COMPLETED and lost)
-            del self.jobs[held.id]
-            held.id, held.outcome = m.job.job_id, None
+            held.outcome, held.led = None, False
             held.attempt, held.claim_token = m.ownership.attempt, m.ownership.claim_token
             held.fencing_token, held.usage = self.next_token(held), Usage()
             held.worker_id, held.worker_address = m.worker_id, m.worker_address
-            self.jobs[held.id] = held
             self._lease(held, m, now)
         if verdict is Verdict.LED:
-            held.claim_token = m.ownership.claim_token
+            held.claim_token, held.led = m.ownership.claim_token, True
         return self._stands(held, verdict.state)
 
     def contest(self, m: Reserve, held: Job) -> Verdict:
         """The verdict of `contest`, condition for condition."""
         own, same = m.ownership, held.id == m.job.job_id
+        over = held.outcome is not None
         lost = own.lost_fencing_token == held.fencing_token
+        ours = own.claim_token != 0 and held.claim_token == own.claim_token and not held.led
+        holder = (
+            own.held_claim_token != 0
+            and held.claim_token == own.held_claim_token
+            and (same or not held.led)
+        )
         if held.fingerprint != m.job.fingerprint:
             return Verdict.CONFLICT
         if held.outcome is Outcome.COMPLETED and not (lost and m.worker_id):
             return Verdict.COMPLETED
-        if not m.worker_id and (held.outcome is not None or same):
+        if not m.worker_id and (over or same or ours or holder):
             return Verdict.FREE
-        if held.outcome is not None:
+        if over:
             return Verdict.GIVE
         if own.claim_token == 0:
             if not same or own.attempt < held.attempt:
                 return Verdict.RUNNING
             return Verdict.GIVE if own.attempt > held.attempt else Verdict.OURS
-        if held.claim_token == own.claim_token and same:
+        if ours:
             return Verdict.OURS
-        if same:
-            holds = own.held_claim_token != 0 and held.claim_token == own.held_claim_token
-            return Verdict.GIVE if holds else Verdict.RUNNING
-        return Verdict.LED if own.held_claim_token == 0 else Verdict.RUNNING
+        if holder:
+            return Verdict.GIVE
+        return Verdict.RUNNING if same or own.held_claim_token else Verdict.LED
 
     def next_token(self, job: Job) -> int:
         """The fencing token of a job that is given away anew."""
@@ -158,8 +164,8 @@ class Ledger:
         return True
 
     def open_for(self, m: Settle, job: Job) -> bool:
-        """The condition of `closed`."""
-        if job.fencing_token == m.fencing_token and job.outcome is None:
+        """The conditions of `closed` and of `amend`."""
+        if job.fencing_token == m.fencing_token and job.outcome in (None, Outcome.EXPIRED):
             return True
         complete = m.delivered and m.outcome is Outcome.COMPLETED
         answered = job.outcome is Outcome.COMPLETED

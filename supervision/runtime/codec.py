@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from supervision.contracts import Contract, known
-from supervision.errors import Internal, ProtocolError, TetherError, Unfamiliar, class_of
+from supervision.errors import Detail, Internal, ProtocolError, TetherError, Unfamiliar, class_of
 from supervision.unreadable import UNREADABLE
 
 encode = msgspec.msgpack.Encoder().encode
@@ -30,24 +30,31 @@ class Fault(msgspec.Struct, frozen=True, array_like=True):
     status: int = 500
     retryable: bool = False
     blames_request: bool = False
+    details: dict[str, Detail] = {}
 
     def error(self) -> TetherError:
         """The error that was raised at the other end."""
         cls = class_of(self.code)
-        if cls is not None:
-            return cls(self.message, retry_after_s=self.retry_after_s, param=self.param)
-        return Unfamiliar(
-            self.message,
-            code=self.code,
-            status=self.status,
-            retryable=self.retryable,
-            blames_request=self.blames_request,
-            retry_after_s=self.retry_after_s,
-            param=self.param,
+        error = (
+            Unfamiliar(
+                self.message,
+                code=self.code,
+                status=self.status,
+                retryable=self.retryable,
+                blames_request=self.blames_request,
+                retry_after_s=self.retry_after_s,
+                param=self.param,
+            )
+            if cls is None
+            else cls(self.message, retry_after_s=self.retry_after_s, param=self.param)
         )
+        error.details = _bounded(self.details)
+        return error
 
 
 _MAX_MESSAGE: Final = 2000  # characters of an error that leave the process
+_MAX_DETAILS: Final = 32
+_MAX_DETAIL: Final = 256  # characters of the name or the text of one
 _fault_decoder = msgspec.msgpack.Decoder(Fault)
 _names: tuple[type[Contract], ...] = ()
 _decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(bool)  # no contract fits it
@@ -97,10 +104,21 @@ def encode_error(error: BaseException) -> bytes:
             error.status,
             error.retryable,
             error.blames_request,
+            _bounded(error.details),
         )
     else:
         fault = Fault(Internal.code, f"{type(error).__name__} in the actor that was asked")
     return encode(fault)
+
+
+def _bounded(details: dict[str, Detail]) -> dict[str, Detail]:
+    """The first of them, cut to their bound."""
+    if not details:
+        return {}
+    return {
+        name[:_MAX_DETAIL]: value[:_MAX_DETAIL] if isinstance(value, str) else value
+        for name, value in list(details.items())[:_MAX_DETAILS]
+    }
 
 
 def decode_error(payload: bytes) -> TetherError:

@@ -402,7 +402,7 @@ class Story:
         tokens = [one.answer.token for one in load.outcomes if one.whole]
         settled = await self.one(
             "SELECT count(*) FROM jobs j JOIN ledger l ON l.job_id = j.id WHERE j.retry_token = "
-            "ANY($1) AND j.outcome = 'completed' AND l.completion_tokens = $2", tokens, TOKENS,
+            "ANY($1) AND j.outcome = 'completed' AND l.output_tokens = $2", tokens, TOKENS,
         )  # fmt: skip
         async with asyncio.timeout(PATIENCE_S):
             while await self.one("SELECT count(*) FROM leases"):  # noqa: ASYNC110

@@ -245,7 +245,7 @@ async def books(run: Run) -> None:
         await until(settled, "all jobs are settled", 3 * PATIENCE_S)
         rows = await connection.fetch(
             "SELECT j.retry_token AS key, j.outcome, count(l.*) AS times, "
-            "sum(l.completion_tokens) AS tokens FROM jobs j LEFT JOIN ledger l ON l.job_id = j.id "
+            "sum(l.output_tokens) AS tokens FROM jobs j LEFT JOIN ledger l ON l.job_id = j.id "
             "GROUP BY j.id"
         )
     finally:

@@ -156,7 +156,7 @@ async def one(node: Node, endpoint: Endpoint, name: str, seconds: float) -> None
     bills = await node.sql(
         "select json_object_agg(retry_token, n)::text from (select j.retry_token, count(*) n "
         "from ledger l join jobs j on j.id = l.job_id where j.retry_token = any($1) "
-        "and l.completion_tokens = $2 group by 1) t",
+        "and l.output_tokens = $2 group by 1) t",
         answered,
         TOKENS,
     )

@@ -33,7 +33,7 @@ GONE_S: Final = 20.0  # until nothing is left running
 SWEPT_S: Final = 120.0  # deadline, grace of a lease, and the sweep
 CONFIG: Final = "processes = 2\ndefault_deadline_s = 20.0\n"
 BILLS: Final = """
-    SELECT j.retry_token, l.completion_tokens
+    SELECT j.retry_token, l.output_tokens AS completion_tokens
     FROM jobs j JOIN ledger l ON l.job_id = j.id WHERE j.retry_token = ANY($1::text[])
 """
 OPEN: Final = """

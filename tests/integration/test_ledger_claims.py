@@ -47,7 +47,9 @@ class InPostgres:
         return int(await self._connection.fetchval("SELECT count(*) FROM leases"))
 
     async def bills(self) -> list[tuple[int, int]]:
-        rows = await self._connection.fetch("SELECT prompt_tokens, completion_tokens FROM ledger")
+        rows = await self._connection.fetch(
+            "SELECT sum(prompt_tokens)::int, sum(output_tokens)::int FROM ledger GROUP BY job_id"
+        )
         return [(row[0], row[1]) for row in rows]
 
 
@@ -259,7 +261,7 @@ async def test_what_ended_badly_is_given_to_whoever_asks(ledger: Asked, outcome:
     assert await ledger.settle(settle(given, outcome))
     again = other.asks("w2")
     anew = other.told(await ledger.reserve(again))
-    assert (anew.job_id, anew.fencing_token, anew.state) == (again.job.job_id, 2, JobState.NEW)
+    assert (anew.job_id, anew.fencing_token, anew.state) == (given.job_id, 2, JobState.NEW)
     assert await ledger.reserve(again) == anew
     assert (await ledger.reserve(asker.asks("w1"))).state is JobState.RUNNING
     assert await ledger.settle(settle(anew))

@@ -30,10 +30,14 @@ ALL = frozenset(DatabaseRole)
 #: Every statement of ours, and who may send it: nobody else.
 SENDERS: dict[str, frozenset[DatabaseRole]] = {
     "settle_and_reserve": frozenset({RESERVATION}),
+    "amend": frozenset({RESERVATION}),
     "contest": frozenset({RESERVATION}),
+    "renew": frozenset({RESERVATION}),
     "sweep": frozenset({RESERVATION}),
+    "only_one": ALL,
     "prune_jobs": frozenset({RESERVATION}),
-    "prune_ledger": frozenset({RESERVATION}),
+    "drop_ledger": frozenset({RESERVATION}),
+    "extend_ledger": frozenset({RESERVATION}),
     "forget_breakers": frozenset({RESERVATION}),
     "keep_breakers": frozenset({RESERVATION}),
     "list_breakers": frozenset({RESERVATION, OPERATOR}),
@@ -76,7 +80,7 @@ NOBODYS = (
 )
 OTHERS = {
     GATEWAY: (
-        "INSERT INTO ledger VALUES (gen_random_uuid(), 'acme', 'm', 1, 1)",
+        "INSERT INTO ledger (job_id) VALUES (gen_random_uuid())",
         "UPDATE jobs SET state = 'running'",
         "DELETE FROM leases",
         "SELECT * FROM ledger",
@@ -89,6 +93,12 @@ OTHERS = {
         "SELECT id FROM tenants",
         "SELECT * FROM models",
         "UPDATE models SET stage = 'stable'",
+        "UPDATE ledger SET micros = 0",
+        "DELETE FROM ledger",
+        "DELETE FROM ledger_blocks",
+        "INSERT INTO prices (model, currency) VALUES ('*', 'EUR')",
+        "SELECT ledger_make_partition(now())",
+        "UPDATE attempts SET node = ''",
     ),
     REGISTRY: (
         "SELECT hash FROM api_keys",
@@ -99,7 +109,10 @@ OTHERS = {
         "DELETE FROM models",
     ),
     OPERATOR: (
-        "UPDATE ledger SET completion_tokens = 0",
+        "UPDATE ledger SET output_tokens = 0",
+        "DELETE FROM ledger",
+        "SELECT ledger_drop_before(now())",
+        "UPDATE jobs SET state = 'running'",
         "DELETE FROM jobs",
         "INSERT INTO breakers VALUES ('w', 'm', 'disabled')",
         "UPDATE models SET stage = 'stable'",
@@ -190,10 +203,12 @@ async def test_actors_do_their_work_as_their_users(granted: str) -> None:
             usage=Usage(prompt_tokens=1, completion_tokens=1),
         )
         assert (await ledger.settle(settle)).first
-    desk = await Desk.open(own, grace_s=60.0, timeout_s=30.0)
+    desk = await Desk.open(own, lease_s=60.0, timeout_s=30.0)
     before = first_id(time.time_ns() + 10**9)
-    assert await desk.sweep(10) == 0
-    assert [await desk.prune(table, before, 0.0, 10) for table in ("jobs", "ledger")] == [1, 1]
+    assert await desk.sweep(10) == (0, 0)
+    assert await desk.only_one(17)
+    assert await desk.prune_jobs(before, 0.0, 10) == 1
+    assert await desk.drop_ledger(0.0) == []
     desk.close()
     connection = await connect(own)
     said = BreakerState(worker_id="w", model_ref="m@1", mode="disabled", state="")

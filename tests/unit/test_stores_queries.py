@@ -9,8 +9,8 @@ from actors.contracts import Outcome, Reserve, Settle, Usage
 from actors.core.ids import job_id
 from actors.stores import keys
 from actors.stores.database import migrations
-from actors.stores.jobs import check
 from actors.stores.ledger import LedgerOptions
+from actors.stores.message_check import check
 from actors.stores.queries import QUERIES, parse, sql
 from supervision.errors import BadRequest, Unauthenticated
 from tests.support.messages import changed, reserve
