@@ -7,10 +7,19 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from actors.contracts import BreakerStates, Reserve, Reserved, Settle, Settled
+from actors.contracts import (
+    AnswerFetched,
+    BreakerStates,
+    FetchAnswer,
+    Reserve,
+    Reserved,
+    Settle,
+    Settled,
+)
 from actors.contracts.operating import KeepBreakers
 from actors.core.node_roles import Role
 from actors.stores import breakers
+from actors.stores.answer_store import AnswerStore
 from actors.stores.database import answers, connect, patiently
 from actors.stores.ledger import Ledger, LedgerOptions
 from supervision.child import Supervised
@@ -44,8 +53,9 @@ class ReservationOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reservation(Supervised):
-    """Answers `Reserve` and `Settle`, both idempotent, and sweeps leases that ran out. Keeps
-    nothing that PostgreSQL doesn't: any number of them may run, and each may be killed."""
+    """Answers `Reserve`, `Settle` and `FetchAnswer`, all idempotent, and sweeps leases that ran
+    out. Keeps nothing that PostgreSQL doesn't: any number of them may run, and each may be killed.
+    """
 
     Options: ClassVar[type[msgspec.Struct]] = ReservationOptions
     max_handlers: ClassVar[int] = 16_384  # the ledger's own bound, `waiting_max`, comes first
@@ -60,6 +70,7 @@ class Reservation(Supervised):
     async def start(self, options: ReservationOptions) -> None:
         self._dsn = options.dsn
         self._one_by_one = asyncio.Lock()
+        self._answers = AnswerStore(options.dsn)
         self._ledger = Ledger(options.dsn, options.ledger)
         await patiently(
             self._ledger.open,
@@ -68,6 +79,7 @@ class Reservation(Supervised):
         )
 
     async def stop(self, deadline_s: float) -> None:
+        self._answers.close()
         await self._ledger.close(min(_DRAIN_S, max(0.0, deadline_s - 0.5)))
 
     @on(Reserve, of=OWN)
@@ -81,6 +93,11 @@ class Reservation(Supervised):
         jobs and tokens it knows of."""
         own = sender.node == self.address.node
         return await self._ledger.settle(msg, "" if own else sender.node)
+
+    @on(FetchAnswer, of=OWN)
+    async def fetch_answer(self, msg: FetchAnswer, sender: Address) -> AnswerFetched:
+        """See `AnswerStore.fetch`."""
+        return await self._answers.fetch(msg)
 
     @on(KeepBreakers, of=OWN)
     async def keep_breakers(self, msg: KeepBreakers, sender: Address) -> BreakerStates:

@@ -78,7 +78,7 @@ class AnswerStore:
                 found = await connection.fetchval(sql("fetch_answer"), *whose, timeout=STATEMENT_S)
                 if found:
                     return AnswerFetched(answer=found)
-            row = await connection.fetchrow(sql("billed"), *whose, timeout=STATEMENT_S)
+            row = await connection.fetchrow(sql("bill_of_job"), *whose, timeout=STATEMENT_S)
         return AnswerFetched(billed=None if row is None else Billed(**dict(row)))
 
     def close(self) -> None:

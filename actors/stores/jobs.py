@@ -19,7 +19,7 @@ from actors.contracts import (
     Settled,
 )
 from actors.core.price import PriceBook
-from actors.errors import IdempotencyConflict
+from actors.errors import KeyReused
 from actors.stores.bill import is_billed
 from actors.stores.database import connect
 from actors.stores.message_check import check_uuid
@@ -38,6 +38,7 @@ _PLANNER = {
     "client_connection_check_interval": "1000",
 }
 _AMENDS = 2
+DAY_S = 86_400.0
 
 #: What a request in a round came to; None means that it must be asked once more.
 Answer = Reserved | Settled | TetherError | None
@@ -58,13 +59,28 @@ class Swept(NamedTuple):
     expired: int
 
 
+class Shed(NamedTuple):
+    """How many answers were deleted for the room of their tenants, and how many, with how many
+    bytes, there were before."""
+
+    shed: int
+    answers: int
+    bytes: int
+
+
 class Desk:
     """One connection with the statements of a round prepared on it."""
 
     def __init__(
-        self, connection: asyncpg.Connection, lease_s: float, timeout_s: float, prices: PriceBook
+        self,
+        connection: asyncpg.Connection,
+        lease_s: float,
+        timeout_s: float,
+        prices: PriceBook,
+        keep_s: float,
     ) -> None:
         self.connection = connection
+        self._keep = keep_s
         self._lease = lease_s
         self._timeout = timeout_s
         self._prices = prices
@@ -74,10 +90,17 @@ class Desk:
 
     @classmethod
     async def open(
-        cls, dsn: str, *, lease_s: float, timeout_s: float, prices: PriceBook | None = None
+        cls,
+        dsn: str,
+        *,
+        lease_s: float,
+        timeout_s: float,
+        prices: PriceBook | None = None,
+        keep_s: float = DAY_S,
     ) -> Desk:
         """Connect and prepare. A lease lives for `lease_s` unless it is renewed; a statement that
-        takes longer than `timeout_s` is given up. A job is given the price that `prices` has now.
+        takes longer than `timeout_s` is given up. A job is given the price that `prices` has now,
+        and the answer that comes with a settle is kept for `keep_s`.
 
         Raises:
             Unavailable, Internal: as `database.connect`.
@@ -89,7 +112,7 @@ class Desk:
             dsn, timeout=timeout_s, statement_timeout=milliseconds, **_PLANNER
         )
         try:
-            desk = cls(connection, lease_s, timeout_s * 1.5, prices or PriceBook())
+            desk = cls(connection, lease_s, timeout_s * 1.5, prices or PriceBook(), keep_s)
             desk._round = await connection.prepare(sql("settle_and_reserve"), timeout=timeout_s)
             desk._amend = await connection.prepare(sql("amend"), timeout=timeout_s)
             desk._contest = await connection.prepare(sql("contest"), timeout=timeout_s)
@@ -127,6 +150,7 @@ class Desk:
             *self._reserve_columns(opening),
             self._lease,
             *_settle_columns(closing),
+            self._keep,
             timeout=self._timeout,
         )
         given = {id(opening[n - 1][1]) for n in row["opened"] or ()}
@@ -151,6 +175,7 @@ class Desk:
             closed = await self._amend.fetchval(
                 *_settle_columns(left),
                 [_delivered(told.msg) for told in left],
+                self._keep,
                 timeout=self._timeout,
             )
             first |= {id(left[n - 1].msg) for n in closed or ()}
@@ -224,6 +249,19 @@ class Desk:
         statement = sql("prune_jobs")
         return int(await self.connection.fetchval(statement, *arguments, timeout=self._timeout))
 
+    async def prune_answers(self, most: int) -> int:
+        """Delete up to `most` answers that were kept long enough; returns how many there were."""
+        return int(
+            await self.connection.fetchval(sql("prune_answers"), most, timeout=self._timeout)
+        )
+
+    async def shed_answers(self, tenant_bytes: int, most: int) -> Shed:
+        """Delete up to `most` answers, the oldest of tenants that have more than so many bytes."""
+        row = await self.connection.fetchrow(
+            sql("shed_answers"), tenant_bytes, most, timeout=self._timeout
+        )
+        return Shed(row["shed"], row["answers"], row["bytes"])
+
     async def drop_ledger(self, seconds: float) -> list[str]:
         """Drop the months of the ledger that ended so many seconds ago; returns their names."""
         dropped = await self.connection.fetchval(sql("drop_ledger"), seconds, timeout=self._timeout)
@@ -256,6 +294,7 @@ def _settle_columns(settles: Sequence[Told]) -> tuple[list[Any], ...]:
         [m.error_code for _, m, _ in settles],
         [is_billed(m) for _, m, _ in settles],
         [node for _, _, node in settles],
+        [m.answer for _, m, _ in settles],
     )
 
 
@@ -290,11 +329,7 @@ def _answer(m: Reserve, row: Any) -> Answer:
     if verdict is Verdict.FREE:
         return _free(m)
     if verdict is Verdict.CONFLICT:
-        return IdempotencyConflict(
-            "this Idempotency-Key was used for another request; use a new key, or send the same "
-            "body",
-            param="Idempotency-Key",
-        )
+        return KeyReused.told()
     if verdict is Verdict.GIVE:
         given = row["given_fence"]
         # Without one somebody else was faster; ask how it stands now.

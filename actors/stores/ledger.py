@@ -28,6 +28,7 @@ from actors.stores.message_check import check
 from actors.stores.queries import sql
 from actors.stores.rounds import Rounds
 from actors.stores.upkeep import MONTHS_AHEAD, Upkeep
+from actors.stores.waiting_answers import ROUND_BYTES, WaitingAnswers, weight
 from actors.stores.waiting_request import WaitingRequest
 from supervision.errors import Draining, Internal, Overloaded, TetherError, Unavailable
 from supervision.policies import Retry, Stack
@@ -60,8 +61,13 @@ class Ledger:
         self._prices = prices or PriceBook()
         self._options = options or LedgerOptions()
         self._rounds: Rounds[object, WaitingRequest] = Rounds(
-            most=self._options.round_max, waiting=self._options.waiting_max, at_once=_LANES
+            most=self._options.round_max,
+            waiting=self._options.waiting_max,
+            at_once=_LANES,
+            weigh=lambda request: weight(request.msg),
+            heaviest=ROUND_BYTES,
         )
+        self._answers = WaitingAnswers(self._options.answers)
         self._idle: deque[asyncio.Future[None]] = deque()
         self._kicked = False
         self._draining = False
@@ -133,7 +139,8 @@ class Ledger:
 
         Raises:
             BadRequest: a field can't be stored.
-            IdempotencyConflict: the retry token is taken by another body.
+            KeyReused: the retry token is taken by another body.
+            IdempotencyConflict: others take it again and again.
             Overloaded, Draining: nothing was done, nor will be.
             Unavailable: PostgreSQL didn't answer in time; a lease may have been given, and the
                 same reserve finds it.
@@ -149,7 +156,10 @@ class Ledger:
         Raises:
             BadRequest, Overloaded, Draining, Unavailable: as for `reserve`.
         """
-        return self._offer(msg.job_id, msg, self._options.settle_patience_s, node)
+        told = self._answers.admitted(msg)
+        written = self._offer(told.job_id, told, self._options.settle_patience_s, node)
+        self._answers.waits(told, written)
+        return written
 
     def _offer(
         self, key: object, msg: Reserve | Settle, patience: float, node: str = ""
@@ -191,6 +201,7 @@ class Ledger:
             lease_s=self._options.lease_s,
             timeout_s=self._options.statement_s,
             prices=self._prices,
+            keep_s=self._options.answers.keep_s,
         )
         # An idle lane whose connection ends makes another before it is needed.
         desk.connection.add_termination_listener(lambda _: self._wake())

@@ -78,7 +78,7 @@ class Upkeep:
     async def prune(self) -> None:
         """Delete what is old, until cancelled; ends at once where all is kept."""
         options = self._options
-        while options.keep_jobs_s or options.keep_ledger_s:
+        while options.keep_jobs_s or options.keep_ledger_s or options.answers.keep_s:
             await asyncio.sleep(options.prune_s)
             try:
                 desk = await self._desk()
@@ -102,6 +102,7 @@ class Upkeep:
             if pruned < options.prune_batch:
                 break
             await asyncio.sleep(_BREATH_S)
+        counts["answers"] = await self._prune_answers(desk)
         if options.keep_ledger_s:
             dropped = await desk.drop_ledger(options.keep_ledger_s)
             counts["months"] = len(dropped)
@@ -109,3 +110,21 @@ class Upkeep:
         if any(counts.values()):
             log.info("rows.deleted", **counts)
         return counts
+
+    async def _prune_answers(self, desk: Desk) -> int:
+        """Delete the answers that have expired, and the oldest of tenants that have too many."""
+        total, batch = 0, self._options.prune_batch
+        while (pruned := await desk.prune_answers(batch)) == batch:
+            total += pruned
+            await asyncio.sleep(_BREATH_S)
+        total += pruned
+        while True:
+            seen = await desk.shed_answers(self._options.answers.tenant_bytes, batch)
+            total += seen.shed
+            metrics.answers_stored.set(seen.answers - seen.shed)
+            metrics.answers_stored_bytes.set(seen.bytes)
+            if seen.shed < batch:
+                break
+            await asyncio.sleep(_BREATH_S)
+        metrics.reservation_pruned.labels("answers").inc(total)
+        return total

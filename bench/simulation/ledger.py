@@ -17,7 +17,7 @@ from actors.contracts import (
     Settle,
     Usage,
 )
-from actors.errors import IdempotencyConflict
+from actors.errors import KeyReused
 from actors.stores.verdict import Verdict
 
 GRACE_S = 2.0  # of a lease, beyond its request's deadline; more than a settle takes to be said
@@ -76,7 +76,7 @@ class Ledger:
         """`settle_and_reserve` for a reserve, and `contest` where it finds the token taken.
 
         Raises:
-            IdempotencyConflict: the token belongs to another body.
+            KeyReused: the token belongs to another body.
         """
         key = (m.job.tenant_id, m.job.retry_token)
         held = self.by_token.get(key)
@@ -98,7 +98,7 @@ class Ledger:
         assert held is not None, "two tokens drew one job id"
         verdict = self.contest(m, held)
         if verdict is Verdict.CONFLICT:
-            raise IdempotencyConflict("this Idempotency-Key was used for another request")
+            raise KeyReused.told()
         if verdict is Verdict.FREE:
             return self._free(m)
         if verdict is Verdict.GIVE:

@@ -137,8 +137,8 @@ async def test_old_rows_are_found_by_their_key(dsn: str) -> None:
         desk.close()
 
 
-def test_a_retry_token_is_known_for_an_hour_at_least() -> None:
-    with pytest.raises(ValueError, match="keep_jobs_s of the reservation must be at least 3600"):
+def test_a_retry_token_is_known_for_a_day_at_least() -> None:
+    with pytest.raises(ValueError, match="keep_jobs_s of the reservation must be at least 86400"):
         LedgerOptions(keep_jobs_s=60.0)
     with pytest.raises(ValueError, match="keep_ledger_s of the reservation must be above 0"):
         LedgerOptions(keep_ledger_s=-1.0)
