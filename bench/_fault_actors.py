@@ -14,7 +14,7 @@ from typing import Any
 from actors.gateway import Gateway
 from actors.postgres import Postgres
 from actors.registry import Registry
-from actors.reservation import Reservation
+from actors.reservation.reservation import Reservation
 from actors.roster import Roster
 from actors.worker import Worker
 from bench._lent_scheduler import LentScheduler

@@ -20,7 +20,7 @@ from actors.contracts import ModelCard
 from actors.gateway import Gateway, GatewayOptions
 from actors.postgres import Postgres, PostgresOptions
 from actors.registry import Registry, RegistryOptions
-from actors.reservation import Reservation, ReservationOptions
+from actors.reservation.reservation import Reservation, ReservationOptions
 from actors.roster import Roster
 from actors.scheduler import Scheduler
 from actors.stores.database import connect, migrate

@@ -26,7 +26,7 @@ import uvloop
 
 from actors.contracts import JobKey, Outcome, Reserve, Settle, Usage
 from actors.core.ids import job_id
-from actors.reservation import Reservation, ReservationOptions
+from actors.reservation.reservation import Reservation, ReservationOptions
 from actors.stores.embedded import Embedded
 from actors.stores.ledger import Ledger
 from bench.runtime import processor_s

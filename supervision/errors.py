@@ -32,7 +32,8 @@ Pure.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from copy import copy
+from typing import ClassVar, Self
 
 Detail = str | int | float | bool
 """A fact beside an error's sentence, for programs."""
@@ -59,6 +60,11 @@ class TetherError(Exception):
         self.retry_after_s = retry_after_s
         self.param = param
         self.details: dict[str, Detail] = {}
+
+    def anew(self) -> Self:
+        """The same error, as if it had never been raised. Who keeps an error keeps that, and raises
+        one: or what keeps it is held by the frames that it went through, and they by it."""
+        return copy(self)
 
 
 class BadRequest(TetherError):

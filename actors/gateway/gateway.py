@@ -157,13 +157,13 @@ class Gateway(Supervised):
             ) and session.outcome is None:
                 await reading.more(step)
             if session.error is not None and journal.tokens < from_seq:
-                raise session.error
+                raise session.error.anew()
             reader = Reader(journal, from_seq, whole=not msg.stream)
             while True:
                 item = reader.next()
                 if item is None:
                     if session.error is not None:
-                        raise session.error
+                        raise session.error.anew()
                     await reading.more(step)
                     continue
                 if first:

@@ -129,7 +129,7 @@ class RequestSession(Session):
             ended = WorkerLost("the worker ended a stream before the answer was complete")
             self._broke(ended, lost=True)
         except TetherError as error:
-            self._broke(error)
+            self._broke(error.anew())
 
     async def _may_begin(self) -> bool:
         """Waits until another attempt may begin; False where that was in vain."""
@@ -276,7 +276,7 @@ class RequestSession(Session):
     def fail(self, error: TetherError) -> None:
         """End it with an error; safe to call twice."""
         if self.outcome is None:
-            self.error = error
+            self.error = error.anew()
             self._end(outcome_of_error(error))
 
     def _end(self, outcome: Outcome) -> None:

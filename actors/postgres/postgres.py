@@ -11,7 +11,8 @@ import msgspec
 
 from actors.stores.database import answers, connect, migrate
 from actors.stores.database_roles import grant
-from actors.stores.embedded import NEEDED, START_S, Embedded
+from actors.stores.disk_needs import NEEDED
+from actors.stores.embedded import START_S, Embedded
 from actors.stores.serveruser import EmbeddedError
 from supervision.child import Supervised
 from supervision.errors import DiskFull, TetherError

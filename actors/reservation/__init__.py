@@ -1,5 +1,1 @@
-"""Reservation: job, lease, usage and ledger, once each."""
-
-from actors.reservation.reservation import Reservation, ReservationOptions
-
-__all__ = ["Reservation", "ReservationOptions"]
+"""Reservation: job, lease, usage and ledger, once each. Who only settles loads no database."""

@@ -53,7 +53,6 @@ PORT = 5432  # a part of the socket's name, nothing more
 SOCKET_LIMIT = 107  # bytes of a Unix socket's path, without the final NUL (unix(7))
 LOG_LIMIT = 8 * 1024 * 1024
 START_S = 60.0  # recovery after a crash replays at most `max_wal_size`
-NEEDED = 16 << 20  # bytes of disk without which it can't go on: a segment of its log (WAL)
 LOCK_S = 5.0  # how long a predecessor that is going may take
 
 # Durability is PostgreSQL's default (fsync, full_page_writes, synchronous_commit: on), said again

@@ -255,7 +255,7 @@ class End(Reader):
                     self._coalescer.left(now)
                 return item
             if execution.error is not None:
-                raise execution.error
+                raise execution.error.anew()
 
     def wake(self) -> None:
         """Let it look."""

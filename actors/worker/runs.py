@@ -218,7 +218,7 @@ class Runs:
             if task is not None:
                 task.uncancel()
         except TetherError as error:
-            execution.error = error
+            execution.error = error.anew()
         except Exception:
             log.exception("an engine failed", job_id=run.job.job_id, model=run.job.model_ref)
             execution.error = WorkerLost("the engine failed; another worker may continue")

@@ -108,6 +108,7 @@ class Exchanges:
             return await answer
         except BaseException:
             self.asks.given_up(number)
+            del answer  # it holds the error, whose traceback holds this frame
             raise
 
     def stream(self, address: Address, contract: Contract, credit: int) -> Stream:

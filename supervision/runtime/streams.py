@@ -87,7 +87,10 @@ class Stream:
         while not items:
             if inbox.end is not None:
                 end, inbox.end = inbox.end, StopAsyncIteration()
-                raise end
+                try:
+                    raise end
+                finally:
+                    del end  # it will hold this frame
             if inbox.waiter is not None:
                 raise RuntimeError("a stream can be read by one task only")
             inbox.waiter = inbox.peer.hub.loop.create_future()
@@ -184,6 +187,7 @@ class Producer:
                 # A reader that left has forgotten the number; one that is still there must
                 # not take a broken stream for a complete one.
                 peer.send(frame(ERROR, number, encode_error(self._why())))
+            self._task = None  # where it is cancelled, its end holds this frame
             await items.aclose()
 
     def _why(self) -> TetherError:

@@ -13,7 +13,7 @@ from thespian.system.utilis import AssocList
 from actors.contracts import ListModels, Outcome, Reserve, Settle, Usage
 from actors.contracts.operating import KeepBreakers, SetBreaker
 from actors.core.node_roles import CONTROL, WORKER
-from actors.reservation import Reservation
+from actors.reservation.reservation import Reservation
 from actors.scheduler.scheduler import Scheduler
 from actors.stores.ledger import Ledger
 from supervision.contracts import (

@@ -52,7 +52,8 @@ import asyncpg
 from tests.support.small_disk import fill
 from supervision.errors import DiskFull
 from actors.stores.database import answers, connect
-from actors.stores.embedded import NEEDED, Embedded
+from actors.stores.disk_needs import NEEDED
+from actors.stores.embedded import Embedded
 from actors.stores.serveruser import EmbeddedError
 from supervision.telemetry import disk
 home = Path(sys.argv[1])

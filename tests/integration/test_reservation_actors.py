@@ -17,7 +17,7 @@ import pytest_asyncio
 
 from actors.contracts import Assignment, JobState, Outcome, Reserve, Settle, Settled, Usage
 from actors.postgres import Postgres, PostgresOptions
-from actors.reservation import Reservation, ReservationOptions
+from actors.reservation.reservation import Reservation, ReservationOptions
 from actors.stores.database import connect
 from actors.stores.embedded import Embedded
 from actors.stores.ledger import LedgerOptions

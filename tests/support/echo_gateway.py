@@ -166,7 +166,10 @@ class LocalStream:
         if item is None:
             raise StopAsyncIteration
         if isinstance(item, Exception):
-            raise item
+            try:
+                raise item
+            finally:
+                del item
         return item
 
     def lose(self) -> None:

@@ -31,7 +31,7 @@ from actors.contracts import (
 from actors.gateway import Gateway, GatewayOptions
 from actors.gateway.admission import TenantLimits
 from actors.registry import Registry, RegistryOptions
-from actors.reservation import Reservation, ReservationOptions
+from actors.reservation.reservation import Reservation, ReservationOptions
 from actors.roster import Roster, RosterOptions
 from actors.scheduler import Scheduler, SchedulerOptions
 from actors.stores import keys

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -46,6 +47,7 @@ from supervision.errors import (
     Unavailable,
 )
 from supervision.policies import NEVER
+from tests.support.garbage import garbage
 
 AS_ALL = ModelPolicy()
 Script = Iterable[Contract | TetherError | asyncio.Event]
@@ -88,7 +90,7 @@ class Words:
                 await self._wait(item)
                 continue
             if isinstance(item, TetherError):
-                raise item
+                raise item.anew()
             return item
         raise StopAsyncIteration
 
@@ -231,7 +233,7 @@ async def read(session: RequestSession, from_seq: int = 0) -> list[int]:
         item = reader.next()
         if item is None:
             if session.error is not None:
-                raise session.error
+                raise session.error.anew()
             await session.reading.more(session.step)
             continue
         ids.extend(item.token_ids)
@@ -790,3 +792,17 @@ async def test_who_joins_with_more_time_has_it() -> None:
     assert session.placement.deadline == before
     session.placement.prolong(before + 5.0)
     assert session.placement.deadline == before + 5.0
+
+
+@pytest.mark.parametrize("error", [DeadlineExceeded("late"), PeerLost("gone"), AnswerGone("x")])
+async def test_a_session_that_fails_leaves_nothing_for_the_collector(error: TetherError) -> None:
+    async def fails() -> None:
+        scripts: list[Script] = [[chunk(0, 1, prompt=(7,)), error] for _ in range(50)]
+        host = SessionHost([at(f"w{n}", token=n + 1) for n in range(50)], scripts)
+        with contextlib.suppress(TetherError):
+            await read(host.session())
+
+    await fails()
+    with garbage() as left:
+        await fails()
+    assert not {name for name in left if name in ("RequestSession", "SessionPlacement", "Call")}

@@ -9,7 +9,7 @@ import pytest
 
 from actors.contracts import Authenticated
 from supervision.errors import Overloaded
-from tether.http.doorkeeper import LOOK_UPS_OF_NETWORK, Doorkeeper
+from tether.http.doorkeeper import AT_ONCE, LOOK_UPS_OF_NETWORK, Doorkeeper
 
 
 class SlowGateways:
@@ -42,8 +42,11 @@ async def test_keys_that_nobody_has_seen_are_bounded() -> None:
         asyncio.create_task(keeper.admit({}, f"tether-acme-{number}"))
         for number in range(LOOK_UPS_OF_NETWORK)
     ]
-    await asyncio.sleep(0)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert len(gateways.asked) == AT_ONCE  # the others wait for their turn
     with pytest.raises(Overloaded, match="never seen"):
         await keeper.admit({}, "tether-acme-more")
     gateways.may.set()
     await asyncio.gather(*several)
+    assert len(gateways.asked) == LOOK_UPS_OF_NETWORK

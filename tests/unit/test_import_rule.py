@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -161,3 +163,16 @@ def test_the_rule_sees_what_breaks_it(module: str, source: str, told: str) -> No
 )
 def test_the_rule_lets_pass_what_it_should(module: str, source: str) -> None:
     assert not list(faults(module, source))
+
+
+#: What takes long to load, and is loaded anew at every restart of a process that uses it.
+HEAVY = frozenset({"asyncpg", "psutil", "redis", "torch", "transformers"})
+
+
+@pytest.mark.parametrize(
+    "module", ["tether.http.server_actor", "actors.worker.worker", "actors.scheduler.scheduler"]
+)
+def test_what_uses_no_database_loads_none(module: str) -> None:
+    told = f"import {module}, sys; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert not HEAVY & set(run.stdout.split())

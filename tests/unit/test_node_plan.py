@@ -13,7 +13,7 @@ from actors.depot import DepotOptions
 from actors.gateway import GatewayOptions
 from actors.placer.placer import PlacerOptions
 from actors.registry import RegistryOptions
-from actors.reservation import ReservationOptions
+from actors.reservation.reservation import ReservationOptions
 from actors.roster import RosterOptions
 from actors.stores.database_roles import DatabaseRole
 from actors.worker import WorkerOptions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from actors.errors import AnswerGone, WorkerLost
 from actors.worker.model_lease import ModelLease
 from actors.worker.run import End, Ending, ModelRun
 from supervision.errors import DeadlineExceeded, Draining
+from tests.support.garbage import garbage
 from tests.support.messages import key
 
 CARD = ModelCard(name="echo", version="1", engine="echo")
@@ -172,3 +174,19 @@ def test_a_job_belongs_to_its_tenant() -> None:
     assert (whole.prompt_ids, whole.emitted_ids, whole.scope) == ((7, 8), (), "acme")
     rest = execution(tenant_id="other", prompt_ids=(7, 8), emitted_ids=(9,)).generation()
     assert (rest.prompt_ids, rest.emitted_ids, rest.scope) == ((7, 8), (9,), "other")
+
+
+async def test_a_run_that_fails_leaves_nothing_for_the_collector() -> None:
+    async def fails() -> None:
+        made = execution()
+        made.error = WorkerLost("gone")
+        made.finished_at = 1.0
+        for _ in range(2):
+            reader = end(made)
+            with contextlib.suppress(WorkerLost):
+                await item(reader, [])
+            reader.leave()
+
+    with garbage() as left:
+        await fails()
+    assert "ModelRun" not in left

@@ -102,8 +102,13 @@ class Cancellation:
         self._timer.cancel()
         if self._watch is not None:
             self._watch.cancel()
+            self._watch = None  # it ends by an error that holds this
         # A cancellation from elsewhere (the server's shutdown) stays what it is.
         if self._cause is not None and kind is asyncio.CancelledError:
             if self._task is not None:
                 self._task.uncancel()
-            raise self._cause from None
+            cause, self._cause = self._cause, None
+            try:
+                raise cause from None
+            finally:
+                del cause, error, trace  # each holds this frame, or will

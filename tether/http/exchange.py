@@ -85,9 +85,12 @@ class Exchange:
         except Exception:
             log.exception("a request failed", request_id=envelope.request_id)
             why = Internal(f"an error of ours; its id is {envelope.request_id}")
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LAST_WORDS_S):
-                await reply.fail(why)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS_S):
+                    await reply.fail(why)
+        finally:
+            del why  # its traceback holds this frame: a cycle of all that the request had
 
     async def _run(self, scope: Scope, envelope: Envelope, receive: Receive, reply: _Reply) -> None:
         options, admission = self._options, self._admission

@@ -45,7 +45,10 @@ class Lifeline:
                 envelope.line = line
                 if scope["method"] in _BODILESS:
                     line.listening()
-                await self.app(scope, receive, noted)
+                try:
+                    await self.app(scope, receive, noted)
+                finally:
+                    envelope.line = None  # it is reached by what it holds
         except Cancelled:
             return
         except TetherError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from supervision.errors import Overloaded, TetherError
+from supervision.errors import Overloaded
 from supervision.telemetry import bounds
 from tether.http.strangers import Crowd, network_of
 
@@ -14,8 +14,8 @@ VISIT: Final = "tether.visit"  # under which a request's ASGI scope has the `Vis
 class Visitor(Protocol):
     """What stands in the lobby."""
 
-    def show_out(self, why: TetherError) -> None:
-        """Close it, and say why if that can be said at once."""
+    def show_out(self) -> None:
+        """Close it at once, without a word."""
         ...
 
 
@@ -27,7 +27,7 @@ class Visit:
 
     def __init__(self, lobby: Lobby, connection: Visitor, network: str) -> None:
         self._lobby = lobby
-        self.connection = connection
+        self.connection: Visitor | None = connection
         self.network = network
         self.stranger = True
 
@@ -37,8 +37,9 @@ class Visit:
         self._lobby.recognized(self)
 
     def end(self) -> None:
-        """It is closed. Safe to call twice."""
+        """It is closed. Safe to call twice. What its requests have of it keeps no connection."""
         self._lobby.ended(self)
+        self.connection = None
 
 
 class Lobby:
@@ -108,7 +109,7 @@ class Lobby:
 
     def _show_out(self, visit: Visit) -> None:
         self._sent_away.inc()
-        self.ended(visit)
-        visit.connection.show_out(
-            Overloaded("there is no room for connections without a key; try again with one")
-        )
+        connection = visit.connection
+        visit.end()
+        if connection is not None:
+            connection.show_out()

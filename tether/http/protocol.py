@@ -237,14 +237,12 @@ class DoorProtocol(Incoming):
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
-    def show_out(self, why: TetherError) -> None:
-        """See `lobby.Visitor`. What runs on it is ended, and what it hasn't read is lost."""
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._patient()
-            self.transport.abort()
-        else:
-            self._refuse(why)
-            self.loop.call_later(STUCK_S, self.transport.abort)
+    def show_out(self) -> None:
+        """See `lobby.Visitor`. What runs on it is ended, what it has not read is lost. A word for
+        each, and time for each to read it, is what a flood of strangers would have of us; and on a
+        connection without a request an answer is none that HTTP knows."""
+        self._patient()
+        self.transport.abort()
 
     def _too_slow(self) -> None:
         self._impatience = None

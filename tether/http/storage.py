@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Final, Protocol
 
-from actors.stores.embedded import NEEDED
+from actors.stores.disk_needs import NEEDED
 from supervision.contracts import ChildStatus, TreeNode
 from supervision.errors import DiskFull, TetherError
 from supervision.telemetry import disk

@@ -36,7 +36,7 @@ from actors.gateway.session import SessionBounds
 from actors.placer.placer import Placer, PlacerOptions
 from actors.postgres import Postgres, PostgresOptions
 from actors.registry import Registry, RegistryOptions
-from actors.reservation import Reservation, ReservationOptions
+from actors.reservation.reservation import Reservation, ReservationOptions
 from actors.roster import OtherNode, Roster, RosterOptions
 from actors.scheduler import Scheduler, SchedulerOptions
 from actors.stores.database_roles import DatabaseRole, with_user
