@@ -88,7 +88,7 @@ def _stores(config: Config) -> Iterator[Problem]:
             "an idempotency key is known only as long as its job, and for a day at least; write 1 "
             "or more, or 0 for ever",
         )
-    yield from config.answers.violations(jobs)
+    yield from config.answers.violations(jobs if jobs >= 1 else 0.0)
 
 
 def _artifacts(config: Config, models: Sequence[ModelOptions | None]) -> Iterator[Problem]:
