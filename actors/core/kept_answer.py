@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from struct import Struct, unpack_from
 from struct import error as struct_error
 from struct import pack as struct_pack
@@ -22,6 +23,7 @@ import msgspec
 
 from actors.contracts import Finish, Usage
 from actors.core.journal import Journal
+from actors.errors import WorkerLost
 from supervision.errors import TetherError
 from supervision.unreadable import UNREADABLE
 
@@ -126,13 +128,18 @@ def _fits(kept: KeptAnswer) -> bool:
     return tokens * _NUMBER == len(kept.token_ids) and characters <= len(kept.text)
 
 
-def refill(journal: Journal, kept: KeptAnswer) -> None:
+def refill(journal: Journal, kept: KeptAnswer, from_seq: int = 0) -> None:
     """Says into `journal`, which may have the beginning of it, all that is kept, and closes it.
 
     Raises:
-        WorkerLost: what it has doesn't end where one of the kept pieces does; it is as it was.
+        WorkerLost: it can't be read at `from_seq`, or what the journal has doesn't end where one of
+            the kept pieces does; it is as it was.
     """
     had = journal.tokens
+    if from_seq > had and from_seq not in accumulate(
+        tokens for tokens, _ in _CUT.iter_unpack(kept.cuts)
+    ):
+        raise WorkerLost(f"no piece of the answer begins at token {from_seq}")
     token, character = 0, 0
     for tokens, characters in _CUT.iter_unpack(kept.cuts):
         end = token + tokens

@@ -49,7 +49,7 @@ class Replays:
             return False
         if fetched.answer:
             try:
-                refill(session.journal, unpack(fetched.answer))
+                refill(session.journal, unpack(fetched.answer), session.infer.from_seq)
             except AnswerDamaged as error:
                 self._damaged.inc()
                 log.error("a kept answer is damaged", job_id=job_id, error=error.message)

@@ -70,6 +70,7 @@ class Ledger:
         self.by_token: dict[Key, Job] = {}
         self.leases: dict[str, Lease] = {}
         self.bills: dict[Key, Bill] = {}
+        self.answers: dict[str, bytes] = {}
         self.breakers: dict[tuple[str, str], BreakerState] = {}
 
     def reserve(self, m: Reserve, now: float) -> Reserved:
@@ -152,6 +153,8 @@ class Ledger:
         if job is None or not self.open_for(m, job):
             return False
         job.outcome, job.usage = m.outcome, m.usage
+        if m.answer:
+            self.answers[job.id] = m.answer
         self.leases.pop(job.id, None)
         if m.outcome in (Outcome.COMPLETED, Outcome.CANCELLED):
             key = (job.tenant_id, job.retry_token)

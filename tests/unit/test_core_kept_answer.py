@@ -79,6 +79,18 @@ def test_what_was_cut_elsewhere_is_left_as_it_is() -> None:
     assert (begun.tokens, begun.finish) == (2, None)
 
 
+def test_what_can_not_be_read_where_it_is_to_be_is_left_as_it_is() -> None:
+    for from_seq in (0, 1, 3):
+        whole = Journal()
+        refill(whole, unpack(pack(ONE)), from_seq)
+        assert said(whole, from_seq)[0] == (1, 2, 3)[from_seq:]
+    fresh = Journal()
+    for from_seq in (2, 4):
+        with pytest.raises(WorkerLost, match=f"token {from_seq}"):
+            refill(fresh, unpack(pack(ONE)), from_seq)
+    assert (fresh.tokens, fresh.finish) == (0, None)
+
+
 def test_an_answer_that_was_continued_is_kept_whole() -> None:
     before = [((1,), "one "), ((2, 3), "two")]
     later = closed([((4,), "x")], base=3)
