@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import ClassVar
 
 import msgspec
@@ -13,6 +13,7 @@ from actors.contracts import (
     Chunk,
     Completed,
     Finished,
+    HeldJob,
     Infer,
     ListModels,
     ModelCard,
@@ -43,6 +44,7 @@ from actors.gateway.session_reading import Deserted
 from actors.gateway.session_settlement import settled_by, used_of
 from actors.gateway.settlement import Settlement
 from actors.gateway.slot_releases import SCHEDULER, SlotReleases
+from actors.reservation.renewer import Renewer
 from supervision.child import Supervised
 from supervision.errors import Cancelled, DeadlineExceeded, Draining, TetherError
 from supervision.runtime import Address, on
@@ -109,6 +111,8 @@ class Gateway(Supervised):
         await self.tree.wait(SCHEDULER, START_S)
         await asyncio.wait_for(catalog.first.wait(), START_S)
         self.background(self._sweep(), name="sweep")
+        renewer = Renewer(self, "gateway", self._held_jobs, every_s=options.renew_s)
+        self.background(renewer.run(), name="renew")
 
     async def stop(self, deadline_s: float) -> None:
         """Streams are broken off as `Draining` right away, and their workers keep them: a front
@@ -304,6 +308,13 @@ class Gateway(Supervised):
         if session.worker_id:
             ok, neutral = session.verdict(now)
             self.released(session.job_id, session.worker_id, ok=ok, neutral=neutral)
+
+    def _held_jobs(self) -> Iterator[HeldJob]:
+        """What was placed and has no end yet: its worker may not have heard of it."""
+        for session in self._running:
+            held = session.held_job()
+            if held is not None:
+                yield held
 
     def _worker_lost(self, worker_address: str) -> None:
         self._watched.discard(worker_address)

@@ -18,7 +18,7 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
     a request passes unless its model's policy says otherwise.
     `answers` says of which requests the finished answers are kept.
     `unsettled` answers per gateway are remembered for `remember_s`, to settle them if their
-    worker dies before it did.
+    worker dies before it did. Leases of what is placed are renewed every `renew_s`.
 
     Raises:
         ValueError: a value is out of its range.
@@ -39,11 +39,19 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
     unsettled: int = 32_768
     remember_s: float = 5.0
     max_deadline_s: float = 3600.0
+    renew_s: float = 4.0
 
     def __post_init__(self) -> None:
         for name in ("keys", "tenants", "unsettled"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} of a gateway must be at least 1")
-        for name in ("grace_s", "key_s", "unknown_key_s", "remember_s", "max_deadline_s"):
+        for name in (
+            "grace_s",
+            "key_s",
+            "unknown_key_s",
+            "remember_s",
+            "max_deadline_s",
+            "renew_s",
+        ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} of a gateway must be above 0")

@@ -15,6 +15,7 @@ from actors.contracts import (
     Assignment,
     Chunk,
     Completed,
+    HeldJob,
     Infer,
     JobKey,
     JobState,
@@ -328,6 +329,17 @@ class RequestSession(Session):
         """What its end says about its worker; see `Finished`."""
         began = self.first_at is not None
         return self.placement.verdict(self.error, now, began=began, cold=self._cold())
+
+    def held_job(self) -> HeldJob | None:
+        """The job that it has in hand, to be renewed; None before it is placed."""
+        assignment = self.placement.assignment
+        if assignment is None or assignment.state is JobState.COMPLETED:
+            return None
+        return HeldJob(
+            job_id=assignment.job_id,
+            fencing_token=assignment.fencing_token,
+            emitted=self.journal.tokens,
+        )
 
     def settle(self) -> Settle | None:
         """How the job ends, as far as this gateway knows; None where it reserved nothing."""

@@ -18,6 +18,7 @@ class Settles(Enum):
     WORKER = auto()  # it has answered; the gateway does if it dies before
     WORKER_OR_LATER = auto()  # it was told to stop, unless it never began
     GATEWAY = auto()
+    NOBODY = auto()  # whoever has begun it does, or its lease runs out
 
 
 def outcome_of_error(error: TetherError) -> Outcome:
@@ -70,9 +71,12 @@ def settle_of(
 def settled_by(outcome: Outcome, *, streaming: bool, attached: bool = False) -> Settles:
     """`streaming`: a worker's stream was open at the end. `attached`: the answer is of a run that
     was there before, whose worker may have settled when nobody listened: in vain, if somebody else
-    had moved the job by then, and it doesn't know that the answer was delivered after all."""
+    had moved the job by then, and it doesn't know that the answer was delivered after all. Of such
+    a run there is nothing else to say for who has joined it: others may read on."""
     if outcome is Outcome.COMPLETED:
         return Settles.GATEWAY if attached else Settles.WORKER
+    if attached:
+        return Settles.NOBODY
     if outcome is Outcome.CANCELLED and streaming:
         return Settles.WORKER_OR_LATER
     return Settles.GATEWAY

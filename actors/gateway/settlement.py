@@ -67,7 +67,7 @@ class Settlement:
             self._unsettled.add(worker_address, unsettled, now)
         elif by is Settles.WORKER_OR_LATER:
             self._second.append((now + SECOND_S, unsettled))
-        else:
+        elif by is Settles.GATEWAY:
             self._begin([unsettled])
 
     def worker_lost(self, worker_address: str) -> None:

@@ -11,6 +11,8 @@ from actors.contracts import (
     AnswerFetched,
     BreakerStates,
     FetchAnswer,
+    Renew,
+    Renewed,
     Reserve,
     Reserved,
     Settle,
@@ -53,9 +55,9 @@ class ReservationOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reservation(Supervised):
-    """Answers `Reserve`, `Settle` and `FetchAnswer`, all idempotent, and sweeps leases that ran
-    out. Keeps nothing that PostgreSQL doesn't: any number of them may run, and each may be killed.
-    """
+    """Answers `Reserve`, `Settle`, `Renew` and `FetchAnswer`, all idempotent, and sweeps leases
+    that ran out. Keeps nothing that PostgreSQL doesn't: any number of them may run, and each may be
+    killed."""
 
     Options: ClassVar[type[msgspec.Struct]] = ReservationOptions
     max_handlers: ClassVar[int] = 16_384  # the ledger's own bound, `waiting_max`, comes first
@@ -93,6 +95,12 @@ class Reservation(Supervised):
         jobs and tokens it knows of."""
         own = sender.node == self.address.node
         return await self._ledger.settle(msg, "" if own else sender.node)
+
+    @on(Renew, of=Role.WORKER)
+    async def renew(self, msg: Renew, sender: Address) -> Renewed:
+        """See `Ledger.renew`. A worker of another node renews what is with its node."""
+        own = sender.node == self.address.node
+        return await self._ledger.renew(msg, "" if own else sender.node)
 
     @on(FetchAnswer, of=OWN)
     async def fetch_answer(self, msg: FetchAnswer, sender: Address) -> AnswerFetched:

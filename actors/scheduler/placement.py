@@ -225,19 +225,26 @@ class Placement:
         ticket = 0 if breaker is None else breaker.enter(now)
         seat.jobs[job_id] = SeatedJob(now, deadline, breaker, ticket)
 
-    def confirm(self, seat: Seat, job_id: str, fencing_token: int, owner: object) -> None:
-        """The job is reserved there for `owner`, under this fencing token."""
+    def confirm(
+        self, seat: Seat, job_id: str, fencing_token: int, owner: object, known_as: str = ""
+    ) -> None:
+        """The job is reserved there for `owner`, under this fencing token. `known_as`: it is older
+        than its ask, and has had this id all along."""
         job = seat.jobs.get(job_id)
-        if job is not None:
-            job.fencing_token, job.owner = fencing_token, owner
+        if job is None:
+            return
+        job.fencing_token, job.owner, job.asked_as = fencing_token, owner, job_id
+        if known_as and known_as != job_id:
+            seat.jobs[known_as] = seat.jobs.pop(job_id)
 
-    def find(self, job_id: str, owner: object) -> tuple[Seat, int] | None:
-        """Where the job of `owner` is, and its fencing token; looks everywhere, so not for the
-        common case. A gateway that has taken the job over since is another owner."""
+    def find(self, job_id: str, owner: object) -> tuple[Seat, str, int] | None:
+        """Where the job of `owner` is, its id and its fencing token; looks everywhere, so not for
+        the common case. A gateway that has taken the job over since is another owner. One that
+        nobody waited for is known to its gateway by the id that it was asked for as."""
         for seat in self._seats.values():
-            job = seat.jobs.get(job_id)
-            if job is not None and job.owner in (None, owner):
-                return seat, job.fencing_token
+            for known_as, job in seat.jobs.items():
+                if job_id in (known_as, job.asked_as) and job.owner in (None, owner):
+                    return seat, known_as, job.fencing_token
         return None
 
     def release(

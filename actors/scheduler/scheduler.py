@@ -145,7 +145,7 @@ class Scheduler(Supervised):
             # An older reservation stands: this seat isn't needed.
             self._release(seat.worker_id, job_id)
         else:
-            placement.confirm(seat, job_id, given.fencing_token, sender)
+            placement.confirm(seat, job_id, given.fencing_token, sender, given.job_id)
         return Placed(assignment=given)
 
     @on(Finished, of=OWN)
@@ -156,10 +156,10 @@ class Scheduler(Supervised):
         if not msg.worker_id:
             found = self._placement.find(msg.job_id, sender)
             if found is not None:
-                seat, fencing_token = found
-                self._release(seat.worker_id, msg.job_id)
+                seat, job_id, fencing_token = found
+                self._release(seat.worker_id, job_id)
                 if fencing_token:
-                    self.background(self._cancel(msg.job_id, fencing_token), name="cancel")
+                    self.background(self._cancel(job_id, fencing_token), name="cancel")
             return
         if msg.neutral:
             ended = Ended.CANCELLED if msg.ok else Ended.REFUSED

@@ -9,15 +9,17 @@ from supervision.policies import Breaker, Ended
 
 class SeatedJob:
     """A job on a seat. `fencing_token` is 0, and `owner` None, before it is reserved for that
-    gateway; `breaker` was entered with `ticket`."""
+    gateway; `asked_as` is the id that was drawn for it, before it was known whose job its retry
+    token is; `breaker` was entered with `ticket`."""
 
-    __slots__ = ("at", "breaker", "deadline", "fencing_token", "owner", "ticket")
+    __slots__ = ("asked_as", "at", "breaker", "deadline", "fencing_token", "owner", "ticket")
 
     def __init__(self, at: float, deadline: float, breaker: Breaker | None, ticket: int) -> None:
         self.at = at
         self.deadline = deadline
         self.fencing_token = 0
         self.owner: object = None
+        self.asked_as = ""
         self.breaker = breaker
         self.ticket = ticket
 

@@ -36,6 +36,10 @@ _PLANNER = {
     "enable_mergejoin": "off",
     "jit": "off",
     "client_connection_check_interval": "1000",
+    # The host of a sweeper may vanish without a word: its lock must not stay.
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
 }
 _AMENDS = 2
 DAY_S = 86_400.0
@@ -53,19 +57,12 @@ class Told(NamedTuple):
 
 
 class Swept(NamedTuple):
-    """How many leases that had run out were looked at, and how many jobs were expired by it."""
+    """How many leases that had run out were looked at, how many jobs were expired by it, and how
+    many leases deleted, with them or for they were of no running job."""
 
     due: int
     expired: int
-
-
-class Shed(NamedTuple):
-    """How many answers were deleted for the room of their tenants, and how many, with how many
-    bytes, there were before."""
-
-    shed: int
-    answers: int
-    bytes: int
+    freed: int
 
 
 class Desk:
@@ -218,9 +215,9 @@ class Desk:
             [prices.version_of(m.job.model_ref, at) for _, m in reserves],
         )
 
-    async def renew(self, held: Sequence[tuple[Any, HeldJob, str]]) -> list[str]:
+    async def renew(self, held: Sequence[tuple[Any, HeldJob, str]]) -> list[HeldJob]:
         """Let the leases of these jobs go on: (UUID, which, the other node that says so). Returns
-        the ids of those that have no such lease."""
+        those that have no such lease."""
         ordered = sorted(held, key=_job)
         gone = await self.connection.fetchval(
             sql("renew"),
@@ -231,12 +228,12 @@ class Desk:
             self._lease,
             timeout=self._timeout,
         )
-        return [ordered[n - 1][1].job_id for n in gone or ()]
+        return [ordered[n - 1][1] for n in gone or ()]
 
     async def sweep(self, most: int) -> Swept:
         """Expire the jobs of up to `most` leases that have run out."""
         row = await self.connection.fetchrow(sql("sweep"), most, self._lease, timeout=self._timeout)
-        return Swept(row["due"], row["expired"])
+        return Swept(row["due"], row["expired"], row["freed"])
 
     async def only_one(self, work: int) -> bool:
         """Whether this connection is the one of the cluster that does this work from here on."""
@@ -249,18 +246,10 @@ class Desk:
         statement = sql("prune_jobs")
         return int(await self.connection.fetchval(statement, *arguments, timeout=self._timeout))
 
-    async def prune_answers(self, most: int) -> int:
-        """Delete up to `most` answers that were kept long enough; returns how many there were."""
-        return int(
-            await self.connection.fetchval(sql("prune_answers"), most, timeout=self._timeout)
-        )
-
-    async def shed_answers(self, tenant_bytes: int, most: int) -> Shed:
-        """Delete up to `most` answers, the oldest of tenants that have more than so many bytes."""
-        row = await self.connection.fetchrow(
-            sql("shed_answers"), tenant_bytes, most, timeout=self._timeout
-        )
-        return Shed(row["shed"], row["answers"], row["bytes"])
+    async def extend_ledger(self, months: int) -> int:
+        """Make the ledger's months of now and of the next ones; returns how many it made."""
+        made = await self.connection.fetchval(sql("extend_ledger"), months, timeout=self._timeout)
+        return int(made)
 
     async def drop_ledger(self, seconds: float) -> list[str]:
         """Drop the months of the ledger that ended so many seconds ago; returns their names."""

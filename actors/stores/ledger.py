@@ -18,7 +18,7 @@ from typing import Any
 
 import asyncpg
 
-from actors.contracts import Reserve, Reserved, Settle, Settled
+from actors.contracts import Renew, Renewed, Reserve, Reserved, Settle, Settled
 from actors.core.price import PriceBook
 from actors.stores import metrics
 from actors.stores.database import AWAY, LOST, answers, connect, full, migrate
@@ -26,7 +26,9 @@ from actors.stores.jobs import Desk, Told
 from actors.stores.ledger_options import LedgerOptions
 from actors.stores.message_check import check
 from actors.stores.queries import sql
+from actors.stores.renewals import Renewals
 from actors.stores.rounds import Rounds
+from actors.stores.shared_desk import SharedDesk
 from actors.stores.upkeep import MONTHS_AHEAD, Upkeep
 from actors.stores.waiting_answers import ROUND_BYTES, WaitingAnswers, weight
 from actors.stores.waiting_request import WaitingRequest
@@ -68,6 +70,8 @@ class Ledger:
             heaviest=ROUND_BYTES,
         )
         self._answers = WaitingAnswers(self._options.answers)
+        self._shared = SharedDesk(self._desk)
+        self._renewals = Renewals(self._shared)
         self._idle: deque[asyncio.Future[None]] = deque()
         self._kicked = False
         self._draining = False
@@ -106,7 +110,8 @@ class Ledger:
             self._loop.create_task(self._lane(desk), name=f"ledger lane {n}")
             for n, desk in enumerate(desks)
         ]
-        upkeep = Upkeep(self._options, self._desk, self._expire)
+        upkeep = Upkeep(self._options, self._shared, self._desk, self._expire)
+        self._tasks.append(self._loop.create_task(self._renewals.run(), name="ledger renewals"))
         self._tasks.append(self._loop.create_task(upkeep.sweep(), name="ledger sweep"))
         self._tasks.append(self._loop.create_task(upkeep.prune(), name="ledger prune"))
         return self
@@ -124,6 +129,7 @@ class Ledger:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
+        self._shared.close()
         for request in self._rounds.remove(lambda _: True):
             request.fail(Draining("the reservation stops; try again"))
 
@@ -160,6 +166,18 @@ class Ledger:
         written = self._offer(told.job_id, told, self._options.settle_patience_s, node)
         self._answers.waits(told, written)
         return written
+
+    def renew(self, msg: Renew, node: str = "") -> Awaitable[Renewed]:
+        """Let the leases of these jobs go on. If it comes from another `node`, only those with a
+        worker there.
+
+        Raises:
+            BadRequest, Overloaded, Draining: as for `reserve`.
+            Unavailable: PostgreSQL didn't answer; ask another reservation.
+        """
+        if self._draining:
+            raise Draining("the reservation stops; try again", retry_after_s=1.0)
+        return self._renewals.offer(msg, node)
 
     def _offer(
         self, key: object, msg: Reserve | Settle, patience: float, node: str = ""

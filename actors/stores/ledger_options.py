@@ -15,28 +15,26 @@ class LedgerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a ledger works.
 
     `round_max` requests go into one statement and `waiting_max` wait for one. Leases live for
-    the deadline of their request and `lease_grace_s`; every `sweep_s` those that have run out
-    are swept, `sweep_batch` at a time. A reserve is tried for its deadline but at most
-    `reserve_patience_s`, a settle for `settle_patience_s`, which the grace must cover: or an
-    answer given could expire while its settle still waits for PostgreSQL. A statement that takes
-    longer than `statement_s` is given up and sent again on another connection.
+    `lease_s` and are renewed about every third of that (`actors.reservation.renewer`); every
+    `sweep_s` those that have run out are swept, `sweep_batch` at a time. A reserve is tried for its
+    deadline but at most `reserve_patience_s`, a settle for `settle_patience_s`. A statement that
+    takes longer than `statement_s` is given up and sent again on another connection.
 
     A job that was settled is deleted after `keep_jobs_s`, and its retry token with it: who sends
-    that again then is answered anew. What was billed is deleted after `keep_ledger_s`. 0 keeps for
-    ever. Every `prune_s` it is looked, and `prune_batch` rows go in one statement. `answers` says
-    what is kept of finished answers.
+    that again then is answered anew. Months of the ledger that ended `keep_ledger_s` ago are
+    dropped. 0 keeps for ever. Every `prune_s` it is looked, and `prune_batch` rows go in one
+    statement. `answers` says what is kept of finished answers.
 
     Raises:
-        ValueError: a number is not above 0 (or, of what is kept, below), the grace is shorter than
-            the patience, jobs are kept for less than a day, or answers longer than jobs.
+        ValueError: a number is not above 0 (or, of what is kept, below), jobs are kept for less
+            than a day, or answers longer than jobs.
     """
 
     round_max: int = 256
     waiting_max: int = 8192
     sweep_s: float = 1.0
     sweep_batch: int = 500
-    lease_s: float = 180.0
-    lease_grace_s: float = 60.0
+    lease_s: float = 12.0
     reserve_patience_s: float = 4.0
     settle_patience_s: float = 30.0
     statement_s: float = 5.0
@@ -53,11 +51,6 @@ class LedgerOptions(msgspec.Struct, frozen=True, kw_only=True):
             least = 0 if field.startswith("keep_") else 1e-9
             if not getattr(self, field) >= least:
                 raise ValueError(f"{field} of the reservation must be above 0")
-        if self.lease_grace_s < self.settle_patience_s:
-            raise ValueError(
-                f"lease_grace_s ({self.lease_grace_s}) of the reservation must be at least "
-                f"settle_patience_s ({self.settle_patience_s})"
-            )
         if self.keep_ledger_s and not 0 < self.keep_jobs_s <= self.keep_ledger_s:
             raise ValueError(
                 "what was billed must be kept as long as its job: make keep_ledger_s of the "

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from asyncpg.pgproto.pgproto import UUID
 
-from actors.contracts import JobKey, Reserve, Settle
+from actors.contracts import HeldJob, JobKey, Reserve, Settle
 from supervision.errors import BadRequest
 
 _INT4: Final = 2**31 - 1
@@ -36,6 +36,17 @@ def check(msg: Reserve | Settle) -> Any:
         BadRequest: a field can't be stored.
     """
     return _check_settle(msg) if isinstance(msg, Settle) else _check_reserve(msg)
+
+
+def check_held(one: HeldJob) -> Any:
+    """The job's UUID.
+
+    Raises:
+        BadRequest: a field can't be stored.
+    """
+    if not (0 <= one.fencing_token <= _INT8 and 0 <= one.emitted <= _INT4):
+        raise BadRequest("fencing token and tokens of a job that is held must be numbers from 0")
+    return check_uuid(one.job_id)
 
 
 def _check_settle(msg: Settle) -> Any:

@@ -41,6 +41,14 @@ answers_stored_bytes = Gauge(
 reservation_expired = Counter(
     "tether_reservation_expired_total", "Jobs whose lease ran out and that nobody settled"
 )
+reservation_renewed = Counter(
+    "tether_reservation_renewed_total", "Renewals of leases that were asked for"
+)
+reservation_orphans = Counter(
+    "tether_reservation_orphan_leases_total", "Leases of no running job that the sweep deleted"
+)
 reservation_pruned = Counter(
-    "tether_reservation_pruned_total", "Rows deleted because they were kept long enough", ["table"]
+    "tether_reservation_pruned_total",
+    "Rows of jobs, and months of the ledger, deleted because they were kept long enough",
+    ["table"],
 )

@@ -399,6 +399,7 @@ WITH held AS (
     RETURNING a.size
 )
 SELECT (SELECT count(*) FROM gone) AS shed,
+    (SELECT coalesce(sum(size), 0) FROM gone)::bigint AS shed_bytes,
     (SELECT coalesce(sum(answers), 0) FROM held)::bigint AS answers,
     (SELECT coalesce(sum(bytes), 0) FROM held)::bigint AS bytes;
 

@@ -1,89 +1,108 @@
-"""Upkeep of the ledger: leases that ran out expire, what was kept long enough is deleted."""
+"""Upkeep of the ledger: leases that ran out expire, what was kept long enough is deleted.
+
+One reservation of the cluster sweeps, and one prunes: who holds the advisory lock, on the
+connection by which it does so; the others look every now and then whether it is free.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import asyncpg
 
 from actors.core.ids import first_id
 from actors.stores import metrics
+from actors.stores.answer_pruning import prune_answers
 from actors.stores.database import LOST
 from actors.stores.jobs import Desk
 from actors.stores.ledger_options import LedgerOptions
+from actors.stores.shared_desk import SharedDesk
+from actors.stores.sweep_clock import SweepClock
 from supervision.errors import TetherError
 from supervision.telemetry import logs
 
 log = logs.get(__name__)
 
+SWEEPING: Final = 0x74BB_0001  # numbers of the advisory locks
+PRUNING: Final = 0x74BB_0002
+MONTHS_AHEAD: Final = 3  # of the ledger
 _SWEEPS = 50  # batches of one sweep; the rest waits for the next
-MONTHS_AHEAD = 3  # of the ledger
 _BREATH_S = 0.02  # between two batches of deletions: requests go first
 
 
 class Upkeep:
-    """Two loops, each with a connection of its own.
+    """Two loops.
 
     Args:
-        desk: opens a connection.
+        shared: the connection of the sweep.
+        desk: opens one, for pruning.
         tick: is called before each sweep.
     """
 
     def __init__(
         self,
         options: LedgerOptions,
+        shared: SharedDesk,
         desk: Callable[[], Awaitable[Desk]],
         tick: Callable[[], object],
     ) -> None:
         self._options = options
+        self._shared = shared
         self._desk = desk
         self._tick = tick
 
     async def sweep(self) -> None:
         """Expire leases, until cancelled."""
-        desk: Desk | None = None
-        try:
-            while True:
-                # Also after connecting: settles that waited for PostgreSQL go before the sweep.
-                await asyncio.sleep(self._options.sweep_s)
-                self._tick()
-                try:
-                    if desk is None or desk.closed:
-                        desk = await self._desk()
+        options = self._options
+        clock = SweepClock(options.lease_s)
+        sweeper: Desk | None = None
+        while True:
+            await asyncio.sleep(options.sweep_s)
+            self._tick()
+            clock.ticks(time.time())
+            try:
+                async with self._shared.use() as desk:
+                    if desk is not sweeper:  # the lock is this connection's
+                        sweeper = desk if await desk.only_one(SWEEPING) else None
+                        clock.begins(time.time())
+                    if sweeper is None or not clock.may_sweep(time.time()):
                         continue
-                    await self.sweep_once(desk)
-                except (*LOST, TetherError, asyncpg.PostgresError) as error:
-                    log.warning("sweep.failed", reason=str(error))
-                    if desk is not None:
-                        desk.close()
-        finally:
-            if desk is not None:
-                desk.close()
+                await self.sweep_once()
+            except (*LOST, TetherError, asyncpg.PostgresError) as error:
+                sweeper = None
+                log.warning("sweep.failed", reason=str(error))
 
-    async def sweep_once(self, desk: Desk) -> int:
-        """Expire every job whose lease has run out; returns how many there were."""
-        total, batch = 0, self._options.sweep_batch
+    async def sweep_once(self) -> int:
+        """Expire every job whose lease has run out; returns how many there were. Renewals go
+        between its batches."""
+        total, orphans, batch = 0, 0, self._options.sweep_batch
         for _ in range(_SWEEPS):
-            swept = await desk.sweep(batch)
+            async with self._shared.use() as desk:
+                swept = await desk.sweep(batch)
             total += swept.expired
-            if swept.due < batch:
+            orphans += swept.freed - swept.expired
+            if swept.due < batch or not swept.freed:
                 break
+        if orphans:
+            metrics.reservation_orphans.inc(orphans)
+            log.warning("leases.without_job", leases=orphans)
         if total:
             metrics.reservation_expired.inc(total)
             log.warning("leases.expired", jobs=total)
         return total
 
     async def prune(self) -> None:
-        """Delete what is old, until cancelled; ends at once where all is kept."""
-        options = self._options
-        while options.keep_jobs_s or options.keep_ledger_s or options.answers.keep_s:
-            await asyncio.sleep(options.prune_s)
+        """Make the months of the ledger that come, and delete what is old, until cancelled."""
+        while True:
+            await asyncio.sleep(self._options.prune_s)
             try:
                 desk = await self._desk()
                 try:
-                    await self.prune_once(desk)
+                    if await desk.only_one(PRUNING):
+                        await self.prune_once(desk)
                 finally:
                     desk.close()
             except (*LOST, TetherError, asyncpg.PostgresError) as error:
@@ -94,6 +113,7 @@ class Upkeep:
         so that the primary key finds them, in order; and so many months of the ledger."""
         counts = {"jobs": 0, "months": 0}
         options = self._options
+        await desk.extend_ledger(MONTHS_AHEAD)
         while options.keep_jobs_s:
             before = first_id(time.time_ns() - int(options.keep_jobs_s * 1e9))
             pruned = await desk.prune_jobs(before, options.keep_jobs_s, options.prune_batch)
@@ -102,7 +122,9 @@ class Upkeep:
             if pruned < options.prune_batch:
                 break
             await asyncio.sleep(_BREATH_S)
-        counts["answers"] = await self._prune_answers(desk)
+        counts["answers"] = await prune_answers(
+            desk.connection, options.answers.tenant_bytes, options.prune_batch
+        )
         if options.keep_ledger_s:
             dropped = await desk.drop_ledger(options.keep_ledger_s)
             counts["months"] = len(dropped)
@@ -110,21 +132,3 @@ class Upkeep:
         if any(counts.values()):
             log.info("rows.deleted", **counts)
         return counts
-
-    async def _prune_answers(self, desk: Desk) -> int:
-        """Delete the answers that have expired, and the oldest of tenants that have too many."""
-        total, batch = 0, self._options.prune_batch
-        while (pruned := await desk.prune_answers(batch)) == batch:
-            total += pruned
-            await asyncio.sleep(_BREATH_S)
-        total += pruned
-        while True:
-            seen = await desk.shed_answers(self._options.answers.tenant_bytes, batch)
-            total += seen.shed
-            metrics.answers_stored.set(seen.answers - seen.shed)
-            metrics.answers_stored_bytes.set(seen.bytes)
-            if seen.shed < batch:
-                break
-            await asyncio.sleep(_BREATH_S)
-        metrics.reservation_pruned.labels("answers").inc(total)
-        return total

@@ -29,7 +29,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     together (0: no limit). Those that `pinned` match are never let go for others; any other one is
     kept for `keep_loaded_s` at least, and makes way for a canary after `idle_s`. The catalog is
     waited for `catalog_s`, then the cards count; with 0 it is not asked, and the cards are all.
-    With `elsewhere` other nodes have a registry and a reservation too, or they alone have.
+    With `elsewhere` other nodes have a registry and a reservation too, or they alone have. Leases
+    of what runs are renewed every `renew_s`.
 
     Raises:
         ValueError: a value is out of its range.
@@ -69,6 +70,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     idle_s: float = 60.0
     catalog_s: float = 2.0
     elsewhere: bool = False
+    renew_s: float = 4.0
 
     def __post_init__(self) -> None:
         if not self.cards and not self.models:
@@ -78,7 +80,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("slots", "threads", "chunk_characters", "unsettled"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} of worker {self.worker_id} must be at least 1")
-        for name in ("stuck_s", "probe_s", "engine_period_s"):
+        for name in ("stuck_s", "probe_s", "engine_period_s", "renew_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} of worker {self.worker_id} must be above 0")
         for name in (

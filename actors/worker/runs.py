@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import aclosing, suppress
 
 import msgspec
 
-from actors.contracts import Run, Usage
+from actors.contracts import HeldJob, Run, Usage
 from actors.core.answer_packing import AnswerPacking
 from actors.core.control_lookup import ControlLookup
 from actors.engines.engine import Engine
 from actors.errors import WorkerLost
+from actors.reservation.renewer import Renewer
 from actors.reservation.settler import Settler
 from actors.worker.model_lease import ModelLease
 from actors.worker.options import WorkerOptions
@@ -44,7 +46,12 @@ class Runs:
         self._records = RunStore(options.kept, options.kept_tokens, options.keep_s)
         self._settler = Settler(actor, "worker", control)
         self._packing = AnswerPacking(options.answers, "worker")
+        self.renewer = Renewer(
+            actor, "worker", self.held_jobs, self.lost, every_s=options.renew_s, where=control
+        )
         self._cold = 0
+        self._unsettled: dict[str, ModelRun] = {}
+        """By job: those that run or wait, and those that nobody has said yet to be settled."""
         self._tasks = 0
         self._idle = asyncio.Event()
         self._soon: asyncio.Future[None] | None = None
@@ -100,6 +107,7 @@ class Runs:
         if older is not None:
             older.break_off(Ending.SUPERSEDED)
         self._records.add(execution)
+        self._unsettled[run.job.job_id] = execution
         self._tasks += 1
         self._idle.clear()
         # not `background`: it outlives the orderly end of handlers, and has its own bound
@@ -146,6 +154,24 @@ class Runs:
         if self._tasks and timeout_s > 0:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), timeout_s)
+
+    # ---- leases
+
+    def held_jobs(self) -> Iterator[HeldJob]:
+        """Those whose leases must go on."""
+        for job_id, execution in self._unsettled.items():
+            yield HeldJob(
+                job_id=job_id,
+                fencing_token=execution.run.fencing_token,
+                emitted=execution.journal.tokens,
+            )
+
+    def lost(self, held: HeldJob) -> None:
+        """The lease of a job is gone: it is renewed no more. What runs goes on, for somebody may
+        read it, and what is read is billed."""
+        execution = self._unsettled.get(held.job_id)
+        if execution is not None and execution.run.fencing_token == held.fencing_token:
+            del self._unsettled[held.job_id]
 
     # ---- one run
 
@@ -252,6 +278,8 @@ class Runs:
         execution.wake()
 
     def _pumped(self, task: asyncio.Task[None], execution: ModelRun) -> None:
+        if self._unsettled.get(execution.run.job.job_id) is execution:
+            del self._unsettled[execution.run.job.job_id]
         self._tasks -= 1
         if not self._tasks:
             self._idle.set()

@@ -83,6 +83,7 @@ class Worker(Supervised):
         self.tree.on_change(self._tree_changed)
         self.background(self._follow(), name="follow")
         self.background(self._sweep(), name="sweep")
+        self.background(self._runs.renewer.run(), name="renew")
 
     async def stop(self, deadline_s: float) -> None:
         """Takes no more, lets what runs finish and be settled, and hands the rest on."""

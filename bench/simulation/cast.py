@@ -18,6 +18,8 @@ from actors.contracts import (
     Finish,
     Fleet,
     ModelCard,
+    Renew,
+    Renewed,
     Reserve,
     Reserved,
     Sampling,
@@ -40,9 +42,11 @@ from actors.roster import Roster, RosterOptions
 from actors.scheduler.placement import Placement
 from actors.scheduler.scheduler import Scheduler, SchedulerOptions
 from actors.scheduler.worker_breakers import WorkerBreakers
+from actors.stores.sweep_clock import SweepClock
 from actors.worker.options import WorkerOptions
 from actors.worker.run import ModelRun
 from actors.worker.worker import Worker
+from bench.simulation.ledger import LEASE_S, RENEW_S
 from bench.simulation.process import Body
 from bench.simulation.world import World
 from supervision.errors import Unavailable
@@ -159,6 +163,7 @@ class SimWorker(Body, Worker):  # type: ignore[misc]
             report_s=1.0,
             catalog_s=0.0,
             region=world.dice.choice(("local", "far")),
+            renew_s=RENEW_S,
         )
         await self.start(options)
         self._runs.begin = world.laws.dispatched(self.process, self._runs.begin)  # type: ignore
@@ -224,7 +229,7 @@ class Around(FleetView):
 
 class SimGateway(Body, Gateway):  # type: ignore[misc]
     async def begin(self) -> None:
-        await self.start(GatewayOptions(dsn="postgresql://", grace_s=1.0))
+        await self.start(GatewayOptions(dsn="postgresql://", grace_s=1.0, renew_s=RENEW_S))
 
     def ended(self, session: RequestSession) -> None:
         super().ended(session)
@@ -281,13 +286,23 @@ class SimReservation(Body):
     @on(Settle)
     async def settle(self, msg: Settle, sender: Address) -> Settled:
         await self._round()
-        first = self.process.world.ledger.settle(msg)
+        node = "" if sender.node == self.address.node else sender.node
+        first = self.process.world.ledger.settle(msg, node)
         self.process.world.laws.billed_once()
         self.process.world.trace.add(
             "settled", msg.job_id[-6:], msg.fencing_token, msg.outcome, first
         )
         await self._round()
         return Settled(job_id=msg.job_id, first=first)
+
+    @on(Renew)
+    async def renew(self, msg: Renew, sender: Address) -> Renewed:
+        await self._round(patience_s=0.0)
+        node = "" if sender.node == self.address.node else sender.node
+        ledger, now = self.process.world.ledger, self.loop.time()
+        gone = tuple(one.job_id for one in msg.jobs if not ledger.renew(one, now, node))
+        await self._round(patience_s=0.0)
+        return Renewed(gone=gone)
 
     async def _round(self, patience_s: float = SETTLE_PATIENCE_S) -> None:
         world = self.process.world
@@ -302,10 +317,14 @@ class SimReservation(Body):
                 await asyncio.sleep(LOOK_S)
 
     async def _sweep(self) -> None:
+        world, clock = self.process.world, SweepClock(LEASE_S)
+        clock.begins(self.loop.time())
         while True:
             await asyncio.sleep(SWEEP_S)
-            if not (self.process.world.outage or self.process.world.hung):
-                self.process.world.ledger.sweep(self.loop.time())
+            if world.outage or world.hung:
+                clock.begins(self.loop.time())
+            elif clock.may_sweep(self.loop.time()):
+                world.ledger.sweep(self.loop.time())
 
 
 ACTORS: dict[str, type[Body]] = {

@@ -10,7 +10,7 @@ from actors.contracts import Chunk, Completed, Finish, Outcome, Run
 from actors.gateway.request_session import RequestSession
 from actors.gateway.session_placement import EARLY_S
 from actors.scheduler.placement import Placement
-from bench.simulation.ledger import Key, Ledger
+from bench.simulation.ledger import LEASE_S, Key, Ledger
 from bench.simulation.network import Peer
 from supervision.actions import Action
 from supervision.errors import DeadlineExceeded, TetherError
@@ -61,6 +61,8 @@ class Laws:
         """By worker id, what an operator last said of its breakers and was told to be so."""
         self.saying: Counter[str] = Counter()
         """By worker id, what operators have said and not been answered yet."""
+        self._entered: dict[Key, list[tuple[int, int]]] = {}
+        self._named: dict[Key, str] = {}
         self._ended: dict[Key, tuple[float, Life, str]] = {}
         self._runs: dict[tuple[str, int], tuple[Life, Any]] = {}
 
@@ -77,6 +79,7 @@ class Laws:
         if not self.fault:
             self._slots()
             self._leases()
+            self._names()
         if self.fault:
             raise Broken(self.fault)
 
@@ -158,10 +161,17 @@ class Laws:
             self._ended[session.key] = (self._world.now, gateway, session.worker_address)
 
     def billed_once(self) -> None:
-        """A settle was told."""
+        """A settle was told. A bill is only added to, and never becomes less."""
         for key, bill in self._world.ledger.bills.items():
             if bill.times > 1:
                 self.broken(f"the answer of {key[1]} was billed {bill.times} times")
+            before = self._entered.get(key, [])
+            if bill.entries[: len(before)] != before:
+                self.broken(f"the entries of {key[1]} were {before}, and are {bill.entries}")
+            if any(output < 0 for _, output in bill.entries):
+                self.broken(f"the bill of {key[1]} became less: {bill.entries}")
+            if len(bill.entries) > len(before):
+                self._entered[key] = list(bill.entries)
 
     def _slots(self) -> None:
         for process in self._world.alive("worker"):
@@ -184,8 +194,14 @@ class Laws:
             return
         up_since = max(getattr(keepers[0].actor, "up_since", world.now), world.back_at)
         for job_id, lease in world.ledger.leases.items():
-            if world.now - max(lease.expires_at, up_since) > SWEPT_S:
+            if world.now - max(lease.expires_at, up_since + LEASE_S) > SWEPT_S:
                 self.broken(f"the lease of {job_id[-6:]} outlived its end and the sweep")
+
+    def _names(self) -> None:
+        """A job never changes its id."""
+        for key, job in self._world.ledger.by_token.items():
+            if self._named.setdefault(key, job.id) != job.id:
+                self.broken(f"the job of {key[1]} was {self._named[key]}, and is {job.id}")
 
     # ---- the end
 
@@ -235,7 +251,9 @@ class Laws:
     def _billed(self, key: Key) -> None:
         bill = self._world.ledger.bills.get(key)
         if bill is not None and bill.times == 1 and bill.outcome is Outcome.COMPLETED:
-            return
+            job = self._world.ledger.by_token[key]
+            if bill.usage == job.usage or job.outcome is not Outcome.COMPLETED:
+                return
         at, gateway, address = self._ended[key]
         worker = self._world.processes[address]
         # Both who know of it died before either could tell: that is more than any single kill.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from actors.contracts import (
     Assignment,
     BreakerState,
+    HeldJob,
     JobState,
     Outcome,
     Reserve,
@@ -18,9 +19,11 @@ from actors.contracts import (
     Usage,
 )
 from actors.errors import KeyReused
+from actors.stores.bill import is_billed
 from actors.stores.verdict import Verdict
 
-GRACE_S = 2.0  # of a lease, beyond its request's deadline; more than a settle takes to be said
+LEASE_S = 1.2  # of a lease that isn't renewed
+RENEW_S = 0.4
 
 
 @dataclass(slots=True)
@@ -39,6 +42,8 @@ class Job:
     outcome: Outcome | None = None
     """None while it runs."""
     usage: Usage = field(default_factory=Usage)
+    attempts: dict[int, str] = field(default_factory=dict)
+    """The nodes that have had it, by fencing token."""
     paid: bool = False
     """Its answer was completed, and lost before its client had it: once more is no second bill."""
 
@@ -51,15 +56,38 @@ class Lease:
 
 @dataclass(slots=True)
 class Bill:
-    """A row of the ledger. `times` is what PostgreSQL doesn't count: how often an answer in full
-    was billed."""
+    """The entries of a job: prompt and output tokens of each. `times` is what PostgreSQL doesn't
+    count: how often an answer in full was billed."""
 
-    usage: Usage
     outcome: Outcome
+    entries: list[tuple[int, int]] = field(default_factory=list)
     times: int = 0
+
+    @property
+    def usage(self) -> Usage:
+        """Their sum."""
+        return Usage(
+            prompt_tokens=sum(prompt for prompt, _ in self.entries),
+            completion_tokens=sum(output for _, output in self.entries),
+        )
+
+    def amount_to(self, usage: Usage) -> None:
+        """A charge, or a correction by the difference; no entry where there is none."""
+        before = self.usage
+        entry = (
+            usage.prompt_tokens - before.prompt_tokens,
+            usage.completion_tokens - before.completion_tokens,
+        )
+        if not self.entries or entry != (0, 0):
+            self.entries.append(entry)
 
 
 Key = tuple[str, str]
+
+
+def node_of(worker_address: str) -> str:
+    """The node of an address."""
+    return worker_address.partition("/")[0]
 
 
 class Ledger:
@@ -94,7 +122,7 @@ class Ledger:
                 m.ownership.claim_token,
             )
             self.jobs[held.id] = self.by_token[key] = held
-            self._lease(held, m, now)
+            self._lease(held, now)
             return self._stands(held, JobState.NEW)
         assert held is not None, "two tokens drew one job id"
         verdict = self.contest(m, held)
@@ -105,11 +133,12 @@ class Ledger:
         if verdict is Verdict.GIVE:
             lost = m.ownership.lost_fencing_token == held.fencing_token
             held.paid = held.paid or (held.outcome is Outcome.COMPLETED and lost)
+            held.attempts[held.fencing_token] = node_of(held.worker_address)
             held.outcome, held.led = None, False
             held.attempt, held.claim_token = m.ownership.attempt, m.ownership.claim_token
             held.fencing_token, held.usage = self.next_token(held), Usage()
             held.worker_id, held.worker_address = m.worker_id, m.worker_address
-            self._lease(held, m, now)
+            self._lease(held, now)
         if verdict is Verdict.LED:
             held.claim_token, held.led = m.ownership.claim_token, True
         return self._stands(held, verdict.state)
@@ -147,23 +176,24 @@ class Ledger:
         """The fencing token of a job that is given away anew."""
         return job.fencing_token + 1
 
-    def settle(self, m: Settle) -> bool:
-        """`settle_and_reserve` for a settle; whether it was the one that closed the job."""
+    def settle(self, m: Settle, node: str = "") -> bool:
+        """`settle_and_reserve` for a settle, and `amend` for what that leaves; whether it was the
+        one that closed the job. `node`: the other one that it comes from."""
         job = self.jobs.get(m.job_id)
-        if job is None or not self.open_for(m, job):
+        if job is None or not self.open_for(m, job) or not self.is_theirs(m, job, node):
             return False
         job.outcome, job.usage = m.outcome, m.usage
         if m.answer:
             self.answers[job.id] = m.answer
         self.leases.pop(job.id, None)
-        if m.outcome in (Outcome.COMPLETED, Outcome.CANCELLED):
+        if is_billed(m):
             key = (job.tenant_id, job.retry_token)
-            bill = self.bills.get(key)
-            times = 0 if bill is None else bill.times
+            bill = self.bills.setdefault(key, Bill(m.outcome))
             if m.outcome is Outcome.COMPLETED:
-                times = 1 if job.paid else times + 1
-            if bill is None or m.usage.completion_tokens >= bill.usage.completion_tokens:
-                self.bills[key] = Bill(m.usage, m.outcome, times)
+                bill.times = 1 if job.paid else bill.times + 1
+            if not bill.entries or m.usage.completion_tokens >= bill.usage.completion_tokens:
+                bill.amount_to(m.usage)
+                bill.outcome = m.outcome
         return True
 
     def open_for(self, m: Settle, job: Job) -> bool:
@@ -174,21 +204,38 @@ class Ledger:
         answered = job.outcome is Outcome.COMPLETED
         return complete and m.fencing_token <= job.fencing_token and not answered
 
+    @staticmethod
+    def is_theirs(m: Settle, job: Job, node: str) -> bool:
+        """A worker of another node settles what is with its node, or was under that token."""
+        if node in ("", node_of(job.worker_address)):
+            return True
+        return job.attempts.get(m.fencing_token) == node
+
+    def renew(self, held: HeldJob, now: float, node: str = "") -> bool:
+        """`renew`: whether there is such a lease."""
+        job, lease = self.jobs.get(held.job_id), self.leases.get(held.job_id)
+        if job is None or lease is None or lease.fencing_token != held.fencing_token:
+            return False
+        if node not in ("", node_of(job.worker_address)):
+            return False
+        lease.expires_at = now + LEASE_S
+        return True
+
     def sweep(self, now: float) -> int:
-        """Expire what nobody settled; how many."""
+        """Expire what nobody settled, and delete leases of no running job; how many jobs."""
         expired = 0
         for job_id, lease in list(self.leases.items()):
-            job = self.jobs.get(job_id)
-            if lease.expires_at > now or job is None or job.fencing_token != lease.fencing_token:
+            if lease.expires_at > now:
                 continue
-            if job.outcome is None:
+            job = self.jobs.get(job_id)
+            if job is not None and job.fencing_token == lease.fencing_token and not job.outcome:
                 job.outcome = Outcome.EXPIRED
-                del self.leases[job_id]
                 expired += 1
+            del self.leases[job_id]
         return expired
 
-    def _lease(self, job: Job, m: Reserve, now: float) -> None:
-        self.leases[job.id] = Lease(job.fencing_token, now + m.deadline_s + GRACE_S)
+    def _lease(self, job: Job, now: float) -> None:
+        self.leases[job.id] = Lease(job.fencing_token, now + LEASE_S)
 
     @staticmethod
     def _free(m: Reserve) -> Reserved:

@@ -27,6 +27,7 @@ from actors.stores import waiting_answers
 from actors.stores.answer_store import AnswerStore
 from actors.stores.jobs import Desk
 from actors.stores.ledger import Ledger, LedgerOptions
+from actors.stores.shared_desk import SharedDesk
 from actors.stores.upkeep import Upkeep
 from supervision.errors import BadRequest, Unavailable
 from tests.support.messages import reserve
@@ -85,7 +86,8 @@ async def pruned(dsn: str, options: LedgerOptions = OPTIONS) -> int:
 
     desk = await open_desk()
     try:
-        return (await Upkeep(options, open_desk, lambda: None).prune_once(desk))["answers"]
+        upkeep = Upkeep(options, SharedDesk(open_desk), open_desk, lambda: None)
+        return (await upkeep.prune_once(desk))["answers"]
     finally:
         desk.close()
 

@@ -14,6 +14,7 @@ from actors.core.ids import job_id
 from actors.stores.jobs import Desk
 from actors.stores.ledger import Ledger, LedgerOptions
 from actors.stores.queries import sql
+from actors.stores.shared_desk import SharedDesk
 from actors.stores.upkeep import Upkeep
 from tests.support import messages
 
@@ -52,7 +53,8 @@ async def pruned(dsn: str, options: LedgerOptions) -> dict[str, int]:
 
     desk = await open_desk()
     try:
-        return await Upkeep(options, open_desk, lambda: None).prune_once(desk)
+        shared = SharedDesk(open_desk)
+        return await Upkeep(options, shared, open_desk, lambda: None).prune_once(desk)
     finally:
         desk.close()
 

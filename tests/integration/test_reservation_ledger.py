@@ -97,7 +97,7 @@ async def test_a_job_is_reserved_and_settled_in_full(
     )
     lease = await connection.fetchrow("SELECT *, expires_at - now() AS left FROM leases")
     assert (str(lease["job_id"]), lease["worker_id"], lease["fence"]) == (asked.job.job_id, "w1", 1)
-    assert 150 < lease["left"].total_seconds() <= 180
+    assert 2 < lease["left"].total_seconds() <= 12
     assert (await ledger.settle(settle(asked.job.job_id))).first
     assert not (await ledger.settle(settle(asked.job.job_id))).first
     assert await ledger_rows(connection) == [(asked.job.job_id, 3, 5)]
@@ -305,7 +305,7 @@ async def test_moves_settles_and_sweeps_of_one_job_at_once_agree(
     dsn: str, connection: asyncpg.Connection
 ) -> None:
     """Whoever wins, there is one outcome, at most one bill, and no lease without a running job."""
-    options = LedgerOptions(lease_s=0.05, lease_grace_s=0.01, settle_patience_s=0.01, sweep_s=0.005)
+    options = LedgerOptions(lease_s=0.05, settle_patience_s=0.01, sweep_s=0.005)
     rng = random.Random(7)
     async with Ledger(dsn, options) as one, Ledger(dsn, options) as two:
         for n in range(40):

@@ -211,7 +211,7 @@ async def test_actors_do_their_work_as_their_users(granted: str) -> None:
         assert (await ledger.settle(settle)).first
     desk = await Desk.open(own, lease_s=60.0, timeout_s=30.0)
     before = first_id(time.time_ns() + 10**9)
-    assert await desk.sweep(10) == (0, 0)
+    assert await desk.sweep(10) == (0, 0, 0)
     assert await desk.only_one(17)
     assert await desk.prune_jobs(before, 0.0, 10) == 1
     assert await desk.drop_ledger(0.0) == []
