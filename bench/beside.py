@@ -1,13 +1,15 @@
 """What a request costs here, beside another checkout: `bench.http` in both, in turns.
 
-    scripts/bench beside CHECKOUT [--pairs 10] [--cases unary] [--seconds 3] [--json]
+    scripts/bench beside CHECKOUT [--pairs 10] [--cases unary] [--seconds 3]
+        [--limit 1.10] [--json]
 
 CHECKOUT is a clone or work tree of another commit with a `.venv` of its own. The two take turns,
 and who begins changes from pair to pair, so that what else the machine does meets both. Of each
 pair the ratio is taken, here to there, of processor time per request (`cpu_ms`); what is printed is
 the median of the pairs' ratios with the interval that holds the true median with at least 95 % (of
 order statistics, without an assumption of how ratios spread), for each case and for the pair as a
-whole (the geometric mean of its cases).
+whole (the geometric mean of its cases). With `--limit` it ends with 1 if the lower end of the
+interval of all cases is above it: the checkout here costs more than it may.
 
 Source: Hettmansperger and McKean, Robust Nonparametric Statistical Methods, §1.3 (sign interval).
 """
@@ -67,6 +69,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--cases", default="unary")
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--limit", type=float, help="of the ratio of all cases, here to there")
     parser.add_argument("--json", action="store_true", help="one object a line")
     options = parser.parse_args()
     there = options.checkout.resolve()
@@ -80,14 +83,18 @@ def main() -> None:
             ratios.setdefault(case, []).append(ratio)
         told = ", ".join(f"{case} {ratio:.3f}" for case, ratio in pair.items())
         print(f"pair {number + 1} of {options.pairs}: {told}", file=sys.stderr, flush=True)
+    over = False
     for case, found in ratios.items():
         low, high, held = interval(found)
+        over |= case == WHOLE and options.limit is not None and low > options.limit
         middle = statistics.median(found)
         if options.json:
             row = {"bench": "beside", "case": case, "pairs": len(found), "ratio": round(middle, 4)}
             print(json.dumps(row | {"low": round(low, 4), "high": round(high, 4)}), flush=True)
         else:
             print(f"{case:>12}: {middle:.3f} of there, {low:.3f} to {high:.3f} ({held:.1%})")
+    if over:
+        sys.exit(f"that is above {options.limit:g}")
 
 
 if __name__ == "__main__":

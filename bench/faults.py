@@ -6,8 +6,9 @@ those children must have been restarted whom the strategy names, as often as it 
 others in the whole node. SIGKILL and SIGSTOP hit the real class; what it can't be made to show
 (a handler that raises, an end in `__init__`, memory) a stand-in that derives from it.
 
-Then: how long a restart takes from SIGKILL to ready, spawned and from a warm spare; and a crash
-loop, which stops at its intensity and is told to the supervisor above.
+Then: how long a restart takes from SIGKILL to ready, spawned and from a warm spare, beside one of
+an actor that does nothing; and a crash loop, which stops at its intensity and is told to the
+supervisor above.
 
 Run: `scripts/prove faults [--json] [--rounds N] [--times] [kind …]`, some ten minutes for all.
 """
@@ -38,7 +39,7 @@ from bench._fault_node import (
     child_of,
     run_with_node,
 )
-from bench._restart_times import restart_times
+from bench._restart_times import Restarts, restart_times
 from supervision.contracts import Ping
 from supervision.errors import Internal, TetherError
 from supervision.spec import ChildSpec, SupervisorOptions
@@ -52,7 +53,9 @@ GROWS_MIB: Final = 400
 IDS: Final = ("before", "subject", "after")
 INTENSITY: Final = 3  # of the crash loop
 TIMED: Final = ("registry", "roster", "reservation", "scheduler", "gateway", "worker", "door")
-TARGET_MS: Final = {"spawn": 300.0, "spare": 50.0}
+#: How many times as long as a bare actor's a restart may take: ratios taken in one run, since what
+#: a machine needs to start Python is the machine's.
+TARGET: Final = {"spawn": 1.75, "spare": 3.5}
 _STEADY_S: Final = 0.3
 
 
@@ -232,16 +235,17 @@ def main(arguments: Sequence[str]) -> int:
     times = {"spawn": spawn, "spare": run_with_node(spared, spares=1)}
     (_print_json if options.json else _print)(cells, times)
     wrong = sum(bool(cell.wrong) for cell in cells)
-    slow = [how for how, limit in TARGET_MS.items() if p95(_all(times[how])) > limit]
+    slow = [
+        f"{kind} ({how})"
+        for how, limit in TARGET.items()
+        for kind, restarts in times[how].items()
+        if restarts.ratio > limit
+    ]
     print(f"{len(cells)} cells, {wrong} wrong; too slow: {', '.join(slow) or 'none'}")
     return 1 if wrong or slow else 0
 
 
-def _all(times: dict[str, list[float]]) -> list[float]:
-    return [ms for each in times.values() for ms in each]
-
-
-def _print(cells: Sequence[Cell], times: dict[str, dict[str, list[float]]]) -> None:
+def _print(cells: Sequence[Cell], times: dict[str, dict[str, Restarts]]) -> None:
     print("\nrestarts of before/subject/after, and seconds until all ran again")
     print(f"{'':12} {'':13}" + "".join(f"{fault:>17}" for fault in FAULTS))
     table: dict[tuple[str, str], dict[str, Cell]] = {}
@@ -259,15 +263,20 @@ def _print(cells: Sequence[Cell], times: dict[str, dict[str, list[float]]]) -> N
             )
         elif cell.wrong:
             print(f"WRONG {cell.kind} {cell.strategy} {cell.fault}: {cell.wrong}")
-    print("\nSIGKILL to ready, ms" + "".join(f"{how + ' p50':>14}{'p95':>8}" for how in times))
+    print(
+        "\nSIGKILL to ready, ms"
+        + "".join(f"{how + ' p50':>14}{'p95':>8}{'bare':>8}{'ratio':>8}" for how in times)
+    )
     for kind in times["spawn"]:
-        row_times = [times[how][kind] for how in times]
+        told = [times[how][kind] for how in times]
         print(
             f"{kind:20}"
-            + "".join(f"{statistics.median(ms):14.0f}{p95(ms):8.0f}" for ms in row_times)
+            + "".join(
+                f"{statistics.median(t.own):14.0f}{p95(t.own):8.0f}"
+                f"{statistics.median(t.bare):8.0f}{t.ratio:8.2f}"
+                for t in told
+            )
         )
-    together = [_all(times[how]) for how in times]
-    print(f"{'all':20}" + "".join(f"{statistics.median(t):14.0f}{p95(t):8.0f}" for t in together))
 
 
 def _words(cell: Cell) -> str:
@@ -275,7 +284,7 @@ def _words(cell: Cell) -> str:
     return f"{counts} {cell.took_s:5.2f}" + ("!" if cell.wrong else " ")
 
 
-def _print_json(cells: Sequence[Cell], times: dict[str, dict[str, list[float]]]) -> None:
+def _print_json(cells: Sequence[Cell], times: dict[str, dict[str, Restarts]]) -> None:
     for cell in cells:
         print(
             json.dumps(
@@ -291,16 +300,18 @@ def _print_json(cells: Sequence[Cell], times: dict[str, dict[str, list[float]]])
             )
         )
     for how, by_kind in times.items():
-        for kind, ms in [*by_kind.items(), ("all", _all(by_kind))]:
+        for kind, restarts in by_kind.items():
             print(
                 json.dumps(
                     {
                         "bench": "faults",
                         "kind": kind,
                         "restart": how,
-                        "rounds": len(ms),
-                        "p50_ms": round(statistics.median(ms), 1),
-                        "p95_ms": round(p95(ms), 1),
+                        "rounds": len(restarts.own),
+                        "p50_ms": round(statistics.median(restarts.own), 1),
+                        "p95_ms": round(p95(restarts.own), 1),
+                        "bare_p50_ms": round(statistics.median(restarts.bare), 1),
+                        "ratio": round(restarts.ratio, 3),
                     }
                 )
             )

@@ -10,9 +10,9 @@ from supervision.child import Supervised
 from supervision.contracts import Contract
 from supervision.errors import TetherError
 from supervision.runtime import Address
-from supervision.telemetry import logs
+from supervision.telemetry.bounded_log import BoundedLog
 
-log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 PAUSE_S = 0.1  # after a loss, before the tree is asked again: it hears a little later than we do
 FIND_S = 5.0
@@ -52,7 +52,12 @@ class Follower:
                     self._apply(item)
                     self.first.set()
             except TetherError as error:
-                log.info("lost a stream, will open it again", path=self._path, error=error.message)
+                heard.info(
+                    "lost a stream, will open it again",
+                    self._path,
+                    path=self._path,
+                    error=error.message,
+                )
             await asyncio.sleep(PAUSE_S)
 
     async def _who(self) -> Address:

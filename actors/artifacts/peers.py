@@ -13,9 +13,9 @@ from typing import Final, Protocol, TypeVar
 
 from actors.artifacts import metrics
 from supervision.errors import Unavailable
-from supervision.telemetry import logs
+from supervision.telemetry.bounded_log import BoundedLog
 
-log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 _T = TypeVar("_T")
 BUSY_S: Final = 0.5  # until a peer that has its hands full is asked again, unless it says when
@@ -186,7 +186,7 @@ class Circle:
         elif not known.is_out:  # else its other blocks have failed the same way
             known.is_out = True
             self._leave_alone(node, trouble.rest_s)
-            log.warning(
-                "a peer is passed over", peer=node, trouble=trouble.value, why=fault.message
+            heard.warning(
+                "a peer is passed over", node, peer=node, trouble=trouble.value, why=fault.message
             )
         self.faults[node] = fault

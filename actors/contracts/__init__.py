@@ -39,6 +39,7 @@ from actors.contracts.catalog import (
     Stage,
     WatchCatalog,
 )
+from actors.contracts.computing import Computed
 from actors.contracts.fleet import (
     ClusterNode,
     ClusterShown,
@@ -104,6 +105,7 @@ __all__ = [
     "Command",
     "Commanded",
     "Completed",
+    "Computed",
     "ControlNode",
     "ControlPlane",
     "EmbeddingInput",

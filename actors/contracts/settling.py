@@ -35,8 +35,9 @@ class Settle(Contract, frozen=True):
 
     `delivered`: the answer is complete, and a reader has taken it to its end. That counts under an
     older fencing token, and after another end of the job, unless it was completed before: what was
-    answered is billed, whatever somebody else has made of the job meanwhile. `emitted` are the
-    output tokens that reached the reader and are billed though the job has failed. `answer` is the
+    answered is billed, whatever somebody else has made of the job meanwhile. `usage` is what is
+    billed: nothing of what we broke (see `actors.core.outcome_billing`). `emitted` are its output
+    tokens, which are billed though the job has failed. `answer` is the
     finished one, only if the job's key says `keep`."""
 
     job_id: str

@@ -16,11 +16,11 @@ from supervision.child import Supervised
 from supervision.errors import NoAnswer
 from supervision.follower import Follower
 from supervision.runtime import Address
-from supervision.telemetry import logs
+from supervision.telemetry.bounded_log import BoundedLog
 
 ROSTER: Final = "control/roster"
 
-log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 
 class ControlLookup:
@@ -93,7 +93,13 @@ class ControlLookup:
                 self.failed(last)
             before, last = last, await self.wait(path, within_s, near=near)
             if self._elsewhere and before is not None and before.node != last.node:
-                log.info("asks another control node", path=path, node=last.node, before=before.node)
+                heard.info(
+                    "asks another control node",
+                    (path, last.node),
+                    path=path,
+                    node=last.node,
+                    before=before.node,
+                )
             return last
 
         return find

@@ -8,7 +8,7 @@ Pure.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 from supervision.security import audience
 from supervision.security.audience import Audience
@@ -16,7 +16,8 @@ from supervision.security.audience import Audience
 DOOR: Final = "door"  # HTTP for clients
 CONTROL: Final = "control"  # registry, reservation, scheduler, gateways
 WORKER: Final = "worker"  # runs models
-ROLES: Final = (DOOR, CONTROL, WORKER)
+RoleName = Literal["door", "control", "worker"]
+ROLES: Final[tuple[RoleName, ...]] = (DOOR, CONTROL, WORKER)
 
 
 class Role:

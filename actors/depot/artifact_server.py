@@ -31,9 +31,10 @@ from actors.errors import ArtifactLost, ArtifactRefused
 from supervision.child import Supervised
 from supervision.errors import BadRequest, Overloaded, TetherError
 from supervision.runtime import Address, on
-from supervision.telemetry import bounds, logs
+from supervision.telemetry import bounds
+from supervision.telemetry.bounded_log import BoundedLog
 
-log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 PIECE: Final = 512 << 10  # bytes that are read, and sent, at once
 MIN_PIECE: Final = 1024
@@ -227,7 +228,9 @@ class Depot(Supervised):
             late = self.loop.time() - self._options.stall_s
             for lending in list(self._lendings):
                 if 0 < lending.yielded_at < late and lending.task is not None:
-                    log.warning("a node doesn't take what it asked for", peer=lending.node)
+                    heard.warning(
+                        "a node doesn't take what it asked for", lending.node, peer=lending.node
+                    )
                     lending.result = "stalled"
                     lending.yielded_at = 0.0
                     lending.task.cancel("stalled")

@@ -33,8 +33,10 @@ from supervision.runtime import Address, Endpoint
 from supervision.runtime.options import NodeOptions
 from supervision.runtime.streams import Stream
 from supervision.telemetry import logs
+from supervision.telemetry.bounded_log import BoundedLog
 
 log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 DEPOT: Final = "depot"  # its path in the tree of a node
 PIECE: Final = 512 << 10
@@ -184,7 +186,9 @@ class Asking:
                     has = isinstance(held, ArtifactsHeld) and artifact in held.artifacts
                     return depot if has else None
         except (TetherError, TimeoutError) as error:
-            log.info("a node can't be asked for artifacts", peer=node.id, error=str(error))
+            heard.info(
+                "a node can't be asked for artifacts", node.id, peer=node.id, error=str(error)
+            )
             if not isinstance(error, Overloaded):
                 self.leave_alone(node.id, Trouble.UNREACHABLE.rest_s)
         return None

@@ -30,8 +30,10 @@ from actors.engines.generation import Generation
 from actors.errors import ModelUnusable
 from supervision.errors import Internal, Overloaded, TetherError
 from supervision.telemetry import logs, title
+from supervision.telemetry.bounded_log import BoundedLog
 
 log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 PULSE_S = 1.0
 HIGH_BYTES = 1 << 20  # unsent; above it answers pile up in the engine's streams, where they merge
@@ -136,7 +138,7 @@ class Host:
         if isinstance(error, ConnectionError):
             return  # the worker is gone, which `serve` sees
         if not isinstance(error, TetherError):
-            log.error("the engine failed", exc_info=error)
+            heard.error("the engine failed", type(error).__name__, exc_info=error)
             error = Internal(f"the engine failed ({type(error).__name__})")
         self._say(wire.Failed(id, error.code, error.message, error.retry_after_s, error.param))
 

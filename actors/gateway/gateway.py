@@ -9,24 +9,22 @@ from typing import ClassVar
 import msgspec
 
 from actors.contracts import (
-    Catalog,
     Chunk,
     Completed,
     Finished,
     HeldJob,
     Infer,
-    ListModels,
     ModelCard,
     Outcome,
     Place,
     Placed,
-    Readiness,
-    Ready,
 )
 from actors.core.answer_packing import AnswerPacking
 from actors.core.journal import Reader
 from actors.core.node_roles import Role
 from actors.gateway import metrics
+from actors.gateway.admission import ShareShort
+from actors.gateway.catalog_answers import CatalogAnswers
 from actors.gateway.fleet_view import FleetView
 from actors.gateway.gateway_metrics import GatewayMetrics
 from actors.gateway.idempotency import goes_on, joined, key_of
@@ -43,18 +41,20 @@ from actors.gateway.session_listing import SessionListing
 from actors.gateway.session_reading import Deserted
 from actors.gateway.session_settlement import settled_by, used_of
 from actors.gateway.settlement import Settlement
+from actors.gateway.shared_limits import SharedLimits
 from actors.gateway.slot_releases import SCHEDULER, SlotReleases
 from actors.reservation.renewer import Renewer
 from supervision.child import Supervised
-from supervision.errors import Cancelled, DeadlineExceeded, Draining, TetherError
+from supervision.errors import Cancelled, DeadlineExceeded, Draining, TetherError, Unavailable
 from supervision.runtime import Address, on
 from supervision.runtime.cancel_cause import CancelCause
-from supervision.telemetry import logs
+from supervision.telemetry.bounded_log import BoundedLog
 
-log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 TICK_S = 0.25  # of the sweep: deadlines, clients that don't come back, silent workers
 OVERTIME_S = 0.5  # the worker knows the deadline too, and settles by it
+GONE = "the front door has stopped, or is lost, and its client did not come back"
 START_S = 15.0  # for scheduler and catalog, which may be starting as well
 
 
@@ -74,7 +74,9 @@ class Gateway(Supervised):
             bound=options.keys,
             present_s=options.key_s,
             absent_s=options.unknown_key_s,
+            share=options.limit_share,
         )
+        self._limits = SharedLimits(self, options)
         self._sessions = Sessions(options.sessions)
         self._running: dict[RequestSession, None] = {}  # a set in the order of adding
         self._recent = RecentRequests()
@@ -82,19 +84,27 @@ class Gateway(Supervised):
             self,
             options.unsettled,
             options.remember_s,
-            self._sessions.answered,
-            AnswerPacking(options.answers, "gateway"),
+            options.spool,
+            answered=self._sessions.answered,
+            packing=AnswerPacking(options.answers, "gateway"),
         )
         self._replays = Replays(self)
         self._slot_releases = SlotReleases(self)
         self._metrics = GatewayMetrics()
         self._fleet = FleetView(self)
         self._admission = RequestAdmission(
-            self, options, sessions=self._sessions, fleet=self._fleet, metrics=self._metrics
+            self,
+            options,
+            sessions=self._sessions,
+            fleet=self._fleet,
+            metrics=self._metrics,
+            tenants=self._limits.tenants,
         )
         self._watched: set[str] = set()
         self._draining = False
+        self.serve(self._admission)
         self.serve(KeyCheck(self, self._keyring))
+        self.serve(CatalogAnswers(self, self._keyring, self._fleet, lambda: self._draining))
         self.serve(RegistryProxy(self, self._keyring))
         self.serve(
             SessionListing(
@@ -105,13 +115,14 @@ class Gateway(Supervised):
                 fleet=self._fleet,
             )
         )
-        await self._keyring.open()
+        await asyncio.gather(self._keyring.open(), self._limits.open())
         self.background(self._keyring.watch(), name="keys")
         catalog = self._fleet.follow()
         await self.tree.wait(SCHEDULER, START_S)
         await asyncio.wait_for(catalog.first.wait(), START_S)
         self.background(self._sweep(), name="sweep")
-        renewer = Renewer(self, "gateway", self._held_jobs, every_s=options.renew_s)
+        heard = self._settlement.heard
+        renewer = Renewer(self, "gateway", self._held_jobs, every_s=options.renew_s, heard=heard)
         self.background(renewer.run(), name="renew")
 
     async def stop(self, deadline_s: float) -> None:
@@ -121,7 +132,8 @@ class Gateway(Supervised):
         first, have let all streams finish."""
         self._draining = True
         self._metrics.publish()
-        await self._keyring.close()
+        await self._settlement.stop()
+        await asyncio.gather(self._keyring.close(), self._limits.close())
 
     def described(self) -> dict[str, object]:
         """See `Actor.described`."""
@@ -149,7 +161,14 @@ class Gateway(Supervised):
         caller = self._keyring.known(msg.credential, now)
         if caller is None:
             caller = await self._keyring.find(msg.credential, self.loop)
-        session = self._join(msg, caller, now) or self._open_session(msg, caller, now)
+        try:
+            session, beside = self._enter(msg, caller, now)
+        except ShareShort as short:
+            who = caller
+            session, beside = await self._limits.granted(
+                short, lambda now: self._enter(msg, who, now)
+            )
+        limits = self._admission.state_of(caller.tenant_id, now)
         journal, reading, step = session.journal, session.reading, session.step
         past, placement = session.past, session.placement
         from_seq, first, held = msg.from_seq, True, session.outcome is not None
@@ -172,6 +191,8 @@ class Gateway(Supervised):
                     continue
                 if first:
                     first, item = False, self._replays.marked(item, session, msg, held=held)
+                if limits is not None:
+                    item, limits = msgspec.structs.replace(item, limits=limits), None
                 yield item
                 if type(item) is Completed:
                     return
@@ -182,36 +203,31 @@ class Gateway(Supervised):
             why = CancelCause.CANCELLED
             raise
         finally:
+            if beside:
+                self._admission.joined_leaves(caller.tenant_id, self.loop.time())
             left = reading.leave(why, explicit=session.explicit, now=self.loop.time())
             if session.outcome is None and left is not None:
                 self._deserted(session, left)
 
-    @on(ListModels, of=Role.DOOR)
-    async def models(self, msg: ListModels, sender: Address) -> Catalog:
-        """The models that the tenant of this key may use.
+    def _enter(self, msg: Infer, caller: Caller, now: float) -> tuple[RequestSession, bool]:
+        """The session of a request, there already or new, and whether it was joined by one that
+        counts beside the others.
 
         Raises:
-            Unauthenticated: no such key.
+            ShareShort: the store of limits must be asked first.
         """
-        caller = await self._keyring.caller(msg.credential, self.loop)
-        return self._fleet.index.of_tenant(caller.tenant_id)
-
-    @on(Readiness, of=Role.DOOR)
-    def readiness(self, msg: Readiness, sender: Address) -> Ready:
-        """Which models of the catalog some living worker has answered for."""
-        return Ready(models=() if self._draining else self._fleet.ready)
-
-    def _join(self, msg: Infer, caller: Caller, now: float) -> RequestSession | None:
         session = self._sessions.find(key_of(msg, caller.tenant_id), msg.fingerprint)
         if not isinstance(session, RequestSession) or not joined(msg, session.outcome):
-            return None
+            return self._open_session(msg, caller, now), False
+        beside = self._admission.join(session, msg, caller, now)
         session.placement.prolong(now + min(msg.deadline_s, self._options.max_deadline_s))
-        return session
+        return session, beside
 
     def _open_session(self, msg: Infer, caller: Caller, now: float) -> RequestSession:
         """A new session, counted and entered everywhere, or an error and nothing of it."""
         if self._draining:
             raise Draining("this gateway is stopping; send the request again")
+        self._settlement.check(len(self._running))
         session = self._admission.enter(msg, caller, now)
         self._running[session] = None
         return session
@@ -227,7 +243,10 @@ class Gateway(Supervised):
                 pass
             else:
                 return
-        session.fail(Cancelled("the client left"))
+        if left is Deserted.ENDS:
+            session.fail(Cancelled("the client left"))
+        else:
+            session.fail(Unavailable(GONE))
 
     async def _carry(self, session: RequestSession) -> None:
         """Moves a session on while nobody listens; the sweep ends it if nobody comes back."""
@@ -274,8 +293,9 @@ class Gateway(Supervised):
 
     def moved(self, session: RequestSession, why: TetherError) -> None:
         metrics.request_resumes.labels(why.code).inc()
-        log.info(
+        heard.info(
             "a request moves on",
+            session.job_id,
             job_id=session.job_id,
             from_worker=session.worker_id,
             at_token=session.journal.tokens,
@@ -302,7 +322,12 @@ class Gateway(Supervised):
             keep = goes_on(session.explicit, session.journal.tokens, session.error)
             self._sessions.finish(session, now, keep=keep)
         if settle is not None:
-            by = settled_by(outcome, streaming=session.streaming, attached=session.attached)
+            by = settled_by(
+                outcome,
+                streaming=session.streaming,
+                attached=session.attached,
+                late=isinstance(session.error, DeadlineExceeded),
+            )
             key = session.key if session.placement.job.keep else None
             self._settlement.close(settle, by, session.worker_address, now, key)
         if session.worker_id:
@@ -333,7 +358,7 @@ class Gateway(Supervised):
                 if now > placement.deadline + OVERTIME_S:
                     session.fail(DeadlineExceeded("no complete answer before the deadline"))
                 elif left_at is not None and now - left_at >= grace:
-                    session.fail(Cancelled("the client did not come back"))
+                    session.fail(Unavailable(GONE))
                 elif silent and session.worker_address in silent:
                     session.desert()
                 elif now > placement.silent_until:
@@ -342,4 +367,6 @@ class Gateway(Supervised):
             self._settlement.sweep(now)
             self._recent.publish()
             self._metrics.publish()
+            self._admission.sweep(now)
+            self._limits.publish()
             self._admission.publish(len(self._keyring), self._keyring.questions)

@@ -48,15 +48,23 @@ class Keyring:
     """Keys by their SHA-256. Many requests with one new key cost one query.
 
     A key that was good before is looked up on a connection that no other key may take: the
-    look-up of a tenant who is known waits behind no stranger's.
+    look-up of a tenant who is known waits behind no stranger's. Of each limit callers get `share`.
     """
 
     def __init__(
-        self, dsn: str, limits: TenantLimits, *, bound: int, present_s: float, absent_s: float
+        self,
+        dsn: str,
+        limits: TenantLimits,
+        *,
+        bound: int,
+        present_s: float,
+        absent_s: float,
+        share: float = 1.0,
     ) -> None:
         self._dsn = dsn
         self._database = Database(dsn, size=CONNECTIONS)
         self._limits = limits
+        self._share = share
         self._cache: KeyCache[Caller] = KeyCache(bound, present_s, absent_s)
         self._asked: dict[bytes, asyncio.Task[Caller | None]] = {}
         self._strangers = 0  # of these; the others are bounded by the cache
@@ -89,13 +97,17 @@ class Keyring:
         await keys.watch(
             self._dsn,
             key=self._forget,
-            tenant=lambda _: self._forget(None),
+            tenant=self._forget_tenant,
             everything=lambda: self._forget(None),
         )
 
     def _forget(self, digest: bytes | None) -> None:
         self._forgotten += 1
         self._cache.forget(digest)
+
+    def _forget_tenant(self, tenant_id: str) -> None:
+        self._forgotten += 1
+        self._cache.forget_group(tenant_id)
 
     def known(self, credential: str, now: float) -> Caller | None:
         """The caller, if no question to PostgreSQL is needed; None when one is.
@@ -145,7 +157,8 @@ class Keyring:
         grant = await keys.find(self._database, digest)
         caller = None if grant is None else Caller.of(grant, self._limits_of(grant))
         if forgotten == self._forgotten:
-            self._cache.put(digest, caller, loop.time())
+            group = "" if caller is None else caller.tenant_id
+            self._cache.put(digest, caller, loop.time(), group)
         return caller
 
     def _asked_done(
@@ -157,21 +170,14 @@ class Keyring:
             task.exception()  # those who wait have it; nobody may be left to
 
     def _limits_of(self, grant: keys.Grant) -> TenantLimits:
-        default = self._limits
+        default, share = self._limits, self._share
+        requests, tokens = grant.requests_per_minute, grant.tokens_per_minute
+        most = default.concurrency if grant.max_concurrency is None else grant.max_concurrency
         return TenantLimits(
-            requests_per_minute=(
-                default.requests_per_minute
-                if grant.requests_per_minute is None
-                else grant.requests_per_minute
-            ),
-            tokens_per_minute=(
-                default.tokens_per_minute
-                if grant.tokens_per_minute is None
-                else grant.tokens_per_minute
-            ),
-            concurrency=(
-                default.concurrency if grant.max_concurrency is None else grant.max_concurrency
-            ),
+            requests_per_minute=share
+            * (default.requests_per_minute if requests is None else requests),
+            tokens_per_minute=share * (default.tokens_per_minute if tokens is None else tokens),
+            concurrency=most and max(1, int(most * share)),
         )
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from actors.contracts import Infer, ModelCard, Usage
+import msgspec
+
+from actors.contracts import Computed, Infer, JobState, LimitState, ModelCard, Usage
+from actors.core.node_roles import Role
 from actors.gateway.admission import TenantAdmission
+from actors.gateway.computed_usage import BrokenOff, ComputedUsage
 from actors.gateway.fleet_view import FleetView
 from actors.gateway.gateway_metrics import GatewayMetrics
 from actors.gateway.keyring import Caller
@@ -14,14 +18,23 @@ from actors.gateway.request_session import RequestSession
 from actors.gateway.request_validation import ValidRequest, valid_request
 from actors.gateway.session import Sessions
 from actors.gateway.session_host import SessionHost
-from supervision.errors import BadRequest, DeadlineExceeded, Overloaded, TetherError
+from supervision.errors import (
+    BadRequest,
+    Cancelled,
+    DeadlineExceeded,
+    Draining,
+    Overloaded,
+    RateLimited,
+    TetherError,
+)
+from supervision.runtime import Address, on
 
 MAX_TOKEN_LENGTH = 255
 
 
 class RequestAdmission:
     """The tenants' limits, the bounds of models' policies, the policies of attempts, and a place
-    in the table of sessions, in this order."""
+    in the table of sessions, in this order; and what is charged at the end."""
 
     def __init__(
         self,
@@ -31,6 +44,7 @@ class RequestAdmission:
         sessions: Sessions,
         fleet: FleetView,
         metrics: GatewayMetrics,
+        tenants: TenantAdmission,
     ) -> None:
         self._host = host
         self._max_deadline_s = options.max_deadline_s
@@ -38,7 +52,8 @@ class RequestAdmission:
         self._fleet = fleet
         self._metrics = metrics
         self._concurrency = ModelConcurrency()
-        self.tenants = TenantAdmission(options.tenants)
+        self._computed = ComputedUsage()
+        self.tenants = tenants
         self.policies = ModelPolicies(options.policies)
 
     def enter(self, msg: Infer, caller: Caller, now: float) -> RequestSession:
@@ -48,6 +63,7 @@ class RequestAdmission:
             BadRequest, ModelNotFound, DeadlineExceeded: the request is at fault.
             RateLimited: the tenant's limits, or a policy of the model.
             Overloaded: there is no room.
+            ShareShort: the store must be asked first.
         """
         if not 0 < len(msg.retry_token) <= MAX_TOKEN_LENGTH or "\0" in msg.retry_token:
             raise BadRequest(
@@ -58,12 +74,14 @@ class RequestAdmission:
             raise DeadlineExceeded("the request came after its deadline")
         tenant_id = caller.tenant_id
         asked = self._validated(msg, tenant_id)
-        card, tokens, resumed = asked.card, asked.tokens, msg.from_seq > 0
-        self.tenants.admit(tenant_id, caller.limits, tokens, now, resumed=resumed)
+        card, tokens = asked.card, asked.tokens
+        resumed = _resumed(msg)
+        self._admit(caller, tokens, now, resumed=resumed)
+        taken = 0 if resumed else tokens
         try:
             self._concurrency.enter(tenant_id, card, resumed=resumed)
         except TetherError:
-            self.tenants.leave(tenant_id, tokens, now)
+            self.tenants.leave(tenant_id, taken, now)
             raise
         passes = self.policies.of(card, now)
         stack = passes.counting if resumed else passes.stack
@@ -87,9 +105,45 @@ class RequestAdmission:
         except TetherError:
             self._sessions.drop(session)
             self._concurrency.leave(tenant_id, card)
-            self.tenants.leave(tenant_id, tokens, now)
+            self.tenants.leave(tenant_id, taken, now)
             raise
         return session
+
+    def join(self, session: RequestSession, msg: Infer, caller: Caller, now: float) -> bool:
+        """One more request for the answer of a session that is there; whether it runs beside those
+        that listen already, and `joined_leaves` must follow. Who comes back alone takes the place
+        that the session has kept, and who was let in before isn't counted again.
+
+        Raises:
+            RateLimited, ShareShort: as `enter`.
+        """
+        if _resumed(msg):
+            return False
+        beside = session.outcome is not None or session.reading.listeners > 0
+        self._admit(caller, 0, now, runs=beside)
+        return beside
+
+    def joined_leaves(self, tenant_id: str, now: float) -> None:
+        """One that has joined reads no more."""
+        self.tenants.leave(tenant_id, 0, now)
+
+    def _admit(
+        self, caller: Caller, tokens: int, now: float, *, resumed: bool = False, runs: bool = True
+    ) -> None:
+        try:
+            self.tenants.admit(
+                caller.tenant_id, caller.limits, tokens, now, resumed=resumed, runs=runs
+            )
+        except RateLimited as error:
+            state = self.state_of(caller.tenant_id, now)
+            if state is not None:
+                error.details |= msgspec.structs.asdict(state)
+            raise
+
+    def state_of(self, tenant_id: str, now: float) -> LimitState | None:
+        """What is left of a tenant's limits; None where it has none."""
+        meter = self.tenants.meter(tenant_id)
+        return None if meter is None else meter.state(now)
 
     def _make_room(self, session: RequestSession, characters: int) -> None:
         try:
@@ -99,10 +153,29 @@ class RequestAdmission:
             raise
 
     def leave(self, session: RequestSession, usage: Usage, now: float) -> None:
-        """It has ended, and used that much."""
-        unused = session.charged - usage.prompt_tokens - usage.completion_tokens
-        self.tenants.leave(session.tenant_id, unused, now)
-        self._concurrency.leave(session.tenant_id, session.card)
+        """It has ended, and used that much, as far as its gateway knows."""
+        tenant_id, charged = session.tenant_id, session.charged
+        unused = charged - usage.prompt_tokens - usage.completion_tokens
+        assignment, error = session.placement.assignment, session.error
+        begun_elsewhere = assignment is not None and assignment.state is not JobState.NEW
+        if isinstance(error, Draining):
+            unused = 0  # the gateway that takes it up again settles it
+        elif begun_elsewhere and not _resumed(session.infer):
+            unused = charged  # charged to the request that has begun it
+        elif session.worker_id and isinstance(error, Cancelled | DeadlineExceeded):
+            node = session.worker_address.partition("/")[0]
+            broken = BrokenOff(tenant_id, charged, node)
+            unused = -self._computed.expect(session.job_id, broken, now)
+        self.tenants.leave(tenant_id, unused, now)
+        self._concurrency.leave(tenant_id, session.card)
+
+    @on(Computed, of=Role.WORKER)
+    def computed(self, msg: Computed, sender: Address) -> None:
+        """What was computed of an answer that was broken off, or is about to be."""
+        now = self._host.loop.time()
+        found = self._computed.heard(msg.job_id, msg.usage, sender.node, now)
+        if found is not None:
+            self.tenants.charge(*found, now)
 
     def another(self, session: RequestSession) -> ModelCard | None:
         """See `SessionHost.another`; the session counts as one of that version from now on."""
@@ -127,3 +200,12 @@ class RequestAdmission:
         look-ups of strangers' under way."""
         self._metrics.bounds(self._sessions, keys, len(self.tenants), questions)
         self._metrics.retries(*self.policies.retries())
+
+    def sweep(self, now: float) -> None:
+        """Forget what was waited for long enough."""
+        self._computed.sweep(now)
+
+
+def _resumed(msg: Infer) -> bool:
+    """Was it let in before, by this gateway or another one?"""
+    return msg.from_seq > 0 or msg.is_resume

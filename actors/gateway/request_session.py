@@ -25,6 +25,7 @@ from actors.contracts import (
     Settle,
 )
 from actors.core.ids import job_id
+from actors.core.outcome_billing import AnswerEnd, end_of_error
 from actors.errors import ModelNotFound, WorkerLost
 from actors.gateway.idempotency import Past, answer_gone, key_of
 from actors.gateway.session import Session
@@ -42,6 +43,7 @@ from supervision.errors import (
     Unavailable,
 )
 from supervision.policies import Call
+from supervision.runtime.cancel_cause import CancelCause
 
 PLACE_MARGIN_S = 0.5  # the scheduler knows the deadline too, and its error says more than ours
 
@@ -105,8 +107,7 @@ class RequestSession(Session):
         self._stream: Chunks | None = None
 
     def go_on(self, ended: RequestSession) -> None:
-        """The same request was here before, and ended badly: goes on from what that has said, if
-        the version is the same."""
+        """The same request ended badly before: goes on from there, if the version is the same."""
         journal = ended.journal
         if journal.prompt_ids and ended.model_ref == self.model_ref:
             self.journal = journal.copy()
@@ -267,12 +268,12 @@ class RequestSession(Session):
         """The roster has given its worker up, though its connection stands: it hangs. Whoever
         reads finds the stream ended, and moves on."""
         if self._stream is not None:
-            self._stream.close()
+            self._stream.close(CancelCause.LEAVING)
 
     def expire(self, now: float) -> None:
         """If its worker has said nothing for too long, it is left for another one."""
         if self._stream is not None and self.placement.expires(self.journal, now):
-            self._stream.close()
+            self._stream.close(CancelCause.LEAVING)
 
     def fail(self, error: TetherError) -> None:
         """End it with an error; safe to call twice."""
@@ -285,7 +286,8 @@ class RequestSession(Session):
         completed = outcome is Outcome.COMPLETED
         self.placement.close(self._host.loop.time(), completed=completed)
         if self._stream is not None and not completed:
-            self._stream.close()
+            by_client = end_of_error(self.error) is not AnswerEnd.BROKEN
+            self._stream.close(CancelCause.CANCELLED if by_client else CancelCause.LEAVING)
         self._host.ended(self)
         self.reading.wake()
 

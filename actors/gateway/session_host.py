@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 from actors.contracts import ModelCard, Place, Placed
 from supervision.contracts import Contract
 from supervision.errors import TetherError
+from supervision.runtime.cancel_cause import CancelCause
 
 _Held_contra = TypeVar("_Held_contra", contravariant=True)
 
@@ -18,7 +19,7 @@ class Chunks(Protocol):
 
     def __aiter__(self) -> AsyncIterator[Any]: ...
     async def __anext__(self) -> Any: ...
-    def close(self) -> None: ...
+    def close(self, why: CancelCause = ...) -> None: ...
 
 
 class SessionHost(Protocol[_Held_contra]):

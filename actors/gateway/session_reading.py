@@ -16,7 +16,8 @@ class Deserted(Enum):
 
     STAYS = auto()  # its worker keeps the run, and another gateway takes it up
     WAITS = auto()  # it runs on, for a while: its client may come back
-    ENDS = auto()  # nobody waits any more
+    ENDS = auto()  # nobody waits any more: its client has left
+    BREAKS = auto()  # nor then, but its client was cut off by us
 
 
 class SessionReading:
@@ -69,7 +70,9 @@ class SessionReading:
             return None
         if why is CancelCause.STOPPING:
             return Deserted.STAYS
+        if why not in (CancelCause.PEER_LOST, CancelCause.LEAVING):
+            return Deserted.ENDS
         if why is CancelCause.PEER_LOST and explicit:
             self.left_at = now
             return Deserted.WAITS
-        return Deserted.ENDS
+        return Deserted.BREAKS

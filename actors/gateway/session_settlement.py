@@ -8,6 +8,7 @@ import msgspec
 
 from actors.contracts import Assignment, JobState, Outcome, Settle, Usage
 from actors.core.journal import Journal
+from actors.core.outcome_billing import AnswerSoFar, billed, end_of_error
 from actors.gateway.idempotency import Past
 from supervision.errors import Cancelled, Draining, TetherError
 
@@ -27,7 +28,7 @@ def outcome_of_error(error: TetherError) -> Outcome:
 
 
 def usage_of(journal: Journal, outcome: Outcome) -> Usage:
-    """What it is billed with: what the worker has counted, or what has arrived."""
+    """What was used: what the worker has counted, or what has arrived."""
     if outcome is Outcome.COMPLETED:
         return journal.usage
     return Usage(prompt_tokens=len(journal.prompt_ids), completion_tokens=journal.tokens)
@@ -57,19 +58,30 @@ def settle_of(
         return None
     if isinstance(error, Draining):
         return None  # the front door takes it up again, through the gateway that follows
+    answer = AnswerSoFar(
+        counted=usage_of(journal, outcome),
+        delivered=journal.tokens,
+        begun=bool(journal.prompt_ids),  # they come with the first chunk
+        streamed=True,  # of a whole answer nothing is here before all of it is
+    )
+    usage = billed(end_of_error(error), answer)
     return Settle(
         job_id=assignment.job_id,
         fencing_token=assignment.fencing_token,
         outcome=outcome,
-        usage=usage_of(journal, outcome),
+        usage=usage,
+        emitted=usage.completion_tokens,
         finish="" if journal.finish is None else journal.finish,
         error_code="" if error is None else error.code,
         delivered=outcome is Outcome.COMPLETED,
     )
 
 
-def settled_by(outcome: Outcome, *, streaming: bool, attached: bool = False) -> Settles:
-    """`streaming`: a worker's stream was open at the end. `attached`: the answer is of a run that
+def settled_by(
+    outcome: Outcome, *, streaming: bool, attached: bool = False, late: bool = False
+) -> Settles:
+    """`streaming`: a worker's stream was open at the end. `late`: the request's deadline has ended
+    it, which its worker knows as well. `attached`: the answer is of a run that
     was there before, whose worker may have settled when nobody listened: in vain, if somebody else
     had moved the job by then, and it doesn't know that the answer was delivered after all. Of such
     a run there is nothing else to say for who has joined it: others may read on."""
@@ -77,6 +89,6 @@ def settled_by(outcome: Outcome, *, streaming: bool, attached: bool = False) -> 
         return Settles.GATEWAY if attached else Settles.WORKER
     if attached:
         return Settles.NOBODY
-    if outcome is Outcome.CANCELLED and streaming:
+    if late or (outcome is Outcome.CANCELLED and streaming):
         return Settles.WORKER_OR_LATER
     return Settles.GATEWAY

@@ -14,12 +14,15 @@ from actors.core.journal import Journal
 from actors.gateway.session import SessionKey
 from actors.gateway.session_settlement import Settles
 from actors.gateway.unsettled import Unsettled, UnsettledAnswers
+from actors.reservation.settle_spool import SpoolOptions
 from actors.reservation.settler import Settler
 from supervision.child import Supervised
 from supervision.errors import Overloaded
 from supervision.telemetry import bounds, logs
+from supervision.telemetry.bounded_log import BoundedLog
 
 log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 AT_ONCE = 128
 SECOND_S = 2.0  # after a worker should have settled a cancelled run
@@ -31,6 +34,7 @@ class Settlement:
     Args:
         bound: answers, and cancelled runs, that are remembered.
         keep_s: how long an answer is.
+        spool: of the node.
         answered: the journal of a session that is held in full. Those of answers that are to be
             kept are taken from there when they are needed, so that nothing is held twice.
         packing: makes bytes of them.
@@ -41,16 +45,37 @@ class Settlement:
         actor: Supervised,
         bound: int,
         keep_s: float,
+        spool: SpoolOptions | None = None,
+        *,
         answered: Callable[[SessionKey], Journal | None],
         packing: AnswerPacking,
     ) -> None:
         self._actor = actor
         self._answered = answered
         self._packing = packing
-        self._settler = Settler(actor, "gateway")
+        self._settler = Settler(actor, "gateway", spool=spool)
+        self._waiting: list[Unsettled] = []
         self._unsettled = UnsettledAnswers(bound, keep_s)
         self._second: deque[tuple[float, Unsettled]] = deque(maxlen=bound)
         self._used = bounds.used.labels("gateway_completions")
+
+    def check(self, running: int) -> None:
+        """May another session begin beside so many?
+
+        Raises:
+            Overloaded, DiskFull: too much is to be settled already.
+        """
+        if self._waiting:
+            raise Overloaded("too many answers wait to be settled", retry_after_s=1.0)
+        self._settler.check(running)
+
+    def heard(self, answered: bool) -> None:
+        """Whether a reservation has just answered."""
+        self._settler.heard(answered)
+
+    async def stop(self) -> None:
+        """What has not been taken by now goes into the spool."""
+        await self._settler.close()
 
     def close(
         self,
@@ -74,7 +99,12 @@ class Settlement:
         """What came from there lately may not be settled."""
         taken = self._unsettled.take(worker_address)
         if taken:
-            log.info("settles for a worker that is gone", worker=worker_address, jobs=len(taken))
+            heard.info(
+                "settles for a worker that is gone",
+                worker_address.partition("/")[0],
+                worker=worker_address,
+                jobs=len(taken),
+            )
             self._begin(taken)
 
     def sweep(self, now: float) -> None:
@@ -84,14 +114,15 @@ class Settlement:
         due: list[Unsettled] = []
         while self._second and self._second[0][0] <= now:
             due.append(self._second.popleft()[1])
-        if due:
-            self._begin(due)
+        waiting, self._waiting = self._waiting, []
+        if due or waiting:
+            self._begin([*waiting, *due])
 
     def _begin(self, settles: list[Unsettled]) -> None:
         try:
             self._actor.background(self._settle(settles), name="settle")
         except Overloaded:
-            log.warning("no room to settle; leases will run out", jobs=len(settles))
+            self._waiting += settles  # and nothing new begins before the sweep has begun them
 
     async def _settle(self, settles: list[Unsettled]) -> None:
         for first in range(0, len(settles), AT_ONCE):

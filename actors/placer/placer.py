@@ -14,6 +14,7 @@ import msgspec
 
 from actors.contracts import Fleet, WatchFleet
 from actors.placer.absence import Absence
+from actors.placer.holders import holders
 from supervision.child import Supervised
 from supervision.contracts import AddChild, ConventionShown, ShowConvention, TerminateChild
 from supervision.errors import TetherError
@@ -34,12 +35,14 @@ log = logs.get(__name__)
 
 class PlacerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`workers` are the children to be placed: temporary ones, for this actor starts them again.
+    `leaders` are the nodes that may lead the region: nobody else's word for a placed worker counts.
     `settle_s` is how long a leader that has just come hears the others before it places, and
     `known_s` how long it waits for one that it has seen."""
 
     node: str
     admin_port: int
     workers: tuple[ChildSpec, ...]
+    leaders: tuple[str, ...] = ()
     settle_s: float = 6.0
     known_s: float = 3.0
 
@@ -83,9 +86,10 @@ class Placer(Supervised):
         if supervisor is None:
             return False
         failed = False
+        rivals = frozenset(self._options.leaders) - {self._options.node}
         for spec in self._options.workers:
             mine = self.tree.node(f"{WORKERS}/{spec.id}") is not None
-            others = self._others(spec.id)
+            others = holders(self._fleet, spec.id, rivals)
             due = self._missing.look(spec.id, bool(mine or others), leads, self.loop.time())
             if due:
                 failed |= not await self._add(supervisor, spec)
@@ -93,16 +97,6 @@ class Placer(Supervised):
                 log.info("the leader has this worker too", worker=spec.id, leader=shown.leader)
                 await self.ask(supervisor, TerminateChild(id=spec.id), timeout=STOP_S)
         return failed
-
-    def _others(self, worker_id: str) -> dict[str, bool]:
-        """The other nodes that have this worker, by id, and whether it answers already. One whose
-        id is taken here is called `node/id` in the fleet."""
-        return {
-            worker.node_id: bool(worker.models)
-            for worker in self._fleet.workers
-            if worker.worker_id.rpartition("/")[2] == worker_id
-            and worker.node_id != self._options.node
-        }
 
     async def _add(self, supervisor: Address, spec: ChildSpec) -> bool:
         add = AddChild(spec=msgspec.msgpack.encode(spec))

@@ -29,6 +29,7 @@ class Renewer:
         held: the jobs in hand now, each once.
         gone: is told of those whose lease there is no more.
         every_s: how often.
+        heard: is told whether a reservation has answered.
     """
 
     def __init__(
@@ -40,11 +41,13 @@ class Renewer:
         *,
         every_s: float = RENEW_S,
         where: ControlLookup | None = None,
+        heard: Callable[[bool], object] | None = None,
     ) -> None:
         self._actor = actor
         self._where = where or ControlLookup(actor)
         self._held = held
         self._gone = gone
+        self._heard = heard
         self._every_s = every_s
         self._renewed = metrics.renewals.labels(by, "renewed")
         self._lost = metrics.renewals.labels(by, "gone")
@@ -56,7 +59,9 @@ class Renewer:
             await asyncio.sleep(self._every_s)
             held = tuple(self._held())
             for first in range(0, len(held), AT_ONCE):
-                await self.renew(held[first : first + AT_ONCE])
+                answered = await self.renew(held[first : first + AT_ONCE])
+                if self._heard is not None:
+                    self._heard(answered)
 
     async def renew(self, held: tuple[HeldJob, ...]) -> bool:
         """Whether a reservation has answered. If none does, a store is away perhaps; the sweep

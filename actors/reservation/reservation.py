@@ -20,6 +20,9 @@ from actors.contracts import (
 )
 from actors.contracts.operating import KeepBreakers
 from actors.core.node_roles import Role
+from actors.core.price import PriceBook
+from actors.core.price_options import PriceOptions
+from actors.reservation.books import Books
 from actors.stores import breakers
 from actors.stores.answer_store import AnswerStore
 from actors.stores.database import answers, connect, patiently
@@ -37,7 +40,7 @@ _DRAIN_S = 5.0
 
 class ReservationOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`dsn` is PostgreSQL's. A start waits up to `connect_s` for it, since it may be restarting
-    too.
+    too. `prices` are those of the configuration.
 
     Raises:
         ValueError: a number is out of its range.
@@ -46,6 +49,7 @@ class ReservationOptions(msgspec.Struct, frozen=True, kw_only=True):
     dsn: str
     connect_s: float = 20.0
     ledger: LedgerOptions = LedgerOptions()
+    prices: tuple[PriceOptions, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.dsn:
@@ -73,15 +77,19 @@ class Reservation(Supervised):
         self._dsn = options.dsn
         self._one_by_one = asyncio.Lock()
         self._answers = AnswerStore(options.dsn)
-        self._ledger = Ledger(options.dsn, options.ledger)
+        book = PriceBook()
+        self._ledger = Ledger(options.dsn, options.ledger, book)
+        self._books = Books(options.dsn, options.ledger, book)
         await patiently(
             self._ledger.open,
             options.connect_s,
             lambda error, _: log.warning("waits for PostgreSQL", reason=str(error)),
         )
+        await patiently(lambda: self._books.open(options.prices), options.connect_s)
 
     async def stop(self, deadline_s: float) -> None:
         self._answers.close()
+        await self._books.close()
         await self._ledger.close(min(_DRAIN_S, max(0.0, deadline_s - 0.5)))
 
     @on(Reserve, of=OWN)

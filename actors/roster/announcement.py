@@ -29,6 +29,7 @@ RATE: Final = 20.0  # announcements of one node in a second; an honest one makes
 BURST: Final = 100.0
 
 _ADDRESS: Final = re.compile(r"([A-Za-z0-9_.:-]{1,64})/([A-Za-z0-9_.:-]{1,64})/([0-9]{1,5})")
+_WORKER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 _encoder = msgspec.msgpack.Encoder()
 _announcements = msgspec.msgpack.Decoder(Announcement)
@@ -220,6 +221,10 @@ class Acceptance:
                 raise AnnouncementRefused(
                     Refusal.IMPOSTOR,
                     f"{node} speaks for {worker.worker_id[:64]!r} of {worker.node_id[:64]!r}",
+                )
+            if not _WORKER.fullmatch(worker.worker_id):
+                raise AnnouncementRefused(
+                    Refusal.MALFORMED, f"no worker is called {worker.worker_id[:200]!r}"
                 )
             where = _node_of(worker.address)
             if where not in self._nodes or worker.worker_id in seen or worker.slots < 0:

@@ -49,14 +49,15 @@ from supervision.runtime import Address
 from supervision.security.identity import Identity, IdentityUnusable
 from supervision.security.refusal import CertificateRefused
 from supervision.security.signature import MAX_CERTIFICATE, Forged, Seal, Signed
-from supervision.telemetry import bounds, logs
+from supervision.telemetry import bounds
+from supervision.telemetry.bounded_log import BoundedLog
 
 PURPOSE: Final = "announcement"
 WORKERS: Final = "workers"
 GATHER_S: Final = 5.0  # for the workers of this node to report to a roster that has just started
 EPOCH_AHEAD_MS: Final = 86_400_000  # of our clock; more is no mistake that we repeat
 
-log = logs.get(__name__)
+lines = BoundedLog(__name__)
 
 
 class ClusterMembers:
@@ -224,7 +225,8 @@ class ClusterMembers:
             self._view.put(node, presence.workers)
         health = self.members.health(node)
         if health is not before:
-            log.info("a node changes", node=node, before=str(before), now=str(health))
+            now_ = str(health)
+            lines.info("a node changes", (node, now_), node=node, before=str(before), now=now_)
         if older is None or older.epoch != heard.epoch:
             self.say_soon()  # it has just started, and knows nobody
         for order in heard.orders:
@@ -243,7 +245,7 @@ class ClusterMembers:
         """Now and then: who has gone?"""
         for node in self.members.look(now):
             health = self.members.health(node)
-            log.warning("a node is silent", node=node, now=str(health))
+            lines.warning("a node is silent", (node, str(health)), node=node, now=str(health))
             if health is Health.GONE:
                 self._view.drop(node)
         self._view.look(now)
@@ -267,7 +269,8 @@ class ClusterMembers:
     def _out_of_reach(self, address: str) -> None:
         """A worker's process is gone, or the way to it."""
         if self._reach.pop(address, None) is not None:
-            log.info("a worker of another node is out of reach", address=address)
+            node = address.partition("/")[0]
+            lines.info("a worker of another node is out of reach", node, address=address)
             self._view.lost(address, self._actor.loop.time())
             self._settle()
 
@@ -276,7 +279,6 @@ class ClusterMembers:
         for health, gauge in self._health.items():
             gauge.set(standing.count(health))
         metrics.cluster_guarding.set(self.members.guarding)
-        metrics.fleet_conflicts.set(len(self._view.conflicts))
 
     # ---- speaking
 
@@ -327,10 +329,10 @@ class ClusterMembers:
             return
         now_ms = _now_ms()
         if answer.epoch > now_ms + EPOCH_AHEAD_MS:
-            log.error("another node says that we were in the far future", node=other.id)
+            lines.error("another node says that we were in the far future", other.id, node=other.id)
             return
         self.epoch = epoch.begin(self._folder, now_ms, above=answer.epoch)
-        log.warning("our epoch was behind, and is raised", node=other.id, epoch=self.epoch)
+        lines.warning("our epoch was behind, and is raised", other.id, epoch=self.epoch)
         self.say_soon()
 
     async def _unreachable(self, other: OtherNode) -> None:

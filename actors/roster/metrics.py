@@ -36,8 +36,14 @@ cluster_guarding = Gauge(
 )
 fleet_conflicts = Gauge(
     "tether_fleet_conflicts",
-    "Models of other nodes' workers that have another digest than this node's of the same name",
+    "Models of other nodes' workers that aren't used: they have another digest than is meant here",
     multiprocess_mode="livesum",
+)
+claims_refused = Counter(
+    "tether_fleet_claims_refused_total",
+    "What other nodes' workers said and wasn't taken: a name that is another's, a model of another "
+    "digest: name, digest",
+    ["what"],
 )
 orders = Counter(
     "tether_orders_total", "Orders to other nodes: given, carried_out, unknown", ["result"]

@@ -18,7 +18,7 @@ from actors.roster.options import OtherNode
 from supervision.child import Supervised
 from supervision.errors import Overloaded, PeerLost, TetherError
 from supervision.runtime import Address
-from supervision.telemetry import logs
+from supervision.telemetry.bounded_log import BoundedLog
 
 GAP_S: Final = 0.1  # between two announcements, however much changes
 LOAD_S: Final = 1.0  # between two of them, if nothing but load has changed
@@ -26,7 +26,7 @@ SAY_S: Final = 3.0
 PAUSE_S: Final = 0.25  # after a failure, and twice as long each time
 FAREWELL_S: Final = 1.0
 
-log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 Find = Callable[[OtherNode], Awaitable[Address]]
 
@@ -215,7 +215,7 @@ class Publisher:
         outlet.brought = sealed.number
         if not outlet.reached:
             outlet.reached = True
-            log.info("another node hears us again", node=outlet.node.id)
+            heard.info("another node hears us again", outlet.node.id, node=outlet.node.id)
         # REPLAYED: it has it, and its first answer was lost.
         taken = not answer.refused or answer.refused == Refusal.REPLAYED
         (self._sent if taken else self._refused).inc()
@@ -229,6 +229,11 @@ class Publisher:
             outlet.address = None
         if outlet.reached:
             outlet.reached = False
-            log.info("another node can't be told", node=outlet.node.id, error=error.message)
+            heard.info(
+                "another node can't be told",
+                outlet.node.id,
+                node=outlet.node.id,
+                error=error.message,
+            )
         if isinstance(error, PeerLost):
             await self._lost(outlet.node)

@@ -12,6 +12,7 @@ from actors.roster.announcement import MAX_ORDERS, control_topic
 from supervision.child import Supervised
 from supervision.errors import BadRequest, Overloaded, TetherError
 from supervision.telemetry import bounds, logs
+from supervision.telemetry.bounded_log import BoundedLog
 
 REGISTRY: Final = "control/registry"
 MODELS_CHANGED: Final = "models_changed"
@@ -22,6 +23,7 @@ KEPT_S: Final = 60.0  # an order is repeated for so long, for nodes that are awa
 ASK_S: Final = 5.0
 
 log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 
 class RemoteCommands:
@@ -108,10 +110,18 @@ class RemoteCommands:
             self._drain(worker, on=order.verb == DRAIN)
         else:
             self._counters["unknown"].inc()
-            log.warning("an order that this release doesn't know", verb=order.verb[:64], by=by)
+            heard.warning(
+                "an order that this release doesn't know", by, verb=order.verb[:64], by=by
+            )
             return
         self._counters["carried_out"].inc()
-        log.info("an order is carried out", verb=order.verb, target=order.target[:200], by=by)
+        heard.info(
+            "an order is carried out",
+            (by, order.verb),
+            verb=order.verb,
+            target=order.target[:200],
+            by=by,
+        )
 
     def _tell_registry(self) -> None:
         registry = self._actor.tree.address(REGISTRY)

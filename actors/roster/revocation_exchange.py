@@ -20,6 +20,7 @@ from supervision.runtime import Address
 from supervision.security.identity import Identity, IdentityUnusable
 from supervision.telemetry import logs
 from supervision.telemetry.audit import Audit, Unwritable, Who, home
+from supervision.telemetry.bounded_log import BoundedLog
 from supervision.telemetry.line_budget import LineBudget
 
 COMMAND: Final = "take over revocations"  # as the audit log calls it
@@ -29,6 +30,7 @@ LOG_S: Final = 60.0  # between two lines about lists that one node brings in vai
 LOG_LINES: Final = 16
 
 log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 
 class RevocationExchange:
@@ -128,4 +130,4 @@ class RevocationExchange:
             if address is not None and pem:
                 self._actor.tell(address, Revocations(pem=pem))
         except (IdentityUnusable, TetherError) as error:
-            log.warning("a revocation list can't be sent", node=node, error=str(error))
+            heard.warning("a revocation list can't be sent", node, node=node, error=str(error))

@@ -12,6 +12,7 @@ import msgspec
 from actors.contracts import (
     Announce,
     Announced,
+    Catalog,
     ClusterShown,
     Command,
     Commanded,
@@ -20,11 +21,13 @@ from actors.contracts import (
     HealthReport,
     Revocations,
     ShowCluster,
+    WatchCatalog,
     WatchControlPlane,
     WatchFleet,
 )
-from actors.core.node_roles import Role
+from actors.core.node_roles import CONTROL, Role
 from actors.roster import metrics
+from actors.roster.claim_refusals import ClaimRefusals
 from actors.roster.cluster_members import WORKERS, ClusterMembers
 from actors.roster.cluster_view import control_plane, shown
 from actors.roster.fleet_snapshot import FleetSnapshot as Snapshot
@@ -32,6 +35,7 @@ from actors.roster.options import OtherNode, RosterOptions
 from actors.roster.roster_view import RosterView
 from supervision.child import Supervised
 from supervision.errors import Unavailable
+from supervision.follower import Follower
 from supervision.nodes import actor_of_node
 from supervision.runtime import Address, on
 from supervision.security.audience import NODE, OPERATOR, OWN
@@ -40,6 +44,7 @@ from supervision.telemetry import bounds, logs
 from supervision.telemetry.line_budget import LineBudget
 
 ROSTER: Final = "control/roster"
+REGISTRY: Final = "control/registry"
 FIND_S: Final = 5.0
 SWEEP_S: Final = 0.5
 MAX_WAIT_S: Final = 60.0
@@ -61,7 +66,8 @@ class Roster(Supervised):
     async def start(self, options: RosterOptions) -> None:
         self._options = options
         self._snapshot = Snapshot(options.expiry_s, options.suspect_s, options.max_workers)
-        self._view = RosterView(alone=not options.others)
+        self._view = RosterView(options.node_id, (other.id for other in options.others))
+        self._claims = ClaimRefusals(self.loop, options.node_id)
         self._view.own(self._snapshot.fleet)
         self._news = asyncio.Event()
         self._watched: set[tuple[str, int]] = set()
@@ -85,6 +91,9 @@ class Roster(Supervised):
             )
             self._others.start()
             self.tree.on_change(self._tree_changed)
+            if CONTROL in options.roles:
+                catalog = Follower(self, REGISTRY, WatchCatalog(), self._offered)
+                self.background(catalog.run(), name="catalog")
         self.background(self._sweep(), name="sweep")
 
     async def stop(self, deadline_s: float) -> None:
@@ -134,17 +143,22 @@ class Roster(Supervised):
 
     def _is_ours(self, msg: HealthReport, sender: Address) -> bool:
         """A worker at another node is one of ours if our tree says so, which it may say a moment
-        after the worker. Whoever supervises it speaks for it."""
-        if any(line.address == msg.address for line in self.tree.under(WORKERS)):
+        after the worker, and the one that the tree says it is. Whoever supervises it speaks for
+        it."""
+        if self._is_placed(msg):
             return True
         self._unknown[sender] = msg
         if len(self._unknown) > MAX_UNKNOWN:
             self._unknown.popitem(last=False)
         return False
 
+    def _is_placed(self, msg: HealthReport) -> bool:
+        found = self.tree.address(f"{WORKERS}/{msg.worker_id}")
+        return found is not None and str(found) == msg.address
+
     def _tree_changed(self) -> None:
         for sender, msg in list(self._unknown.items()):
-            if any(line.address == msg.address for line in self.tree.under(WORKERS)):
+            if self._is_placed(msg):
                 del self._unknown[sender]
                 self._take(msg, sender)
 
@@ -202,8 +216,14 @@ class Roster(Supervised):
         if self._others is not None:
             self._others.own_changed(fleet)
 
+    def _offered(self, catalog: Catalog) -> None:
+        """What the names of models stand for, whatever other nodes' workers say."""
+        if self._view.offered(catalog.models):
+            self._changed()
+
     def _changed(self) -> None:
         fleet = self._view.fleet
+        self._claims.see(self._view.claims, self.loop.time())
         if fleet is not self._told:
             self._told = fleet
             news, self._news = self._news, asyncio.Event()

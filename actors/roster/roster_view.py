@@ -1,8 +1,9 @@
 """One fleet of all nodes: the own workers, and what the other nodes say of theirs.
 
 The configuration gives every worker of a cluster an id of its own. Should two nodes speak of the
-same one, as for a moment when a worker moves, the second is called `node/worker` here: nobody
-takes the place of another node's worker by taking its name.
+same one, as for a moment when a worker moves, the one whose it isn't is called `node/worker` here
+(`actors.roster.worker_names`), and a model that isn't what is called so here isn't asked for
+(`actors.roster.model_meanings`): nobody takes the place of another node's worker.
 
 Pure.
 """
@@ -10,12 +11,15 @@ Pure.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from actors.contracts import Fleet, HealthReport
+from actors.contracts import Fleet, HealthReport, ModelCard
 from actors.roster.fleet_snapshot import differs
+from actors.roster.model_meanings import ModelMeanings, without
+from actors.roster.worker_names import WorkerNames
 
 _HOLD_S: Final = 1.0  # after a worker's connection was lost, and twice as long each time after
 _MOST_HOLD_S: Final = 8.0
@@ -23,12 +27,25 @@ _STEADY_S: Final = 30.0  # a loss after so long is a first one
 _MAX_LOST: Final = 4096
 
 
-class RosterView:
-    """All times are the caller's clock, in seconds. Without other nodes the fleet is the own one,
-    unchanged."""
+class Claim(NamedTuple):
+    """A process of `node` says that it is the worker `worker_id`, or (with `ref`) that the model of
+    this name is another than it is here, and isn't believed."""
 
-    def __init__(self, *, alone: bool) -> None:
-        self._alone = alone
+    node: str
+    worker_id: str
+    ref: str = ""
+
+
+class RosterView:
+    """All times are the caller's clock, in seconds. Without `others`, which are the other nodes of
+    the configuration, the fleet is that of the own `node`, unchanged."""
+
+    def __init__(self, node: str, others: Iterable[str] = ()) -> None:
+        others = tuple(others)
+        self._node = node
+        self._alone = not others
+        self._names = WorkerNames(node, others)
+        self._meanings = ModelMeanings()
         self._own: Fleet = Fleet(version=0, workers=())
         self._nodes: dict[str, tuple[HealthReport, ...]] = {}
         self._suspects: frozenset[str] = frozenset()
@@ -37,14 +54,18 @@ class RosterView:
         self._held: frozenset[str] = frozenset()
         self._version = 0
         self._fleet: Fleet | None = None
-        self.conflicts: tuple[tuple[str, str], ...] = ()
-        """Workers and models that aren't used, since they aren't what this node calls so."""
+        self.claims: tuple[Claim, ...] = ()
+        """What isn't taken of what other nodes say, in the fleet that was asked for last."""
 
     def own(self, fleet: Fleet) -> None:
         """The workers of this node, from now on."""
         if fleet is not self._own:
             self._own = fleet
             self._changed()
+
+    def offered(self, cards: Iterable[ModelCard]) -> bool:
+        """The catalog of this node, from now on; whether the fleet changed."""
+        return self._meanings.catalog(cards) and self._changed()
 
     def of(self, node: str) -> tuple[HealthReport, ...]:
         """What this node has said of its workers; nothing if it is gone."""
@@ -118,49 +139,45 @@ class RosterView:
         return self._fleet
 
     def _merged(self) -> Fleet:
-        digests: dict[str, str] = {}
-        workers: list[HealthReport] = []
-        suspects: list[str] = []
-        conflicts: list[tuple[str, str]] = []
-        taken: set[str] = set()
+        """What another node's process says, of our own workers' too, counts for itself only."""
         own = self._own
-        for worker in own.workers:
-            digests.update(_digests(worker))
-            workers.append(worker)
-            taken.add(worker.worker_id)
-        suspects += own.suspects
-        for node, those in sorted(self._nodes.items()):
-            for worker in those:
-                if worker.address in self._held:
-                    continue
-                others = [
-                    ref
-                    for ref, digest in _digests(worker)
-                    if digests.setdefault(ref, digest) != digest
-                ]
-                named = worker
-                if worker.worker_id in taken:
-                    named = replace(worker, worker_id=f"{node}/{worker.worker_id}")
-                if others:
-                    conflicts += [(named.worker_id, ref) for ref in others]
-                    kept = tuple(ref for ref in worker.models if ref not in others)
-                    named = replace(named, models=kept, digests=())
-                workers.append(named)
-                taken.add(named.worker_id)
-                if node in self._suspects:
-                    suspects.append(named.worker_id)
-        self.conflicts = tuple(conflicts)
+        here = [worker for worker in own.workers if self._where(worker) == self._node]
+        away = [worker for worker in own.workers if self._where(worker) != self._node]
+        theirs = [
+            (node, worker)
+            for node, those in sorted(self._nodes.items())
+            for worker in those
+            if worker.address not in self._held
+        ]
+        self._meanings.settle(here, (*away, *(worker for _, worker in theirs)))
+        self._names.settle(
+            (worker.worker_id for worker in own.workers),
+            ((node, w.worker_id) for node, those in sorted(self._nodes.items()) for w in those),
+        )
+        claims: list[Claim] = []
+        suspects = list(own.suspects)
+        workers = here
+        for node, worker in [*((self._node, worker) for worker in away), *theirs]:
+            named = worker
+            if not self._names.holds(node, worker.worker_id):
+                named = replace(worker, worker_id=f"{node}/{worker.worker_id}")
+                claims.append(Claim(node, worker.worker_id))
+            if refs := self._meanings.others(worker):
+                claims += [Claim(self._where(worker), named.worker_id, ref) for ref in sorted(refs)]
+                named = without(named, refs)
+            workers.append(named)
+            if node in self._suspects:
+                suspects.append(named.worker_id)
+        self.claims = tuple(claims)
         return Fleet(
             version=self._version, workers=tuple(workers), suspects=tuple(sorted(suspects))
         )
+
+    def _where(self, worker: HealthReport) -> str:
+        """The node that it runs at."""
+        return worker.address.partition("/")[0]
 
     def _changed(self) -> bool:
         self._version += 1
         self._fleet = None
         return True
-
-
-def _digests(worker: HealthReport) -> list[tuple[str, str]]:
-    """Of its models, as far as it has said them."""
-    pairs = zip(worker.models, worker.digests, strict=False)
-    return [(ref, digest) for ref, digest in pairs if digest]

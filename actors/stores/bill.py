@@ -1,13 +1,17 @@
-"""Whether a settle is billed: what was delivered is, whatever the outcome says. Pure."""
+"""Whether a settle is billed: its usage says with what, and this whether it counts. Pure."""
 
 from __future__ import annotations
 
 from actors.contracts import Outcome, Settle
 
-BILLED = frozenset({Outcome.COMPLETED, Outcome.CANCELLED})
-
 
 def is_billed(settle: Settle) -> bool:
-    """A job that was completed or cancelled is billed with its usage, and so is one that failed
-    after something of its answer had reached the reader (`emitted`)."""
-    return settle.outcome in BILLED or settle.emitted > 0
+    """A completed job is billed; a cancelled one if anything of it was used; one that failed if its
+    settle says that output is billed all the same (`emitted`): a release before this one tells what
+    a failed job has used, and means nothing by it."""
+    if settle.outcome is Outcome.COMPLETED:
+        return True
+    usage = settle.usage
+    if settle.outcome is Outcome.CANCELLED:
+        return usage.prompt_tokens > 0 or usage.completion_tokens > 0
+    return settle.emitted > 0

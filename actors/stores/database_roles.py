@@ -45,7 +45,8 @@ RIGHTS: Final[Mapping[DatabaseRole, Mapping[str, str]]] = {
         "ledger": "SELECT, INSERT",
         "ledger_seq": "USAGE, SELECT",
         "ledger_blocks": "SELECT, INSERT",
-        "prices": "SELECT",
+        "ledger_leaves": "SELECT, INSERT, DELETE",
+        "prices": "SELECT, INSERT",  # those of its configuration
         "budgets": "SELECT",
         "budget_periods": "SELECT, INSERT, UPDATE",
         "budget_events": "SELECT, INSERT",
@@ -61,14 +62,13 @@ RIGHTS: Final[Mapping[DatabaseRole, Mapping[str, str]]] = {
         "tether_migrations": "SELECT",
         "tenants": "SELECT, INSERT, UPDATE",
         "api_keys": "SELECT, INSERT, UPDATE (revoked_at)",
-        "jobs": "SELECT, UPDATE (entries, billed_prompt, billed_cached, billed_reasoning, "
-        "billed_output, billed_micros)",
+        "jobs": "SELECT",
         "attempts": "SELECT",
         "job_attempts": "SELECT",
         "leases": "SELECT",
-        "ledger": "SELECT, INSERT",  # a refund is an entry
-        "ledger_seq": "USAGE, SELECT",
+        "ledger": "SELECT",  # what it adds, a refund, goes by a function that knows the bill
         "ledger_blocks": "SELECT",
+        "ledger_leaves": "SELECT",
         "prices": "SELECT, INSERT",
         "budgets": "SELECT, INSERT, UPDATE",
         "budget_periods": "SELECT",
@@ -82,6 +82,9 @@ RIGHTS: Final[Mapping[DatabaseRole, Mapping[str, str]]] = {
 FUNCTIONS: Final[Mapping[str, frozenset[DatabaseRole]]] = {
     "ledger_make_partitions(integer)": frozenset({DatabaseRole.RESERVATION}),
     "ledger_drop_before(timestamptz)": frozenset({DatabaseRole.RESERVATION}),
+    "ledger_refund(uuid, integer, integer, integer, integer, integer, bigint, text, text)": (
+        frozenset({DatabaseRole.OPERATOR})
+    ),
 }
 _RIGHT: Final = re.compile(r"(\w+)(?: \(([^)]*)\))?(?:, |$)")
 #: Who of $1 has which right, in the schema, by table, by column; and may everybody make tables?

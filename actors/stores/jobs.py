@@ -246,6 +246,14 @@ class Desk:
         statement = sql("prune_jobs")
         return int(await self.connection.fetchval(statement, *arguments, timeout=self._timeout))
 
+    async def extended(self, error: Exception) -> bool:
+        """Was `error` that the ledger had no month for the clock of PostgreSQL? It has one now.
+        They are made ahead, unless that clock jumps."""
+        if not isinstance(error, asyncpg.CheckViolationError) or "no partition" not in str(error):
+            return False
+        await self.extend_ledger(0)
+        return True
+
     async def extend_ledger(self, months: int) -> int:
         """Make the ledger's months of now and of the next ones; returns how many it made."""
         made = await self.connection.fetchval(sql("extend_ledger"), months, timeout=self._timeout)

@@ -36,10 +36,12 @@ from supervision.errors import Draining, Internal, Overloaded, TetherError, Unav
 from supervision.policies import Retry, Stack
 from supervision.policies.async_driver import Attempt, run
 from supervision.telemetry import bounds, logs
+from supervision.telemetry.bounded_log import BoundedLog
 
 __all__ = ["Ledger", "LedgerOptions"]
 
 log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 _LANES = 2
 _FULL_S = 0.25  # between two attempts to settle on a full disk
@@ -280,11 +282,14 @@ class Ledger:
         except LOST:
             raise
         except (asyncpg.PostgresError, ValueError, TypeError) as error:
+            if await desk.extended(error):
+                return taken
             if len(taken) > 1:
                 half = len(taken) // 2
                 first = await self._round(desk, taken[:half])
                 return first + await self._round(desk, taken[half:])
-            log.error("round.refused", error=str(error), request=type(taken[0][1].msg).__name__)
+            kind = type(taken[0][1].msg).__name__
+            heard.error("round.refused", kind, error=str(error), request=kind)
             taken[0][1].fail(Internal(f"PostgreSQL refused it: {error}"))
             return []
         metrics.reservation_round_seconds.observe(time.perf_counter() - began)

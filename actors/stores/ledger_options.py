@@ -23,7 +23,8 @@ class LedgerOptions(msgspec.Struct, frozen=True, kw_only=True):
     A job that was settled is deleted after `keep_jobs_s`, and its retry token with it: who sends
     that again then is answered anew. Months of the ledger that ended `keep_ledger_s` ago are
     dropped. 0 keeps for ever. Every `prune_s` it is looked, and `prune_batch` rows go in one
-    statement. `answers` says what is kept of finished answers.
+    statement. Every `seal_s` what was billed is sealed, at most `seal_batch` entries in a block.
+    `answers` says what is kept of finished answers.
 
     Raises:
         ValueError: a number is not above 0 (or, of what is kept, below), jobs are kept for less
@@ -42,6 +43,8 @@ class LedgerOptions(msgspec.Struct, frozen=True, kw_only=True):
     keep_ledger_s: float = 0.0
     prune_s: float = 60.0
     prune_batch: int = 500
+    seal_s: float = 60.0
+    seal_batch: int = 2048
     answers: AnswerOptions = AnswerOptions()
 
     def __post_init__(self) -> None:

@@ -52,3 +52,5 @@ reservation_pruned = Counter(
     "Rows of jobs, and months of the ledger, deleted because they were kept long enough",
     ["table"],
 )
+ledger_sealed = Counter("tether_ledger_sealed_entries_total", "Entries that were sealed in blocks")
+ledger_blocks = Counter("tether_ledger_blocks_total", "Blocks of the ledger that were sealed")

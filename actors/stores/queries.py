@@ -1,4 +1,4 @@
-"""The named statements of `queries.sql`."""
+"""The named statements of `queries.sql` and `books.sql`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,12 @@ def parse(text: str) -> dict[str, Query]:
     return found
 
 
-QUERIES = parse(resources.files("actors.stores").joinpath("queries.sql").read_text("utf-8"))
+QUERIES = parse(
+    "\n".join(
+        resources.files("actors.stores").joinpath(name).read_text("utf-8")
+        for name in ("queries.sql", "books.sql")
+    )
+)
 
 
 def sql(name: str) -> str:

@@ -464,6 +464,21 @@ FROM ledger WHERE tenant_id = $1 AND at >= $2;
 -- Makes sure that a tenant exists.
 INSERT INTO tenants (id) VALUES ($1) ON CONFLICT DO NOTHING;
 
+-- name: tenant_limits
+-- The limits of one tenant ($1), or of all that there are; null is the configuration's default.
+SELECT id AS tenant_id, requests_per_minute, tokens_per_minute, max_concurrency
+FROM tenants WHERE $1::text IS NULL OR id = $1 ORDER BY id;
+
+-- name: change_limits
+-- Sets the limits of a tenant ($1) that are not null, or with $5 all three; answers with what they
+-- are then, and nothing where there is no such tenant.
+UPDATE tenants SET
+    requests_per_minute = CASE WHEN $5 THEN $2 ELSE COALESCE($2, requests_per_minute) END,
+    tokens_per_minute = CASE WHEN $5 THEN $3 ELSE COALESCE($3, tokens_per_minute) END,
+    max_concurrency = CASE WHEN $5 THEN $4 ELSE COALESCE($4, max_concurrency) END
+WHERE id = $1
+RETURNING id AS tenant_id, requests_per_minute, tokens_per_minute, max_concurrency;
+
 -- name: limit_tenant
 -- Sets the three limits of a tenant, making it if need be; null is the default.
 INSERT INTO tenants (id, requests_per_minute, tokens_per_minute, max_concurrency)

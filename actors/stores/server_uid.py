@@ -18,7 +18,7 @@ import grp
 import hashlib
 import os
 import pwd
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -49,7 +49,7 @@ def is_ours(owner: int | None) -> bool:
 
 def accounts(cluster: Path, owner: int | None) -> Iterator[Account]:
     """Who may run the server of `cluster`, which belongs to `owner`; the best first."""
-    taken = _used(cluster)
+    taken = _used(lambda pid: postmaster.works_in(pid, cluster))
     try:
         named = pwd.getpwnam(NAME)
     except KeyError:
@@ -57,10 +57,20 @@ def accounts(cluster: Path, owner: int | None) -> Iterator[Account]:
     else:
         if named.pw_uid not in taken:
             yield Account(named.pw_uid, named.pw_gid)
+    yield from _numbered(cluster, owner, taken)
+
+
+def unnamed(place: Path, owner: int | None, is_ours: Callable[[int], bool]) -> Iterator[Account]:
+    """Who may run another server, one whose data lie at `place` and belong to `owner`; `is_ours`
+    tells its own processes, by their pids."""
+    yield from _numbered(place, owner, _used(is_ours))
+
+
+def _numbered(place: Path, owner: int | None, taken: frozenset[int]) -> Iterator[Account]:
     for numbers in RANGES:
         if owner is not None and owner in numbers and _free(owner, taken):
             yield Account(owner, owner)
-        number = next((n for n in _candidates(cluster, numbers) if _free(n, taken)), None)
+        number = next((n for n in _candidates(place, numbers) if _free(n, taken)), None)
         if number is not None:
             yield Account(number, number)
 
@@ -109,12 +119,12 @@ def _free(number: int, taken: frozenset[int]) -> bool:
     return True
 
 
-def _used(cluster: Path) -> frozenset[int]:
-    """The uids of all processes but those of the server of `cluster`."""
+def _used(is_ours: Callable[[int], bool]) -> frozenset[int]:
+    """The uids of all processes but those of the server itself."""
     found: set[int] = set()
     for process in psutil.process_iter():
         try:
-            if not postmaster.works_in(process.pid, cluster):
+            if not is_ours(process.pid):
                 found.update(process.uids())
         except psutil.Error:  # it ended just now
             continue

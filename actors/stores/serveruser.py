@@ -11,13 +11,13 @@ from pathlib import Path
 from actors.stores import server_uid
 from actors.stores.server_uid import NOBODY, Account
 
-_NAMESPACE = ("unshare", "-U", f"--map-user={NOBODY}", f"--map-group={NOBODY}")
+NAMESPACE = ("unshare", "-U", f"--map-user={NOBODY}", f"--map-group={NOBODY}")
 _KEPT = frozenset({"PATH", "LD_LIBRARY_PATH", "TMPDIR", "TZ", "TETHER_NODE_HOME"})
 """What the server sees of our environment. The last says whose process it is."""
 
 
 class EmbeddedError(RuntimeError):
-    """The embedded PostgreSQL can't do what was asked; one sentence that says what to do."""
+    """An embedded server can't do what was asked; one sentence that says what to do."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,12 @@ class ServerUser:
             account = self.account
             who = {"user": account.uid, "group": account.gid, "extra_groups": []}
         environ = {k: v for k, v in os.environ.items() if k in _KEPT}
+        given: dict[str, object] = {"stdin": subprocess.DEVNULL, **who, **options}
         return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
             [*self.wrap, *command],
-            stdin=subprocess.DEVNULL,
             env={**environ, "LC_ALL": "C"},
             start_new_session=True,
-            **who,
-            **options,
+            **given,
         )
 
     def run(self, command: list[str], *, timeout_s: float) -> tuple[int, str]:
@@ -111,7 +110,7 @@ def choose(folders: tuple[Path, ...], program: Path, cluster: Path) -> ServerUse
         return ServerUser()
     if owner is not None and not server_uid.is_ours(owner):
         given = ServerUser(Account(owner, cluster.stat().st_gid))
-        if _works(given, folders, program):
+        if works(given, folders, program):
             return given
         raise EmbeddedError(
             f"the data directory {cluster} belongs to uid {owner}, who can't reach {program} and "
@@ -119,10 +118,10 @@ def choose(folders: tuple[Path, ...], program: Path, cluster: Path) -> ServerUse
         )
     for account in server_uid.accounts(cluster, owner):
         own = ServerUser(account)
-        if _works(own, folders, program):
+        if works(own, folders, program):
             return own
-    mapped = ServerUser(wrap=_NAMESPACE)
-    if _works(mapped, folders, program):
+    mapped = ServerUser(wrap=NAMESPACE)
+    if works(mapped, folders, program):
         return mapped
     raise EmbeddedError(
         f"PostgreSQL refuses to run as root, no other user can reach {program} and {folders[0]}, "
@@ -131,7 +130,7 @@ def choose(folders: tuple[Path, ...], program: Path, cluster: Path) -> ServerUse
     )
 
 
-def _works(user: ServerUser, folders: tuple[Path, ...], program: Path) -> bool:
+def works(user: ServerUser, folders: tuple[Path, ...], program: Path) -> bool:
     """Whether that user can enter the folders and run the program: tried, not deduced, since
     file modes don't tell of access lists, mount options and missing capabilities."""
     script = 'program=$1; shift; for f; do test -x "$f" || exit 9; done; exec "$program" --version'

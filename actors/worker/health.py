@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import resource
 from collections.abc import Callable, Iterable
 
 from actors.contracts import HealthReport, ModelCard
+from actors.core.model_digest import digest_of
 
 CROWD_S = 1.0  # at most so often because of the number of requests alone
 
@@ -72,17 +72,6 @@ class HealthReporter:
             self._touched = False
             self._sent_at = now
             self._load = (report.running, report.queued)
-
-
-def digest_of(card: ModelCard) -> str:
-    """Tells models of the same name apart: SHA-256 over what the card says of the model. A folder's
-    path says nothing of its contents and differs between nodes, so it is left out."""
-    sources = (
-        source if source.startswith(("artifact:", "package:")) else ""
-        for source in (card.source, card.adapter)
-    )
-    said = (card.name, card.version, card.engine, card.context, card.dtype, *sources)
-    return hashlib.sha256(repr(said).encode()).hexdigest()
 
 
 def memory_bytes() -> int:

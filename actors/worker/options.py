@@ -10,6 +10,7 @@ from actors.artifacts.options import ArtifactOptions
 from actors.contracts import ModelCard
 from actors.core.answer_options import AnswerOptions
 from actors.depot.peer_sources import PeerNodes
+from actors.reservation.settle_spool import SpoolOptions
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,8 +30,9 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     together (0: no limit). Those that `pinned` match are never let go for others; any other one is
     kept for `keep_loaded_s` at least, and makes way for a canary after `idle_s`. The catalog is
     waited for `catalog_s`, then the cards count; with 0 it is not asked, and the cards are all.
-    With `elsewhere` other nodes have a registry and a reservation too, or they alone have. Leases
-    of what runs are renewed every `renew_s`.
+    With `elsewhere` other nodes have a registry and a reservation too, or they alone have. Settles
+    that no reservation answers go into the `spool` of the node. Leases of what runs are
+    renewed every `renew_s`.
 
     Raises:
         ValueError: a value is out of its range.
@@ -70,6 +72,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     idle_s: float = 60.0
     catalog_s: float = 2.0
     elsewhere: bool = False
+    spool: SpoolOptions = SpoolOptions()
     renew_s: float = 4.0
 
     def __post_init__(self) -> None:

@@ -6,13 +6,17 @@ import asyncio
 from collections.abc import Callable, Iterator
 from enum import Enum, auto
 
-from actors.contracts import Chunk, Completed, Outcome, Run, Settle, Usage
+from msgspec.structs import replace
+
+from actors.contracts import Chunk, Completed, Finish, Outcome, Run, Settle, Usage
 from actors.core.journal import Journal, Reader
+from actors.core.outcome_billing import AnswerEnd, AnswerSoFar, billed
 from actors.engines.generation import Generation
 from actors.errors import AnswerGone
 from actors.worker.coalescer import Coalescer
 from actors.worker.model_lease import ModelLease
 from supervision.errors import Cancelled, DeadlineExceeded, Draining, TetherError
+from supervision.runtime import Address
 
 
 class Ending(Enum):
@@ -20,6 +24,7 @@ class Ending(Enum):
 
     CANCELLED = auto()  # its client left, or its gateway did not come back
     LATE = auto()  # its deadline passed
+    LEFT = auto()  # its gateway goes on without it, or ends the job itself: not the client's doing
     SUPERSEDED = auto()  # it runs elsewhere, or here under a later fencing token
     STOPPING = auto()  # the worker goes; another one continues
 
@@ -29,6 +34,7 @@ class ModelRun:
     its memory, or its life, finds the answer again."""
 
     __slots__ = (
+        "begun",
         "cold",
         "deadline",
         "delivered",
@@ -37,7 +43,10 @@ class ModelRun:
         "ends",
         "error",
         "finished_at",
+        "gateway",
+        "handed",
         "journal",
+        "kept",
         "left_at",
         "placed_by",
         "run",
@@ -58,6 +67,12 @@ class ModelRun:
         """Set while it waits for one."""
         self.task: asyncio.Task[None] | None = None
         self.ends: list[End] = []
+        self.begun = False
+        """Has the engine begun with it?"""
+        self.handed = self.journal.base
+        """Output tokens that some reader has taken, those of runs before this one included."""
+        self.kept = False
+        """Is what it is settled with on the disk already?"""
         self.error: TetherError | None = None
         self.ending: Ending | None = None
         self.finished_at: float | None = None
@@ -65,6 +80,8 @@ class ModelRun:
         """Since when no gateway listens, after one was lost."""
         self.placed_by = ""
         """The node whose gateway has sent it."""
+        self.gateway: Address | None = None
+        """Which has sent it."""
         self.delivered: asyncio.Future[None] | None = None
         """Set while the finished answer is still on its way to a reader."""
         self.done_reading = False
@@ -158,34 +175,44 @@ class ModelRun:
     def settle(self) -> Settle | None:
         """How the job is closed; None where that is somebody else's business: a run that moves
         on, and a fault, after which the gateway decides whether there is another attempt."""
-        run = self.run
-        journal = self.journal
-        usage = Usage(prompt_tokens=len(journal.prompt_ids), completion_tokens=journal.tokens)
-        if journal.finish is not None:
-            return Settle(
-                job_id=run.job.job_id,
-                fencing_token=run.fencing_token,
-                outcome=Outcome.COMPLETED,
-                usage=journal.usage,
-                finish=journal.finish,
-                delivered=self.done_reading,
-            )
+        if self.journal.finish is not None:
+            return self.completed(self.journal.finish)
         if self.ending is Ending.CANCELLED:
-            return Settle(
-                job_id=run.job.job_id,
-                fencing_token=run.fencing_token,
-                outcome=Outcome.CANCELLED,
-                usage=usage,
-            )
+            return self._settle(Outcome.CANCELLED, AnswerEnd.LEFT)
         if self.ending is Ending.LATE:
-            return Settle(
-                job_id=run.job.job_id,
-                fencing_token=run.fencing_token,
-                outcome=Outcome.FAILED,
-                usage=usage,
-                error_code=DeadlineExceeded.code,
-            )
+            late = self._settle(Outcome.FAILED, AnswerEnd.LATE)
+            return replace(late, error_code=DeadlineExceeded.code)
         return None
+
+    def completed(self, finish: Finish) -> Settle:
+        """How the job is closed by an answer that ends so."""
+        settle = self._settle(Outcome.COMPLETED, AnswerEnd.COMPLETED)
+        return replace(settle, finish=finish, delivered=self.done_reading)
+
+    def _settle(self, outcome: Outcome, end: AnswerEnd) -> Settle:
+        run, journal = self.run, self.journal
+        answer = AnswerSoFar(
+            counted=self.counted(),
+            # Who still listens at the end gets all that there is.
+            delivered=journal.tokens if self.ends else self.handed,
+            begun=self.begun,
+            streamed=run.stream,
+        )
+        usage = billed(end, answer)
+        return Settle(
+            job_id=run.job.job_id,
+            fencing_token=run.fencing_token,
+            outcome=outcome,
+            usage=usage,
+            emitted=usage.completion_tokens,
+        )
+
+    def counted(self) -> Usage:
+        """What was computed so far."""
+        journal = self.journal
+        if journal.finish is not None:
+            return journal.usage
+        return Usage(prompt_tokens=len(journal.prompt_ids), completion_tokens=journal.tokens)
 
 
 class End(Reader):
@@ -253,6 +280,7 @@ class End(Reader):
             if item is not None:
                 if self._coalescer is not None:
                     self._coalescer.left(now)
+                execution.handed = max(execution.handed, item.seq + len(item.token_ids))
                 return item
             if execution.error is not None:
                 raise execution.error.anew()

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import aclosing, suppress
 
-import msgspec
+from msgspec.structs import replace
 
-from actors.contracts import HeldJob, Run, Usage
+from actors.contracts import Computed, Finish, HeldJob, Run
 from actors.core.answer_packing import AnswerPacking
 from actors.core.control_lookup import ControlLookup
 from actors.engines.engine import Engine
@@ -24,9 +24,10 @@ from actors.worker.slot_limiter import QuotaGuard
 from supervision.child import Supervised
 from supervision.errors import Overloaded, TetherError
 from supervision.runtime.cancel_cause import CancelCause
-from supervision.telemetry import bounds, logs
+from supervision.telemetry import bounds
+from supervision.telemetry.bounded_log import BoundedLog
 
-log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 LAST_WORDS_S = 0.5  # at the end, for what was broken off to be said
 DELIVERY_S = 2.0  # how long a settle waits for a reader that is slow to take the last chunk
@@ -40,14 +41,21 @@ class Runs:
     def __init__(
         self, actor: Supervised, options: WorkerOptions, control: ControlLookup | None = None
     ) -> None:
+        self._actor = actor
         self._loop = actor.loop
         self._options = options
         self._guard: QuotaGuard[ModelRun] = QuotaGuard(options.slots, options.queue)
         self._records = RunStore(options.kept, options.kept_tokens, options.keep_s)
-        self._settler = Settler(actor, "worker", control)
+        self._settler = Settler(actor, "worker", control, options.spool)
         self._packing = AnswerPacking(options.answers, "worker")
         self.renewer = Renewer(
-            actor, "worker", self.held_jobs, self.lost, every_s=options.renew_s, where=control
+            actor,
+            "worker",
+            self.held_jobs,
+            self.lost,
+            every_s=options.renew_s,
+            where=control,
+            heard=self._settler.heard,
         )
         self._cold = 0
         self._unsettled: dict[str, ModelRun] = {}
@@ -92,8 +100,11 @@ class Runs:
         """Take a run on, and `use` with it; that its request is at fault, its readers are told.
 
         Raises:
-            Overloaded: slots and queue are full, or too many answers wait to be settled.
+            Overloaded: slots and queue are full, or too many answers wait to be settled, or the
+                spool of the node has no room for more of them.
+            DiskFull: the spool can't be written.
         """
+        self._settler.check(self._tasks)
         if self._tasks - self.running - self.queued >= self._options.unsettled:
             self._refused_unsettled.inc()
             raise Overloaded("too many answers wait to be settled", retry_after_s=1.0)
@@ -139,15 +150,19 @@ class Runs:
         """A run has no reader left: its client left (cancelled), or its gateway died."""
         if why is CancelCause.CANCELLED:
             execution.break_off(Ending.CANCELLED)
+        elif why is CancelCause.LEAVING:
+            execution.break_off(Ending.LEFT)
         elif why is CancelCause.PEER_LOST:
             execution.left_at = self._loop.time()
 
     async def stop(self, deadline_s: float) -> None:
-        """Let what runs finish and be settled, and hand the rest on."""
+        """Let what runs finish and be settled, and hand the rest on. What nobody has taken by then
+        is in the spool."""
         await self._quiet(deadline_s - 2 * LAST_WORDS_S)
         for execution in list(self._records.running):
             execution.break_off(Ending.STOPPING)
         await self._quiet(LAST_WORDS_S)
+        await self._settler.close()
 
     async def _quiet(self, timeout_s: float) -> None:
         """Returns when nothing runs, or after `timeout_s`."""
@@ -179,8 +194,12 @@ class Runs:
         """From the engine into the journal, then to reservation."""
         await self._compute(execution)
         settle = execution.settle()
-        if settle is None:
+        if settle is None or execution.kept:
             return
+        if execution.journal.finish is None and execution.gateway is not None:
+            computed = Computed(job_id=settle.job_id, usage=execution.counted())
+            with suppress(TetherError):  # it is gone, and another one counts from here on
+                self._actor.tell(execution.gateway, computed)
         if self._guard.running:
             await self._moment()  # shared, and nothing cancels a run that is over
         if execution.ends and execution.journal.finish is not None:
@@ -194,7 +213,7 @@ class Runs:
             await self._settler.settle(settle, near=execution.placed_by)
             return
         async with self._packing.of(execution.journal, execution.said_before) as answer:
-            settle = msgspec.structs.replace(settle, answer=answer)
+            settle = replace(settle, answer=answer)
             await self._settler.settle(settle, near=execution.placed_by)
 
     def _moment(self) -> asyncio.Future[None]:
@@ -220,18 +239,12 @@ class Runs:
             if execution.slot is not None:
                 await execution.slot
                 execution.slot = None
+            execution.begun = True
             async with aclosing(engine.run(execution.generation())) as deltas:
                 async for delta in deltas:
                     journal.add(delta.token_ids, delta.text)
                     if delta.finish is not None:
-                        journal.close(
-                            delta.finish,
-                            Usage(
-                                prompt_tokens=len(journal.prompt_ids),
-                                completion_tokens=journal.tokens,
-                            ),
-                            run.job.model_ref,
-                        )
+                        await self._close(execution, delta.finish)
                     elif execution.news(loop.time()):
                         self.read_later(execution)
             if journal.finish is None:
@@ -246,10 +259,25 @@ class Runs:
         except TetherError as error:
             execution.error = error.anew()
         except Exception:
-            log.exception("an engine failed", job_id=run.job.job_id, model=run.job.model_ref)
+            heard.exception(
+                "an engine failed",
+                run.job.model_ref,
+                job_id=run.job.job_id,
+                model=run.job.model_ref,
+            )
             execution.error = WorkerLost("the engine failed; another worker may continue")
         finally:
             self._over(execution)
+
+    async def _close(self, execution: ModelRun, finish: Finish) -> None:
+        """The answer is complete. Nobody has its end before its bill is on the disk, where
+        reservation doesn't answer."""
+        journal = execution.journal
+        usage = execution.counted()
+        if self._settler.away:
+            settle = replace(execution.completed(finish), delivered=bool(execution.ends))
+            execution.kept = await self._settler.ahead(settle, execution.placed_by)
+        journal.close(finish, usage, execution.run.job.model_ref)
 
     async def _warmed(self, execution: ModelRun) -> Engine:
         """Its model, once that is loaded; from then on it is as any other run."""
@@ -287,7 +315,7 @@ class Runs:
             execution.error = execution.explain()
             self._over(execution)
         if not task.cancelled() and task.exception() is not None:
-            log.error("a run failed", exc_info=task.exception())
+            heard.error("a run failed", "", exc_info=task.exception())
 
     # ---- time
 

@@ -169,7 +169,7 @@ class Worker(Supervised):
         except BaseException:
             use.done()
             raise
-        execution.placed_by = sender.node
+        execution.placed_by, execution.gateway = sender.node, sender
         return execution
 
     def _attach(self, msg: Attach) -> ModelRun:

@@ -124,9 +124,9 @@ class Reading:
     async def __anext__(self) -> Any:
         return await self._pipe.next()
 
-    def close(self) -> None:
+    def close(self, why: CancelCause = CancelCause.CANCELLED) -> None:
         """The reader wants no more."""
-        self._pipe.close()
+        self._pipe.close(why)
 
     def __del__(self) -> None:
         if (
@@ -172,7 +172,7 @@ class Pipe:
                 self._waiter = None
         return self._items.popleft()
 
-    def close(self) -> None:
+    def close(self, why: CancelCause = CancelCause.CANCELLED) -> None:
         """The reader wants no more."""
         if self.closed:
             return
@@ -181,7 +181,7 @@ class Pipe:
         self._wake()
         if not self.over:
             self.over = True
-            stop = partial(self._stop, CancelCause.CANCELLED)
+            stop = partial(self._stop, why)
             self.network.send(self.reader, self.writer, "close", stop)
             # a connection's close isn't lost for good
             self.network.loop.call_later(1.0, stop)

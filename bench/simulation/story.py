@@ -191,7 +191,7 @@ def run(seed: int, bug: str = "", *, whole: bool = False) -> Report:
         (gateway, "START_S", 4.0),
         (gateway, "Keyring", Keys),
         (gateway, "FleetView", Around),
-        (settler, "ASK_S", 0.5),  # a lease outlasts it, as it does in earnest
+        (settler, "PATIENCE_S", 0.5),  # a lease outlasts it, as it does in earnest
         *(BUGS[bug]() if bug else ()),
     ]
     Counted.made = 0

@@ -53,11 +53,13 @@ from supervision.runtime.thespian_base import REFUSED, TetherManager, class_name
 from supervision.runtime.transport import Transport
 from supervision.security.audience import OPERATOR, PLACER
 from supervision.telemetry import bounds, disk, logs
+from supervision.telemetry.bounded_log import BoundedLog
 
 MAX_BACKGROUND: Final = 4096
 MEASURE_S: Final = 5.0  # between two looks at how full the bounds are
 
 log = logs.get(__name__)
+heard = BoundedLog(__name__)
 _handlers_used = bounds.used.labels("actor_handlers")
 _background_used = bounds.used.labels("actor_background")
 _refused_background = bounds.refused.labels("actor_background")
@@ -323,8 +325,9 @@ class Actor(ThespianActor):
     def _background_done(self, task: asyncio.Task[Any]) -> None:
         self._background.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            log.error(
+            heard.error(
                 "a background task failed",
+                type(task.exception()).__name__,
                 actor=self._who,
                 task=task.get_name(),
                 exc_info=task.exception(),

@@ -11,9 +11,15 @@ class CancelCause(StrEnum):
     CANCELLED = "cancelled"  # who asked wants no answer any more
     PEER_LOST = "peer_lost"  # the process that asked is gone
     STOPPING = "stopping"  # the actor that was asked ends
+    LEAVING = "leaving"  # who asked goes on without it, and not because it wants no answer
 
     @classmethod
     def of(cls, error: BaseException) -> CancelCause:
         """What `error` says; one that says nothing of this comes from within, and cancels."""
         word = error.args[0] if error.args else None
         return next((cause for cause in cls if cause == word), cls.CANCELLED)
+
+    @classmethod
+    def told(cls, payload: bytes) -> CancelCause:
+        """What the other side says with its cancellation: of these two one alone is news."""
+        return cls.LEAVING if payload == cls.LEAVING.encode() else cls.CANCELLED

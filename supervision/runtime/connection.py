@@ -24,12 +24,13 @@ from supervision.runtime.wire import (
     spoken,
 )
 from supervision.security.audience import NODE, OWN, PLACER
-from supervision.telemetry import bounds, logs
+from supervision.telemetry import bounds
+from supervision.telemetry.bounded_log import BoundedLog
 
 HIGH_WATER: Final = 1 << 20  # bytes in the socket's buffer above which streams pause
 GREETING_TIMEOUT: Final = 5.0  # seconds from connect to greeting
 
-log = logs.get(__name__)
+heard = BoundedLog(__name__)
 _refused = bounds.refused.labels("connection_uid")
 _refused_backlog = bounds.refused.labels("peer_backlog")
 
@@ -88,7 +89,7 @@ class Connection(asyncio.Protocol):
         if there is not None:
             self.pid, uid = there
             if not self.hub.admits(uid):
-                log.warning("refused a connection of another user", uid=uid, pid=self.pid)
+                heard.warning("refused a connection of another user", uid, uid=uid, pid=self.pid)
                 _refused.inc()
                 return False
         return True
@@ -113,8 +114,13 @@ class Connection(asyncio.Protocol):
             return OWN.mask
         return NODE.mask | (PLACER.mask if node == self.hub.guardian else 0)
 
+    @property
+    def whose(self) -> str | int:
+        """Who it is, as far as that is proved."""
+        return self.peer.address.node if self.peer is not None else self.pid
+
     def _unknown(self) -> None:
-        log.warning("closed a connection that sent no greeting", pid=self.pid)
+        heard.warning("closed a connection that sent no greeting", self.whose, pid=self.pid)
         self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -128,8 +134,9 @@ class Connection(asyncio.Protocol):
             self.transport.abort()  # `_spoken` has said why
             return
         except ProtocolError as error:
-            log.warning(
+            heard.warning(
                 "closed a connection",
+                self.whose,
                 peer=str(self.peer and self.peer.address),
                 pid=self.pid,
                 reason=error.message,
@@ -147,7 +154,9 @@ class Connection(asyncio.Protocol):
             self._acked = self._arrived
             peer.send(frame(ACK, self._arrived))
         if peer.queued > MAX_BACKLOG:
-            log.warning("cut off a peer that doesn't read", peer=str(peer.address))
+            heard.warning(
+                "cut off a peer that doesn't read", peer.address.node, peer=str(peer.address)
+            )
             _refused_backlog.inc()
             self.transport.abort()
 
@@ -188,7 +197,9 @@ class Connection(asyncio.Protocol):
         except OtherVersion as error:
             metrics.wire_refused.labels(greeting.node).inc()
             if self.hub.strangers.new(greeting.node, greeting.version):
-                log.error("refused a peer of another release", reason=error.message)
+                heard.error(
+                    "refused a peer of another release", greeting.node, reason=error.message
+                )
             if self.peer is not None:
                 self.peer.why_lost = error.message
             raise

@@ -19,12 +19,12 @@ from thespian.system.timing import currentTime
 from supervision.contracts import ConventionShown, FindActor
 from supervision.errors import TetherError
 from supervision.runtime.address import Address
-from supervision.telemetry import logs
+from supervision.telemetry.bounded_log import BoundedLog
 
 GRACE_S: Final = 1.0  # from a broken connection to the question whether there is a new one
 PROBE_S: Final = 5.0
 
-log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 
 class Convention:
@@ -55,7 +55,9 @@ class Convention:
         if address in self._attended or address == self._transport.address:
             return
         self._attended.add(address)
-        log.info("a node has joined", member=address.node, convention=self.shown().members)
+        heard.info(
+            "a node has joined", address.node, member=address.node, convention=self.shown().members
+        )
         self._transport.hub.watch(address, lambda: self._silent(address))
 
     # ---- who is gone
@@ -75,7 +77,7 @@ class Convention:
         except TetherError as error:
             if self._transport.closed or self._admin.isShuttingDown():
                 return
-            log.warning("a node is gone", member=address.node, error=error.message)
+            heard.warning("a node is gone", address.node, member=address.node, error=error.message)
             self._forget(address)
         else:
             self.registered(address)

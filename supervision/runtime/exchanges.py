@@ -40,12 +40,13 @@ from supervision.runtime.wire import (
     U32,
     frame,
 )
-from supervision.telemetry import bounds, logs
+from supervision.telemetry import bounds
+from supervision.telemetry.bounded_log import BoundedLog
 
 MAX_STREAMS: Final = 65_536  # that are open at once
 _MAX_SENDERS: Final = 4096  # whose last system message is remembered
 
-log = logs.get(__name__)
+heard = BoundedLog(__name__)
 _refused_streams = bounds.refused.labels("hub_streams")
 
 _pack_header = HEADER.pack
@@ -177,7 +178,7 @@ class Exchanges:
             elif kind == CANCEL:
                 served = peer.serving.get(number)
                 if served is not None:
-                    end(served, CancelCause.CANCELLED)
+                    end(served, CancelCause.told(payload))
                 else:
                     self._receiver.on_cancel(peer, number)
             elif kind == END:
@@ -192,7 +193,9 @@ class Exchanges:
             self._fail(peer, number, error)
             peer.send(frame(CANCEL, number))
         except Exception as error:
-            log.exception("a frame could not be taken", peer=str(peer.address), kind=kind)
+            heard.exception(
+                "a frame could not be taken", peer.address.node, peer=str(peer.address), kind=kind
+            )
             self._fail(peer, number, Internal(f"an answer could not be taken: {error}"))
         # A kind of a later release is passed over.
 

@@ -28,17 +28,18 @@ from supervision.runtime.wire import LEAVE, LEFT, MOVE, MOVED, STAY
 from supervision.security.identity import Identity, IdentityUnusable
 from supervision.security.refusal import CertificateRefused, Reason
 from supervision.telemetry import bounds, logs
+from supervision.telemetry.bounded_log import BoundedLog
 
 MAX_HANDSHAKES: Final = 128  # that others have begun and not ended, in one process
 MAX_CONNECTIONS: Final = 2048  # with processes of other nodes
 MAX_PER_NODE: Final = 512  # of them, with one node
-MAX_TOLD: Final = 10  # refusals that are logged between two looks; a stranger fills no disk
 HANDSHAKE_S: Final = 3.0
 LOOK_S: Final = 1.0  # between two looks at the identity, and at the ends of certificates
 _SHUTDOWN_S: Final = 1.0
 _PAUSE_S: Final = 0.1  # after an accept that failed, for want of descriptors
 
 log = logs.get(__name__)
+heard = BoundedLog(__name__)
 _refused_handshakes = bounds.refused.labels("tls_handshakes")
 _refused_connections = bounds.refused.labels("node_connections")
 _handshakes_used = bounds.used.labels("tls_handshakes")
@@ -68,7 +69,6 @@ class NodeTransport:
         self._handshakes: dict[asyncio.Task[None], None] = {}  # oldest first
         self._tasks: list[asyncio.Task[None]] = []
         self._ready = asyncio.Event()
-        self._told = 0  # of refusals, since the last look
         identity.on_revoked = self._check_all
 
     @property
@@ -99,7 +99,6 @@ class NodeTransport:
                 await self._look_once()
             except Exception:  # it must go on: revocations and rotations hang on it
                 log.exception("could not look after the connections with other nodes")
-            self._told = 0
             _handshakes_used.set(len(self._handshakes))
             _connections_used.set(len(self._connections))
             await asyncio.sleep(LOOK_S)
@@ -202,7 +201,7 @@ class NodeTransport:
             except OSError as error:
                 if error.errno == errno.EBADF:
                     return
-                log.warning("can't accept a connection", error=str(error))
+                heard.warning("can't accept a connection", "", error=str(error))
                 await asyncio.sleep(_PAUSE_S)
                 continue
             if len(self._connections) + len(self._handshakes) >= MAX_CONNECTIONS:
@@ -238,11 +237,10 @@ class NodeTransport:
             reason = reason_of(error)
             metrics.tls_handshakes.labels("in", reason).inc()
             sock.close()
-            self._told += 1
-            if self._told <= MAX_TOLD:
-                log.warning(
-                    "refused a connection", reason=reason, error=explained(error), host=there[0]
-                )
+            heard.warning(
+                "refused a connection", there[0], reason=reason, error=explained(error),
+                host=there[0],
+            )  # fmt: skip
         except asyncio.CancelledError:
             metrics.tls_handshakes.labels("in", "crowded_out").inc()
             sock.close()
@@ -283,8 +281,12 @@ class NodeTransport:
             if isinstance(error, ssl.SSLError | CertificateRefused):
                 reason = reason_of(error)
                 metrics.tls_handshakes.labels("out", reason).inc()
-                log.warning(
-                    "refused a peer", peer=str(address), reason=reason, error=explained(error)
+                heard.warning(
+                    "refused a peer",
+                    address.node,
+                    peer=str(address),
+                    reason=reason,
+                    error=explained(error),
                 )
             raise OSError(explained(error)) from error
         metrics.tls_handshakes.labels("out", "good").inc()

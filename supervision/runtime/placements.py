@@ -21,12 +21,12 @@ from supervision.runtime.address import ADMIN, Address
 from supervision.runtime.connections import Connections
 from supervision.runtime.options import NodeOptions
 from supervision.security.audience import Audience
-from supervision.telemetry import logs
+from supervision.telemetry.bounded_log import BoundedLog
 
 ORPHAN_S: Final = 5.0  # for an actor to end that has lost its guardian
 PROBE_S: Final = 5.0  # for an Admin to say that it is still there
 
-log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 
 def guardian_of(request: Any) -> Address | None:
@@ -118,7 +118,9 @@ class Placements:
         if back:
             self.nurse(child, guardian)
             return
-        log.warning("killed what another node had placed here, and lost", pid=child.pid)
+        heard.warning(
+            "killed what another node had placed here, and lost", guardian.node, pid=child.pid
+        )
         with suppress(ProcessLookupError):
             os.kill(child.pid, signal.SIGKILL)
 

@@ -17,12 +17,12 @@ from supervision.errors import Cancelled, Draining, Overloaded, TetherError
 from supervision.runtime.cancel_cause import CancelCause
 from supervision.runtime.codec import encode, encode_error
 from supervision.runtime.wire import CANCEL, CREDIT, END, ERROR, ITEM, OVERHEAD, U32, frame
-from supervision.telemetry import logs
+from supervision.telemetry.bounded_log import BoundedLog
 
 if TYPE_CHECKING:
     from supervision.runtime.peer import Peer
 
-log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 
 class Inbox:
@@ -108,12 +108,14 @@ class Stream:
         """Stops the writer if it hasn't ended; safe to call twice."""
         self.close()
 
-    def close(self) -> None:
-        """As `aclose`, from code that can't await."""
+    def close(self, why: CancelCause = CancelCause.CANCELLED) -> None:
+        """As `aclose`, from code that can't await. `why` is said to the writer: that nobody wants
+        the answer, or that who asked is `LEAVING`."""
         inbox = self._inbox
         if inbox.end is None:
             inbox.ended(None)
-            inbox.peer.send(frame(CANCEL, inbox.number))
+            said = b"" if why is CancelCause.CANCELLED else why.encode()
+            inbox.peer.send(frame(CANCEL, inbox.number, said))
         inbox.items.clear()
 
     def __del__(self) -> None:
@@ -180,7 +182,7 @@ class Producer:
             raise
         except Exception as error:
             if not isinstance(error, TetherError):
-                log.exception("a stream failed", peer=str(peer.address))
+                heard.exception("a stream failed", peer.address.node, peer=str(peer.address))
             peer.send(frame(ERROR, number, encode_error(error)))
         finally:
             if self._cancelled is not None:
@@ -210,4 +212,4 @@ async def _throw(items: AsyncGenerator[Contract, None], error: BaseException) ->
     except (StopAsyncIteration, asyncio.CancelledError):
         pass
     except Exception:
-        log.exception("a stream failed while it was cancelled")
+        heard.exception("a stream failed while it was cancelled", "")

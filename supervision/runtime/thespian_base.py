@@ -32,6 +32,7 @@ from supervision.runtime.spawning import SpawnContext, SpawnedProcess, serving_n
 from supervision.runtime.transport import Transport
 from supervision.security.audience import NODE, OPERATOR, OWN
 from supervision.telemetry import logs
+from supervision.telemetry.bounded_log import BoundedLog
 
 NAME: Final = "tether"
 VERSION: Final = 1
@@ -43,6 +44,7 @@ REFUSED: Final = "is not on the list of the capability 'Actor Classes'"
 NOT_PLACED: Final = "is not started here for another node: see the capability 'Placed Classes'"
 
 log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 
 def class_name(actor_class: Any) -> str:
@@ -155,12 +157,16 @@ class TetherAdmin(_Allowing, MultiProcAdmin):
         asked_by = envelope.sender.addressDetails.node
         allowed = self.transport.allows(name, asked_by)
         if not allowed and request.globalName not in self._globalNames:
-            log.warning("refused to start an actor", actor=name, sender=str(envelope.sender))
+            heard.warning(
+                "refused to start an actor", asked_by, actor=name, sender=str(envelope.sender)
+            )
             why = NOT_PLACED if self.transport.allows(name) else REFUSED
             self._fail(envelope, PendingActorResponse.ERROR_Invalid_ActorClass, f"{name} {why}")
             return True
         if why := self._placements.refusal(envelope.sender.addressDetails, options):
-            log.warning("refused to place an actor", actor=name, sender=str(envelope.sender))
+            heard.warning(
+                "refused to place an actor", asked_by, actor=name, sender=str(envelope.sender)
+            )
             self._fail(envelope, PendingActorResponse.ERROR_Invalid_ActorClass, why)
             return True
         pending = set(self._pendingChildren)

@@ -15,9 +15,9 @@ from supervision.security import audience
 from supervision.security.identity import PROTOCOL, Identity, Vouched
 from supervision.security.name import OPERATOR
 from supervision.security.refusal import CertificateRefused, Reason
-from supervision.telemetry import logs
+from supervision.telemetry.bounded_log import BoundedLog
 
-log = logs.get(__name__)
+heard = BoundedLog(__name__)
 _closed = {reason: metrics.tls_closed.labels(reason.value) for reason in Reason}
 
 # X509_V_ERR_* of OpenSSL's x509_vfy.h
@@ -106,13 +106,20 @@ class TlsConnection(Connection):
             return audience.OPERATOR.mask
         return audience.mask_of(vouched.roles, placed=vouched.node == self.hub.guardian)
 
+    @property
+    def whose(self) -> str:
+        return self.vouched.node if self.vouched is not None else ""
+
     def count_refusal(self, reason: Reason) -> None:
         _closed[reason].inc()
 
     def end(self, error: CertificateRefused) -> None:
         """Closes a live connection: its certificate isn't good any more."""
-        log.warning(
-            "closed a connection", peer=str(self.peer and self.peer.address), reason=str(error)
+        heard.warning(
+            "closed a connection",
+            self.whose,
+            peer=str(self.peer and self.peer.address),
+            reason=str(error),
         )
         self.count_refusal(error.reason)
         self.transport.abort()
@@ -122,8 +129,9 @@ class TlsConnection(Connection):
         self.settled.set()
         if isinstance(exc, ssl.SSLError):
             # In TLS 1.3 who dials hears only after its handshake that its certificate is refused.
-            log.warning(
+            heard.warning(
                 "a connection failed",
+                self.whose,
                 peer=str(self.peer and self.peer.address),
                 reason=exc.reason or str(exc),
             )

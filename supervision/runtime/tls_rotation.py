@@ -23,6 +23,7 @@ from supervision.runtime.tls import TlsConnection
 from supervision.runtime.wire import MOVE, MOVED, frame
 from supervision.security.identity import Identity
 from supervision.telemetry import logs
+from supervision.telemetry.bounded_log import BoundedLog
 
 MAX_MOVES: Final = 16  # at once
 MOVE_S: Final = 5.0
@@ -30,6 +31,7 @@ LEAD_S: Final = 1800.0  # before the end of a certificate, or a third of what is
 _WORTH_S: Final = 1.0  # by so much must a new connection outlive the old one
 
 log = logs.get(__name__)
+heard = BoundedLog(__name__)
 _moved = metrics.tls_moves.labels("moved")
 _failed = metrics.tls_moves.labels("failed")
 
@@ -103,8 +105,11 @@ class TlsRotation:
                     _moved.inc()
                     return
         except (OSError, TimeoutError, PeerLost, ValueError) as error:
-            log.warning(
-                "could not move to a new connection", peer=str(peer.address), error=str(error)
+            heard.warning(
+                "could not move to a new connection",
+                peer.address.node,
+                peer=str(peer.address),
+                error=str(error),
             )
             _failed.inc()
         if old.departed:

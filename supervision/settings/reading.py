@@ -32,22 +32,22 @@ def read_section(
         problems.append(Problem(path, f"this must be a table, not {_shown(raw)}"))
         return None
     types = typing.get_type_hints(cls, include_extras=True)
-    fields = {f.name: f for f in msgspec.structs.fields(cls) if f.name not in _INTERNAL}
+    fields = {f.encode_name: f for f in msgspec.structs.fields(cls) if f.name not in _INTERNAL}
     for key in raw:
         if key not in fields:
             near = difflib.get_close_matches(key, fields, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(fields)}"
             problems.append(Problem(_join(path, key), f"there is no such key; {hint}"))
     values: dict[str, Any] = {}
-    for name, field in fields.items():
-        where = _join(path, name)
-        if name in raw:
-            value = _value(types[name], raw[name], where, problems, listed)
+    for key, field in fields.items():
+        where = _join(path, key)
+        if key in raw:
+            value = _value(types[field.name], raw[key], where, problems, listed)
             if value is not None:
-                values[name] = value
+                values[field.name] = value
         elif field.required:
             problems.append(Problem(where, "this is required; add it"))
-    if any(field.required and name not in values for name, field in fields.items()):
+    if any(field.required and field.name not in values for field in fields.values()):
         return None
     return cls(**values)
 

@@ -12,7 +12,6 @@ import asyncio
 import os
 import secrets
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -34,10 +33,13 @@ from tests.support.cluster_load import Load
 from tests.support.cluster_process import Member, certify
 from tests.support.netns import SUBNET, Network
 from tests.support.node_process import tether as command
+from tests.support.proof_table import Proof
 from tests.support.sse import Answer, chat, echoed
+from tests.support.termination import clean_up_on_sigterm
 
 NODES: Final = ("n1", "n2", "n3")
 CUT_S: Final = 30.0
+SETTLED_S: Final = 10.0
 PATIENCE_S: Final = 90.0
 KEPT: Final = "delay=50 an answer that a client keeps asking for"
 KEPT_TOKENS: Final = 100
@@ -82,18 +84,6 @@ id = "big"
 models = ["placed"]
 requires = {{ gpu_class = "a100", vram_gb = 40 }}
 """
-
-
-class Proof:
-    """The rows of the table; `holds` is false once one of them does not hold."""
-
-    def __init__(self) -> None:
-        self.holds = True
-        print(f"{'':4}{'done':44}seen", flush=True)
-
-    def row(self, done: str, seen: str, good: bool = True) -> None:
-        self.holds &= good
-        print(f"{'ok' if good else 'NOT':4}{done:44}{seen}", flush=True)
 
 
 class Story:
@@ -295,8 +285,8 @@ class Story:
         first = [asyncio.create_task(self.kept("n1", token)) for token in tokens]
         quoted = ", ".join(f"'{token}'" for token in tokens)
         under_way = f"SELECT count(*) FROM jobs WHERE retry_token IN ({quoted})"
-        await self.within(lambda: self._holds(f"{under_way} HAVING count(*) = {len(tokens)}"))
-        await asyncio.sleep(1)
+        leased = under_way.replace("FROM jobs", "FROM leases l JOIN jobs j ON j.id = l.job_id")
+        await self.within(lambda: self._holds(f"{leased} HAVING count(*) = {len(tokens)}"))
         here = await self.sql(f"{under_way} AND worker_id LIKE '%.n1'")
         began = time.monotonic()
         await asyncio.to_thread(self.members["n1"].kill)
@@ -335,8 +325,12 @@ class Story:
             return await self.sees("n2", n1="alive leads") and await self.answers("n1", "echo")
 
         await self.row("  start n1 again", "it leads, and answers", back)
-        await asyncio.sleep(10)  # more than it would wait before it places one of its own
-        stays = was != "" and await self.placed("n2") == was and not await self.placed("n1")
+        # It shows that something does not happen, so it can only look for longer than n1 would wait
+        # before it places one of its own.
+        ends_at, stays = time.monotonic() + SETTLED_S, was != ""
+        while stays and time.monotonic() < ends_at:
+            stays = await self.placed("n2") == was and not await self.placed("n1")
+            await asyncio.sleep(0.5)
         self.proof.row("  the placed worker", "stays where it is: no model is loaded anew", stays)
         load.absent("n1", restarted, time.monotonic())
 
@@ -356,12 +350,13 @@ class Story:
             f"kill -9 n2, whole, {'with' if running is not None else 'WITHOUT'} answers on it",
             "gone for n1", gone,
         )  # fmt: skip
-        await asyncio.sleep(5)
         load.absent("n2", began, time.monotonic() + 3600)
-        moved = await self.sql(
+        of_moved = (
             "SELECT count(*) FROM jobs WHERE attempt > 1 AND outcome = 'completed' "
             f"AND created_at > timestamptz '{stamp}' - interval '1 minute'"
         )
+        await self.within(lambda: self._holds(f"{of_moved} HAVING count(*) > 0"))
+        moved = await self.sql(of_moved)
         self.proof.row(
             "  answers that ran on it for other doors",
             f"{moved} went on elsewhere",
@@ -436,7 +431,6 @@ async def prove(network: Network, folder: Path) -> bool:
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and clean up on the way
     if os.geteuid() != 0 or shutil.which("ip") is None:
         print("network namespaces need root and iproute2", file=sys.stderr)
         return 2
@@ -456,4 +450,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    clean_up_on_sigterm()
     sys.exit(main())

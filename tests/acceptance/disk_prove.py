@@ -31,6 +31,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from supervision.contracts import ChildStatus, Tree, TreeNode, WatchTree
 from tests.support.node_process import ECHO, Launcher, Node, until, write_config
 from tests.support.small_disk import fill, on_disk
+from tests.support.termination import clean_up_on_sigterm
 from tests.support.waiting import PATIENCE_S, PatientEndpoint
 
 SIZE = "192m"
@@ -364,6 +365,7 @@ def inside(
 
 
 if __name__ == "__main__":
+    clean_up_on_sigterm()
     wanted = float(sys.argv[1]) if len(sys.argv) > 1 else 30.0
     drawn = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(10**6)
     with tempfile.TemporaryDirectory(prefix="tether-disk-") as scratch:

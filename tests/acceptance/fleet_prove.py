@@ -25,6 +25,7 @@ from tests.support.artifact_shop import Shop, files
 from tests.support.cluster_process import Member, certify
 from tests.support.node_process import tether
 from tests.support.ports import free_port
+from tests.support.termination import clean_up_on_sigterm
 
 NODES = {"n1": "north", "n2": "north", "n3": "south"}
 
@@ -126,4 +127,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    clean_up_on_sigterm()
     main()

@@ -31,6 +31,7 @@ from supervision.contracts import ShowTree, Tree
 from supervision.runtime import Endpoint
 from tests.support.node_process import ECHO, Launcher, Node, until, write_config
 from tests.support.sse import echoed
+from tests.support.termination import clean_up_on_sigterm
 from tests.support.waiting import PatientEndpoint
 
 DEADLINE_S = 30.0
@@ -200,4 +201,5 @@ def main(seconds: float = 20.0, *names: str) -> None:
 
 
 if __name__ == "__main__":
+    clean_up_on_sigterm()
     main(*map(float, sys.argv[1:2]), *sys.argv[2:])

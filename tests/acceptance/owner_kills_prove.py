@@ -26,6 +26,7 @@ import httpx2
 
 from tests.support.node_process import ECHO, Launcher, Node, of_home, until, write_config
 from tests.support.sse import Answer, chat, echoed
+from tests.support.termination import clean_up_on_sigterm
 
 STREAMS: Final = 56
 SEED: Final = 7
@@ -188,4 +189,5 @@ async def prove(rounds: int) -> int:
 
 
 if __name__ == "__main__":
+    clean_up_on_sigterm()
     sys.exit(1 if asyncio.run(prove(int(sys.argv[1]) if sys.argv[1:] else 20)) else 0)

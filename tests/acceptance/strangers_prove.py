@@ -20,6 +20,8 @@ from urllib.parse import urlsplit
 
 from tests.support.node_process import Launcher, Node, write_config
 from tests.support.tenant import Seen, Tenant
+from tests.support.termination import clean_up_on_sigterm
+from tests.support.waiting import PATIENCE_S
 
 MAX_MIB = 200.0
 MAX_RATIO = 2.0
@@ -69,12 +71,19 @@ async def wave(node: Node, seconds: float, *, half: int, slow: int, addresses: i
         alone = await tenant.asks(seconds)
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tests.support.strangers", str(port), "--half", str(half),
-            "--slow", str(slow), "--seconds", str(seconds + 8), "--addresses", str(addresses),
+            "--slow", str(slow), "--seconds", str(seconds + 2), "--addresses", str(addresses),
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        await asyncio.sleep(6.0)  # until all of them have come once
-        beside = await tenant.asks(seconds)
-        said, _ = await process.communicate()
+        try:
+            assert process.stdout is not None
+            async with asyncio.timeout(PATIENCE_S):
+                assert await process.stdout.readline() == b"all\n"
+            beside = await tenant.asks(seconds)
+            said, _ = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
     finally:
         tenant.close()
     return Case(addresses, alone, beside, json.loads(said), peak_mib(node))
@@ -101,4 +110,5 @@ async def prove(seconds: float) -> int:
 
 
 if __name__ == "__main__":
+    clean_up_on_sigterm()
     sys.exit(asyncio.run(prove(float(sys.argv[1]) if len(sys.argv) > 1 else 60.0)))

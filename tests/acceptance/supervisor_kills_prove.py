@@ -24,6 +24,7 @@ from pathlib import Path
 
 from tests.support.node_process import Launcher, Node, write_config
 from tests.support.supervisor_kills import STEADY_S, Seen, kill_all
+from tests.support.termination import clean_up_on_sigterm
 
 BOUND_S, BUSY_BOUND_S = 15.0, 60.0
 PAIRS = (("doors",), ("doors", "workers"), ("doors", "postgres"))
@@ -86,4 +87,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    clean_up_on_sigterm()
     main()

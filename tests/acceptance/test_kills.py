@@ -30,6 +30,7 @@ VICTIMS = {
     "worker": "workers/echo-0",
     "front door": "doors/0",
     "metrics": "metrics",
+    "valkey": "valkey",
 }
 ROUNDS = int(os.environ.get("TETHER_KILL_ROUNDS", "1"))
 STREAMS, TOKENS = 8, 200

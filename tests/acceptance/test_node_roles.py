@@ -20,7 +20,7 @@ import pytest
 import pytest_asyncio
 
 from actors.stores.embedded import Embedded
-from tests.support.cluster_process import Member, certify
+from tests.support.cluster_folders import Listed, furnished
 from tests.support.node_process import Node, tether, until
 from tests.support.ports import free_port
 
@@ -30,31 +30,6 @@ WHO = (
     "SELECT array_agg(DISTINCT usename::text ORDER BY usename::text) FROM pg_stat_activity "
     "WHERE application_name = 'tether' AND backend_type = 'client backend'"
 )
-CONFIG = """
-[node]
-data_dir = "data/{{node}}"
-metrics = "127.0.0.1:0"
-identity_dir = {identity}
-warm_spares = 0
-[http]
-port = {http}
-{stores}
-[[models]]
-name = "echo"
-engine = "echo"
-[[workers]]
-id = "echo"
-models = ["echo"]
-slots = 32
-"""
-NODE = """
-[[nodes]]
-id = "{id}"
-host = "127.0.0.1"
-admin_port = {port}
-roles = ["{role}"]
-leader = {leader}
-"""
 
 
 class Parts:
@@ -62,23 +37,12 @@ class Parts:
 
     def __init__(self, folder: Path, dsn: str) -> None:
         self.folder, self.dsn = folder, dsn
-        certify(folder, tuple(ROLES))
-        nodes = "".join(
-            NODE.format(id=id, port=free_port(), role=role, leader=str(role == "control").lower())
+        nodes = [
+            Listed(id, (role,), admin_port=free_port(), leader=role == "control")
             for id, role in ROLES.items()
-        )
-        http = free_port()
-        self.members: dict[str, Member] = {}
-        for id, role in ROLES.items():
-            place = folder / id
-            place.mkdir()
-            told = f"[stores]\nroles = true\npostgres = {json.dumps(dsn)}"
-            stores = told if role == "control" else ""
-            text = CONFIG.format(
-                http=http, stores=stores, identity=json.dumps(str(folder / "ca/nodes/{node}"))
-            )
-            (place / "cluster.toml").write_text(text + nodes)
-            self.members[id] = Member(place, id)
+        ]
+        told = f"[stores]\nroles = true\npostgres = {json.dumps(dsn)}"
+        self.members = furnished(folder, nodes, http=free_port(), stores=told)
         self.key = ""
 
     async def ask(self, token: str, text: str = "far away", model: str = "echo") -> httpx2.Response:

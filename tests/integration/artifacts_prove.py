@@ -34,6 +34,7 @@ from supervision.telemetry import logs
 from tests.integration.test_artifacts_kills import Loaders
 from tests.support import tiny
 from tests.support.artifact_shop import MIB, S3Server, Shop, files, flip, s3_server
+from tests.support.termination import clean_up_on_sigterm
 
 BIG = 160 * MIB
 
@@ -242,4 +243,5 @@ def lent(path: Path) -> None:
 
 
 if __name__ == "__main__":
+    clean_up_on_sigterm()
     main()

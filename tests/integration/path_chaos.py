@@ -24,6 +24,7 @@ from supervision.contracts import TreeNode
 from supervision.errors import TetherError
 from tests.support.databases import TEMPLATE, in_database
 from tests.support.path_node import Answer, Client, PathNode, echoed, running_path, until
+from tests.support.termination import clean_up_on_sigterm
 
 CLIENTS = 16
 WORKERS = ("w1", "w2", "w3")
@@ -162,4 +163,5 @@ def main(seconds: float, seed: int) -> int:
 
 
 if __name__ == "__main__":
+    clean_up_on_sigterm()
     sys.exit(main(float(sys.argv[1]), int(sys.argv[2])))

@@ -45,6 +45,48 @@ print(json.dumps([refused >= 2, told, layout, [e.id for e in read(audit.path)][-
                   len(read(audit.path)) - whole, [p.name for p in path.glob("*.new")]]))
 Home.claim(path, "n1").close()
 """
+SPOOL = """
+import asyncio, json, sys
+from pathlib import Path
+from tests.support.small_disk import fill
+from actors.contracts import Outcome, Settle, Usage
+from actors.reservation.settle_spool import SettleSpool, settle_of_record
+from supervision.errors import DiskFull
+def settle(number):
+    usage = Usage(prompt_tokens=number)
+    return Settle(job_id=str(number), fencing_token=1, outcome=Outcome.COMPLETED, usage=usage)
+async def main():
+    disk = Path(sys.argv[1])
+    spool = SettleSpool(disk / "spool", 64 << 20, lambda: None)
+    await spool.put(settle(0), "")
+    ballast = fill(disk)
+    written = [0]
+    try:
+        for number in range(1, 10_000):  # until the last page is full, which is on the disk already
+            await spool.put(settle(number), "")
+            written.append(number)
+        said = "nothing"
+    except DiskFull as error:
+        said = str(error)
+    try:
+        spool.check(0.0)
+        refused = ""
+    except DiskFull as error:
+        refused = str(error)
+    ballast.unlink()
+    await spool.put(settle(number), "")
+    spool.check(10.0)
+    written.append(number)
+    found = []
+    while spool.left:
+        records, after = await spool.page()
+        found += [int(settle_of_record(record).settle.job_id) for record in records]
+        await spool.done(after)
+    await spool.close()
+    left = [path.name for path in (disk / "spool").iterdir()]
+    print(json.dumps([said, refused, found == written, len(found) > 1, left]))
+asyncio.run(main())
+"""
 POSTGRES = """
 import asyncio, json, os, signal, sys, time
 from pathlib import Path
@@ -105,3 +147,12 @@ def test_postgres_runs_on_is_adopted_and_comes_back(tmp_path: Path) -> None:
     said = json.loads(python_on_disk(tmp_path / "disk", "128m", POSTGRES).splitlines()[-1])
     assert "PostgreSQL's disk is full" in said.pop("refused")
     assert said == {"room": "", "full": True, "adopted": True, "down": True, "kept": 7}
+
+
+def test_a_bill_that_finds_no_room_is_written_when_there_is_some(tmp_path: Path) -> None:
+    said, refused, whole, many, left = json.loads(python_on_disk(tmp_path / "disk", "1m", SPOOL))
+    assert "can't be written (No space left on device)" in said
+    assert "nothing new begins" in refused
+    assert whole
+    assert many
+    assert left == []

@@ -9,7 +9,7 @@ import asyncpg
 
 from actors.gateway.admission import UNLIMITED
 from actors.gateway.keyring import MAX_QUESTIONS, Keyring
-from actors.stores import keys
+from actors.stores import keys, tenant_limits
 from supervision.errors import Overloaded, TetherError, Unauthenticated
 from tests.support.waiting import PATIENCE_S, until
 
@@ -63,4 +63,35 @@ async def test_a_known_tenants_look_up_waits_behind_no_strangers(
         assert ended.count(Overloaded) == 100
         assert ring.questions == 0
     finally:
+        await ring.close()
+
+
+async def test_a_change_of_one_tenant_forgets_its_keys_alone(
+    dsn: str, connection: asyncpg.Connection
+) -> None:
+    loop = asyncio.get_running_loop()
+    ours, others = await keys.create(connection, "acme"), await keys.create(connection, "other")
+    ring = Keyring(dsn, UNLIMITED, bound=10, present_s=600.0, absent_s=600.0)
+    await ring.open()
+    watching = loop.create_task(ring.watch())
+    try:
+
+        async def heard() -> bool:
+            """The watcher listens: what it forgets is what it is told."""
+            await ring.caller(ours.text, loop)
+            await tenant_limits.changed(connection, "acme", tokens_per_minute=5)
+            await asyncio.sleep(0.05)
+            return ring.known(ours.text, loop.time()) is None
+
+        async with asyncio.timeout(PATIENCE_S):
+            while not await heard():
+                pass
+        await ring.caller(others.text, loop)
+        await ring.caller(ours.text, loop)
+        await tenant_limits.changed(connection, "acme", tokens_per_minute=7)
+        await until(lambda: ring.known(ours.text, loop.time()) is None)
+        assert ring.known(others.text, loop.time()) is not None
+        assert (await ring.caller(ours.text, loop)).limits.tokens_per_minute == 7
+    finally:
+        watching.cancel()
         await ring.close()

@@ -260,7 +260,9 @@ async def test_a_front_door_that_vanishes(node: PathNode, client: Client, token:
         for stream in streams:
             await stream.__anext__()
         door.endpoint._hub.close()  # as a process that dies: connections end without a word
-    assert (await client.settled(token + "i"))["outcome"] == "cancelled"
+    cut = await client.settled(token + "i")
+    assert cut["outcome"] == "failed"
+    assert not await client.ledger(cut["id"]), "its client did not leave it"
     assert (await client.answer(explicit)).text == echoed(TEXT, TOKENS)
     await books_are_right(client, [token])
     assert (await client.job(token))["fence"] == 1

@@ -150,7 +150,9 @@ async def test_a_deadline_ends_a_request_and_its_job(client: Client, token: str)
             break
     row = await client.settled(job)
     assert (row["outcome"], row["error_code"]) == ("failed", "deadline_exceeded")
-    assert not await client.ledger(row["id"])
+    billed_tokens = [entry["output_tokens"] for entry in await client.ledger(row["id"])]
+    assert billed_tokens == [row["completion_tokens"]], "the client has read them, and pays"
+    assert billed_tokens[0] > 0
 
 
 async def test_what_is_wrong_with_a_request_is_said(client: Client, token: str) -> None:

@@ -493,6 +493,33 @@ async def test_credit_that_cannot_be_read_ends_its_stream_alone(folder: Path) ->
     hub.close()
 
 
+async def test_who_comes_again_and_again_fills_no_log(folder: Path) -> None:
+    """With no greeting that counts, of one release after the other, or what can't be taken."""
+    hub = Connections(asyncio.get_running_loop(), str(folder), Address("n1", fresh_name()))
+
+    def broken(peer: Peer, payload: bytes) -> None:
+        raise ValueError(payload)
+
+    hub.on_system = broken
+    await hub.start()
+    with structlog.testing.capture_logs() as lines:
+        for number in range(20):
+            assert await (await Raw.to(hub, frame(ASK, 1, b"no greeting"))).closed()
+            assert await (await Raw.to(hub, hello(version=100 + number))).closed()
+        raw = await Raw.to(hub, hello())
+        for number in range(20):
+            raw.writer.write(frame(SYSTEM, number + 1, b"x"))
+        raw.writer.write(frame(ASK, 9, b""))
+        await raw.frames(2)
+    events = [line["event"] for line in lines]
+    for event in (
+        "closed a connection", "refused a peer of another release", "a frame could not be taken",
+    ):  # fmt: skip
+        assert events.count(event) <= 1, event
+    raw.close()
+    hub.close()
+
+
 async def test_what_is_told_in_vain_fills_no_log(folder: Path) -> None:
     """By a process of the own node as by others: of each kind a line, and how many there were."""
     hub = Connections(asyncio.get_running_loop(), str(folder), Address("n1", fresh_name()))

@@ -20,7 +20,7 @@ from cryptography import x509
 
 from actors.core.node_roles import ROLES
 from supervision.errors import PeerLost
-from supervision.runtime import Address, metrics, on
+from supervision.runtime import Address, connection, metrics, on
 from supervision.runtime.closing_frame import ClosingFrame
 from supervision.runtime.connections import Connections
 from supervision.runtime.dispatch import Dispatch
@@ -49,6 +49,7 @@ from supervision.security.certificate import (
 from supervision.security.identity import Identity
 from supervision.security.name import NodeName
 from supervision.telemetry import bounds
+from supervision.telemetry.bounded_log import BoundedLog
 from tests.support.runtime_actors import RtCount, RtNothing, RtPing, RtPong
 from tests.support.tls_hubs import HOST, Cluster, Stranger, answer, cluster, hello, pings, shows
 from tests.support.waiting import NEVER_S, PATIENCE_S, until
@@ -247,6 +248,13 @@ def wire_refused(node: str) -> float:
 OLD = "node n2 speaks version 1 of the wire, this node version 3; upgrade it"
 
 
+@pytest.fixture
+def fresh_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this process had said nothing yet, whatever other tests had it say."""
+    monkeypatch.setattr(connection, "heard", BoundedLog(connection.__name__))
+
+
+@pytest.mark.usefixtures("fresh_log")
 async def test_a_node_of_the_release_before_is_refused_and_logged_once(blue: Cluster) -> None:
     """It dials, and sends what it has to say behind its greeting: none of that is read."""
     one = await blue.hub("n1")
@@ -275,6 +283,7 @@ async def test_a_node_of_the_release_before_is_refused_and_logged_once(blue: Clu
     assert wire_refused("n2") == before + 3
 
 
+@pytest.mark.usefixtures("fresh_log")
 async def test_who_asks_a_node_of_the_release_before_is_told(blue: Cluster) -> None:
     one, two = await blue.hub("n1"), await blue.hub("n2")
     now = two.greeting
@@ -559,8 +568,8 @@ def grow_old(monkeypatch: pytest.MonkeyPatch, idle_s: float, *hubs: Connections)
     """From now on, and at once, connections of `hubs` are left that are silent so long."""
     monkeypatch.setattr("supervision.runtime.idle_close.IDLE_S", idle_s)
     for hub in hubs:
-        for connection in hub.connections:
-            connection.leave_at = 0.0  # type: ignore[attr-defined]
+        for each in hub.connections:
+            each.leave_at = 0.0  # type: ignore[attr-defined]
 
 
 async def test_a_connection_that_nobody_uses_is_closed(

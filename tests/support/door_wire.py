@@ -14,20 +14,19 @@ from uvicorn.server import ServerState
 
 from tether.http.protocol import DoorProtocol
 
+_TURNS = 12
+
 
 class Wire(asyncio.Transport):
     """The server's side of one connection. `said` is all that it wrote."""
 
     def __init__(self, app: Any, protocol: type[DoorProtocol] = DoorProtocol) -> None:
         super().__init__()
-        config = uvicorn.Config(
-            app, http=protocol, ws="none", lifespan="off", interface="asgi3", log_config=None
-        )
         self.said = b""
         self.state = ServerState()
         self.closed = self.shut = self.paused = self.lost = False
         self._loop = asyncio.get_running_loop()
-        self.protocol = protocol(config, self.state, {})
+        self.protocol = protocol(config_of(app, protocol), self.state, {})
         self.protocol.connection_made(self)
 
     async def feed(self, *pieces: bytes, settle: bool = True) -> bytes:
@@ -40,14 +39,18 @@ class Wire(asyncio.Transport):
                 self.protocol.data_received(piece)
             if settle:
                 await self.settle()
-        await self.settle()
+        if not settle:
+            await self.settle()
         return self.said
 
     async def settle(self) -> None:
         """Returns when nothing can go on but by what comes from outside; applications that wait
-        for something else than the body are not waited for."""
-        for _ in range(12):
+        for something else than the body are not waited for, nor is one that never rests."""
+        ready = getattr(self._loop, "_ready", True)  # asyncio's own queue: what can run now
+        for _ in range(_TURNS):
             await asyncio.sleep(0)
+            if not ready:
+                return
 
     async def end(self) -> bytes:
         """The client sends no more; returns when the connection is closed."""
@@ -90,3 +93,10 @@ class Wire(asyncio.Transport):
     def _lose(self) -> None:
         self.lost = True
         self.protocol.connection_lost(None)
+
+
+def config_of(app: Any, protocol: type[DoorProtocol]) -> uvicorn.Config:
+    """As the server of a door has it, as far as a connection looks at it."""
+    return uvicorn.Config(
+        app, http=protocol, ws="none", lifespan="off", interface="asgi3", log_config=None
+    )

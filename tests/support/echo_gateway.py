@@ -35,6 +35,7 @@ from actors.contracts import (
 )
 from actors.errors import IdempotencyConflict, ModelNotFound
 from supervision.errors import PeerLost, RateLimited, TetherError, Unauthenticated
+from supervision.runtime.cancel_cause import CancelCause
 
 CARD = ModelCard(name="echo", version="1", engine="echo", context=4096, created_s=1_700_000_000)
 _DELAY = re.compile(r"delay=(\d+)")
@@ -178,6 +179,9 @@ class LocalStream:
         while not self._queue.empty():
             self._queue.get_nowait()
         self._queue.put_nowait(PeerLost("the gateway is gone"))
+
+    def close(self, why: CancelCause = CancelCause.CANCELLED) -> None:
+        self._task.cancel(why)
 
     async def aclose(self) -> None:
         self._task.cancel()

@@ -13,6 +13,7 @@ import msgspec
 
 from actors.contracts import ClusterShown, HealthReport, ShowCluster
 from actors.contracts.operating import Drain
+from actors.core.node_roles import ROLES
 from actors.roster import OtherNode, Roster, RosterOptions
 from supervision.contracts import ChildKind, ChildStatus, Contract, TreeNode
 from supervision.contracts.operating import Standing
@@ -28,7 +29,6 @@ from tests.support.tls_hubs import HOST, Cluster, cluster
 from tests.support.waiting import PATIENCE_S
 
 NODES = ("n1", "n2", "n3")
-ROLES = ("door", "control", "worker")
 
 
 class StillTree:
@@ -47,6 +47,9 @@ class StillTree:
         """It is there."""
 
     async def wait(self, path: str, timeout: float) -> Address:
+        if path not in self.lines:
+            await asyncio.sleep(timeout)
+            raise Unavailable(f"{path} isn't there")
         return Address.parse(self.lines[path].address)
 
     def node(self, path: str) -> TreeNode | None:
@@ -222,9 +225,12 @@ class Rosters:
         node: str,
         identity: Path | None = None,
         tree: StillTree | None = None,
+        certified: tuple[str, ...] = ROLES,
         **changes: Any,
     ) -> HubRoster:
-        where = {} if identity is None else {"identity_dir": identity, "to": identity}
+        where: dict[str, Any] = {"roles": certified}
+        if identity is not None:
+            where |= {"identity_dir": identity, "to": identity}
         hub = await self.cluster.hub(node, kept=self.kept(node), **where)
         made = await HubRoster.on(hub, self.where, self.options(node, **changes), tree)
         self.made.append(made)

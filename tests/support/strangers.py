@@ -4,8 +4,8 @@
 
 `--half` of them send the head of a request with a made-up key and some of its body, and then
 nothing; `--slow` send a head, one byte a second. Who is sent away comes back after `RENEW_S` or so.
-They come from as many loopback addresses as said. Prints one JSON object: how often they came, and
-which answers they got.
+They come from as many loopback addresses as said. Prints "all", when all of them have come once,
+and `--seconds` later one JSON object: how often they came, and which answers they got.
 """
 
 from __future__ import annotations
@@ -66,8 +66,10 @@ class Stranger(asyncio.Protocol):
             self.gone.set_result(None)
 
 
-async def come(port: int, address: str, seen: Counter[str], *, half: bool) -> None:
-    """Again and again, until cancelled."""
+async def come(
+    port: int, address: str, seen: Counter[str], *, half: bool, met: asyncio.Event
+) -> None:
+    """Again and again, until cancelled; `met` is set once it has come, or couldn't."""
     loop = asyncio.get_running_loop()
     await asyncio.sleep(random.uniform(0, RENEW_S))
     while True:
@@ -77,7 +79,9 @@ async def come(port: int, address: str, seen: Counter[str], *, half: bool) -> No
             )
         except OSError:
             seen["no connection"] += 1
+            met.set()
         else:
+            met.set()
             try:
                 await stranger.gone
             finally:
@@ -87,13 +91,20 @@ async def come(port: int, address: str, seen: Counter[str], *, half: bool) -> No
 
 async def crowd(options: argparse.Namespace) -> None:
     seen: Counter[str] = Counter()
+    met = [asyncio.Event() for _ in range(options.half + options.slow)]
     addresses = [f"127.0.0.{number + 1}" for number in range(options.addresses)]
     tasks = [
         asyncio.create_task(
-            come(options.port, addresses[number % len(addresses)], seen, half=number < options.half)
+            come(
+                options.port, addresses[number % len(addresses)], seen,
+                half=number < options.half, met=one,
+            )
         )
-        for number in range(options.half + options.slow)
-    ]
+        for number, one in enumerate(met)
+    ]  # fmt: skip
+    for one in met:
+        await one.wait()
+    print("all", flush=True)
     await asyncio.sleep(options.seconds)
     for task in tasks:
         task.cancel()

@@ -63,6 +63,7 @@ def test_all_mistakes_are_found_at_once() -> None:
         prot = 1
         port = 70000
         default_deadline_s = 700.0
+        max_body_bytes = 1073741824
         cors_origins = ["*", "example.org"]
         [limits]
         max_concurrency = "many"
@@ -87,6 +88,8 @@ def test_all_mistakes_are_found_at_once() -> None:
         "http.prot",
         "http.port",
         "http.default_deadline_s",
+        "http.max_body_bytes",
+        "http.body_budget_bytes",
         "http.cors_origins[1]",
         "limits.max_concurrency",
         "stores.postgres",

@@ -53,3 +53,21 @@ def test_a_key_that_was_good_is_familiar_until_it_is_found_to_be_none() -> None:
     assert cache.get(b"a", 0.0) == (True, None) and not cache.familiar(b"a")
     cache.put(b"a", "acme", 0.0)
     assert cache.get(b"a", 0.0) == (True, "acme") and len(cache) == 1
+
+
+def test_a_group_is_forgotten_alone_and_stays_familiar() -> None:
+    cache: KeyCache[str] = KeyCache(bound=3)
+    cache.put(b"a", "acme", 0.0, "acme")
+    cache.put(b"b", "acme", 0.0, "acme")
+    cache.put(b"c", "other", 0.0, "other")
+    cache.forget_group("acme")
+    cache.forget_group("nobody")
+    assert cache.get(b"a", 0.0) == cache.get(b"b", 0.0) == (False, None)
+    assert cache.get(b"c", 0.0) == (True, "other")
+    assert cache.familiar(b"a")
+    cache.put(b"a", "acme", 0.0, "acme")
+    assert cache.get(b"a", 0.0) == (True, "acme")
+    for number in range(5):
+        cache.put(b"%d" % number, "more", 0.0, "more")
+    cache.forget_group("acme")
+    assert cache.get(b"4", 0.0) == (True, "more")

@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.gateway.admission import UNLIMITED, TenantAdmission, TenantLimits
+from actors.gateway.admission import UNLIMITED, ShareShort, TenantAdmission, TenantLimits
+from actors.gateway.residues import Residues
+from actors.stores.limit_orders import BucketReply, PermitReply, TenantReply
 from supervision.errors import RateLimited
 from supervision.policies import TokenBucket
 
@@ -104,3 +106,82 @@ def test_limits_are_validated() -> None:
         TenantLimits(concurrency=-1)
     with pytest.raises(ValueError, match="tokens_per_minute"):
         TenantLimits(tokens_per_minute=float("nan"))
+
+
+def test_a_tenant_whose_meter_made_room_comes_back_to_what_it_has_left() -> None:
+    admission = TenantAdmission(max_tenants=10)
+    limits = TenantLimits(requests_per_minute=60, tokens_per_minute=600)
+    for _ in range(60):
+        admission.admit("acme", limits, 1, 0.0)
+        admission.leave("acme", 0, 0.0)
+    for number in range(100):
+        admission.admit(f"t{number}", limits, 1, 1.0)
+        admission.leave(f"t{number}", 0, 1.0)
+    assert admission.meter("acme") is None
+    for _ in range(3):
+        admission.admit("acme", limits, 1, 3.0)
+        admission.leave("acme", 0, 3.0)
+    with pytest.raises(RateLimited):
+        admission.admit("acme", limits, 1, 3.0)
+
+
+def test_what_is_too_much_to_remember_makes_newcomers_begin_as_the_emptiest() -> None:
+    residues = Residues(bound=2)
+    for number in range(4):
+        residues.keep(f"t{number}", (0.5 + number / 10, 0.0), 0.0)
+    assert len(residues) == 2
+    assert residues.take("t3", 6.0) == pytest.approx((0.7, 0.0))
+    assert residues.take("never seen", 6.0) == pytest.approx((0.5, 0.0))
+    assert residues.take("never seen", 60.0) == (0.0, 0.0)
+
+
+def test_used_beyond_the_estimate_is_charged_and_the_bucket_goes_below_zero() -> None:
+    admission, limits = TenantAdmission(), TenantLimits(tokens_per_minute=2000)
+    admission.admit("acme", limits, 300, 0.0)
+    admission.leave("acme", 300 - 7619, 0.0)
+    with pytest.raises(RateLimited) as caught:
+        admission.admit("acme", limits, 300, 0.0)
+    assert caught.value.retry_after_s == pytest.approx((7619 - 2000 + 300) / 2000 * 60)
+
+
+def test_new_limits_fill_no_bucket() -> None:
+    admission = TenantAdmission()
+    for _ in range(60):
+        admission.admit("acme", TenantLimits(requests_per_minute=60), 1, 0.0)
+    with pytest.raises(RateLimited):
+        admission.admit("acme", TenantLimits(requests_per_minute=600), 1, 0.0)
+
+
+def test_who_comes_back_alone_is_no_other_request_that_runs() -> None:
+    admission, limits = TenantAdmission(), TenantLimits(requests_per_minute=2, concurrency=1)
+    admission.admit("acme", limits, 1, 0.0)
+    admission.admit("acme", limits, 0, 0.0, runs=False)
+    meter = admission.meter("acme")
+    assert meter is not None and meter.running == 1
+    with pytest.raises(RateLimited, match="2 requests a minute"):
+        admission.admit("acme", limits, 0, 0.0, runs=False)
+
+
+def test_with_a_store_nobody_enters_before_there_is_a_share() -> None:
+    told: list[str] = []
+    admission = TenantAdmission(
+        max_tenants=2, parts=2, shared=True, due=lambda meter: told.append(meter.tenant_id)
+    )
+    limits = TenantLimits(requests_per_minute=600, concurrency=4)
+    with pytest.raises(ShareShort) as caught:
+        admission.admit("acme", limits, 1, 0.0)
+    meter = caught.value.meter
+    meter.wait("somebody", 1)
+    order = meter.order(0.0)
+    assert order.requests.least == 1 and order.permits.want == 1
+    nothing = BucketReply(0.0, 0.0)
+    meter.replied(TenantReply(BucketReply(4.0, 590.0), nothing, PermitReply(1, 1)), 0.0)
+    meter.waited("somebody")
+    admission.admit("acme", limits, 1, 0.0)
+    assert told == []
+    admission.leave("acme", 0, 0.0)
+    for number in range(3):
+        admission.switch(local=True, now=0.0)
+        admission.admit(f"t{number}", limits, 1, 0.0)
+        admission.leave(f"t{number}", 0, 0.0)
+    assert len(admission) == 2

@@ -47,6 +47,7 @@ from supervision.errors import (
     Unavailable,
 )
 from supervision.policies import NEVER
+from supervision.runtime.cancel_cause import CancelCause
 from tests.support.garbage import garbage
 
 AS_ALL = ModelPolicy()
@@ -98,8 +99,8 @@ class Words:
         await event.wait()
         self._waits = None
 
-    def close(self) -> None:
-        self.closed = True
+    def close(self, why: CancelCause = CancelCause.CANCELLED) -> None:
+        self.closed, self.closed_by = True, why
         if self._waits is not None:
             self._waits.set()
 

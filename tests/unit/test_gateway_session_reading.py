@@ -17,7 +17,9 @@ from supervision.runtime.cancel_cause import CancelCause
     [
         (None, True, Deserted.ENDS),
         (CancelCause.CANCELLED, True, Deserted.ENDS),
-        (CancelCause.PEER_LOST, False, Deserted.ENDS),
+        (CancelCause.PEER_LOST, False, Deserted.BREAKS),
+        (CancelCause.LEAVING, False, Deserted.BREAKS),
+        (CancelCause.LEAVING, True, Deserted.BREAKS),
         (CancelCause.PEER_LOST, True, Deserted.WAITS),
         (CancelCause.STOPPING, False, Deserted.STAYS),
     ],

@@ -14,6 +14,7 @@ from actors.errors import WorkerLost
 from actors.gateway.session_settlement import Settles, settle_of, settled_by, usage_of
 from supervision.errors import (
     Cancelled,
+    DeadlineExceeded,
     Draining,
     Overloaded,
 )
@@ -39,8 +40,14 @@ def test_what_a_job_is_closed_with() -> None:
     failed = settle_of(given(4), journal, Outcome.FAILED, WorkerLost("x"))
     assert failed is not None
     assert (failed.fencing_token, failed.usage, failed.error_code, failed.delivered) == (
-        4, heard, "worker_lost", False,
+        4, Usage(), "worker_lost", False,
     )  # fmt: skip
+    late = settle_of(given(4), journal, Outcome.FAILED, DeadlineExceeded("x"))
+    assert late is not None
+    assert (late.outcome, late.usage) == (Outcome.FAILED, heard)
+    left = settle_of(given(4), journal, Outcome.CANCELLED, Cancelled("x"))
+    assert left is not None
+    assert left.usage == heard
     journal.close(Finish.STOP, Usage(prompt_tokens=2, completion_tokens=5), "m@1")
     assert usage_of(journal, Outcome.CANCELLED) == heard
     completed = settle_of(given(4), journal, Outcome.COMPLETED, None)
@@ -61,3 +68,4 @@ def test_who_closes_a_job() -> None:
     assert settled_by(Outcome.CANCELLED, streaming=True) is Settles.WORKER_OR_LATER
     assert settled_by(Outcome.CANCELLED, streaming=False) is Settles.GATEWAY
     assert settled_by(Outcome.FAILED, streaming=True) is Settles.GATEWAY
+    assert settled_by(Outcome.FAILED, streaming=False, late=True) is Settles.WORKER_OR_LATER

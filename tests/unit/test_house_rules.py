@@ -183,3 +183,17 @@ def test_the_rules_see_what_breaks_them() -> None:
     bare = "from prometheus_client import REGISTRY, Gauge\n"
     kept = "from supervision.telemetry.metrics import Gauge\nfrom prometheus_client import REGISTRY"
     assert of_bare_files({"a.py": bare, "b.py": kept, METRICS: bare}) == ["a.py"]
+
+
+def proofs() -> list[Path]:
+    """What `scripts/prove` runs as a module of the tests."""
+    text = (ROOT / "scripts/prove").read_text(encoding="utf-8")
+    modules = sorted(set(re.findall(r"-m (tests\.(?:acceptance|integration)\.\w+)", text)))
+    return [ROOT / f"{module.replace('.', '/')}.py" for module in modules]
+
+
+def test_a_proof_that_is_cut_off_leaves_nothing_running() -> None:
+    found = proofs()
+    assert len(found) > 8
+    late = [str(p) for p in found if "    clean_up_on_sigterm()\n" not in p.read_text()]
+    assert late == []

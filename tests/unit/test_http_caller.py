@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,13 +101,27 @@ def test_a_word_about_joining_that_means_nothing_is_refused() -> None:
     assert caught.value.param == "x-tether-join"
 
 
-@given(st.from_regex(r"\A[a-z0-9]{1,10}(-[a-z0-9]{1,5})?\Z"), st.text("ab-_", min_size=1))
-def test_all_keys_of_a_tenant_have_one_partition(tenant: str, random: str) -> None:
-    one, other = tenant_of(f"tether-{tenant}-{random}"), tenant_of(f"tether-{tenant}-zzz")
-    assert one == other == tenant.split("-")[0]
-    assert 0 <= index_of(one, 7) < 7
+TENANTS = st.from_regex(r"\A[a-z0-9]([a-z0-9_-]{0,20}[a-z0-9])?\Z")
+SECRETS = st.text("abAB01-_", min_size=43, max_size=43)
+
+
+@given(TENANTS, SECRETS, SECRETS)
+def test_all_keys_of_a_tenant_have_one_partition(tenant: str, one: str, other: str) -> None:
+    """Whatever dashes are in its name, or in the secret."""
+    assert tenant_of(f"tether-{tenant}-{one}") == tenant_of(f"tether-{tenant}-{other}") == tenant
+
+
+def test_tenants_whose_names_begin_alike_are_spread_over_the_gateways() -> None:
+    secret = "s" * 43
+    keys = (f"tether-org-{number}-{secret}" for number in range(10_000))
+    found = Counter(index_of(tenant_of(key), 8) for key in keys)
+    assert len(found) == 8 and max(found.values()) < 1.2 * 10_000 / 8
 
 
 def test_partition_is_stable_between_releases() -> None:
     assert [index_of(name, 4) for name in ("acme", "bolt", "")] == [2, 3, 0]
-    assert tenant_of("sk-123-x") == tenant_of("") == ""
+
+
+@pytest.mark.parametrize("key", ["sk-123-x", "", "tether-acme-short", "tether--" + "s" * 43])
+def test_what_is_no_key_of_ours_has_a_partition_too(key: str) -> None:
+    assert tenant_of(key) == key

@@ -41,7 +41,7 @@ def said(*messages: dict[str, Any], request: bytes = GET) -> bytes:
 @pytest.fixture
 def failures(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     logged: list[str] = []
-    monkeypatch.setattr(cycle.log, "exception", lambda event, **_: logged.append(event))
+    monkeypatch.setattr(cycle.heard, "exception", lambda event, *_, **__: logged.append(event))
     return logged
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from supervision.errors import BadRequest
 from tether.http import json_bounds
 
-LARGEST = 4 << 20
+LARGEST = json_bounds.MAX_BYTES
 SPACE = b" " * json_bounds.SMALL  # what is small isn't looked at
 
 

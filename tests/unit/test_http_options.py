@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tether.http import json_bounds
 from tether.http.options import DoorOptions
 
 
@@ -14,6 +15,7 @@ from tether.http.options import DoorOptions
     [
         {"port": 70_000},
         {"max_requests": 0},
+        {"max_body_bytes": json_bounds.MAX_BYTES + 1},
         {"default_deadline_s": 700.0},
         {"gateway_wait_s": 0.0},
         {"cors_origins": ("example.org",)},

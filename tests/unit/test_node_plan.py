@@ -64,7 +64,7 @@ def children(spec: ChildSpec, kind: type[msgspec.Struct]) -> dict[str, ChildSpec
 
 def test_the_tree_of_a_node() -> None:
     top = {c.id: c for c in tree_of(config(), Path("/run/x"), port=81).children}
-    assert list(top) == ["metrics", "postgres", "control", "workers", "doors"]
+    assert list(top) == ["metrics", "postgres", "valkey", "control", "workers", "doors"]
     control = msgspec.msgpack.decode(top["control"].args, type=SupervisorOptions)
     assert control.strategy == "rest_for_one"
     assert [c.id for c in control.children] == [
@@ -146,7 +146,7 @@ def test_the_doors_of_a_node_have_its_certificate() -> None:
 def test_with_a_dsn_no_database_is_embedded() -> None:
     own = config('[stores]\npostgres = "postgresql://db.example.org/tether"')
     assert [c.id for c in tree_of(own, Path("/run/x"), port=81).children] == [
-        "metrics", "control", "workers", "doors",
+        "metrics", "valkey", "control", "workers", "doors",
     ]  # fmt: skip
     for role in DatabaseRole:
         assert dsn_of(own, Path("/run/x"), role) == "postgresql://db.example.org/tether"
@@ -247,14 +247,14 @@ def top(id: str) -> dict[str, ChildSpec]:
 
 
 def test_roles_leave_out_what_a_node_does_not_do() -> None:
-    assert list(top("n1")) == ["metrics", "control", "workers", "placer", "doors"]
+    assert list(top("n1")) == ["metrics", "valkey", "control", "workers", "placer", "doors"]
     assert list(children(top("n1")["workers"], DynamicOptions)) == []
     assert list(children(top("n1")["control"], SupervisorOptions)) == [
         "registry", "roster", "reservation", "scheduler", "gateways",
     ]  # fmt: skip
     assert list(top("n2")) == ["metrics", "control", "workers"]
     assert list(children(top("n2")["control"], SupervisorOptions)) == ["roster"]
-    assert list(top("n3")) == ["metrics", "control", "workers", "doors"], (
+    assert list(top("n3")) == ["metrics", "valkey", "control", "workers", "doors"], (
         "its region has nothing to place"
     )
 
@@ -286,6 +286,7 @@ def test_workers_run_where_they_are_told_to() -> None:
     assert list(children(top("n3")["workers"], DynamicOptions)) == ["w.n3", "there.n3"]
     options = msgspec.msgpack.decode(top("n1")["placer"].args, type=PlacerOptions)
     assert [w.id for w in options.workers] == ["big-0.local", "big-1.local"]
+    assert options.leaders == ("n1",)
     for worker in options.workers:
         assert worker.requires == {"vram_gb": 40, "role_worker": True}
         assert worker.restart == "temporary"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from actors.contracts import ControlNode, ControlPlane, Outcome, Settle, Settled, Usage
 from actors.core.control_lookup import ControlLookup
 from actors.reservation import settler
-from actors.reservation.settler import Settler
+from actors.reservation.settler import RESERVATION, Settler
 from supervision.errors import BadRequest, Internal, NoAnswer, PeerLost, Unavailable
 from supervision.policies import RetryOptions
 
@@ -32,13 +33,13 @@ class Actor:
         return self.known
 
     async def wait(self, path: str, timeout: float) -> str:
-        assert 0 < timeout <= settler.ASK_S
+        assert 0 < timeout <= settler.PATIENCE_S
         self.waits += 1
         return "n/r/1"
 
     async def ask(self, address: Any, contract: Settle, timeout: float) -> Settled:
         self.asks += 1
-        assert contract is SETTLE
+        assert contract.job_id == SETTLE.job_id
         answer = next(self.answers)
         if isinstance(answer, Exception):
             raise answer
@@ -98,7 +99,7 @@ class Elsewhere(Actor):
 
 def elsewhere(actor: Actor, *nodes: str) -> ControlLookup:
     made = ControlLookup(actor, elsewhere=True, region="eu")  # type: ignore[arg-type]
-    path = settler.RESERVATION
+    path = RESERVATION
     made._see(
         ControlPlane(
             nodes=tuple(
@@ -132,14 +133,23 @@ async def test_a_control_node_that_comes_later_is_waited_for() -> None:
         Settler(actor, "test", where).settle(SETTLE)  # type: ignore[arg-type]
     )
     await asyncio.sleep(0)
-    there = ControlNode(node="c9", region="us", addresses={settler.RESERVATION: "c9/1/1"})
+    there = ControlNode(node="c9", region="us", addresses={RESERVATION: "c9/1/1"})
     where._see(ControlPlane(nodes=(there,)))
     assert await settling
     assert actor.asked == ["c9"]
 
 
-async def test_it_is_given_up_when_its_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settler, "PATIENCE_S", 0.05)
-    actor = Actor(*[Unavailable("away") for _ in range(1000)])
+async def test_a_bill_is_never_given_up() -> None:
+    actor = Actor(*[Unavailable("away") for _ in range(500)], "yes")
+    billed = msgspec.structs.replace(SETTLE, usage=Usage(prompt_tokens=1))
+    settling = asyncio.create_task(Settler(actor, "test").settle(billed))  # type: ignore[arg-type]
+    await asyncio.sleep(3 * settler.LAPSE_S)
+    assert actor.asks == 501
+    assert await settling
+
+
+async def test_what_nothing_is_billed_of_is_given_up() -> None:
+    actor = Actor(*[Unavailable("away") for _ in range(100_000)])
+    began = asyncio.get_running_loop().time()
     assert not await Settler(actor, "test").settle(SETTLE)  # type: ignore[arg-type]
-    assert 25 < actor.asks < 100
+    assert asyncio.get_running_loop().time() - began >= settler.LAPSE_S

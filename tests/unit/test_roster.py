@@ -30,7 +30,7 @@ class Node:
         others = [node for node in NODES if node != name]
         self.acceptance = acceptance(name, others)
         self.members = Membership(others, now, OPTIONS)
-        self.view = RosterView(alone=False)
+        self.view = RosterView(name, others)
         self.last: dict[str, tuple[int, int]] = {}
         self.heard_at: dict[str, float] = {}
         self.slots = 1

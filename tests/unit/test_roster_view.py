@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from actors.contracts import Fleet, HealthReport
+from actors.contracts import Fleet, HealthReport, ModelCard
+from actors.core.model_digest import digest_of
 from actors.roster.fleet_snapshot import FleetSnapshot
+from actors.roster.model_meanings import without
 from actors.roster.roster_view import RosterView
+from actors.roster.worker_names import WorkerNames
+
+OTHERS = ("n2", "n3", "n4")
 
 
 def worker(node: str, name: str = "w", **fields: object) -> HealthReport:
@@ -29,14 +34,14 @@ def ids(view: RosterView) -> list[str]:
 
 
 def view_of_two() -> RosterView:
-    view = RosterView(alone=False)
+    view = RosterView("n1", OTHERS)
     view.own(Fleet(version=1, workers=(worker("n1"),)))
     view.put("n2", (worker("n2"), worker("n2", "v")))
     return view
 
 
 def test_alone_it_is_the_own_fleet():
-    view = RosterView(alone=True)
+    view = RosterView("n1")
     roster = FleetSnapshot()
     roster.observe(worker("n1"), 0.0)
     view.own(roster.fleet)
@@ -46,11 +51,30 @@ def test_alone_it_is_the_own_fleet():
 def test_nobody_takes_the_place_of_another():
     view = view_of_two()
     thief = worker("n3", worker_id="w.n1", slots=999)
-    twice = worker("n4", worker_id="w.n2")
+    twice = worker("n2", "u", worker_id="w.n4", slots=999)
+    those = view.of("n2")
     assert view.put("n3", (thief,))
-    assert view.put("n4", (twice,))
-    assert ids(view) == ["w.n1", "w.n2", "v.n2", "n3/w.n1", "n4/w.n2"]
+    assert view.put("n2", (*those, twice))
+    assert ids(view) == ["w.n1", "w.n2", "v.n2", "n2/w.n4", "n3/w.n1"]
     assert view.fleet.workers[0].slots == 2
+    assert view.put("n4", (worker("n4"),)), "it comes later, and it is its name"
+    assert ids(view) == ["w.n1", "w.n2", "v.n2", "n2/w.n4", "n3/w.n1", "w.n4"]
+    assert view.claims == (("n2", "w.n4", ""), ("n3", "w.n1", ""))
+    assert view.drop("n4")
+    assert "w.n4" not in ids(view)
+
+
+def test_a_name_of_no_node_is_whose_it_was():
+    view = view_of_two()
+    view.put("n3", (worker("n3", worker_id="chat.eu"),))
+    assert "chat.eu" in ids(view)
+    view.put("n2", (*view.of("n2"), worker("n2", "u", worker_id="chat.eu")))
+    assert ids(view) == ["w.n1", "w.n2", "v.n2", "n2/chat.eu", "chat.eu"]
+    view.own(Fleet(version=2, workers=(worker("n1"), worker("n1", "v", worker_id="chat.eu"))))
+    assert ids(view) == ["w.n1", "chat.eu", "w.n2", "v.n2", "n2/chat.eu", "n3/chat.eu"]
+    view.own(Fleet(version=3, workers=()))
+    view.drop("n3")
+    assert ids(view) == ["w.n2", "v.n2", "chat.eu"], "who had it is gone"
 
 
 def test_all_workers_of_all_nodes():
@@ -117,7 +141,7 @@ def test_losses_of_the_unknown_change_no_fleet_and_are_bounded():
 
 
 def test_a_model_of_another_digest_is_another_model():
-    view = RosterView(alone=False)
+    view = RosterView("n1", OTHERS)
     ours = worker("n1", models=("echo@1", "new@1"), digests=("a", ""))
     view.own(Fleet(version=1, workers=(ours,)))
     same = worker("n2", models=("echo@1",), digests=("a",))
@@ -129,4 +153,55 @@ def test_a_model_of_another_digest_is_another_model():
     assert models["w.n2"] == ("echo@1",)
     assert models["w.n3"] == ("big@1", "new@1")
     assert models["w.n4"] == ("echo@1",), "who doesn't say is believed"
-    assert view.conflicts == (("w.n3", "echo@1"),)
+    assert view.claims == (("n3", "w.n3", "echo@1"),)
+
+
+def test_a_digest_that_is_in_use_is_not_replaced():
+    view = RosterView("n1", OTHERS)
+    view.put("n3", (worker("n3", digests=("a",)),))
+    assert view.fleet.workers[0].models == ("echo@1",)
+    view.put("n2", (worker("n2", digests=("b",)),))
+    assert {w.worker_id: w.models for w in view.fleet.workers} == {"w.n2": (), "w.n3": ("echo@1",)}
+    view.drop("n3")
+    assert [w.models for w in view.fleet.workers] == [("echo@1",)], "nobody else uses it"
+
+
+def test_the_catalog_says_what_a_model_is_and_own_workers_do_before_it():
+    card = ModelCard(name="echo", version="1", engine="echo")
+    view = RosterView("n1", OTHERS)
+    view.put("n2", (worker("n2", digests=("b",)),))
+    view.put("n3", (worker("n3", digests=(digest_of(card),)),))
+    assert [w.models for w in view.fleet.workers] == [("echo@1",), ()]
+    assert view.offered((card,))
+    assert not view.offered((card,))
+    assert [w.models for w in view.fleet.workers] == [(), ("echo@1",)]
+    view.own(Fleet(version=1, workers=(worker("n1", digests=("b",)),)))
+    assert [w.models for w in view.fleet.workers] == [("echo@1",), ("echo@1",), ()]
+
+
+def test_a_worker_of_ours_at_another_node_says_nothing_of_others():
+    view = RosterView("n1", OTHERS)
+    placed = worker("n1", "x", address="n2/x/1", worker_id="x.eu", digests=("b",))
+    view.own(Fleet(version=1, workers=(placed, worker("n1", digests=("a",)))))
+    assert {w.worker_id: w.models for w in view.fleet.workers} == {
+        "w.n1": ("echo@1",),
+        "x.eu": (),
+    }
+    assert view.claims == (("n2", "x.eu", "echo@1"),)
+
+
+def test_what_is_taken_from_a_worker_leaves_the_rest_as_it_was():
+    said = worker(
+        "n2", models=("a@1", "b@1", "c@1"), digests=("1", "2", "3"), abilities=("x", "y"),
+        loadable=("b@1", "d@1"), loading=("b@1",),
+    )  # fmt: skip
+    left = without(said, frozenset(["b@1"]))
+    assert (left.models, left.digests, left.abilities) == (("a@1", "c@1"), ("1", "3"), ("x",))
+    assert (left.loadable, left.loading) == (("d@1",), ())
+
+
+def test_the_longest_end_says_whose_a_name_is():
+    names = WorkerNames("n1", ("b", "a.b"))
+    assert [names.owner(name) for name in ("w.n1", "w.a.b", "w.b", "w.eu", "n1", "w.n1.eu")] == [
+        "n1", "a.b", "b", "", "", "",
+    ]  # fmt: skip

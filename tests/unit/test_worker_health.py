@@ -8,7 +8,8 @@ from actors.contracts import (
     HealthReport,
     ModelCard,
 )
-from actors.worker.health import HealthReporter, digest_of
+from actors.core.model_digest import digest_of
+from actors.worker.health import HealthReporter
 
 
 def report(running: int, sequence: int) -> HealthReport:

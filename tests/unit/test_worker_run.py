@@ -19,6 +19,7 @@ from actors.contracts import (
     Outcome,
     Run,
     Sampling,
+    Settle,
     Usage,
 )
 from actors.engines.factory import create
@@ -55,6 +56,11 @@ def finish(made: ModelRun, now: float = 1.0) -> None:
     made.journal.close(Finish.STOP, Usage(prompt_tokens=2, completion_tokens=made.journal.tokens))
     made.finished_at = now
     made.wake()
+
+
+def settle_as(made: ModelRun, ending: Ending) -> Settle | None:
+    made.ending = ending
+    return made.settle()
 
 
 async def item(reader: End, later: list[ModelRun]) -> Chunk | Completed:
@@ -123,11 +129,13 @@ async def test_a_reader_hears_of_a_fault_after_what_was_said() -> None:
         (Ending.CANCELLED, Outcome.CANCELLED),
         (Ending.LATE, Outcome.FAILED),
         (Ending.SUPERSEDED, None),
+        (Ending.LEFT, None),
         (Ending.STOPPING, None),
     ],
 )
 def test_who_settles_a_run_that_was_broken_off(ending: Ending, outcome: Outcome | None) -> None:
-    made = execution(token=3, emitted_ids=(1, 2))
+    made = execution(token=3, emitted_ids=(1, 2), stream=False)
+    made.begun = True
     made.journal.add((3,), "c")
     made.break_off(ending)
     settle = made.settle()
@@ -153,6 +161,26 @@ def test_an_answer_that_was_read_to_its_end_says_so() -> None:
         settle = made.settle()
         assert settle is not None
         assert (settle.outcome, settle.delivered) == (Outcome.COMPLETED, read)
+
+
+@pytest.mark.parametrize("ending", [Ending.CANCELLED, Ending.LATE])
+async def test_of_a_stream_what_was_handed_out_is_billed(ending: Ending) -> None:
+    made = execution()
+    settle = settle_as(made, ending)
+    assert settle is not None
+    assert settle.usage == Usage(), "it never began"
+    made.begun = True
+    made.journal.add((1,), "a")
+    reader = end(made, from_seq=0)
+    assert (await item(reader, [])).token_ids == (1,)
+    made.journal.add((2, 3), "bc")
+    listening = settle_as(made, ending)
+    assert listening is not None
+    assert listening.usage == Usage(prompt_tokens=2, completion_tokens=3), "it gets what there is"
+    reader.leave()
+    left = settle_as(made, ending)
+    assert left is not None
+    assert left.usage == Usage(prompt_tokens=2, completion_tokens=1)
 
 
 def test_a_fault_is_the_gateways_to_settle_and_an_answer_ours() -> None:

@@ -13,11 +13,13 @@ from cyclopts import App, CycloptsError, Parameter
 from supervision.errors import TetherError
 from supervision.release import VERSION
 from supervision.settings import ConfigInvalid
+from tether.cli.billing import ledger, prices, receipt
 from tether.cli.certificates import ca
 from tether.cli.database import db
 from tether.cli.failure import CommandFailed
 from tether.cli.models import artifacts, models
-from tether.config import Config, load
+from tether.cli.tenants import limits
+from tether.config import load
 
 _CONFIG = Path("cluster.toml")
 ConfigPath = Annotated[Path, Parameter(name=["--config", "-c"], help="The configuration file.")]
@@ -39,6 +41,10 @@ app.command(ca)
 app.command(db)
 app.command(models)
 app.command(artifacts)
+app.command(limits)
+app.command(ledger)
+app.command(prices)
+app.command(receipt)
 
 
 @app.command
@@ -163,8 +169,9 @@ def create(
         It may also change the registry of models, over HTTP.
     """
     from tether.cli.keys import create as run
+    from tether.cli.stored import stored
 
-    return run(_stored(config, node), tenant, name, operator=operator)
+    return run(stored(config, node), tenant, name, operator=operator)
 
 
 @keys.command(name="list")
@@ -185,8 +192,9 @@ def list_(
         One JSON object a line.
     """
     from tether.cli.keys import list_ as run
+    from tether.cli.stored import stored
 
-    return run(_stored(config, node), tenant, as_json=json)
+    return run(stored(config, node), tenant, as_json=json)
 
 
 @keys.command
@@ -199,8 +207,9 @@ def revoke(key: str, *, config: ConfigPath = _CONFIG, node: NodeId = "") -> int:
         Which one; `tether keys list` shows ids and prefixes.
     """
     from tether.cli.keys import revoke as run
+    from tether.cli.stored import stored
 
-    return run(_stored(config, node), key)
+    return run(stored(config, node), key)
 
 
 @cluster.command
@@ -215,12 +224,6 @@ def status(*, config: ConfigPath = _CONFIG, node: NodeId = "", json: bool = Fals
     from tether.cli.cluster import status as run
 
     return run(load(config, node), as_json=json)
-
-
-def _stored(path: Path, node: str) -> Config:
-    """For what needs the database alone: with a DSN it doesn't matter which node this is."""
-    config = load(path)
-    return config if config.stores.postgres and not node else load(path, node)
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ def cautions(config: Config) -> Iterator[Problem]:
             "firewall",
         )
     yield from _database(config.stores.postgres)
+    yield from _redis(config)
 
 
 def _door(config: Config) -> Iterator[Problem]:
@@ -56,6 +57,26 @@ def _database(dsn: str) -> Iterator[Problem]:
             f"with sslmode={mode} whoever is on the way to {', '.join(away)} may be taken for the "
             f"database; write ?sslmode={VERIFIED} into the DSN, and with sslrootcert=FILE whose "
             "certificates count",
+        )
+
+
+def _redis(config: Config) -> Iterator[Problem]:
+    if not config.has_role("control"):
+        return
+    control = [member.id for member in config.nodes if "control" in member.roles]
+    parts = urlsplit(config.redis.url)
+    if len(control) > 1 and not config.redis.url:
+        yield Problem(
+            "redis.url",
+            f"{', '.join(control)} have no common store of limits, so each holds a tenant to one "
+            f"of {len(control)} parts of its limits; write the URL of a Redis or Valkey that all "
+            "of them reach",
+        )
+    elif parts.scheme == "redis" and not is_loopback(parts.hostname or ""):
+        yield Problem(
+            "redis.url",
+            f"its password and all tenants' names go unencrypted to {parts.hostname}; write "
+            "rediss:// and, in redis.ca, whose certificates count",
         )
 
 
@@ -92,6 +113,7 @@ def secrets_in(config: Config) -> Iterator[str]:
     """The keys of the file that hold a password, or what opens an object store."""
     for path, url in (
         ("stores.postgres", config.stores.postgres),
+        ("redis.url", config.redis.url),
         *((f"artifacts.replicas[{n}]", url) for n, url in enumerate(config.artifacts.replicas)),
     ):
         parts = urlsplit(url)

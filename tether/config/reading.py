@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from actors.core.price_options import price_violations
 from supervision.settings import ConfigInvalid, Problem, read_section
 from tether.config.cluster_rules import cluster_violations
 from tether.config.rules import violations
@@ -45,13 +46,14 @@ def parse(text: str, *, folder: Path) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise _unusable(f"this is no valid TOML: {error}") from None
     problems: list[Problem] = []
-    listed: dict[str, list[Any]] = {"models": [], "workers": [], "nodes": []}
+    listed: dict[str, list[Any]] = {"models": [], "prices": [], "workers": [], "nodes": []}
     config = read_section(Config, raw, "", problems, listed)
     if config is None:
         raise ConfigInvalid(tuple(problems))
     unread = {p.path for p in problems}
     found = [
         *violations(config, listed["models"], listed["workers"]),
+        *price_violations(listed["prices"]),
         *cluster_violations(config, listed["nodes"], listed["workers"]),
     ]
     problems.extend(p for p in found if p.path not in unread)

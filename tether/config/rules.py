@@ -10,7 +10,9 @@ from actors.contracts.policies import PolicyName
 from actors.core.model_options import ModelOptions, model_violations
 from actors.core.policy_options import policy_violations
 from supervision.settings import Problem
+from tether.config.redis import redis_violations
 from tether.config.sections import EVERY, Config, WorkerSection, matching
+from tether.http.json_bounds import MAX_BYTES
 
 _MIN_PEER_BANDWIDTH: Final = 1 << 20  # bytes per second
 _SCHEMES: Final = ("file", "s3", "gs", "az")
@@ -24,6 +26,7 @@ def violations(
     what might concern it is not judged."""
     yield from _http(config)
     yield from _stores(config)
+    yield from redis_violations(config.redis)
     yield from _artifacts(config, models)
     yield from policy_violations(config.policies, "policies.")
     yield from _models(models, config.policies.order)
@@ -41,6 +44,12 @@ def _http(config: Config) -> Iterator[Problem]:
             "http.default_deadline_s",
             f"{http.default_deadline_s:g} s is longer than http.max_deadline_s "
             f"({http.max_deadline_s:g} s); lower it",
+        )
+    if http.max_body_bytes > MAX_BYTES:
+        yield Problem(
+            "http.max_body_bytes",
+            f"what a door takes to read a body is bounded up to {MAX_BYTES}, and this is "
+            f"{http.max_body_bytes}; lower it",
         )
     if http.body_budget_bytes < http.max_body_bytes:
         yield Problem(

@@ -26,6 +26,9 @@ def open_files(config: Config, path: Path) -> Iterator[Problem]:
     if passfile := passfile_of(config.stores.postgres):
         file = config.folder / Path(passfile).expanduser()
         yield from _looked_at(file, "the database's password")
+    if config.redis.password_file:
+        password = config.placed(config.redis.password_file)
+        yield from _looked_at(password, "the password of redis.url")
     if config.tls_files is not None:
         yield from _looked_at(config.tls_files[1], "the key of http.tls")
     identity = config.identity_dir

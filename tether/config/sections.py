@@ -19,16 +19,18 @@ from msgspec import Meta
 from actors.artifacts.options import ArtifactOptions
 from actors.contracts.policies import RequestPolicies
 from actors.core.model_options import ModelOptions
+from actors.core.node_roles import ROLES, RoleName
+from actors.core.price_options import PriceOptions
 from supervision.capability import Capability, meets
 from supervision.settings import ConfigInvalid, Port, Positive, Problem, Seconds, Section, Word
 from tether.config.answers_section import AnswersSection
+from tether.config.redis import RedisSection
 
 TlsVersion = Literal["1.2", "1.3"]
 Key = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-Role = Literal["door", "control", "worker", "gateway"]
-ROLES: Final[tuple[Role, ...]] = ("door", "control", "worker")
 OLD_ROLE: Final = "gateway"
 """What `door` and `control` were together; read for the sake of the sentence that refuses it."""
+Role = Literal[RoleName, "gateway"]
 EVERY: Final = "*"
 """In the models of a worker: all of them."""
 NO_DATABASE: Final = (
@@ -53,9 +55,11 @@ class NodeSection(Section, frozen=True, kw_only=True):
     directories `{node}` stands for the id of the node; with `[[nodes]]`, `id` and `admin_port`
     are taken from there. `probe_deadline_s` is how long an actor may leave a ping unanswered until
     it is killed and started again (four times as long for a worker; 0: for ever); `warm_spares`
-    how many processes each supervisor keeps ready, of which a restart is made. At `metrics`,
-    `HOST:PORT`, all that the node counts is shown to whoever may connect; `{host}` stands for that
-    of the node, port 0 picks a free one, which `tether up` prints, and empty shows nothing."""
+    how many processes each supervisor keeps ready, of which a restart is made; `spool_bytes` how
+    much of bills that PostgreSQL doesn't take is kept in `data_dir`/spool until it does. At
+    `metrics`, `HOST:PORT`, all that the node counts is shown to whoever may connect; `{host}`
+    stands for that of the node, port 0 picks a free one, which `tether up` prints, and empty shows
+    nothing."""
 
     id: Word = "n1"
     data_dir: Annotated[str, Meta(min_length=1)] = ".tether"
@@ -66,6 +70,7 @@ class NodeSection(Section, frozen=True, kw_only=True):
     stop_deadline_s: Seconds = 30.0
     probe_deadline_s: Annotated[float, Meta(ge=0, le=3600)] = 15.0
     warm_spares: Annotated[int, Meta(ge=0, le=16)] = 1
+    spool_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 40)] = 64 << 20
     metrics: Annotated[str, Meta(pattern=r"^(\S+:[0-9]{1,5})?$")] = "127.0.0.1:9464"
 
     @property
@@ -150,12 +155,13 @@ class StoresSection(Section, frozen=True, kw_only=True):
     (`tether db roles` makes them, and the embedded server by itself); without it, all are whom the
     DSN names, with all of his rights. Settled jobs are deleted
     after `keep_jobs_days`, and their idempotency keys forgotten; what was billed after
-    `keep_ledger_days`. 0 keeps for ever."""
+    `keep_ledger_days`. 0 keeps for ever. Every `seal_s` what was billed is sealed."""
 
     postgres: str = ""
     roles: bool = False
     keep_jobs_days: Annotated[float, Meta(ge=0, le=36_500)] = 30.0
     keep_ledger_days: Annotated[float, Meta(ge=0, le=36_500)] = 0.0
+    seal_s: Annotated[float, Meta(ge=1, le=3600)] = 60.0
 
 
 class GatewaySection(Section, frozen=True, kw_only=True):
@@ -224,12 +230,14 @@ class Config(Section, frozen=True, kw_only=True):
     nodes: tuple[MemberSection, ...] = ()
     http: HttpSection = HttpSection()
     stores: StoresSection = StoresSection()
+    redis: RedisSection = RedisSection()
     artifacts: ArtifactOptions = ArtifactOptions()
     answers: AnswersSection = AnswersSection()
     gateway: GatewaySection = GatewaySection()
     limits: LimitsSection = LimitsSection()
     policies: RequestPolicies = RequestPolicies()
     models: tuple[ModelOptions, ...] = ()
+    prices: tuple[PriceOptions, ...] = ()
     workers: tuple[WorkerSection, ...] = ()
     folder: Path = Path()
 
@@ -237,7 +245,7 @@ class Config(Section, frozen=True, kw_only=True):
     def cache_dir(self) -> Path:
         """Where converted models are kept, absolute."""
         if self.node.cache_dir:
-            return self._directory(self.node.cache_dir)
+            return self.placed(self.node.cache_dir)
         shared = os.environ.get("XDG_CACHE_HOME")
         return Path(shared) / "tether" if shared else (self.folder / ".cache").resolve()
 
@@ -249,18 +257,18 @@ class Config(Section, frozen=True, kw_only=True):
     @property
     def data_dir(self) -> Path:
         """The node's own directory, absolute."""
-        return self._directory(self.node.data_dir)
+        return self.placed(self.node.data_dir)
 
     @property
     def identity_dir(self) -> Path | None:
         """Where the node's certificate is, absolute; None when it has none."""
-        return self._directory(self.node.identity_dir) if self.node.identity_dir else None
+        return self.placed(self.node.identity_dir) if self.node.identity_dir else None
 
     @property
     def tls_files(self) -> tuple[Path, Path] | None:
         """The certificate of the front doors and its key, absolute; None when they have none."""
         tls = self.http.tls
-        return (self._directory(tls.certificate), self._directory(tls.key)) if tls else None
+        return (self.placed(tls.certificate), self.placed(tls.key)) if tls else None
 
     @property
     def member(self) -> MemberSection | None:
@@ -316,7 +324,8 @@ class Config(Section, frozen=True, kw_only=True):
             nodes=nodes,
         )
 
-    def _directory(self, path: str) -> Path:
+    def placed(self, path: str) -> Path:
+        """A path of the file, absolute."""
         named = path.replace("{node}", self.node.id)
         return (self.folder / Path(named).expanduser()).resolve()
 

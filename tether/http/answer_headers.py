@@ -6,6 +6,7 @@ from typing import Final
 
 from actors.contracts import Chunk, Completed
 from tether.http.errors import Headers
+from tether.http.limit_headers import limit_headers
 
 #: Of draft-ietf-httpapi-idempotency-key-header's kind; Stripe's name for it.
 REPLAYED: Final = (b"idempotency-replayed", b"true")
@@ -13,4 +14,5 @@ REPLAYED: Final = (b"idempotency-replayed", b"true")
 
 def answer_headers(first: Chunk | Completed) -> Headers:
     """What is said of an answer before it."""
-    return [REPLAYED] if first.replayed else []
+    headers = limit_headers(first.limits)
+    return [*headers, REPLAYED] if first.replayed else headers

@@ -65,11 +65,13 @@ def read_credential(headers: dict[bytes, bytes]) -> str:
 
 
 def tenant_of(credential: str) -> str:
-    """The part of a key `tether-<tenant>-<random>` that is the same for all keys of a tenant:
-    the tenant up to its first dash. Chooses a gateway partition and proves nothing. Other keys
-    all give the empty string."""
-    prefix, _, rest = credential.partition("-")
-    return rest.partition("-")[0] if prefix == "tether" else ""
+    """The tenant of a key `tether-<tenant>-<secret>`, whose secret has 43 characters: the same for
+    all keys of a tenant, whatever dashes are in its name or in the secret. Chooses a gateway
+    partition and proves nothing; a key of another form is none of ours, and is its own tenant
+    here."""
+    if credential.startswith("tether-") and credential[-44:-43] == "-":
+        return credential[7:-44] or credential
+    return credential
 
 
 def check_retry_token(token: str, param: str = "Idempotency-Key") -> str:

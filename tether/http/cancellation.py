@@ -13,6 +13,7 @@ from types import TracebackType
 from starlette.types import Receive
 
 from supervision.errors import Cancelled, DeadlineExceeded, TetherError
+from supervision.runtime.cancel_cause import CancelCause
 from tether.http.errors import BodyTooSlow
 
 PATIENCE_S = 0.05
@@ -88,7 +89,7 @@ class Cancellation:
     def _cut(self, cause: TetherError) -> None:
         if self._cause is None and self._task is not None:
             self._cause = cause
-            self._task.cancel()
+            self._task.cancel(CancelCause.CANCELLED)
 
     def __enter__(self) -> Cancellation:
         return self

@@ -9,12 +9,12 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from supervision.errors import Draining, Internal, TetherError
-from supervision.telemetry import logs
+from supervision.telemetry.bounded_log import BoundedLog
 from tether.http import errors
 
 MAX_KEPT_BYTES = 1 << 20  # of a body that nobody wants; a connection with more to come is closed
 
-log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 
 class DoorCycle(RequestResponseCycle):
@@ -34,7 +34,7 @@ class DoorCycle(RequestResponseCycle):
         except asyncio.CancelledError:  # the server's shutdown ran out of patience
             await self._fail(Draining("the server stopped before the answer was complete"))
         except BaseException:
-            log.exception("a request failed", path=self.scope["path"][:128])
+            heard.exception("a request failed", "", path=self.scope["path"][:128])
             await self._fail(Internal("an error of ours; the log has it"))
         finally:
             self.on_response = _nothing

@@ -13,6 +13,7 @@ import msgspec
 
 from actors.errors import AnswerGone
 from supervision.errors import BadRequest, Draining, TetherError, Unauthenticated
+from tether.http.limit_headers import limit_headers, state_in
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -88,6 +89,7 @@ def answer(error: TetherError) -> tuple[int, Headers, bytes]:
     seconds = retry_after(error)
     if seconds is not None:
         headers.append((b"retry-after", b"%d" % seconds))
+    headers += limit_headers(state_in(error))
     if isinstance(error, Unauthenticated):
         headers.append((b"www-authenticate", b"Bearer"))
     if isinstance(error, Draining) or error.status in (408, 413):

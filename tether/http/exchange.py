@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from actors.contracts import Completed, Infer
 from supervision.errors import Cancelled, Draining, Internal, TetherError, Unauthenticated
-from supervision.telemetry import logs
+from supervision.telemetry.bounded_log import BoundedLog
 from tether.http import errors, metrics
 from tether.http.admission import DoorAdmission
 from tether.http.answer_headers import answer_headers
@@ -34,7 +34,7 @@ from tether.http.storage import Storage
 
 LAST_WORDS_S = 2.0
 
-log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 
 class Exchange:
@@ -81,9 +81,12 @@ class Exchange:
             why = self._storage.explained(error)
         except asyncio.CancelledError:
             # The server's shutdown ran out of patience. The answer is ended here, as broken.
-            why = Draining("the server stopped before the answer was complete")
+            why = Draining(
+                "the server stopped before the answer was complete; nothing of it is billed, send "
+                "the request again"
+            )
         except Exception:
-            log.exception("a request failed", request_id=envelope.request_id)
+            heard.exception("a request failed", "", request_id=envelope.request_id)
             why = Internal(f"an error of ours; its id is {envelope.request_id}")
         try:
             with suppress(TimeoutError):
@@ -112,6 +115,11 @@ class Exchange:
                             await self._stream(envelope, reply, encoder, batches)
                         else:
                             await self._whole(reply, encoder, batches)
+                    except asyncio.CancelledError as cancelled:
+                        # The gateway shall hear who has cancelled, also while a client reads.
+                        with suppress(asyncio.CancelledError, StopAsyncIteration):
+                            await batches.athrow(cancelled)
+                        raise
                     finally:
                         await batches.aclose()
             except Unauthenticated:

@@ -32,6 +32,7 @@ from actors.contracts import (
 )
 from supervision.contracts import Contract
 from supervision.errors import Draining, Internal, PeerLost, TetherError, Unavailable
+from supervision.runtime.cancel_cause import CancelCause
 from supervision.telemetry import logs
 from supervision.tree_view import index_of
 from tether.http import metrics
@@ -61,6 +62,8 @@ class Items(Protocol):
     def __aiter__(self) -> AsyncIterator[Any]: ...
 
     async def aclose(self) -> object: ...
+
+    def close(self, why: CancelCause = ...) -> object: ...
 
 
 class Road(Protocol):
@@ -150,6 +153,10 @@ class Gateways:
                 log.warning(
                     "gateway lost", path=path, seq=seq, attempt=attempt + 1, error=error.message
                 )
+            except asyncio.CancelledError as cancelled:
+                if items is not None:
+                    items.close(_why(cancelled))
+                raise
             finally:
                 if items is not None:
                     await items.aclose()
@@ -241,6 +248,13 @@ class Gateways:
     def _control_changed(self, *_: Any) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _why(cancelled: asyncio.CancelledError) -> CancelCause:
+    """What the gateway is told: a client that hangs up says so (see `cancellation`), and whatever
+    else cancels is the end of this server."""
+    by_client = cancelled.args[:1] == (CancelCause.CANCELLED,)
+    return CancelCause.CANCELLED if by_client else CancelCause.LEAVING
 
 
 def _said_before(item: Chunk | Completed, seq: int) -> bool:

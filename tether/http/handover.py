@@ -23,7 +23,7 @@ from typing import BinaryIO, Final
 
 from supervision.errors import Hindered
 from supervision.runtime.sockets import Listener, connected, credentials_of
-from supervision.telemetry import logs
+from supervision.telemetry.bounded_log import BoundedLog
 
 RECEIVE_S: Final = 5.0  # in which a door must have got it
 _VERSION: Final = b"1"
@@ -33,7 +33,7 @@ MAX_KEPT_BYTES: Final = 4 << 20
 _AT_ONCE: Final = 64  # that are answered in one turn of the loop
 _PAUSE_S: Final = 0.1  # after an accept that failed, for want of descriptors
 
-log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 
 class Handover:
@@ -75,7 +75,7 @@ class Handover:
             except BlockingIOError:
                 return
             except OSError as error:
-                log.warning("can't take who asks for the listening socket", error=str(error))
+                heard.warning("can't take who asks for the listening socket", "", error=str(error))
                 self._loop.remove_reader(self._listener.socket)
                 self._pause = self._loop.call_later(_PAUSE_S, self._resume)
                 return
@@ -85,7 +85,7 @@ class Handover:
     def _give(self, asker: socket.socket) -> None:
         pid, uid = credentials_of(asker)
         if uid not in self._listener.uids():
-            log.warning("refused the listening socket to another user", user=uid, asker=pid)
+            heard.warning("refused the listening socket to another user", uid, user=uid, asker=pid)
             return
         try:
             asker.setblocking(False)  # a byte always fits into what nobody has written to
@@ -95,7 +95,9 @@ class Handover:
             with _in_memory(self._kept()) as kept:
                 socket.send_fds(asker, [_VERSION], [self._sock.fileno(), kept.fileno()])
         except OSError as error:  # the asker is gone, or too many descriptors are under way
-            log.warning("the listening socket was not handed over", error=str(error), asker=pid)
+            heard.warning(
+                "the listening socket was not handed over", uid, error=str(error), asker=pid
+            )
 
 
 async def receive(path: str, timeout_s: float = RECEIVE_S) -> tuple[socket.socket, bytes]:

@@ -12,6 +12,9 @@ from typing import Final
 
 from supervision.errors import BadRequest
 
+MAX_BYTES: Final = 4 << 20
+"""Of a text: for those that are longer nobody has shown that the looks are quick. A door takes no
+longer bodies, whatever it is told."""
 MAX_VALUES: Final = 32_768  # members of objects and elements of lists
 MAX_DEPTH: Final = 64
 SMALL: Final = 16 << 10  # bytes, in which there can't be enough to matter

@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from tether.http.json_bounds import MAX_BYTES
+
 TlsVersion = Literal["1.2", "1.3"]
 
 
@@ -54,7 +56,7 @@ class DoorOptions(msgspec.Struct, frozen=True, kw_only=True):
     handover: str = ""
     gateways: int = 1
     cors_origins: tuple[str, ...] = ()
-    max_body_bytes: int = 4 << 20
+    max_body_bytes: int = MAX_BYTES
     body_budget_bytes: int = 128 << 20
     max_requests: int = 2048
     max_connections: int = 8192
@@ -86,6 +88,11 @@ class DoorOptions(msgspec.Struct, frozen=True, kw_only=True):
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"http.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.max_body_bytes > MAX_BYTES:
+            raise ValueError(
+                f"http.max_body_bytes is {self.max_body_bytes}; what a door takes to read one is "
+                f"bounded up to {MAX_BYTES}: lower it"
+            )
         if self.body_budget_bytes < self.max_body_bytes:
             raise ValueError(
                 f"http.body_budget_bytes is {self.body_budget_bytes} and below "

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from supervision.telemetry import logs
+from supervision.telemetry.bounded_log import BoundedLog
 from tether.http.admission import DoorAdmission
 from tether.http.certificate import DoorCertificate
 from tether.http.listener import BACKLOG
@@ -20,14 +20,16 @@ from tether.http.options import DoorOptions
 from tether.http.protocol import DoorProtocol
 from tether.http.tls_listener import TlsListener
 
-log = logs.get(__name__)
+heard = BoundedLog(__name__)
 
 
 class _OurLines(logging.Handler):
     """What uvicorn says, as a line of our log."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        log.warning("the HTTP server says so", text=record.getMessage(), level=record.levelname)
+        heard.warning(
+            "the HTTP server says so", record.msg, text=record.getMessage(), level=record.levelname
+        )
 
 
 class _Server(uvicorn.Server):

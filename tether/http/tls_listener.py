@@ -2,12 +2,14 @@
 
 Whoever has not ended one is a stranger. Handshakes are bounded in number and time; where there are
 too many, the oldest one gives way of that address which has most under way: an honest one takes
-milliseconds, and those of other addresses go on.
+milliseconds, and those of other addresses go on. Who speaks plain HTTP is told so, and gets nothing
+else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 import ssl
@@ -15,7 +17,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from supervision.telemetry import bounds, logs
+from supervision.telemetry import bounds
+from supervision.telemetry.bounded_log import BoundedLog
 from tether.http import metrics
 
 MAX_HANDSHAKES: Final = 512
@@ -27,7 +30,16 @@ CLOSE_S: Final = 10.0  # for a client to take the last bytes and say that it clo
 _AT_ONCE: Final = 16  # that are accepted in one turn of the loop
 _PAUSE_S: Final = 0.1  # after an accept that failed, for want of descriptors
 
-log = logs.get(__name__)
+_LEAST_S: Final = 0.001
+_PLAIN_S: Final = 2.0  # for who speaks plain HTTP to read its answer
+_PLAIN_BYTES, _PLAIN_READS = 16 << 10, 64  # what it may send meanwhile: it is thrown away
+_WHY: Final = b"the plain HTTP request was sent to an HTTPS port\n"
+_PLAIN: Final = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\n"
+    b"content-length: %d\r\nconnection: close\r\n\r\n%s" % (len(_WHY), _WHY)
+)
+
+heard = BoundedLog(__name__)
 _used = bounds.used.labels("door_handshakes")
 _refused = bounds.refused.labels("door_handshakes")
 _results = {
@@ -93,7 +105,7 @@ class TlsListener:
             except ConnectionAbortedError:  # who came has left already
                 continue
             except OSError as error:
-                log.warning("can't accept a connection", error=str(error))
+                heard.warning("can't accept a connection", "", error=str(error))
                 self._loop.remove_reader(self._sock)
                 self._pause = self._loop.call_later(_PAUSE_S, self.start)
                 return
@@ -103,12 +115,20 @@ class TlsListener:
             self._under_way.add(self._loop.create_task(self._shake(sock)), origin_of(address[0]))
 
     async def _shake(self, sock: socket.socket) -> None:
+        ends_at = self._loop.time() + self._timeout_s
         try:
+            async with asyncio.timeout_at(ends_at):
+                plain = await self._speaks_plainly(sock)
+                if plain:
+                    _results["refused"].inc()
+                    await self._answer(sock)
+                    sock.close()
+                    return
             await self._loop.connect_accepted_socket(
                 self._protocol,
                 sock,
                 ssl=self._context(),
-                ssl_handshake_timeout=self._timeout_s,
+                ssl_handshake_timeout=max(_LEAST_S, ends_at - self._loop.time()),
                 ssl_shutdown_timeout=CLOSE_S,
             )
         except OSError as error:
@@ -119,6 +139,43 @@ class TlsListener:
             raise
         else:
             _results["good"].inc()
+
+    async def _speaks_plainly(self, sock: socket.socket) -> bool:
+        """Whether who came begins with a letter, as a request of HTTP does, and no record of TLS.
+        Nothing is taken from the socket.
+
+        Raises:
+            OSError: the connection is lost, or closed before its first byte.
+        """
+        while True:
+            try:
+                first = sock.recv(1, socket.MSG_PEEK)
+            except BlockingIOError:
+                await self._something(sock)
+                continue
+            if not first:
+                raise ConnectionResetError
+            return first.isalpha()
+
+    async def _something(self, sock: socket.socket) -> None:
+        """Returns when there is something to read."""
+        there = asyncio.Event()
+        self._loop.add_reader(sock, there.set)
+        try:
+            await there.wait()
+        finally:
+            self._loop.remove_reader(sock)
+
+    async def _answer(self, sock: socket.socket) -> None:
+        """Says what is wrong, and waits until it is read: what is left unread when a socket is
+        closed takes the answer with it."""
+        await self._loop.sock_sendall(sock, _PLAIN)
+        sock.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PLAIN_S):
+                for _ in range(_PLAIN_READS):
+                    if not await self._loop.sock_recv(sock, _PLAIN_BYTES):
+                        return
 
 
 class Handshakes:
@@ -172,5 +229,5 @@ def _result(error: OSError) -> str:
     """What came of a handshake that failed, as a label."""
     if isinstance(error, ssl.SSLError):
         return "left" if isinstance(error, ssl.SSLEOFError) else "refused"
-    # asyncio and uvloop say that the time is over by ConnectionAbortedError
-    return "timeout" if isinstance(error, ConnectionAbortedError) else "left"
+    # within the handshake asyncio and uvloop say that the time is over by ConnectionAbortedError
+    return "timeout" if isinstance(error, ConnectionAbortedError | TimeoutError) else "left"

@@ -21,6 +21,7 @@ ACTOR_CLASSES: Final = (
     "actors.gateway.gateway:Gateway",
     "actors.placer.placer:Placer",
     "actors.postgres.postgres:Postgres",
+    "actors.valkey.valkey:Valkey",
     "actors.registry.registry:Registry",
     "actors.reservation.reservation:Reservation",
     "actors.roster.roster:Roster",

@@ -15,7 +15,8 @@ import httptools
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from supervision.telemetry import bounds, logs
+from supervision.telemetry import bounds
+from supervision.telemetry.bounded_log import BoundedLog
 
 PATH: Final = b"/metrics"
 MAX_SCRAPES: Final = 8  # connections at once
@@ -23,7 +24,7 @@ MAX_HEAD_BYTES: Final = 16 << 10
 SCRAPE_S: Final = 10.0
 _PLAIN: Final = "text/plain; charset=utf-8"
 
-log = logs.get(__name__)
+heard = BoundedLog(__name__)
 _used = bounds.used.labels("scrapes")
 _refused = bounds.refused.labels("scrapes")
 
@@ -68,7 +69,7 @@ class Scrapes:
         except (OSError, asyncio.IncompleteReadError, TimeoutError):
             pass  # it has left, or takes too long
         except Exception:
-            log.exception("a scrape failed")
+            heard.exception("a scrape failed", "")
         finally:
             writer.transport.abort()
             self._running -= 1

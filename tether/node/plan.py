@@ -5,6 +5,7 @@
     node  one_for_one
     ├─ metrics                  for Prometheus; the launcher holds its listening socket
     ├─ postgres                 at a control node without a DSN
+    ├─ valkey                   at one without a redis.url: adds up what tenants use
     ├─ control  rest_for_one    registry, roster, reservation, scheduler, gateways
     ├─ workers  dynamic         losing the control chain never unloads a model
     ├─ depot                    in a cluster: lends other nodes what is in the cache
@@ -37,6 +38,7 @@ from actors.placer.placer import Placer, PlacerOptions
 from actors.postgres import Postgres, PostgresOptions
 from actors.registry import Registry, RegistryOptions
 from actors.reservation.reservation import Reservation, ReservationOptions
+from actors.reservation.settle_spool import SpoolOptions
 from actors.roster import OtherNode, Roster, RosterOptions
 from actors.scheduler import Scheduler, SchedulerOptions
 from actors.stores.database_roles import DatabaseRole, with_user
@@ -50,6 +52,7 @@ from supervision.strategy import Strategy
 from supervision.supervisor import Supervisor
 from tether.config import Config, WorkerSection
 from tether.node.door_plan import doors
+from tether.node.limits_plan import limits_plan, valkey
 from tether.node.metrics_listener import MetricsListener
 
 #: As many times as long as others may a worker be silent: engines share its interpreter.
@@ -71,6 +74,8 @@ def tree_of(config: Config, run_dir: Path, *, port: int) -> SupervisorOptions:
             data_dir=str(_postgres_data(config)), socket_dir=str(run_dir / POSTGRES_SOCKETS)
         )
         children.append(Postgres.spec(options))
+    if (store := valkey(config, run_dir)) is not None:
+        children.append(store)
     control = SupervisorOptions(
         strategy=Strategy.REST_FOR_ONE, children=_probed(_control(config, run_dir), probe_s)
     )
@@ -86,7 +91,10 @@ def tree_of(config: Config, run_dir: Path, *, port: int) -> SupervisorOptions:
         children.append(Depot.spec(lent))
     if placed := _probed(_placed(config), probe_s * WORKER_PROBE):
         placing = PlacerOptions(
-            node=config.node.id, admin_port=config.node.admin_port, workers=placed
+            node=config.node.id,
+            admin_port=config.node.admin_port,
+            workers=placed,
+            leaders=tuple(m.id for m in config.region_members if m.leader),
         )
         children.append(Placer.spec(placing))
     if config.has_role("door"):
@@ -214,12 +222,18 @@ def _control(config: Config, run_dir: Path) -> Iterator[ChildSpec]:
         keep_jobs_s=config.stores.keep_jobs_days * DAY_S,
         keep_ledger_s=config.stores.keep_ledger_days * DAY_S,
         answers=config.answers.options,
+        seal_s=config.stores.seal_s,
     )
     reserving = dsn_of(config, run_dir, DatabaseRole.RESERVATION)
-    yield Reservation.spec(ReservationOptions(dsn=reserving, ledger=keep))
+    options = ReservationOptions(dsn=reserving, ledger=keep, prices=config.prices)
+    yield Reservation.spec(options)
     yield Scheduler.spec(SchedulerOptions(region=config.cluster.region))
+    shared = limits_plan(config, run_dir)
     gateway = GatewayOptions(
         dsn=dsn_of(config, run_dir, DatabaseRole.GATEWAY),
+        store=shared.store,
+        parts=shared.parts,
+        limit_share=shared.share,
         limits=TenantLimits(
             requests_per_minute=config.limits.requests_per_minute,
             tokens_per_minute=config.limits.tokens_per_minute,
@@ -233,6 +247,7 @@ def _control(config: Config, run_dir: Path) -> Iterator[ChildSpec]:
         policies=config.policies,
         answers=config.answers.options,
         max_deadline_s=config.http.max_deadline_s,
+        spool=SpoolOptions(bytes=config.node.spool_bytes),
     )
     yield PartitionSupervisor.spec(
         PartitionOptions(
@@ -324,6 +339,7 @@ def _worker(config: Config, worker: WorkerSection, worker_id: str) -> WorkerOpti
         prefix_mib=worker.prefix_mib,
         elsewhere=len(config.nodes) > 1,
         answers=config.answers.options,
+        spool=SpoolOptions(bytes=config.node.spool_bytes),
     )
 
 

@@ -29,6 +29,7 @@ from tests.support.http_server import KEY
 from tests.support.ports import free_port
 from tests.support.raw_http import Raw, call, chat, events, said
 from tests.support.waiting import PATIENCE_S, PatientEndpoint
+from tether.http.caller import tenant_of
 from tether.http.listener import listen
 from tether.http.options import DoorOptions
 from tether.http.server_actor import FrontDoor
@@ -88,7 +89,7 @@ class Node:
     @property
     def busy_gateway(self) -> str:
         """The path of the gateway that the test's tenant belongs to."""
-        return f"control/gateways/{index_of('acme', 2)}"
+        return f"control/gateways/{index_of(tenant_of(KEY), 2)}"
 
 
 @pytest.fixture

@@ -410,7 +410,9 @@ async def test_the_server_has_no_log_of_its_own(
 ) -> None:
     """Not a line on what a client has sent; and what else uvicorn says is a line of our log."""
     ours: list[str] = []
-    monkeypatch.setattr(server.log, "warning", lambda event, **more: ours.append(more["text"]))
+    monkeypatch.setattr(
+        server.heard, "warning", lambda event, *_, **more: ours.append(more["text"])
+    )
     root: list[logging.LogRecord] = []
     handler = logging.Handler()
     handler.emit = root.append  # type: ignore[method-assign, assignment]

@@ -48,6 +48,10 @@ def result(name: str) -> float:
     return float(metrics.handshakes.labels(name)._value.get())
 
 
+def door_handshakes() -> float:
+    return float(tls_listener._used._value.get())
+
+
 async def s_client(port: int, *options: str) -> tuple[int, str]:
     """OpenSSL's own client; its exit code and what it says."""
     process = await asyncio.create_subprocess_exec(
@@ -106,13 +110,40 @@ async def test_only_the_newest_version_if_so_told(authority: DoorAuthority) -> N
         assert (await s_client(door.port, "-tls1_2"))[0] != 0
 
 
-async def test_plain_http_gets_nothing_and_is_counted(door: Served) -> None:
+@pytest.mark.parametrize("size", [0, 300_000])
+async def test_plain_http_is_told_so_and_counted(door: Served, size: int) -> None:
+    """Also who sends a body first, and reads then."""
     before = result("refused")
     async with await Raw.open(door.port) as raw:
-        raw.write(request("GET", "/healthz"))
-        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
-            await raw.head()
+        raw.write(request("POST", "/v1/chat/completions", b"x" * size))
+        status, body = await raw.answer()
+        assert (status, body) == (400, b"the plain HTTP request was sent to an HTTPS port\n")
+        assert raw.headers["connection"] == "close"
+        assert await raw.closed()
     await until(lambda: result("refused") == before + 1)
+
+
+async def test_who_reads_no_answer_to_plain_http_is_left(
+    door: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls_listener, "_PLAIN_S", 0.2)
+    async with await Raw.open(door.port) as raw:
+        raw.write(b"GET / HTTP/1.1\r\n")
+        assert await raw.head() == 400
+        assert len(await raw.body()) == int(raw.headers["content-length"])
+        await until(lambda: not door_handshakes())
+
+
+async def test_who_says_nothing_is_a_handshake_that_takes_too_long(
+    authority: DoorAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TlsListener.__init__, "__kwdefaults__", {"most": 512, "timeout_s": 0.2})
+    options = DoorOptions(port=0, certificate=str(authority.certificate), key=str(authority.key))
+    async with served(options=options) as door:
+        before = result("timeout")
+        async with await Raw.open(door.port) as raw:
+            assert await raw.closed()
+        assert result("timeout") == before + 1
 
 
 async def test_what_comes_with_the_handshake_is_not_lost(
