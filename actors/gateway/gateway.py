@@ -22,7 +22,6 @@ from actors.contracts import (
 from actors.core.answer_packing import AnswerPacking
 from actors.core.journal import Reader
 from actors.core.node_roles import Role
-from actors.gateway import metrics
 from actors.gateway.admission import ShareShort
 from actors.gateway.catalog_answers import CatalogAnswers
 from actors.gateway.fleet_view import FleetView
@@ -40,6 +39,7 @@ from actors.gateway.session import Sessions
 from actors.gateway.session_listing import SessionListing
 from actors.gateway.session_reading import Deserted
 from actors.gateway.session_settlement import settled_by, used_of
+from actors.gateway.session_sweep import GONE, sweep_session
 from actors.gateway.settlement import Settlement
 from actors.gateway.shared_limits import SharedLimits
 from actors.gateway.slot_releases import SCHEDULER, SlotReleases
@@ -48,13 +48,8 @@ from supervision.child import Supervised
 from supervision.errors import Cancelled, DeadlineExceeded, Draining, TetherError, Unavailable
 from supervision.runtime import Address, on
 from supervision.runtime.cancel_cause import CancelCause
-from supervision.telemetry.bounded_log import BoundedLog
-
-heard = BoundedLog(__name__)
 
 TICK_S = 0.25  # of the sweep: deadlines, clients that don't come back, silent workers
-OVERTIME_S = 0.5  # the worker knows the deadline too, and settles by it
-GONE = "the front door has stopped, or is lost, and its client did not come back"
 START_S = 15.0  # for scheduler and catalog, which may be starting as well
 
 
@@ -292,15 +287,7 @@ class Gateway(Supervised):
         self._sessions.grew(session)
 
     def moved(self, session: RequestSession, why: TetherError) -> None:
-        metrics.request_resumes.labels(why.code).inc()
-        heard.info(
-            "a request moves on",
-            session.job_id,
-            job_id=session.job_id,
-            from_worker=session.worker_id,
-            at_token=session.journal.tokens,
-            why=why.code,
-        )
+        self._metrics.moved(session, why)
 
     def ended(self, session: RequestSession) -> None:
         """A session has its outcome: free what it held, and see that its job is closed."""
@@ -351,18 +338,9 @@ class Gateway(Supervised):
         while True:
             await asyncio.sleep(TICK_S)
             now = self.loop.time()
-            grace = self._options.grace_s
             silent = self._fleet.take_silent()
             for session in list(self._running):
-                left_at, placement = session.reading.left_at, session.placement
-                if now > placement.deadline + OVERTIME_S:
-                    session.fail(DeadlineExceeded("no complete answer before the deadline"))
-                elif left_at is not None and now - left_at >= grace:
-                    session.fail(Unavailable(GONE))
-                elif silent and session.worker_address in silent:
-                    session.desert()
-                elif now > placement.silent_until:
-                    session.expire(now)
+                sweep_session(session, silent, now, grace_s=self._options.grace_s)
             self._sessions.sweep(now)
             self._settlement.sweep(now)
             self._recent.publish()

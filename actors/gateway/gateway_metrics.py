@@ -5,8 +5,13 @@ from __future__ import annotations
 
 from actors.contracts import Outcome, Usage
 from actors.gateway import metrics
+from actors.gateway.request_session import RequestSession
 from actors.gateway.session import Sessions
+from supervision.errors import TetherError
 from supervision.telemetry import bounds as bound_metrics
+from supervision.telemetry.bounded_log import BoundedLog
+
+heard = BoundedLog(__name__)
 
 
 class GatewayMetrics:
@@ -34,6 +39,18 @@ class GatewayMetrics:
             self._tokens[1] += usage.completion_tokens
         if first_token_s is not None:
             self._first_token.observe(first_token_s)
+
+    def moved(self, session: RequestSession, why: TetherError) -> None:
+        """A request goes to another worker."""
+        metrics.request_resumes.labels(why.code).inc()
+        heard.info(
+            "a request moves on",
+            session.job_id,
+            job_id=session.job_id,
+            from_worker=session.worker_id,
+            at_token=session.journal.tokens,
+            why=why.code,
+        )
 
     def publish(self) -> None:
         """What was counted since the last time."""

@@ -8,6 +8,7 @@ from actors.contracts import Computed, Infer, JobState, LimitState, ModelCard, U
 from actors.core.node_roles import Role
 from actors.gateway.admission import TenantAdmission
 from actors.gateway.computed_usage import BrokenOff, ComputedUsage
+from actors.gateway.continuation import go_on
 from actors.gateway.fleet_view import FleetView
 from actors.gateway.gateway_metrics import GatewayMetrics
 from actors.gateway.keyring import Caller
@@ -20,7 +21,6 @@ from actors.gateway.session import Sessions
 from actors.gateway.session_host import SessionHost
 from supervision.errors import (
     BadRequest,
-    Cancelled,
     DeadlineExceeded,
     Draining,
     Overloaded,
@@ -97,7 +97,7 @@ class RequestAdmission:
         session.charged = tokens
         ended = self._sessions.ended(session.key)
         if isinstance(ended, RequestSession):
-            session.go_on(ended)
+            go_on(session, ended)
             self._sessions.drop(ended)
         try:
             self._make_room(session, asked.characters)
@@ -162,7 +162,7 @@ class RequestAdmission:
             unused = 0  # the gateway that takes it up again settles it
         elif begun_elsewhere and not _resumed(session.infer):
             unused = charged  # charged to the request that has begun it
-        elif session.worker_id and isinstance(error, Cancelled | DeadlineExceeded):
+        elif session.worker_id and session.broken_off:
             node = session.worker_address.partition("/")[0]
             broken = BrokenOff(tenant_id, charged, node)
             unused = -self._computed.expect(session.job_id, broken, now)

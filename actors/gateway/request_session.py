@@ -106,13 +106,6 @@ class RequestSession(Session):
         self._host = host
         self._stream: Chunks | None = None
 
-    def go_on(self, ended: RequestSession) -> None:
-        """The same request ended badly before: goes on from there, if the version is the same."""
-        journal = ended.journal
-        if journal.prompt_ids and ended.model_ref == self.model_ref:
-            self.journal = journal.copy()
-            self.past.had = journal.tokens
-
     # ---- moving on
 
     async def step(self) -> None:
@@ -323,6 +316,13 @@ class RequestSession(Session):
     def streaming(self) -> bool:
         """Is a worker's stream open?"""
         return self._stream is not None
+
+    @property
+    def broken_off(self) -> bool:
+        """Did it end before its worker had said the end, by this side or by its deadline? Then
+        only the worker knows what was computed."""
+        late = isinstance(self.error, DeadlineExceeded)
+        return self.error is not None and (self._stream is not None or late)
 
     def _cold(self) -> bool:
         return self._host.cold(self.worker_address, self.model_ref)

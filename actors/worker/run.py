@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, nullcontext
 from enum import Enum, auto
 
 from msgspec.structs import replace
 
-from actors.contracts import Chunk, Completed, Finish, Outcome, Run, Settle, Usage
+from actors.contracts import Chunk, Completed, Computed, Finish, Outcome, Run, Settle, Usage
+from actors.core.answer_packing import AnswerPacking
 from actors.core.journal import Journal, Reader
 from actors.core.outcome_billing import AnswerEnd, AnswerSoFar, billed
 from actors.engines.generation import Generation
@@ -142,12 +144,13 @@ class ModelRun:
             yield ids[at : at + tokens], text
             at += tokens
 
-    @property
-    def keepable(self) -> bool:
-        """Is it an answer that the store is to keep, and does it know all of that?"""
+    def packed(self, packing: AnswerPacking) -> AbstractAsyncContextManager[bytes]:
+        """Its answer for the store; empty if that isn't to keep it, or not all of it is known."""
         journal, run = self.journal, self.run
         told = sum(tokens for tokens, _ in run.said)
-        return run.job.keep and journal.finish is not None and told == journal.base
+        if run.job.keep and journal.finish is not None and told == journal.base:
+            return packing.of(journal, self.said_before)
+        return nullcontext(b"")
 
     def break_off(self, ending: Ending) -> None:
         """End it; its task does the rest. Safe to call twice."""
@@ -213,6 +216,19 @@ class ModelRun:
         if journal.finish is not None:
             return journal.usage
         return Usage(prompt_tokens=len(journal.prompt_ids), completion_tokens=journal.tokens)
+
+    def computed(self) -> Computed | None:
+        """What its gateway is told of an answer that was broken off; None of a whole one."""
+        if self.journal.finish is not None:
+            return None
+        return Computed(job_id=self.run.job.job_id, usage=self.counted())
+
+    def sweep(self, now: float, grace_s: float) -> None:
+        """End it at its deadline, or when no gateway has come back for so many seconds."""
+        if now >= self.deadline:
+            self.break_off(Ending.LATE)
+        elif self.left_at is not None and now - self.left_at >= grace_s:
+            self.break_off(Ending.CANCELLED)
 
 
 class End(Reader):

@@ -9,7 +9,7 @@ from contextlib import aclosing, suppress
 
 from msgspec.structs import replace
 
-from actors.contracts import Computed, Finish, HeldJob, Run
+from actors.contracts import Finish, HeldJob, Run
 from actors.core.answer_packing import AnswerPacking
 from actors.core.control_lookup import ControlLookup
 from actors.engines.engine import Engine
@@ -196,8 +196,7 @@ class Runs:
         settle = execution.settle()
         if settle is None or execution.kept:
             return
-        if execution.journal.finish is None and execution.gateway is not None:
-            computed = Computed(job_id=settle.job_id, usage=execution.counted())
+        if (computed := execution.computed()) is not None and execution.gateway is not None:
             with suppress(TetherError):  # it is gone, and another one counts from here on
                 self._actor.tell(execution.gateway, computed)
         if self._guard.running:
@@ -209,11 +208,8 @@ class Runs:
             self._undelivered.discard(execution)
         if execution.done_reading:
             settle = execution.settle() or settle
-        if not execution.keepable:
-            await self._settler.settle(settle, near=execution.placed_by)
-            return
-        async with self._packing.of(execution.journal, execution.said_before) as answer:
-            settle = replace(settle, answer=answer)
+        async with execution.packed(self._packing) as answer:
+            settle = replace(settle, answer=answer) if answer else settle
             await self._settler.settle(settle, near=execution.placed_by)
 
     def _moment(self) -> asyncio.Future[None]:
@@ -259,12 +255,8 @@ class Runs:
         except TetherError as error:
             execution.error = error.anew()
         except Exception:
-            heard.exception(
-                "an engine failed",
-                run.job.model_ref,
-                job_id=run.job.job_id,
-                model=run.job.model_ref,
-            )
+            ref = run.job.model_ref
+            heard.exception("an engine failed", ref, job_id=run.job.job_id, model=ref)
             execution.error = WorkerLost("the engine failed; another worker may continue")
         finally:
             self._over(execution)
@@ -334,10 +326,7 @@ class Runs:
     def sweep(self, now: float) -> None:
         """A few times a second: deadlines, grace, and what was kept long enough."""
         for execution in list(self._records.running):
-            if now >= execution.deadline:
-                execution.break_off(Ending.LATE)
-            elif execution.left_at is not None and now - execution.left_at >= self._options.grace_s:
-                execution.break_off(Ending.CANCELLED)
+            execution.sweep(now, self._options.grace_s)
         for execution in self._undelivered:
             if now - (execution.finished_at or now) >= DELIVERY_S:
                 execution.delivered_or_not()

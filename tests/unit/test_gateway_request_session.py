@@ -33,6 +33,7 @@ from actors.contracts.policies import BulkheadTerms, RequestPolicies, RetryTerms
 from actors.core.journal import Journal, Reader
 from actors.core.kept_answer import KeptAnswer, pack, refill, unpack
 from actors.errors import AnswerGone, ContextExceeded, ModelNotFound, WorkerLost
+from actors.gateway.continuation import go_on
 from actors.gateway.model_policies import ModelPolicies
 from actors.gateway.request_session import RequestSession
 from supervision.contracts import Contract
@@ -500,7 +501,7 @@ async def test_one_goes_on_from_what_was_said_before_it() -> None:
     with pytest.raises(ContextExceeded):
         await read(first)
     session = host.session(explicit_token=True)
-    session.go_on(first)
+    go_on(session, first)
     assert session.past.had == 3
     assert session.past.unplaced(session.placement.assignment)
     assert await read(session) == [1, 2, 3, 4]
@@ -518,7 +519,7 @@ async def test_another_version_does_not_go_on() -> None:
         await read(first)
     first.placement.retarget("m@2")
     session = host.session(explicit_token=True)
-    session.go_on(first)
+    go_on(session, first)
     assert (session.journal.tokens, session.past.had) == (0, 0)
 
 

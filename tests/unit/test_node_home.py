@@ -110,3 +110,23 @@ def test_all_processes_of_a_home_end(tmp_path: Path) -> None:
             child.wait()
             if child.stdout is not None:
                 child.stdout.close()
+
+
+def test_who_hides_its_environment_is_known_by_its_parent(tmp_path: Path) -> None:
+    hidden = "import subprocess; print(subprocess.Popen(['sleep', '60'], env={}).pid, flush=True)"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", f"{hidden}; import signal; signal.pause()"],
+        stdout=subprocess.PIPE,
+        env={**os.environ, MARK: str(tmp_path)},
+    )
+    try:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert set(of_home(tmp_path)) == {parent.pid, child}
+        end_all(tmp_path, grace_s=5.0)
+        assert list(of_home(tmp_path)) == []
+    finally:
+        parent.kill()
+        parent.wait()
+        if parent.stdout is not None:
+            parent.stdout.close()

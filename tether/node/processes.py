@@ -74,9 +74,14 @@ def _signal_all(home: Path, number: signal.Signals) -> list[int]:
 
 
 def _of_home(home: Path) -> Iterator[psutil.Process]:
-    for process in psutil.process_iter():
+    found: set[int] = set()
+    for process in psutil.process_iter():  # by pid, so parents come before most of their children
         with suppress(psutil.Error):  # it ended just now, or belongs to somebody else
-            if process.pid != os.getpid() and process.environ().get(MARK) == str(home):
+            if process.pid == os.getpid():
+                continue
+            # Who writes its title over its environment (Valkey) is known by its parent.
+            if process.environ().get(MARK) == str(home) or process.ppid() in found:
+                found.add(process.pid)
                 yield process
 
 
