@@ -19,6 +19,8 @@ in `supervision.errors`.
     │   ├── BodyTooLarge 413
     │   └── ProtocolError 400            a message that nobody here understands
     ├── RateLimited 429                  retry after `retry_after_s`
+    ├── BudgetExceeded 402 ·             a budget has no room for it until its period begins anew
+    │   └── QuotaExceeded 429 ·          the same, where the budget says so
     ├── Cancelled 499                    the client left
     ├── Internal 500                     a bug of ours
     ├── Unavailable 503                  nothing was answered; try again, elsewhere or later
@@ -67,6 +69,19 @@ class IdempotencyConflict(Conflict):
 
 class AnswerGone(IdempotencyConflict):
     code = "answer_gone"
+
+
+class BudgetExceeded(TetherError):
+    """Nothing was done, and the same request would fare no better before the budget's next period,
+    if there is one: `retry_after_s` says when. So it is no limit of a rate, and nobody retries."""
+
+    code, status, blames_request = "budget_exceeded", 402, True
+
+
+class QuotaExceeded(BudgetExceeded):
+    """Under the status and the code by which OpenAI's clients know it."""
+
+    code, status = "insufficient_quota", 429
 
 
 class ModelConflict(Conflict):

@@ -85,8 +85,9 @@ class ModelPolicy(Value, frozen=True):
 
     `tenants` and `regions` of whom nobody is named are all of them. `max_tokens` bounds one answer,
     `concurrency` the requests of one tenant at one gateway; 0 is no limit. Where slots are short,
-    `slo` says who goes first. `canary_share` (0 to 1) of the requests that name no version go to it
-    while it is a canary.
+    `slo` says who goes first. A client that gives no `max_tokens` gets at most `reserve_tokens`,
+    and so much is reserved of a budget; 0: the front door's default. `canary_share` (0 to 1) of the
+    requests that name no version go to it while it is a canary.
 
     `order` are the policies that a request passes at its gateway, outermost first; what isn't said
     (empty, None) is as for all models, see `RequestPolicies`.
@@ -105,6 +106,7 @@ class ModelPolicy(Value, frozen=True):
     retry: RetryTerms | None = None
     bulkhead: BulkheadTerms | None = None
     timeout: TimeoutTerms | None = None
+    reserve_tokens: int = 0
 
     def policies(self, of_all: RequestPolicies) -> RequestPolicies:
         """Those that a request to this version passes."""

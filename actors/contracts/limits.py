@@ -6,11 +6,14 @@ from supervision.contracts.contract import Value
 
 
 class Maximum(Value, frozen=True):
-    """Bounds of what a request may use, in tokens: never fewer than the model counts. 0 and 0:
-    unknown, which no budget takes."""
+    """Bounds of what a request may use, in tokens: never fewer than the model counts, of its
+    prompt, of its answer, and of both together. 0 in all: unknown, which no budget takes. Unless it
+    is `exact`, the answer may be made to end earlier, where a budget affords no more."""
 
     prompt_tokens: int = 0
     output_tokens: int = 0
+    total_tokens: int = 0
+    exact: bool = True
 
 
 class LimitState(Value, frozen=True):

@@ -31,8 +31,8 @@ class ModelPolicyOptions(Section, frozen=True, kw_only=True):
     answer, `concurrency` the requests of one tenant at one gateway (0: no limit). While it is a
     canary, `canary_share` of the requests that name no version go to it. `warm` "always": its
     workers load it at once and keep it. `order` are the policies that its requests pass, outermost
-    first; what it doesn't say of them is as `[policies]` says. See `actors.contracts.ModelPolicy`,
-    which it becomes."""
+    first; what it doesn't say of them is as `[policies]` says. `reserve_tokens` bound an answer
+    whose client gives no `max_tokens`. See `actors.contracts.ModelPolicy`, which it becomes."""
 
     tenants: Annotated[tuple[Tenant, ...], Meta(max_length=1024)] = ()
     regions: Annotated[tuple[Word, ...], Meta(max_length=64)] = ()
@@ -47,6 +47,7 @@ class ModelPolicyOptions(Section, frozen=True, kw_only=True):
     retry: RetryTerms | None = None
     bulkhead: BulkheadTerms | None = None
     timeout: TimeoutTerms | None = None
+    reserve_tokens: _Tokens = 0
 
 
 def policy_violations(

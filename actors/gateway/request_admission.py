@@ -93,6 +93,7 @@ class RequestAdmission:
             sampling=asked.sampling,
             now=now,
             call=stack.begin(now + min(msg.deadline_s, self._max_deadline_s)),
+            key_id=caller.key_id,
         )
         session.charged = tokens
         ended = self._sessions.ended(session.key)

@@ -8,13 +8,29 @@ from actors.contracts import (
     Infer,
     JobKey,
     JobState,
+    Maximum,
     Ownership,
     Place,
     Run,
     Sampling,
     Slo,
 )
+from actors.core.ids import job_id
 from actors.core.journal import Journal
+
+
+def new_job(infer: Infer, tenant_id: str, model_ref: str, key_id: str) -> JobKey:
+    """The name of a job that may be new, under an id drawn for it."""
+    return JobKey(
+        job_id=job_id(),
+        tenant_id=tenant_id,
+        retry_token=infer.retry_token,
+        fingerprint=infer.fingerprint,
+        model_ref=model_ref,
+        endpoint=infer.endpoint,
+        key_id=key_id,
+        keep=infer.explicit_token,
+    )
 
 
 def place(
@@ -26,6 +42,7 @@ def place(
     sampling: Sampling,
     deadline_s: float,
     slo: Slo,
+    most: Maximum,
 ) -> Place:
     """A worker for the next attempt. Until this gateway has asked for the job once, there may be
     one that another gateway has begun."""
@@ -39,6 +56,7 @@ def place(
         traceparent=infer.traceparent,
         is_resume=returns and not ownership.held_claim_token,
         slo=slo,
+        most=most,
     )
 
 

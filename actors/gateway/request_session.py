@@ -11,23 +11,25 @@ from __future__ import annotations
 import asyncio
 import random
 
+import msgspec
+
 from actors.contracts import (
     Assignment,
     Chunk,
     Completed,
     HeldJob,
     Infer,
-    JobKey,
     JobState,
     ModelCard,
     Outcome,
     Sampling,
     Settle,
 )
-from actors.core.ids import job_id
 from actors.core.outcome_billing import AnswerEnd, end_of_error
 from actors.errors import ModelNotFound, WorkerLost
 from actors.gateway.idempotency import Past, answer_gone, key_of
+from actors.gateway.request_maximum import maximum
+from actors.gateway.request_messages import new_job
 from actors.gateway.session import Session
 from actors.gateway.session_host import Chunks, SessionHost
 from actors.gateway.session_placement import SessionPlacement
@@ -79,21 +81,14 @@ class RequestSession(Session):
         sampling: Sampling,
         now: float,
         call: Call,
+        key_id: str = "",
     ) -> None:
         key = key_of(infer, tenant_id)
         super().__init__(key, infer.fingerprint, infer.explicit_token)
         self.infer = infer
         self.card = card
         self.sampling = sampling
-        job = JobKey(
-            job_id=job_id(),
-            tenant_id=tenant_id,
-            retry_token=infer.retry_token,
-            fingerprint=infer.fingerprint,
-            model_ref=card.ref,
-            endpoint=infer.endpoint,
-            keep=infer.explicit_token,
-        )
+        job = new_job(infer, tenant_id, card.ref, key_id)
         self.placement = SessionPlacement(infer, job, call, now)
         self.reading = SessionReading(host.loop)
         self.tenant_id = tenant_id
@@ -148,7 +143,8 @@ class RequestSession(Session):
             self.fail(DeadlineExceeded("the request's deadline passed before it found a worker"))
             return
         slo = self.card.policy.slo
-        ask = placement.place(self.sampling, slo, now, random.getrandbits(62) + 1)
+        most = maximum(self.infer, self.sampling, self.card)
+        ask = placement.place(self.sampling, slo, now, random.getrandbits(62) + 1, most)
         try:
             placed = await host.place(ask, timeout=remaining + PLACE_MARGIN_S)
         except asyncio.CancelledError:
@@ -172,6 +168,9 @@ class RequestSession(Session):
         if self.outcome is not None:
             host.released(assignment.job_id, "", ok=True)
             return
+        if 0 < assignment.max_tokens < self.sampling.max_tokens:
+            # A budget affords no more; whoever takes the job further heeds it as well.
+            self.sampling = msgspec.structs.replace(self.sampling, max_tokens=assignment.max_tokens)
         try:
             self.past.led(self.infer, self.job_id, placement.assignment, assignment)
             if not placement.assigned(assignment, host.loop.time()):

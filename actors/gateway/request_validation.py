@@ -36,7 +36,11 @@ def valid_request(
         BadRequest: the model can't do this, or a parameter is out of range.
     """
     suits(card, infer.input, abilities.get(card.ref))
-    sampling = validated(infer.sampling, card.context)
+    sampling = infer.sampling
+    if not infer.max_tokens_given:
+        most = min(sampling.max_tokens, card.policy.reserve_tokens or card.context, card.context)
+        sampling = msgspec.structs.replace(sampling, max_tokens=most)
+    sampling = validated(sampling, card.context)
     most = card.policy.max_tokens
     if most and sampling.max_tokens > most:
         sampling = msgspec.structs.replace(sampling, max_tokens=most)

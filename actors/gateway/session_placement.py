@@ -14,6 +14,7 @@ from actors.contracts import (
     Infer,
     JobKey,
     JobState,
+    Maximum,
     Ownership,
     Place,
     Run,
@@ -38,6 +39,7 @@ from supervision.policies import (
     outcome_of,
 )
 
+UNKNOWN = Maximum()
 EARLY_S = 0.5  # before the deadline: no clock is that far off in one request
 
 
@@ -120,7 +122,14 @@ class SessionPlacement:
         assert type(admitted) is GiveUp
         raise admitted.error
 
-    def place(self, sampling: Sampling, slo: Slo, now: float, claim_token: int) -> Place:
+    def place(
+        self,
+        sampling: Sampling,
+        slo: Slo,
+        now: float,
+        claim_token: int,
+        most: Maximum = UNKNOWN,
+    ) -> Place:
         """What to ask the scheduler. `claim_token` was drawn for this."""
         held, self._claim_token = self._claim_token, claim_token
         ownership = Ownership(
@@ -137,6 +146,7 @@ class SessionPlacement:
             sampling=sampling,
             deadline_s=self.deadline - now,
             slo=slo,
+            most=most,
         )
 
     def unheard(self) -> None:

@@ -30,6 +30,7 @@ from actors.core.node_roles import Role
 from actors.core.version import Version, VersionStep, check
 from actors.registry import metrics
 from actors.registry.artifact_check import artifacts_of, vouched
+from actors.registry.budget_records import BudgetRecords
 from actors.stores import models
 from actors.stores.database import Database
 from actors.stores.keys import DatabaseConnection
@@ -86,6 +87,7 @@ class Registry(Supervised):
         self._reading = asyncio.Lock()
         self._looking = asyncio.Semaphore(LOOKING)
         self._database = Database(options.dsn, size=CONNECTIONS)
+        self.serve(BudgetRecords(self, self._database))
         try:
             await self._database.open(PATIENCE_S)
             await self._database.transact(self._enter)

@@ -318,6 +318,7 @@ def _reserve(msg: Place, worker_id: str, worker_address: str) -> Reserve:
         worker_address=worker_address,
         deadline_s=msg.deadline_s,
         ownership=msg.ownership,
+        most=msg.most,
     )
 
 

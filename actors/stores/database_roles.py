@@ -49,7 +49,7 @@ RIGHTS: Final[Mapping[DatabaseRole, Mapping[str, str]]] = {
         "prices": "SELECT, INSERT",  # those of its configuration
         "budgets": "SELECT",
         "budget_periods": "SELECT, INSERT, UPDATE",
-        "budget_events": "SELECT, INSERT",
+        "budget_events": "SELECT, INSERT, UPDATE (told)",
         "answers": "SELECT, INSERT, UPDATE, DELETE",
         "breakers": "SELECT, INSERT, UPDATE, DELETE",
     },
@@ -57,6 +57,11 @@ RIGHTS: Final[Mapping[DatabaseRole, Mapping[str, str]]] = {
         "tether_migrations": "SELECT",
         "models": "SELECT, INSERT, UPDATE",
         "model_changes": "SELECT, INSERT",
+        # for operators over HTTP
+        "api_keys": "SELECT (id, tenant_id, prefix)",
+        "budgets": "SELECT, INSERT, UPDATE",
+        "budget_periods": "SELECT, UPDATE (warns_at)",
+        "budget_events": "SELECT, INSERT",
     },
     DatabaseRole.OPERATOR: {
         "tether_migrations": "SELECT",
@@ -71,17 +76,25 @@ RIGHTS: Final[Mapping[DatabaseRole, Mapping[str, str]]] = {
         "ledger_leaves": "SELECT",
         "prices": "SELECT, INSERT",
         "budgets": "SELECT, INSERT, UPDATE",
-        "budget_periods": "SELECT",
-        "budget_events": "SELECT",
+        "budget_periods": "SELECT, UPDATE (warns_at)",
+        "budget_events": "SELECT, INSERT",
         "breakers": "SELECT",
         "models": "SELECT",
         "model_changes": "SELECT",
     },
 }
-#: The functions that work with the rights of the schema's owner, and who may call them.
+#: The functions that are not for everybody: those that work with the rights of the schema's owner,
+#: and those that reserve of budgets.
 FUNCTIONS: Final[Mapping[str, frozenset[DatabaseRole]]] = {
     "ledger_make_partitions(integer)": frozenset({DatabaseRole.RESERVATION}),
     "ledger_drop_before(timestamptz)": frozenset({DatabaseRole.RESERVATION}),
+    "open_within_budgets(uuid[], text[], text[], text[], bytea[], text[], text[], text[], "
+    "integer[], bigint[], uuid[], integer[], float8, integer[], integer[], integer[], boolean[], "
+    "integer[])": frozenset({DatabaseRole.RESERVATION}),
+    "hold_anew_within_budgets(text[], text[], text[], bytea[], text[], integer[], bigint[], "
+    "integer[], integer[], integer[], boolean[], integer[])": frozenset({DatabaseRole.RESERVATION}),
+    "hold_within_budgets(uuid[], text[], integer[], integer[], integer[], integer[], boolean[], "
+    "boolean[])": frozenset({DatabaseRole.RESERVATION}),
     "ledger_refund(uuid, integer, integer, integer, integer, integer, bigint, text, text)": (
         frozenset({DatabaseRole.OPERATOR})
     ),

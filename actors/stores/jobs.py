@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import asyncpg
 
 from actors.contracts import (
-    Assignment,
     HeldJob,
-    JobState,
     Outcome,
     Reserve,
-    Reserved,
     Settle,
     Settled,
 )
 from actors.core.price import PriceBook
-from actors.errors import KeyReused
 from actors.stores.bill import is_billed
+from actors.stores.budgeted_tenants import BudgetedTenants
 from actors.stores.database import connect
 from actors.stores.message_check import check_uuid
 from actors.stores.queries import sql
+from actors.stores.reserve_answers import Answer, answer_of, free, given
 from actors.stores.verdict import Verdict
-from supervision.errors import TetherError
 
 # The tables of jobs and leases churn, so their statistics are always wrong; every access is by
 # key, and a plan by index is right at any size.
@@ -44,9 +41,6 @@ _PLANNER = {
 _AMENDS = 2
 DAY_S = 86_400.0
 
-#: What a request in a round came to; None means that it must be asked once more.
-Answer = Reserved | Settled | TetherError | None
-
 
 class Told(NamedTuple):
     """A settle of a round: its job's UUID, and the other node that it comes from ("": the own)."""
@@ -54,6 +48,15 @@ class Told(NamedTuple):
     job: Any
     msg: Settle
     node: str = ""
+
+
+class Contested(NamedTuple):
+    """What reserves came to that found their jobs there; which of them (by their places) found one
+    that has to reserve of budgets first; how many were given theirs."""
+
+    answers: list[Answer]
+    anew: list[int]
+    given: int
 
 
 class Swept(NamedTuple):
@@ -71,16 +74,19 @@ class Desk:
     def __init__(
         self,
         connection: asyncpg.Connection,
+        *,
         lease_s: float,
         timeout_s: float,
         prices: PriceBook,
         keep_s: float,
+        budgeted: BudgetedTenants,
     ) -> None:
         self.connection = connection
         self._keep = keep_s
         self._lease = lease_s
         self._timeout = timeout_s
         self._prices = prices
+        self._budgeted = budgeted
         self._round: Any = None
         self._amend: Any = None
         self._contest: Any = None
@@ -93,11 +99,13 @@ class Desk:
         lease_s: float,
         timeout_s: float,
         prices: PriceBook | None = None,
+        budgeted: BudgetedTenants | None = None,
         keep_s: float = DAY_S,
-    ) -> Desk:
+    ) -> Self:
         """Connect and prepare. A lease lives for `lease_s` unless it is renewed; a statement that
         takes longer than `timeout_s` is given up. A job is given the price that `prices` has now,
-        and the answer that comes with a settle is kept for `keep_s`.
+        and the answer that comes with a settle is kept for `keep_s`. Those whose tenants are
+        `budgeted` aren't opened by a round, but by `BudgetDesk`.
 
         Raises:
             Unavailable, Internal: as `database.connect`.
@@ -109,7 +117,14 @@ class Desk:
             dsn, timeout=timeout_s, statement_timeout=milliseconds, **_PLANNER
         )
         try:
-            desk = cls(connection, lease_s, timeout_s * 1.5, prices or PriceBook(), keep_s)
+            desk = cls(
+                connection,
+                lease_s=lease_s,
+                timeout_s=timeout_s * 1.5,
+                prices=prices or PriceBook(),
+                keep_s=keep_s,
+                budgeted=budgeted or BudgetedTenants(),
+            )
             desk._round = await connection.prepare(sql("settle_and_reserve"), timeout=timeout_s)
             desk._amend = await connection.prepare(sql("amend"), timeout=timeout_s)
             desk._contest = await connection.prepare(sql("contest"), timeout=timeout_s)
@@ -141,29 +156,42 @@ class Desk:
         Raises:
             asyncpg.PostgresError, OSError, TimeoutError: nothing can be said of the round.
         """
-        opening = sorted((entry for entry in reserves if entry[1].worker_id), key=_token)
+        plain = [entry for entry in reserves if entry[1].job.tenant_id not in self._budgeted]
+        opening = sorted((entry for entry in plain if entry[1].worker_id), key=token_order)
         closing = sorted(settles, key=_job)
         row = await self._round.fetchrow(
             *self._reserve_columns(opening),
             self._lease,
             *_settle_columns(closing),
             self._keep,
+            self._budgeted.newest,
             timeout=self._timeout,
         )
-        given = {id(opening[n - 1][1]) for n in row["opened"] or ()}
+        opened = {id(opening[n - 1][1]) for n in row["opened"] or ()}
         first = {id(closing[n - 1].msg) for n in row["closed"] or ()}
         if len(first) < len(settles):
             first |= await self._amended([told for told in closing if id(told.msg) not in first])
         settled = [Settled(job_id=m.job_id, first=id(m) in first) for _, m, _ in settles]
         answers: list[Answer] = [
-            _given(m, m.job.job_id, 1) if id(m) in given else None for _, m in reserves
+            given(m, m.job.job_id, 1) if id(m) in opened else None for _, m in reserves
         ]
-        if len(given) < len(reserves):
-            taken = [n for n, answer in enumerate(answers) if answer is None]
-            answered = await self._contested([reserves[n] for n in taken])
-            for n, answer in zip(taken, answered, strict=True):
+        if row["newest_budget"] != self._budgeted.newest:
+            await self.read_budgets()  # nothing was opened; it is asked once more
+        elif len(opened) < len(plain):
+            taken = [
+                n
+                for n, (_, m) in enumerate(reserves)
+                if answers[n] is None and m.job.tenant_id not in self._budgeted
+            ]
+            contested = await self._contested([reserves[n] for n in taken], over=False)
+            for n, answer in zip(taken, contested.answers, strict=True):
                 answers[n] = answer
         return answers, settled
+
+    async def read_budgets(self) -> None:
+        """Which tenants have any."""
+        row = await self.connection.fetchrow(sql("budgeted_tenants"), timeout=self._timeout)
+        self._budgeted.read(row["newest"], row["tenants"] or ())
 
     async def _amended(self, left: list[Told]) -> set[int]:
         """The identities of those messages that closed a job after all."""
@@ -184,19 +212,29 @@ class Desk:
                 break
         return first
 
-    async def _contested(self, reserves: list[tuple[Any, Reserve]]) -> list[Answer]:
+    async def _contested(self, reserves: list[tuple[Any, Reserve]], *, over: bool) -> Contested:
+        """`over`: what is over has reserved anew, if it has to."""
         rows = await self._contest.fetch(
             *self._reserve_columns(reserves),
             self._lease,
             [m.ownership.held_claim_token for _, m in reserves],
             [m.ownership.lost_fencing_token for _, m in reserves],
+            None if over else self._gives_over,
             timeout=self._timeout,
         )
-        answers: list[Answer] = [None if m.worker_id else _free(m) for _, m in reserves]
+        answers: list[Answer] = [None if m.worker_id else free(m) for _, m in reserves]
+        anew: list[int] = []
         for row in rows:
             m = reserves[row["n"] - 1][1]
-            answers[row["n"] - 1] = _answer(m, row)
-        return answers
+            answers[row["n"] - 1] = answer_of(m, row)
+            if row["verdict"] == Verdict.ANEW:
+                anew.append(row["n"] - 1)
+        return Contested(answers, anew, sum(row["given_fence"] is not None for row in rows))
+
+    @property
+    def _gives_over(self) -> int:
+        """The budget up to which all are known not to concern a job that is over."""
+        return self._budgeted.newest
 
     def _reserve_columns(self, reserves: Sequence[tuple[Any, Reserve]]) -> tuple[list[Any], ...]:
         at, prices = time.time(), self._prices
@@ -265,7 +303,8 @@ class Desk:
         return list(dropped)
 
 
-def _token(entry: tuple[Any, Reserve]) -> tuple[str, str, str]:
+def token_order(entry: tuple[Any, Reserve]) -> tuple[str, str, str]:
+    """The order in which jobs that may be new are locked, everywhere."""
     job = entry[1].job
     return job.tenant_id, job.endpoint, job.retry_token
 
@@ -292,53 +331,4 @@ def _settle_columns(settles: Sequence[Told]) -> tuple[list[Any], ...]:
         [is_billed(m) for _, m, _ in settles],
         [node for _, _, node in settles],
         [m.answer for _, m, _ in settles],
-    )
-
-
-def _given(m: Reserve, job_id: str, fencing_token: int) -> Reserved:
-    """The job is its asker's, at the worker that was asked for."""
-    return Reserved(
-        assignment=Assignment(
-            job_id=job_id,
-            worker_id=m.worker_id,
-            worker_address=m.worker_address,
-            fencing_token=fencing_token,
-            claim_token=m.ownership.claim_token,
-        )
-    )
-
-
-def _free(m: Reserve) -> Reserved:
-    return Reserved(
-        assignment=Assignment(
-            job_id=m.job.job_id,
-            worker_id="",
-            worker_address="",
-            fencing_token=0,
-            state=JobState.FREE,
-        )
-    )
-
-
-def _answer(m: Reserve, row: Any) -> Answer:
-    """What the row of `contest` means to who asked."""
-    verdict = Verdict(row["verdict"])
-    if verdict is Verdict.FREE:
-        return _free(m)
-    if verdict is Verdict.CONFLICT:
-        return KeyReused.told()
-    if verdict is Verdict.GIVE:
-        given = row["given_fence"]
-        # Without one somebody else was faster; ask how it stands now.
-        return None if given is None else _given(m, str(row["held_id"]), given)
-    led = verdict is Verdict.LED
-    return Reserved(
-        assignment=Assignment(
-            job_id=str(row["held_id"]),
-            worker_id=row["held_worker"],
-            worker_address=row["held_address"],
-            fencing_token=row["held_fence"],
-            state=verdict.state,
-            claim_token=m.ownership.claim_token if led else row["held_claim"],
-        )
     )

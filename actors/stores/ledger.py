@@ -14,24 +14,26 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 
 from actors.contracts import Renew, Renewed, Reserve, Reserved, Settle, Settled
 from actors.core.price import PriceBook
 from actors.stores import metrics
+from actors.stores.budget_desk import BudgetDesk
+from actors.stores.budget_lane import BudgetLane
+from actors.stores.budgeted_tenants import BudgetedTenants
 from actors.stores.database import AWAY, LOST, answers, connect, full, migrate
 from actors.stores.jobs import Desk, Told
 from actors.stores.ledger_options import LedgerOptions
 from actors.stores.message_check import check
 from actors.stores.queries import sql
 from actors.stores.renewals import Renewals
-from actors.stores.rounds import Rounds
 from actors.stores.shared_desk import SharedDesk
 from actors.stores.upkeep import MONTHS_AHEAD, Upkeep
-from actors.stores.waiting_answers import ROUND_BYTES, WaitingAnswers, weight
-from actors.stores.waiting_request import WaitingRequest
+from actors.stores.waiting_answers import WaitingAnswers
+from actors.stores.waiting_request import WaitingRequest, rounds_of
 from supervision.errors import Draining, Internal, Overloaded, TetherError, Unavailable
 from supervision.policies import Retry, Stack
 from supervision.policies.async_driver import Attempt, run
@@ -43,6 +45,7 @@ __all__ = ["Ledger", "LedgerOptions"]
 log = logs.get(__name__)
 heard = BoundedLog(__name__)
 
+D = TypeVar("D", bound=Desk)
 _LANES = 2
 _FULL_S = 0.25  # between two attempts to settle on a full disk
 
@@ -64,14 +67,10 @@ class Ledger:
         self._dsn = dsn
         self._prices = prices or PriceBook()
         self._options = options or LedgerOptions()
-        self._rounds: Rounds[object, WaitingRequest] = Rounds(
-            most=self._options.round_max,
-            waiting=self._options.waiting_max,
-            at_once=_LANES,
-            weigh=lambda request: weight(request.msg),
-            heaviest=ROUND_BYTES,
-        )
+        self._rounds = rounds_of(self._options, _LANES)
         self._answers = WaitingAnswers(self._options.answers)
+        self._budgeted = BudgetedTenants()
+        self._within = BudgetLane(self._options, lambda: self._desk(BudgetDesk))
         self._shared = SharedDesk(self._desk)
         self._renewals = Renewals(self._shared)
         self._idle: deque[asyncio.Future[None]] = deque()
@@ -131,6 +130,7 @@ class Ledger:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
+        await self._within.close(drain_s)
         self._shared.close()
         for request in self._rounds.remove(lambda _: True):
             request.fail(Draining("the reservation stops; try again"))
@@ -147,8 +147,7 @@ class Ledger:
 
         Raises:
             BadRequest: a field can't be stored.
-            KeyReused: the retry token is taken by another body.
-            IdempotencyConflict: others take it again and again.
+            KeyReused, IdempotencyConflict: another body has the retry token, or others take it.
             Overloaded, Draining: nothing was done, nor will be.
             Unavailable: PostgreSQL didn't answer in time; a lease may have been given, and the
                 same reserve finds it.
@@ -166,8 +165,7 @@ class Ledger:
         """
         told = self._answers.admitted(msg)
         written = self._offer(told.job_id, told, self._options.settle_patience_s, node)
-        self._answers.waits(told, written)
-        return written
+        return self._answers.waits(told, written)
 
     def renew(self, msg: Renew, node: str = "") -> Awaitable[Renewed]:
         """Let the leases of these jobs go on. If it comes from another `node`, only those with a
@@ -190,6 +188,9 @@ class Ledger:
         request = WaitingRequest(
             msg, check(msg), loop.create_future(), loop.time() + patience, node
         )
+        if isinstance(msg, Reserve) and msg.job.tenant_id in self._budgeted:
+            self._within.offer(key, request)
+            return request.future
         if not self._rounds.offer(key, request):
             self._refused.inc()
             raise Overloaded(
@@ -215,13 +216,14 @@ class Ledger:
 
     # ---- lanes
 
-    async def _desk(self) -> Desk:
-        desk = await Desk.open(
+    async def _desk(self, kind: type[D] = Desk) -> D:  # type: ignore[assignment]
+        desk = await kind.open(
             self._dsn,
             lease_s=self._options.lease_s,
             timeout_s=self._options.statement_s,
             prices=self._prices,
             keep_s=self._options.answers.keep_s,
+            budgeted=self._budgeted,
         )
         # An idle lane whose connection ends makes another before it is needed.
         desk.connection.add_termination_listener(lambda _: self._wake())
@@ -304,9 +306,20 @@ class Ledger:
             metrics.reservation_stale.inc(stale)
         again: _Taken = []
         for entry, answer in zip(reserving, answers, strict=True):
-            if not entry[1].take(answer):
+            if entry[1].take(answer):
+                continue
+            if entry[1].msg.job.tenant_id in self._budgeted:  # type: ignore[union-attr]
+                self._longer_road(entry)
+            else:
                 again.append(entry)
         return again
+
+    def _longer_road(self, entry: tuple[object, WaitingRequest]) -> None:
+        """Its tenant has budgets, as has turned out."""
+        try:
+            self._within.offer(*entry)
+        except Overloaded as error:
+            entry[1].fail(error)
 
     async def _reconnected(self) -> Desk:
         """A new connection, however long it takes; meanwhile those whose patience ends are told."""
@@ -328,6 +341,7 @@ class Ledger:
 
     def _expire(self) -> None:
         now = self._loop.time()
+        self._within.expire(now)
         for request in self._rounds.remove(lambda r: r.future.done() or r.deadline <= now):
             request.fail(
                 Unavailable(

@@ -52,5 +52,11 @@ reservation_pruned = Counter(
     "Rows of jobs, and months of the ledger, deleted because they were kept long enough",
     ["table"],
 )
+budget_refusals = Counter(
+    "tether_budget_refusals_total", "Requests that a budget had no room for, by its unit", ["unit"]
+)
+budget_events = Counter(
+    "tether_budget_events_total", "Shares of budgets that were reached, by the share", ["share"]
+)
 ledger_sealed = Counter("tether_ledger_sealed_entries_total", "Entries that were sealed in blocks")
 ledger_blocks = Counter("tether_ledger_blocks_total", "Blocks of the ledger that were sealed")

@@ -5,9 +5,9 @@
 -- name: settle_and_reserve
 -- One round: gives each new job a row and a lease, and closes each told job that runs under this
 -- fence and was never billed; answers with the ordinals of the reserves ($1–$12; leases of $13
--- seconds) and settles ($14–$25) that took effect. Who settles from another node (not '') has the
--- job there. An answer that comes along is kept for $26 seconds. What isn't closed here is for
--- `amend`.
+-- seconds; none unless $27 is the newest budget, so that one is never overlooked) and settles
+-- ($14–$25) that took effect. Who settles from another node (not '') has the job there. An answer
+-- that comes along is kept for $26 seconds. What isn't closed here is for `amend`.
 WITH asked AS (
     SELECT * FROM unnest(
         $1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[],
@@ -19,7 +19,7 @@ WITH asked AS (
                       worker_address, attempt, claim, key_id, price)
     SELECT job_id, tenant_id, endpoint, retry_token, fingerprint, model_ref, worker_id,
         worker_address, attempt, claim, key_id, price
-    FROM asked
+    FROM asked WHERE (SELECT coalesce(max(id), 0) FROM budgets) = $27::bigint
     ON CONFLICT DO NOTHING
     RETURNING id, retry_token, worker_id, worker_address
 ), leased AS (
@@ -88,6 +88,7 @@ SELECT
     (SELECT array_agg(a.n::integer) FROM opened o
      JOIN asked a ON a.job_id = o.id AND a.retry_token = o.retry_token) AS opened,
     (SELECT array_agg(c.n::integer) FROM closed c) AS closed,
+    (SELECT coalesce(max(id), 0) FROM budgets) AS newest_budget,
     -- These take the rows of leases before those of budgets.
     (SELECT count(*) FROM freed) AS freed, (SELECT count(*) FROM spent) AS spent;
 
@@ -190,6 +191,8 @@ SELECT (SELECT array_agg(c.n::integer) FROM closed c) AS closed,
 -- another body, or free for who names no worker and only asks); gives the job away anew where it
 -- ended badly or its answer is lost, or moves to another worker for who holds its claim; and
 -- leaves the claim to who is led to it ("led"). Its id stays; the attempt that it leaves is kept.
+-- One that is over is given only if $16 is the newest budget, for it may have to reserve of that
+-- ("anew"); without $16 it has.
 WITH asked AS (
     SELECT * FROM unnest(
         $1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[],
@@ -206,7 +209,8 @@ WITH asked AS (
         j.id = a.job_id AS same,
         -- It was given by this very ask, whose answer was lost; by the ask before this one.
         a.claim <> 0 AND j.claim = a.claim AND NOT j.led AS ours,
-        a.holds <> 0 AND j.claim = a.holds AND (j.id = a.job_id OR NOT j.led) AS holder
+        a.holds <> 0 AND j.claim = a.holds AND (j.id = a.job_id OR NOT j.led) AS holder,
+        j.max_tokens AS held_most
     FROM asked a JOIN jobs j ON j.tenant_id = a.tenant_id AND j.endpoint = a.endpoint
         AND j.retry_token = a.retry_token
     ORDER BY j.id
@@ -218,6 +222,7 @@ WITH asked AS (
             WHEN f.held_outcome = 'completed' AND (f.lost <> f.held_fence OR f.worker_id = '')
                 THEN 'completed'
             WHEN f.worker_id = '' AND (f.over OR f.same OR f.ours OR f.holder) THEN 'free'
+            WHEN f.over AND $16::bigint <> (SELECT coalesce(max(id), 0) FROM budgets) THEN 'anew'
             WHEN f.over THEN 'give'
             WHEN f.claim = 0 THEN CASE
                 WHEN NOT f.same OR f.attempt < f.held_attempt THEN 'running'
@@ -243,10 +248,12 @@ WITH asked AS (
     SET state = 'running', outcome = NULL, settled_at = NULL, finish = '', error_code = '',
         prompt_tokens = 0, completion_tokens = 0, model_ref = h.model_ref, attempt = h.attempt,
         claim = h.claim, led = false, fence = j.fence + 1, worker_id = h.worker_id,
-        worker_address = h.worker_address, began_at = now(), price = h.price,
+        worker_address = h.worker_address, began_at = now(),
+        -- What it has reserved was reckoned by the price that it has.
+        price = CASE WHEN h.over OR j.budgets = '{}' THEN h.price ELSE j.price END,
         -- What it had reserved of budgets was given back when it was closed.
-        held_micros = CASE WHEN h.over THEN 0 ELSE j.held_micros END,
-        held_tokens = CASE WHEN h.over THEN 0 ELSE j.held_tokens END
+        held_micros = CASE WHEN h.over AND $16 IS NOT NULL THEN 0 ELSE j.held_micros END,
+        held_tokens = CASE WHEN h.over AND $16 IS NOT NULL THEN 0 ELSE j.held_tokens END
     FROM held h
     WHERE j.id = h.held_id AND j.fence = h.held_fence AND h.verdict = 'give'
     RETURNING h.n, j.id, j.fence, h.worker_id, h.worker_address
@@ -262,8 +269,31 @@ WITH asked AS (
         fence = excluded.fence, expires_at = excluded.expires_at, emitted = 0
 )
 SELECT h.n::integer AS n, h.verdict, h.held_id, h.held_worker, h.held_address, h.held_fence,
-    h.held_claim, g.fence AS given_fence
+    h.held_claim, g.fence AS given_fence, h.held_most
 FROM held h LEFT JOIN given g ON g.n = h.n;
+
+-- name: budgeted_tenants
+-- The newest budget, and the tenants that have living ones.
+SELECT coalesce(max(id), 0) AS newest,
+    array_agg(DISTINCT tenant_id) FILTER (WHERE removed_at IS NULL) AS tenants
+FROM budgets;
+
+-- name: open_within_budgets
+-- Opens jobs ($1–$12, leases of $13 seconds) whose tenants have budgets, by the bounds of what they
+-- may use ($14–$17), in their turns ($18).
+SELECT n, afforded, refused_by, room FROM open_within_budgets(
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18);
+
+-- name: hold_anew_within_budgets
+-- Reserves for jobs ($1–$5, under the prices $6) that are over and about to be given anew.
+SELECT n, afforded, refused_by, room FROM hold_anew_within_budgets(
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
+
+-- name: refusing_budgets
+-- What to say of the budgets $1 that have no room.
+SELECT id, key_id::text, model, period, unit, amount, over, now() AS now,
+    budget_begins(period, (now() AT TIME ZONE 'UTC')::date) AS begins
+FROM budgets WHERE id = ANY ($1::bigint[]);
 
 -- name: renew
 -- Lets the leases of these jobs ($1) under these fences ($2) go on for $5 seconds, of $3 output
@@ -580,3 +610,53 @@ ORDER BY number DESC LIMIT $2;
 -- name: model_revision
 -- The number of the last change of the catalog.
 SELECT coalesce(max(number), 0) AS revision FROM model_changes;
+
+-- name: set_budget
+-- Makes a budget of the tenant $1, for its API key $2 (id or prefix; '' for all), model $3, period $4
+-- and unit $5, or changes the living one: amount $6, shares $7, status $8. Nothing if the tenant has
+-- no such key.
+INSERT INTO budgets (tenant_id, key_id, model, period, unit, amount, warn, over)
+SELECT $1, k.id, $3, $4, $5, $6, $7, $8
+FROM (
+    SELECT id FROM api_keys WHERE tenant_id = $1 AND $2 <> '' AND (id::text = $2 OR prefix = $2)
+    UNION ALL
+    SELECT NULL WHERE $2 = ''
+) k
+LIMIT 1
+ON CONFLICT (tenant_id, coalesce(key_id, '00000000-0000-0000-0000-000000000000'), model, period, unit)
+    WHERE removed_at IS NULL
+DO UPDATE SET amount = excluded.amount, warn = excluded.warn, over = excluded.over
+RETURNING id;
+
+-- name: remove_budget
+-- Ends the budget $1.
+UPDATE budgets SET removed_at = now() WHERE id = $1 AND removed_at IS NULL RETURNING id;
+
+-- name: show_budgets
+-- The living budgets of the tenant $1 (all: ''), or the one with the id $2 (all: 0), from after the
+-- id $3 on, at most $4, as they stand in their present periods.
+SELECT b.id, b.tenant_id, b.key_id::text, b.model, b.period, b.unit, b.amount, b.warn, b.over,
+    n.begins, coalesce(p.spent, 0) AS spent, coalesce(p.reserved, 0) AS reserved,
+    coalesce(p.refused, 0) AS refused
+FROM budgets b
+CROSS JOIN LATERAL (
+    SELECT budget_begins(b.period, (now() AT TIME ZONE 'UTC')::date) AS begins
+) n
+LEFT JOIN budget_periods p ON p.budget_id = b.id AND p.begins = n.begins
+WHERE b.removed_at IS NULL AND $1 IN ('', b.tenant_id) AND $2::bigint IN (0, b.id) AND b.id > $3
+ORDER BY b.id LIMIT $4;
+
+-- name: show_budget_events
+-- The newest $2 events of the budget $1, newest first.
+SELECT p.begins, e.share, e.spent, e.amount, e.at
+FROM budget_events e JOIN budget_periods p ON p.id = e.period_id
+WHERE e.budget_id = $1 ORDER BY e.number DESC LIMIT $2;
+
+-- name: tell_budget_events
+-- Takes up to $1 events that nobody has told of yet.
+UPDATE budget_events e SET told = true
+FROM (
+    SELECT number FROM budget_events WHERE NOT told ORDER BY number LIMIT $1 FOR UPDATE SKIP LOCKED
+) n, budgets b, budget_periods p
+WHERE e.number = n.number AND b.id = e.budget_id AND p.id = e.period_id
+RETURNING e.budget_id, b.tenant_id, b.model, b.period, b.unit, p.begins, e.share, e.spent, e.amount;

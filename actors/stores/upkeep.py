@@ -14,7 +14,7 @@ from typing import Final
 import asyncpg
 
 from actors.core.ids import first_id
-from actors.stores import metrics
+from actors.stores import budgets, metrics
 from actors.stores.answer_pruning import prune_answers
 from actors.stores.database import LOST
 from actors.stores.jobs import Desk
@@ -31,6 +31,13 @@ PRUNING: Final = 0x74BB_0002
 MONTHS_AHEAD: Final = 3  # of the ledger
 _SWEEPS = 50  # batches of one sweep; the rest waits for the next
 _BREATH_S = 0.02  # between two batches of deletions: requests go first
+
+
+async def tell_budgets(desk: Desk) -> None:
+    """Log and count the shares of budgets that were reached since somebody last did."""
+    for event in await budgets.tell(desk.connection):
+        metrics.budget_events.labels(str(event.share)).inc()
+        log.warning("budget.reached", **event._asdict())
 
 
 class Upkeep:
@@ -92,6 +99,8 @@ class Upkeep:
         if total:
             metrics.reservation_expired.inc(total)
             log.warning("leases.expired", jobs=total)
+        async with self._shared.use() as desk:
+            await tell_budgets(desk)
         return total
 
     async def prune(self) -> None:

@@ -15,6 +15,7 @@ class Verdict(StrEnum):
     FREE = "free"  # the reserve names no worker, and this is no job to be led to
     OURS = "ours"  # it was given by this very reserve, whose answer was lost
     GIVE = "give"  # it goes to the asked worker, unless somebody else is faster
+    ANEW = "anew"  # it is over, and may have to reserve of budgets before it is given
     LED = "led"  # it runs, and its claim is the asker's from here on
     RUNNING = "running"  # it runs, under a claim that the asker doesn't hold
     COMPLETED = "completed"  # it was answered in full
@@ -29,6 +30,7 @@ _STATES: Final = {
     Verdict.FREE: JobState.FREE,
     Verdict.OURS: JobState.NEW,
     Verdict.GIVE: JobState.NEW,
+    Verdict.ANEW: JobState.NEW,
     Verdict.LED: JobState.RUNNING,
     Verdict.RUNNING: JobState.RUNNING,
     Verdict.COMPLETED: JobState.COMPLETED,

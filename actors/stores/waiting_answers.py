@@ -51,13 +51,14 @@ class WaitingAnswers:
             return msg
         return msgspec.structs.replace(msg, answer=b"")
 
-    def waits(self, msg: Settle, written: asyncio.Future[Any]) -> None:
-        """It has a place among those that wait, until `written` is done."""
+    def waits(self, msg: Settle, written: asyncio.Future[Any]) -> asyncio.Future[Any]:
+        """It has a place among those that wait, until `written` is done; that, to be awaited."""
         size = len(msg.answer)
         if size:
             self._waiting += size
             self._used.set(self._waiting)
             written.add_done_callback(lambda done: self._left(size, done))
+        return written
 
     def _left(self, size: int, done: asyncio.Future[Any]) -> None:
         self._waiting -= size

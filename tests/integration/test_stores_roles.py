@@ -32,6 +32,10 @@ SENDERS: dict[str, frozenset[DatabaseRole]] = {
     "settle_and_reserve": frozenset({RESERVATION}),
     "amend": frozenset({RESERVATION}),
     "contest": frozenset({RESERVATION}),
+    "budgeted_tenants": frozenset({RESERVATION, REGISTRY, OPERATOR}),
+    "open_within_budgets": frozenset({RESERVATION}),
+    "hold_anew_within_budgets": frozenset({RESERVATION}),
+    "refusing_budgets": frozenset({RESERVATION, REGISTRY, OPERATOR}),
     "renew": frozenset({RESERVATION}),
     "sweep": frozenset({RESERVATION}),
     "only_one": ALL,
@@ -89,6 +93,11 @@ SENDERS: dict[str, frozenset[DatabaseRole]] = {
     "show_models": frozenset({REGISTRY, OPERATOR}),
     "show_model_changes": frozenset({REGISTRY, OPERATOR}),
     "model_revision": frozenset({REGISTRY, OPERATOR}),
+    "set_budget": frozenset({REGISTRY, OPERATOR}),
+    "remove_budget": frozenset({REGISTRY, OPERATOR}),
+    "show_budgets": frozenset({RESERVATION, REGISTRY, OPERATOR}),
+    "show_budget_events": frozenset({RESERVATION, REGISTRY, OPERATOR}),
+    "tell_budget_events": frozenset({RESERVATION}),
 }
 NOBODYS = (
     "CREATE TABLE mine (n integer)",
@@ -131,6 +140,8 @@ OTHERS = {
         "UPDATE ledger_leaves SET leaves = ''",
         "SELECT ledger_make_partition(now())",
         "UPDATE attempts SET node = ''",
+        "UPDATE budgets SET amount = 0",
+        "UPDATE budget_events SET share = 1",
     ),
     REGISTRY: (
         "SELECT hash FROM api_keys",
@@ -138,6 +149,7 @@ OTHERS = {
         "SELECT * FROM jobs",
         "SELECT * FROM ledger",
         "UPDATE model_changes SET note = ''",
+        "UPDATE budget_periods SET spent = 0",
         "DELETE FROM models",
     ),
     OPERATOR: (

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from actors.errors import BudgetExceeded, QuotaExceeded
 from supervision.errors import (
     BadRequest,
     DeadlineExceeded,
@@ -77,7 +78,8 @@ def test_every_error_has_openais_shape() -> None:
         error = json.loads(body)["error"]
         assert error.keys() == {"message", "type", "param", "code"}
         assert (error["message"], error["param"], error["code"]) == ("what", "p", cls.code)
-        assert (b"retry-after" in dict(headers)) == (status in (429, 503))
+        for_good = issubclass(cls, BudgetExceeded)  # unless it says when its period begins anew
+        assert (b"retry-after" in dict(headers)) == (status in (429, 503) and not for_good)
         assert dict(headers)[b"content-length"] == b"%d" % len(body)
 
 
@@ -89,3 +91,17 @@ def test_error_headers() -> None:
     assert dict(errors.answer(Unauthenticated("x"))[1])[b"www-authenticate"] == b"Bearer"
     assert dict(errors.answer(Internal("x"))[1])[b"x-should-retry"] == b"false"
     assert b"\xef" not in errors.body(BadRequest("bad \ud800 text"))
+
+
+def test_a_budget_that_is_used_up_is_a_quota_to_clients_and_not_tried_again() -> None:
+    for error, status, code in (
+        (BudgetExceeded("no room", retry_after_s=90.2), 402, "budget_exceeded"),
+        (QuotaExceeded("no room", retry_after_s=90.2), 429, "insufficient_quota"),
+    ):
+        answered, headers, body = answer(error)
+        said = json.loads(body)["error"]
+        assert (answered, said["type"], said["code"]) == (status, "insufficient_quota", code)
+        assert dict(headers)[b"x-should-retry"] == b"false"
+        assert dict(headers)[b"retry-after"] == b"91"
+    _, headers, _ = answer(QuotaExceeded("no room, and no period that begins anew"))
+    assert b"retry-after" not in dict(headers)

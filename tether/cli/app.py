@@ -18,6 +18,7 @@ from tether.cli.certificates import ca
 from tether.cli.database import db
 from tether.cli.failure import CommandFailed
 from tether.cli.models import artifacts, models
+from tether.cli.money import budgets
 from tether.cli.tenants import limits
 from tether.config import load
 
@@ -38,6 +39,7 @@ app.command(keys)
 cluster = App(name="cluster", help="The nodes that belong together.")
 app.command(cluster)
 app.command(ca)
+app.command(budgets)
 app.command(db)
 app.command(models)
 app.command(artifacts)

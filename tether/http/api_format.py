@@ -37,7 +37,8 @@ class Encoder(Protocol):
 
 class ParsedRequest(NamedTuple):
     """One request, understood. `retry_token`, `correlation_id` and `trace_id` are empty unless
-    the body names them; `fingerprint` is, if the digest of the whole body will do."""
+    the body names them; `fingerprint` is, if the digest of the whole body will do.
+    `max_tokens_given`: the client has said it, and it isn't the door's default."""
 
     model_ref: str
     input: Input
@@ -48,6 +49,7 @@ class ParsedRequest(NamedTuple):
     correlation_id: str = ""
     trace_id: str = ""
     fingerprint: bytes = b""
+    max_tokens_given: bool = True
 
 
 class ApiFormat(Protocol):

@@ -18,6 +18,7 @@ from tether.http import errors
 from tether.http.admission import DoorAdmission
 from tether.http.api_format import ApiFormat
 from tether.http.bodies import Bodies
+from tether.http.budgets import BudgetRoutes
 from tether.http.completions import ChatFormat, TextFormat
 from tether.http.doorkeeper import Doorkeeper
 from tether.http.embeddings import EmbeddingsFormat
@@ -27,6 +28,7 @@ from tether.http.gateways import Gateways
 from tether.http.infer import InferFormat
 from tether.http.lifeline import Lifeline
 from tether.http.models import Models
+from tether.http.operator_requests import OperatorRequests
 from tether.http.options import DoorOptions
 from tether.http.probes import Probes
 from tether.http.registry import RegistryRoutes
@@ -64,7 +66,8 @@ def application(
         *hot,
         Route("/v1/models", models.index),
         Route("/v1/models/{model_id:path}", models.show),
-        *RegistryRoutes(gateways, doorkeeper, bodies).routes,
+        *RegistryRoutes(OperatorRequests(gateways, doorkeeper, bodies, "registry")).routes,
+        *BudgetRoutes(OperatorRequests(gateways, doorkeeper, bodies, "admin")).routes,
         Route("/healthz", probes.healthz),
         Route("/readyz", probes.readyz),
     ]

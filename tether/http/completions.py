@@ -177,7 +177,14 @@ class ChatFormat:
         encoder = ChatEncoder(
             request_id, asked.model, stream=asked.stream, with_usage=asked.include_usage
         )
-        return ParsedRequest(asked.model, asked.input, asked.sampling, asked.stream, encoder)
+        return ParsedRequest(
+            asked.model,
+            asked.input,
+            asked.sampling,
+            asked.stream,
+            encoder,
+            max_tokens_given=asked.max_tokens_given,
+        )
 
 
 class TextFormat:
@@ -193,4 +200,11 @@ class TextFormat:
         encoder = TextEncoder(
             request_id, asked.model, stream=asked.stream, with_usage=asked.include_usage
         )
-        return ParsedRequest(asked.model, asked.input, asked.sampling, asked.stream, encoder)
+        return ParsedRequest(
+            asked.model,
+            asked.input,
+            asked.sampling,
+            asked.stream,
+            encoder,
+            max_tokens_given=asked.max_tokens_given,
+        )

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from actors.errors import AnswerGone
+from actors.errors import AnswerGone, BudgetExceeded
 from supervision.errors import BadRequest, Draining, TetherError, Unauthenticated
 from tether.http.limit_headers import limit_headers, state_in
 
@@ -32,6 +32,7 @@ class BodyTooSlow(BadRequest):
 
 _TYPES = {
     401: "authentication_error",
+    402: "insufficient_quota",
     403: "permission_error",
     404: "not_found_error",
     409: "conflict_error",
@@ -40,6 +41,8 @@ _TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
+# by its code: of a quota that is used up OpenAI says 429, as of a rate
+_OTHERWISE = {"insufficient_quota": "insufficient_quota"}
 
 
 def kind(status: int) -> str:
@@ -52,7 +55,7 @@ def payload(error: TetherError, message: str | None = None) -> dict[str, Any]:
     is gone with the receipt of what it was billed."""
     told: dict[str, Any] = {
         "message": error.message if message is None else message,
-        "type": kind(error.status),
+        "type": _OTHERWISE.get(error.code) or kind(error.status),
         "param": error.param,
         "code": error.code,
     }
@@ -71,8 +74,11 @@ def body(error: TetherError) -> bytes:
 
 
 def retry_after(error: TetherError) -> int | None:
-    """Whole seconds for `Retry-After`; with 429 and 503 there always are some."""
-    if error.status not in (429, 503):
+    """Whole seconds for `Retry-After`; with 429 and 503 there always are some, unless another try
+    is in vain for good."""
+    if error.status not in (402, 429, 503):
+        return None
+    if isinstance(error, BudgetExceeded) and error.retry_after_s is None:
         return None
     return max(1, math.ceil(error.retry_after_s or 1.0))
 

@@ -162,6 +162,7 @@ class Exchange:
             traceparent=envelope.traceparent,
             endpoint=endpoint,
             join=caller.join,
+            max_tokens_given=order.max_tokens_given,
         )
         return infer, order.encoder
 

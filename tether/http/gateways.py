@@ -30,6 +30,7 @@ from actors.contracts import (
     RegisterModel,
     ShowModels,
 )
+from actors.contracts.governing import Administer, AdminRequest
 from supervision.contracts import Contract
 from supervision.errors import Draining, Internal, PeerLost, TetherError, Unavailable
 from supervision.runtime.cancel_cause import CancelCause
@@ -176,6 +177,12 @@ class Gateways:
         says; Forbidden if the key is no operator's."""
         ask = Govern(credential=credential, request=request)
         return await self._ask(credential, ask, ModelsShown, GOVERN_S)
+
+    async def administer(self, credential: str, request: AdminRequest, kind: type[C]) -> C:
+        """What the registry answers to an operator about limits, budgets and prices. Raises as
+        `govern` does."""
+        ask = Administer(credential=credential, request=request)
+        return await self._ask(credential, ask, kind, GOVERN_S)
 
     async def _ask(
         self, credential: str, ask: Contract, kind: type[C], timeout_s: float = 5.0

@@ -155,6 +155,7 @@ class InferFormat:
             correlation_id=correlation_id,
             trace_id=asked.trace_id or "",
             fingerprint=same,
+            max_tokens_given=asked.max_tokens is not None,
         )
 
 

@@ -124,6 +124,7 @@ class Asked(msgspec.Struct):
     sampling: Sampling
     stream: bool
     include_usage: bool
+    max_tokens_given: bool
 
 
 def read_chat(body: bytes, default_max_tokens: int) -> Asked:
@@ -211,7 +212,8 @@ def _asked(
         stop=asked.stop,
         names=(name, "top_p", "temperature"),
     )
-    return Asked(asked.model, source, sampling, stream, include_usage)
+    given = limit is not None
+    return Asked(asked.model, source, sampling, stream, include_usage, given)
 
 
 def read_messages(messages: list[ChatMessage], name: str) -> tuple[Message, ...]:

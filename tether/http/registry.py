@@ -22,7 +22,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from actors.contracts import (
-    Authenticated,
     ModelCard,
     ModelPolicy,
     ModelsShown,
@@ -36,14 +35,9 @@ from actors.core import engine_kinds
 from actors.core.intention import meant
 from actors.errors import ModelNotFound
 from supervision.errors import BadRequest
-from tether.http.bodies import Bodies
-from tether.http.caller import read_credential
-from tether.http.doorkeeper import Doorkeeper
-from tether.http.envelope import Envelope
-from tether.http.gateways import Gateways
 from tether.http.json_body import decode
+from tether.http.operator_requests import OperatorRequests
 
-MAX_BODY: Final = 64 << 10
 MOST: Final = (1 << 31) - 1  # an integer of PostgreSQL
 
 
@@ -96,10 +90,8 @@ _moves = msgspec.json.Decoder(_Move)
 class RegistryRoutes:
     """Endpoints over the gateways, which know whose key is an operator's."""
 
-    def __init__(self, gateways: Gateways, doorkeeper: Doorkeeper, bodies: Bodies) -> None:
-        self._gateways = gateways
-        self._doorkeeper = doorkeeper
-        self._bodies = bodies
+    def __init__(self, requests: OperatorRequests) -> None:
+        self._requests = requests
 
     @property
     def routes(self) -> list[Route]:
@@ -127,7 +119,7 @@ class RegistryRoutes:
         return _answer(shown)
 
     async def register(self, request: Request) -> Response:
-        said: Any = decode(_cards, await self._body(request))
+        said: Any = await self._requests.said(request, _cards)
         fields = {name: getattr(said, name) for name in said.__struct_fields__}
         policy = fields.pop("policy")
         if policy is not None:
@@ -146,7 +138,7 @@ class RegistryRoutes:
 
     async def _move(self, request: Request, verb: Move) -> Response:
         ref = request.path_params["ref"]
-        body = await self._body(request)
+        body = await self._requests.body(request)
         said = decode(_moves, body) if body.strip() else _Move()
         shown = await self._show(request, ref)
         move = meant(shown, ref, verb, to=said.to, force=said.force)
@@ -161,25 +153,8 @@ class RegistryRoutes:
     async def _govern(
         self, request: Request, what: RegisterModel | MoveModel | ShowModels
     ) -> ModelsShown:
-        credential, _ = await self._admit(request)
-        return await self._gateways.govern(credential, what)
-
-    async def _admit(self, request: Request) -> tuple[str, Authenticated]:
-        """The key of a request, and whose it is."""
-        envelope: Envelope = request.scope["tether"]
-        envelope.route = "registry"
-        credential = read_credential(envelope.headers)
-        return credential, await self._doorkeeper.admit(request.scope, credential)
-
-    async def _body(self, request: Request) -> bytes:
-        """Its body, once it is known whose it is."""
-        _, who = await self._admit(request)
-        envelope: Envelope = request.scope["tether"]
-        with self._bodies.of(who.tenant_id) as share:
-            body = await self._bodies.read(request.receive, envelope.headers, MAX_BODY, share)
-        if envelope.line is not None:
-            envelope.line.listening()
-        return body
+        credential, _ = await self._requests.admit(request)
+        return await self._requests.gateways.govern(credential, what)
 
 
 def _answer(shown: ModelsShown, status: int = 200) -> Response:
