@@ -222,7 +222,7 @@ async def test_a_retry_that_meets_the_settle_of_its_cancelled_job_is_billed_once
         columns = [[] for _ in range(12)]
         await settler.fetchrow(
             sql("settle_and_reserve"), *columns, 60.0, [first.job.job_id], [1], ["cancelled"], [3],
-            [0], [0], [5], [""], [""], [True], [""], 0,
+            [0], [0], [5], [""], [""], [True], [""], [b""], 60.0, 0,
         )  # fmt: skip
         again = asyncio.ensure_future(ledger.reserve(second))
         await until(lambda: connection.fetchval(BLOCKED), 1)
