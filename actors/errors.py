@@ -11,6 +11,7 @@ in `supervision.errors`.
     │   ├── Forbidden 403                the key may not do this
     │   ├── ContextExceeded 400 ·        prompt + max_tokens do not fit the model
     │   ├── ModelNotFound 404 ·          nobody serves this name
+    │   ├── KeyReused 422 ·              the retry token is that of another request
     │   ├── Conflict 409                 it is taken, or stands otherwise than was thought
     │   │   ├── IdempotencyConflict 409 ·  the retry token is taken by something else
     │   │   │   └── AnswerGone 409 ·     it was answered, and nobody holds the answer any more
@@ -45,6 +46,21 @@ class ContextExceeded(BadRequest):
 
 class ModelNotFound(BadRequest):
     code, status = "model_not_found", 404
+
+
+class KeyReused(BadRequest):
+    """The status is that of draft-ietf-httpapi-idempotency-key-header-07, section 2.7."""
+
+    code, status = "idempotency_key_reused", 422
+
+    @classmethod
+    def told(cls) -> KeyReused:
+        """As whoever finds it says it."""
+        return cls(
+            "this Idempotency-Key was used for another request; use a new key for a new request, "
+            "or send the same body again",
+            param="Idempotency-Key",
+        )
 
 
 class IdempotencyConflict(Conflict):

@@ -15,6 +15,7 @@ from actors.contracts.announcing import (
     Presence,
     Revocations,
 )
+from actors.contracts.answers import AnswerFetched, Billed, FetchAnswer
 from actors.contracts.artifacts import (
     ArtifactsHeld,
     HaveArtifacts,
@@ -86,11 +87,13 @@ __all__ = [
     "Announce",
     "Announced",
     "Announcement",
+    "AnswerFetched",
     "ArtifactsHeld",
     "Assignment",
     "Attach",
     "Authenticate",
     "Authenticated",
+    "Billed",
     "BreakerSeen",
     "BreakerState",
     "BreakerStates",
@@ -106,6 +109,7 @@ __all__ = [
     "ControlNode",
     "ControlPlane",
     "EmbeddingInput",
+    "FetchAnswer",
     "Finish",
     "Finished",
     "Fleet",

@@ -281,7 +281,9 @@ class Run(Contract, frozen=True):
     A fresh run carries `input`; a continuation carries `prompt_ids` and the `emitted_ids`
     that the journal holds, is never tokenized again, and starts at seq `len(emitted_ids)`.
     `split_at` is a token position that must stay a boundary between two chunks, because a
-    reader further down goes on exactly there.
+    reader further down goes on exactly there. With `keep` of the job, `said` are the pieces in
+    which `emitted_ids` have come, the tokens and the text of each, so that the answer can be kept
+    in full by who ends it.
     """
 
     job: JobKey
@@ -294,6 +296,7 @@ class Run(Contract, frozen=True):
     emitted_ids: tuple[int, ...] = ()
     traceparent: str = ""
     split_at: int = 0
+    said: tuple[tuple[int, str], ...] = ()
 
 
 class Attach(Contract, frozen=True):

@@ -90,6 +90,14 @@ class Journal:
         self._ends.append(self.tokens)
         return True
 
+    def copy(self) -> Journal:
+        """One that says the same, and grows on its own."""
+        journal = Journal(self.base)
+        for name in self.__slots__:
+            held = getattr(self, name)
+            setattr(journal, name, held.copy() if isinstance(held, list) else held)
+        return journal
+
     def close(self, finish: Finish, usage: Usage, model_ref: str = "") -> None:
         """The answer is complete; nothing may be added any more."""
         self.finish = finish

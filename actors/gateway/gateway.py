@@ -9,36 +9,36 @@ from typing import ClassVar
 import msgspec
 
 from actors.contracts import (
-    Catalog,
     Chunk,
     Completed,
     Finished,
     HeldJob,
     Infer,
-    ListModels,
     ModelCard,
     Outcome,
     Place,
     Placed,
-    Readiness,
-    Ready,
 )
+from actors.core.answer_packing import AnswerPacking
 from actors.core.journal import Reader
 from actors.core.node_roles import Role
 from actors.gateway.admission import ShareShort
+from actors.gateway.catalog_answers import CatalogAnswers
 from actors.gateway.fleet_view import FleetView
 from actors.gateway.gateway_metrics import GatewayMetrics
+from actors.gateway.idempotency import goes_on, joined, key_of
 from actors.gateway.key_check import KeyCheck
 from actors.gateway.keyring import Caller, Keyring
 from actors.gateway.options import GatewayOptions
 from actors.gateway.recent_requests import RecentRequests
 from actors.gateway.registry_proxy import RegistryProxy
+from actors.gateway.replays import Replays
 from actors.gateway.request_admission import RequestAdmission
 from actors.gateway.request_session import RequestSession
 from actors.gateway.session import Sessions
 from actors.gateway.session_listing import SessionListing
 from actors.gateway.session_reading import Deserted
-from actors.gateway.session_settlement import settled_by, usage_of
+from actors.gateway.session_settlement import settled_by, used_of
 from actors.gateway.session_sweep import GONE, sweep_session
 from actors.gateway.settlement import Settlement
 from actors.gateway.shared_limits import SharedLimits
@@ -75,7 +75,15 @@ class Gateway(Supervised):
         self._sessions = Sessions(options.sessions)
         self._running: dict[RequestSession, None] = {}  # a set in the order of adding
         self._recent = RecentRequests()
-        self._settlement = Settlement(self, options.unsettled, options.remember_s, options.spool)
+        self._settlement = Settlement(
+            self,
+            options.unsettled,
+            options.remember_s,
+            options.spool,
+            answered=self._sessions.answered,
+            packing=AnswerPacking(options.answers, "gateway"),
+        )
+        self._replays = Replays(self)
         self._slot_releases = SlotReleases(self)
         self._metrics = GatewayMetrics()
         self._fleet = FleetView(self)
@@ -91,6 +99,7 @@ class Gateway(Supervised):
         self._draining = False
         self.serve(self._admission)
         self.serve(KeyCheck(self, self._keyring))
+        self.serve(CatalogAnswers(self, self._keyring, self._fleet, lambda: self._draining))
         self.serve(RegistryProxy(self, self._keyring))
         self.serve(
             SessionListing(
@@ -140,7 +149,7 @@ class Gateway(Supervised):
         Raises:
             Unauthenticated, ModelNotFound, BadRequest: the request is at fault.
             RateLimited: the tenant's limits.
-            IdempotencyConflict, AnswerGone: the retry token.
+            KeyReused, Conflict, IdempotencyConflict, AnswerGone: the retry token.
             Unavailable, WorkerLost, DeadlineExceeded: it couldn't be answered.
         """
         now = self.loop.time()
@@ -156,11 +165,14 @@ class Gateway(Supervised):
             )
         limits = self._admission.state_of(caller.tenant_id, now)
         journal, reading, step = session.journal, session.reading, session.step
-        from_seq = msg.from_seq
+        past, placement = session.past, session.placement
+        from_seq, first, held = msg.from_seq, True, session.outcome is not None
         reading.enter()
         why: CancelCause | None = None
         try:
-            while journal.tokens < from_seq and session.outcome is None:
+            while (
+                journal.tokens < from_seq or past.unplaced(placement.assignment)
+            ) and session.outcome is None:
                 await reading.more(step)
             if session.error is not None and journal.tokens < from_seq:
                 raise session.error.anew()
@@ -172,6 +184,8 @@ class Gateway(Supervised):
                         raise session.error.anew()
                     await reading.more(step)
                     continue
+                if first:
+                    first, item = False, self._replays.marked(item, session, msg, held=held)
                 if limits is not None:
                     item, limits = msgspec.structs.replace(item, limits=limits), None
                 yield item
@@ -190,21 +204,6 @@ class Gateway(Supervised):
             if session.outcome is None and left is not None:
                 self._deserted(session, left)
 
-    @on(ListModels, of=Role.DOOR)
-    async def models(self, msg: ListModels, sender: Address) -> Catalog:
-        """The models that the tenant of this key may use.
-
-        Raises:
-            Unauthenticated: no such key.
-        """
-        caller = await self._keyring.caller(msg.credential, self.loop)
-        return self._fleet.index.of_tenant(caller.tenant_id)
-
-    @on(Readiness, of=Role.DOOR)
-    def readiness(self, msg: Readiness, sender: Address) -> Ready:
-        """Which models of the catalog some living worker has answered for."""
-        return Ready(models=() if self._draining else self._fleet.ready)
-
     def _enter(self, msg: Infer, caller: Caller, now: float) -> tuple[RequestSession, bool]:
         """The session of a request, there already or new, and whether it was joined by one that
         counts beside the others.
@@ -212,8 +211,8 @@ class Gateway(Supervised):
         Raises:
             ShareShort: the store of limits must be asked first.
         """
-        session = self._sessions.find((caller.tenant_id, msg.retry_token), msg.fingerprint)
-        if not isinstance(session, RequestSession):
+        session = self._sessions.find(key_of(msg, caller.tenant_id), msg.fingerprint)
+        if not isinstance(session, RequestSession) or not joined(msg, session.outcome):
             return self._open_session(msg, caller, now), False
         beside = self._admission.join(session, msg, caller, now)
         session.placement.prolong(now + min(msg.deadline_s, self._options.max_deadline_s))
@@ -265,6 +264,9 @@ class Gateway(Supervised):
         placed: Placed = await self.ask(scheduler, place, timeout)
         return placed
 
+    async def said_again(self, session: RequestSession) -> bool:
+        return await self._replays.fill(session, self.loop.time())
+
     def placed(self, worker_address: str) -> None:
         """Hear of that worker's end."""
         if worker_address not in self._watched:
@@ -294,7 +296,8 @@ class Gateway(Supervised):
         assert outcome is not None
         self._running.pop(session, None)
         self._recent.add(session, now)
-        usage = usage_of(session.journal, outcome)
+        usage = used_of(session.journal, outcome, session.past)
+        self._replays.ended(session.error)
         self._admission.leave(session, usage, now)
         first_s = None if session.first_at is None else session.first_at - session.since
         self._metrics.ended(outcome, usage, first_s)
@@ -303,7 +306,8 @@ class Gateway(Supervised):
             self._sessions.grew(session)
             self._sessions.finish(session, now, keep=session.explicit)
         else:
-            self._sessions.drop(session)
+            keep = goes_on(session.explicit, session.journal.tokens, session.error)
+            self._sessions.finish(session, now, keep=keep)
         if settle is not None:
             by = settled_by(
                 outcome,
@@ -311,7 +315,8 @@ class Gateway(Supervised):
                 attached=session.attached,
                 late=isinstance(session.error, DeadlineExceeded),
             )
-            self._settlement.close(settle, by, session.worker_address, now)
+            key = session.key if session.placement.job.keep else None
+            self._settlement.close(settle, by, session.worker_address, now, key)
         if session.worker_id:
             ok, neutral = session.verdict(now)
             self.released(session.job_id, session.worker_id, ok=ok, neutral=neutral)

@@ -14,6 +14,17 @@ request_tokens = Counter(
 request_resumes = Counter(
     "tether_request_resumes_total", "Attempts after the first, by why the one before ended", ["why"]
 )
+replays = Counter(
+    "tether_replays_total",
+    "Answers said again to who sent their idempotency key again, by who had them",
+    ["held_by"],
+)
+answers_gone = Counter(
+    "tether_answers_gone_total", "Requests whose answer was billed and is kept nowhere any more"
+)
+answers_damaged = Counter(
+    "tether_answers_damaged_total", "Kept answers whose bytes are not what was kept"
+)
 first_token_seconds = Histogram(
     "tether_first_token_seconds",
     "From a request's arrival at the gateway to its first token",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from actors.contracts.policies import RequestPolicies
+from actors.core.answer_options import AnswerOptions
 from actors.gateway.admission import TenantLimits
 from actors.gateway.session import SessionBounds
 from actors.reservation.settle_spool import SpoolOptions
@@ -20,6 +21,7 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
     no common store. `grace_s` is how long a session with an
     explicit token runs on without a listener after its front door was lost. `policies` are what
     a request passes unless its model's policy says otherwise.
+    `answers` says of which requests the finished answers are kept.
     `unsettled` answers per gateway are remembered for `remember_s`, to settle them if their
     worker dies before it did; what no reservation takes goes into the `spool` of the node. Leases
     of what is placed are renewed every `renew_s`.
@@ -37,6 +39,7 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
     limit_share: float = 1.0
     sessions: SessionBounds = SessionBounds()
     policies: RequestPolicies = RequestPolicies()
+    answers: AnswerOptions = AnswerOptions()
     grace_s: float = 10.0
     keys: int = 10_000
     key_s: float = 60.0

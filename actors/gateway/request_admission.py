@@ -8,6 +8,7 @@ from actors.contracts import Computed, Infer, JobState, LimitState, ModelCard, U
 from actors.core.node_roles import Role
 from actors.gateway.admission import TenantAdmission
 from actors.gateway.computed_usage import BrokenOff, ComputedUsage
+from actors.gateway.continuation import go_on
 from actors.gateway.fleet_view import FleetView
 from actors.gateway.gateway_metrics import GatewayMetrics
 from actors.gateway.keyring import Caller
@@ -67,7 +68,7 @@ class RequestAdmission:
         if not 0 < len(msg.retry_token) <= MAX_TOKEN_LENGTH or "\0" in msg.retry_token:
             raise BadRequest(
                 f"an idempotency key has 1 to {MAX_TOKEN_LENGTH} characters, none of them NUL",
-                param="retry_token",
+                param="Idempotency-Key",
             )
         if not msg.deadline_s > 0:
             raise DeadlineExceeded("the request came after its deadline")
@@ -95,6 +96,10 @@ class RequestAdmission:
             key_id=caller.key_id,
         )
         session.charged = tokens
+        ended = self._sessions.ended(session.key)
+        if isinstance(ended, RequestSession):
+            go_on(session, ended)
+            self._sessions.drop(ended)
         try:
             self._make_room(session, asked.characters)
             session.placement.admit(now)

@@ -15,7 +15,22 @@ from actors.contracts import (
     Sampling,
     Slo,
 )
+from actors.core.ids import job_id
 from actors.core.journal import Journal
+
+
+def new_job(infer: Infer, tenant_id: str, model_ref: str, key_id: str) -> JobKey:
+    """The name of a job that may be new, under an id drawn for it."""
+    return JobKey(
+        job_id=job_id(),
+        tenant_id=tenant_id,
+        retry_token=infer.retry_token,
+        fingerprint=infer.fingerprint,
+        model_ref=model_ref,
+        endpoint=infer.endpoint,
+        key_id=key_id,
+        keep=infer.explicit_token,
+    )
 
 
 def place(
@@ -68,6 +83,7 @@ def run(
     deadline_s: float,
 ) -> Run:
     """From the beginning, or from what `journal` holds on."""
+    emitted_ids = journal.emitted_ids if journal.prompt_ids else ()
     return Run(
         job=job,
         fencing_token=fencing_token,
@@ -77,7 +93,12 @@ def run(
         stream=infer.stream,
         # without the prompt's ids nothing of the answer is known either
         prompt_ids=journal.prompt_ids,
-        emitted_ids=journal.emitted_ids if journal.prompt_ids else (),
+        emitted_ids=emitted_ids,
         traceparent=infer.traceparent,
         split_at=infer.from_seq,
+        said=(
+            tuple((len(ids), text) for ids, text in journal.pieces())
+            if job.keep and emitted_ids
+            else ()
+        ),
     )

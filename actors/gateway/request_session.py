@@ -19,20 +19,20 @@ from actors.contracts import (
     Completed,
     HeldJob,
     Infer,
-    JobKey,
     JobState,
     ModelCard,
     Outcome,
     Sampling,
     Settle,
 )
-from actors.core.ids import job_id
 from actors.core.outcome_billing import AnswerEnd, end_of_error
-from actors.errors import AnswerGone, ModelNotFound, WorkerLost
+from actors.errors import ModelNotFound, WorkerLost
+from actors.gateway.idempotency import Past, answer_gone, key_of
 from actors.gateway.request_maximum import maximum
+from actors.gateway.request_messages import new_job
 from actors.gateway.session import Session
 from actors.gateway.session_host import Chunks, SessionHost
-from actors.gateway.session_placement import GONE, SessionPlacement
+from actors.gateway.session_placement import SessionPlacement
 from actors.gateway.session_reading import SessionReading
 from actors.gateway.session_settlement import outcome_of_error, settle_of
 from supervision.contracts import Contract
@@ -63,6 +63,7 @@ class RequestSession(Session):
         "first_at",
         "infer",
         "outcome",
+        "past",
         "placement",
         "reading",
         "sampling",
@@ -82,18 +83,12 @@ class RequestSession(Session):
         call: Call,
         key_id: str = "",
     ) -> None:
-        super().__init__((tenant_id, infer.retry_token), infer.fingerprint, infer.explicit_token)
+        key = key_of(infer, tenant_id)
+        super().__init__(key, infer.fingerprint, infer.explicit_token)
         self.infer = infer
         self.card = card
         self.sampling = sampling
-        job = JobKey(
-            job_id=job_id(),
-            tenant_id=tenant_id,
-            retry_token=infer.retry_token,
-            fingerprint=infer.fingerprint,
-            model_ref=card.ref,
-            key_id=key_id,
-        )
+        job = new_job(infer, tenant_id, card.ref, key_id)
         self.placement = SessionPlacement(infer, job, call, now)
         self.reading = SessionReading(host.loop)
         self.tenant_id = tenant_id
@@ -102,6 +97,7 @@ class RequestSession(Session):
         self.first_at: float | None = None
         self.error: TetherError | None = None
         self.outcome: Outcome | None = None
+        self.past = Past()
         self._host = host
         self._stream: Chunks | None = None
 
@@ -176,7 +172,13 @@ class RequestSession(Session):
             # A budget affords no more; whoever takes the job further heeds it as well.
             self.sampling = msgspec.structs.replace(self.sampling, max_tokens=assignment.max_tokens)
         try:
-            if placement.assigned(assignment, host.loop.time()):
+            self.past.led(self.infer, self.job_id, placement.assignment, assignment)
+            if not placement.assigned(assignment, host.loop.time()):
+                return
+            answered = assignment.state is JobState.COMPLETED
+            if answered and placement.job.keep and await host.said_again(self):
+                self._end(Outcome.COMPLETED)
+            elif self.outcome is None:
                 self._open(assignment)
         except TetherError as error:
             self.fail(error)
@@ -226,7 +228,7 @@ class RequestSession(Session):
             error, now, lost=lost, began=self.first_at is not None, cold=self._cold()
         )
         if broken is None:
-            self.fail(AnswerGone(GONE))
+            self.fail(answer_gone(self.past.billed))
             return
         if self._another_version(broken.error):
             gone = Draining("the version is gone; another one answers")

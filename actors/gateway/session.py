@@ -1,8 +1,9 @@
 """The sessions of a gateway: every request that runs or has just been answered, with its journal.
 
-A session is found by (tenant, retry token), so that a request which comes twice is answered
-from one computation. The table is bounded by sessions, tokens and characters; finished sessions
-make room first, oldest first.
+A session is found by (tenant, endpoint, retry token), so that a request which comes twice is
+answered from one computation. One that ended badly isn't joined any more, but its journal stays for
+a while: who sends its token again goes on from there. The table is bounded by sessions, tokens and
+characters; finished sessions make room first, oldest first.
 
 Pure.
 """
@@ -10,17 +11,26 @@ Pure.
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import NamedTuple
 
 import msgspec
 
 from actors.core.journal import Journal
-from actors.errors import IdempotencyConflict
+from actors.errors import KeyReused
 from supervision.errors import Overloaded
+
+
+class SessionKey(NamedTuple):
+    """What one request is, however often it comes."""
+
+    tenant_id: str
+    endpoint: str
+    retry_token: str
 
 
 class SessionBounds(msgspec.Struct, frozen=True, kw_only=True):
     """How much a gateway remembers. `keep_s` is how long a finished session with an explicit
-    token can still be joined.
+    token can still be joined, or, if it ended badly, gone on with.
 
     Raises:
         ValueError: a bound is below 1.
@@ -53,7 +63,7 @@ class Session:
         "tokens",
     )
 
-    def __init__(self, key: tuple[str, str], fingerprint: bytes, explicit: bool) -> None:
+    def __init__(self, key: SessionKey, fingerprint: bytes, explicit: bool) -> None:
         self.key = key
         self.fingerprint = fingerprint
         self.explicit = explicit
@@ -69,8 +79,8 @@ class Sessions:
 
     def __init__(self, bounds: SessionBounds) -> None:
         self.bounds = bounds
-        self._by_key: dict[tuple[str, str], Session] = {}
-        self._finished: OrderedDict[tuple[str, str], Session] = OrderedDict()
+        self._by_key: dict[SessionKey, Session] = {}
+        self._finished: OrderedDict[SessionKey, Session] = OrderedDict()
         self.tokens = 0
         self.characters = 0
 
@@ -82,19 +92,26 @@ class Sessions:
         """Sessions that have no end yet."""
         return len(self._by_key) - len(self._finished)
 
-    def find(self, key: tuple[str, str], fingerprint: bytes) -> Session | None:
-        """The session of this (tenant, retry token), if there is one.
+    def find(self, key: SessionKey, fingerprint: bytes) -> Session | None:
+        """The session of this key, if there is one.
 
         Raises:
-            IdempotencyConflict: the token belongs to another body.
+            KeyReused: the token belongs to another body.
         """
         session = self._by_key.get(key)
         if session is not None and session.fingerprint != fingerprint:
-            raise IdempotencyConflict(
-                "this idempotency key was used with another body; use a new key for a new request",
-                param="retry_token",
-            )
+            raise KeyReused.told()
         return session
+
+    def ended(self, key: SessionKey) -> Session | None:
+        """The session of this key that has ended badly, and whose journal is held."""
+        session = self._finished.get(key)
+        return None if session is None or session.journal.finish is not None else session
+
+    def answered(self, key: SessionKey) -> Journal | None:
+        """The journal of an answer that is held in full."""
+        session = self._by_key.get(key)
+        return None if session is None or session.journal.finish is None else session.journal
 
     def open(self, session: Session, characters: int) -> None:
         """Take in a new session whose input has `characters`.
@@ -122,6 +139,8 @@ class Sessions:
         self._by_key[session.key] = session
         session.input_characters = session.characters = characters
         self.characters += characters
+        if session.journal.tokens:
+            self.grew(session)
 
     def grew(self, session: Session) -> None:
         """The session's journal has more than before; count it."""
@@ -134,7 +153,7 @@ class Sessions:
         session.characters = characters
 
     def finish(self, session: Session, now: float, *, keep: bool) -> None:
-        """The session has its answer. Without `keep` it is forgotten."""
+        """The session has its end. Without `keep` it is forgotten."""
         if self._by_key.get(session.key) is not session:
             return
         session.finished_at = now

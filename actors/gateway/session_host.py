@@ -34,6 +34,10 @@ class SessionHost(Protocol[_Held_contra]):
     def stream(self, address: Any, contract: Contract, credit: int = 64) -> Any:
         """Open a stream at a worker."""
 
+    async def said_again(self, session: _Held_contra) -> bool:
+        """Its job was answered before: says into its journal what the store has kept of that, and
+        closes it. False, and `past.billed` is known, where that is nothing."""
+
     def placed(self, worker_address: str) -> None:
         """Something runs there now."""
 

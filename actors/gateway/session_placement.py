@@ -39,10 +39,6 @@ from supervision.policies import (
     outcome_of,
 )
 
-GONE = (
-    "this request was answered, and the worker that kept the answer is gone; send it with a new "
-    "idempotency key"
-)
 UNKNOWN = Maximum()
 EARLY_S = 0.5  # before the deadline: no clock is that far off in one request
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
+import msgspec
+
 from actors.contracts import Assignment, JobState, Outcome, Settle, Usage
 from actors.core.journal import Journal
 from actors.core.outcome_billing import AnswerSoFar, billed, end_of_error
+from actors.gateway.idempotency import Past
 from supervision.errors import Cancelled, Draining, TetherError
 
 
@@ -29,6 +32,18 @@ def usage_of(journal: Journal, outcome: Outcome) -> Usage:
     if outcome is Outcome.COMPLETED:
         return journal.usage
     return Usage(prompt_tokens=len(journal.prompt_ids), completion_tokens=journal.tokens)
+
+
+def used_of(journal: Journal, outcome: Outcome, past: Past) -> Usage:
+    """What of it was computed for this request: nothing of one that is said again, and of one that
+    goes on only what comes after the tokens before."""
+    if past.replayed and outcome is Outcome.COMPLETED:
+        return Usage()
+    usage = usage_of(journal, outcome)
+    if not past.had:
+        return usage
+    computed = max(0, usage.completion_tokens - past.had)
+    return msgspec.structs.replace(usage, completion_tokens=computed)
 
 
 def settle_of(

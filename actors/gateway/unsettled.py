@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import NamedTuple
 
 from actors.contracts import Settle
+from actors.gateway.session import SessionKey
+
+
+class Unsettled(NamedTuple):
+    """`key` is that of the session whose answer is to be kept; None if it isn't."""
+
+    settle: Settle
+    key: SessionKey | None = None
 
 
 class UnsettledAnswers:
@@ -14,25 +23,27 @@ class UnsettledAnswers:
     def __init__(self, bound: int, keep_s: float) -> None:
         self._bound = bound
         self._keep_s = keep_s
-        self._by_job: OrderedDict[str, tuple[str, Settle, float]] = OrderedDict()
+        self._by_job: OrderedDict[str, tuple[str, Unsettled, float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._by_job)
 
-    def add(self, worker_address: str, settle: Settle, now: float) -> None:
+    def add(self, worker_address: str, unsettled: Unsettled, now: float) -> None:
         """An answer came from there."""
         by_job = self._by_job
-        by_job[settle.job_id] = (worker_address, settle, now)
+        by_job[unsettled.settle.job_id] = (worker_address, unsettled, now)
         if len(by_job) > self._bound:
             by_job.popitem(last=False)
 
-    def take(self, worker_address: str) -> list[Settle]:
+    def take(self, worker_address: str) -> list[Unsettled]:
         """That worker is gone: what came from it, forgotten here."""
         taken = [
-            settle for address, settle, _ in self._by_job.values() if address == worker_address
+            unsettled
+            for address, unsettled, _ in self._by_job.values()
+            if address == worker_address
         ]
-        for settle in taken:
-            del self._by_job[settle.job_id]
+        for unsettled in taken:
+            del self._by_job[unsettled.settle.job_id]
         return taken
 
     def sweep(self, now: float) -> None:

@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 import msgspec
 
 from actors.contracts import (
+    AnswerFetched,
     BreakerStates,
+    FetchAnswer,
     Renew,
     Renewed,
     Reserve,
@@ -22,6 +24,7 @@ from actors.core.price import PriceBook
 from actors.core.price_options import PriceOptions
 from actors.reservation.books import Books
 from actors.stores import breakers
+from actors.stores.answer_store import AnswerStore
 from actors.stores.database import answers, connect, patiently
 from actors.stores.ledger import Ledger, LedgerOptions
 from supervision.child import Supervised
@@ -56,8 +59,9 @@ class ReservationOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reservation(Supervised):
-    """Answers `Reserve`, `Settle` and `Renew`, all idempotent, and sweeps leases that ran out.
-    Keeps nothing that PostgreSQL doesn't: any number of them may run, and each may be killed."""
+    """Answers `Reserve`, `Settle`, `Renew` and `FetchAnswer`, all idempotent, and sweeps leases
+    that ran out. Keeps nothing that PostgreSQL doesn't: any number of them may run, and each may be
+    killed."""
 
     Options: ClassVar[type[msgspec.Struct]] = ReservationOptions
     max_handlers: ClassVar[int] = 16_384  # the ledger's own bound, `waiting_max`, comes first
@@ -72,6 +76,7 @@ class Reservation(Supervised):
     async def start(self, options: ReservationOptions) -> None:
         self._dsn = options.dsn
         self._one_by_one = asyncio.Lock()
+        self._answers = AnswerStore(options.dsn)
         book = PriceBook()
         self._ledger = Ledger(options.dsn, options.ledger, book)
         self._books = Books(options.dsn, options.ledger, book)
@@ -83,6 +88,7 @@ class Reservation(Supervised):
         await patiently(lambda: self._books.open(options.prices), options.connect_s)
 
     async def stop(self, deadline_s: float) -> None:
+        self._answers.close()
         await self._books.close()
         await self._ledger.close(min(_DRAIN_S, max(0.0, deadline_s - 0.5)))
 
@@ -103,6 +109,11 @@ class Reservation(Supervised):
         """See `Ledger.renew`. A worker of another node renews what is with its node."""
         own = sender.node == self.address.node
         return await self._ledger.renew(msg, "" if own else sender.node)
+
+    @on(FetchAnswer, of=OWN)
+    async def fetch_answer(self, msg: FetchAnswer, sender: Address) -> AnswerFetched:
+        """See `AnswerStore.fetch`."""
+        return await self._answers.fetch(msg)
 
     @on(KeepBreakers, of=OWN)
     async def keep_breakers(self, msg: KeepBreakers, sender: Address) -> BreakerStates:

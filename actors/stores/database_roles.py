@@ -50,6 +50,7 @@ RIGHTS: Final[Mapping[DatabaseRole, Mapping[str, str]]] = {
         "budgets": "SELECT",
         "budget_periods": "SELECT, INSERT, UPDATE",
         "budget_events": "SELECT, INSERT, UPDATE (told)",
+        "answers": "SELECT, INSERT, UPDATE, DELETE",
         "breakers": "SELECT, INSERT, UPDATE, DELETE",
     },
     DatabaseRole.REGISTRY: {

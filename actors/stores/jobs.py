@@ -39,6 +39,7 @@ _PLANNER = {
     "tcp_keepalives_count": "3",
 }
 _AMENDS = 2
+DAY_S = 86_400.0
 
 
 class Told(NamedTuple):
@@ -73,12 +74,15 @@ class Desk:
     def __init__(
         self,
         connection: asyncpg.Connection,
+        *,
         lease_s: float,
         timeout_s: float,
         prices: PriceBook,
+        keep_s: float,
         budgeted: BudgetedTenants,
     ) -> None:
         self.connection = connection
+        self._keep = keep_s
         self._lease = lease_s
         self._timeout = timeout_s
         self._prices = prices
@@ -96,10 +100,12 @@ class Desk:
         timeout_s: float,
         prices: PriceBook | None = None,
         budgeted: BudgetedTenants | None = None,
+        keep_s: float = DAY_S,
     ) -> Self:
         """Connect and prepare. A lease lives for `lease_s` unless it is renewed; a statement that
-        takes longer than `timeout_s` is given up. A job is given the price that `prices` has now.
-        Those whose tenants are `budgeted` aren't opened by a round, but by `BudgetDesk`.
+        takes longer than `timeout_s` is given up. A job is given the price that `prices` has now,
+        and the answer that comes with a settle is kept for `keep_s`. Those whose tenants are
+        `budgeted` aren't opened by a round, but by `BudgetDesk`.
 
         Raises:
             Unavailable, Internal: as `database.connect`.
@@ -113,10 +119,11 @@ class Desk:
         try:
             desk = cls(
                 connection,
-                lease_s,
-                timeout_s * 1.5,
-                prices or PriceBook(),
-                budgeted or BudgetedTenants(),
+                lease_s=lease_s,
+                timeout_s=timeout_s * 1.5,
+                prices=prices or PriceBook(),
+                keep_s=keep_s,
+                budgeted=budgeted or BudgetedTenants(),
             )
             desk._round = await connection.prepare(sql("settle_and_reserve"), timeout=timeout_s)
             desk._amend = await connection.prepare(sql("amend"), timeout=timeout_s)
@@ -156,6 +163,7 @@ class Desk:
             *self._reserve_columns(opening),
             self._lease,
             *_settle_columns(closing),
+            self._keep,
             self._budgeted.newest,
             timeout=self._timeout,
         )
@@ -192,6 +200,7 @@ class Desk:
             closed = await self._amend.fetchval(
                 *_settle_columns(left),
                 [_delivered(told.msg) for told in left],
+                self._keep,
                 timeout=self._timeout,
             )
             first |= {id(left[n - 1].msg) for n in closed or ()}
@@ -321,4 +330,5 @@ def _settle_columns(settles: Sequence[Told]) -> tuple[list[Any], ...]:
         [m.error_code for _, m, _ in settles],
         [is_billed(m) for _, m, _ in settles],
         [node for _, _, node in settles],
+        [m.answer for _, m, _ in settles],
     )

@@ -30,10 +30,10 @@ from actors.stores.ledger_options import LedgerOptions
 from actors.stores.message_check import check
 from actors.stores.queries import sql
 from actors.stores.renewals import Renewals
-from actors.stores.rounds import Rounds
 from actors.stores.shared_desk import SharedDesk
 from actors.stores.upkeep import MONTHS_AHEAD, Upkeep
-from actors.stores.waiting_request import WaitingRequest
+from actors.stores.waiting_answers import WaitingAnswers
+from actors.stores.waiting_request import WaitingRequest, rounds_of
 from supervision.errors import Draining, Internal, Overloaded, TetherError, Unavailable
 from supervision.policies import Retry, Stack
 from supervision.policies.async_driver import Attempt, run
@@ -67,9 +67,8 @@ class Ledger:
         self._dsn = dsn
         self._prices = prices or PriceBook()
         self._options = options or LedgerOptions()
-        self._rounds: Rounds[object, WaitingRequest] = Rounds(
-            most=self._options.round_max, waiting=self._options.waiting_max, at_once=_LANES
-        )
+        self._rounds = rounds_of(self._options, _LANES)
+        self._answers = WaitingAnswers(self._options.answers)
         self._budgeted = BudgetedTenants()
         self._within = BudgetLane(self._options, lambda: self._desk(BudgetDesk))
         self._shared = SharedDesk(self._desk)
@@ -148,7 +147,7 @@ class Ledger:
 
         Raises:
             BadRequest: a field can't be stored.
-            IdempotencyConflict: the retry token is taken by another body.
+            KeyReused, IdempotencyConflict: another body has the retry token, or others take it.
             Overloaded, Draining: nothing was done, nor will be.
             Unavailable: PostgreSQL didn't answer in time; a lease may have been given, and the
                 same reserve finds it.
@@ -164,7 +163,9 @@ class Ledger:
         Raises:
             BadRequest, Overloaded, Draining, Unavailable: as for `reserve`.
         """
-        return self._offer(msg.job_id, msg, self._options.settle_patience_s, node)
+        told = self._answers.admitted(msg)
+        written = self._offer(told.job_id, told, self._options.settle_patience_s, node)
+        return self._answers.waits(told, written)
 
     def renew(self, msg: Renew, node: str = "") -> Awaitable[Renewed]:
         """Let the leases of these jobs go on. If it comes from another `node`, only those with a
@@ -221,6 +222,7 @@ class Ledger:
             lease_s=self._options.lease_s,
             timeout_s=self._options.statement_s,
             prices=self._prices,
+            keep_s=self._options.answers.keep_s,
             budgeted=self._budgeted,
         )
         # An idle lane whose connection ends makes another before it is needed.

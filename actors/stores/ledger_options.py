@@ -6,7 +6,9 @@ from typing import Final
 
 import msgspec
 
-KEEP_JOBS_MIN_S: Final = 3600.0
+from actors.core.answer_options import AnswerOptions
+
+KEEP_JOBS_MIN_S: Final = 86_400.0
 
 
 class LedgerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,10 +24,11 @@ class LedgerOptions(msgspec.Struct, frozen=True, kw_only=True):
     that again then is answered anew. Months of the ledger that ended `keep_ledger_s` ago are
     dropped. 0 keeps for ever. Every `prune_s` it is looked, and `prune_batch` rows go in one
     statement. Every `seal_s` what was billed is sealed, at most `seal_batch` entries in a block.
+    `answers` says what is kept of finished answers.
 
     Raises:
-        ValueError: a number is not above 0 (or, of what is kept, below), or jobs are kept for less
-            than an hour.
+        ValueError: a number is not above 0 (or, of what is kept, below), jobs are kept for less
+            than a day, or answers longer than jobs.
     """
 
     round_max: int = 256
@@ -42,9 +45,12 @@ class LedgerOptions(msgspec.Struct, frozen=True, kw_only=True):
     prune_batch: int = 500
     seal_s: float = 60.0
     seal_batch: int = 2048
+    answers: AnswerOptions = AnswerOptions()
 
     def __post_init__(self) -> None:
         for field in self.__struct_fields__:
+            if field == "answers":
+                continue
             least = 0 if field.startswith("keep_") else 1e-9
             if not getattr(self, field) >= least:
                 raise ValueError(f"{field} of the reservation must be above 0")
@@ -57,4 +63,9 @@ class LedgerOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(
                 f"keep_jobs_s of the reservation must be at least {KEEP_JOBS_MIN_S:g}, for a retry "
                 "token is known only as long, or 0 for ever"
+            )
+        if 0 < self.keep_jobs_s < self.answers.keep_s:
+            raise ValueError(
+                "an answer is found by its job: make keep_jobs_s of the reservation at least "
+                "keep_s of its answers, or 0 for ever"
             )

@@ -3,7 +3,7 @@ used, never per request."""
 
 from __future__ import annotations
 
-from supervision.telemetry.metrics import Counter, Histogram
+from supervision.telemetry.metrics import Counter, Gauge, Histogram
 
 reservation_round_items = Histogram(
     "tether_reservation_round_items",
@@ -23,6 +23,20 @@ reservation_known = Counter(
 )
 reservation_stale = Counter(
     "tether_reservation_stale_settles_total", "Settles that changed nothing: late, or repeated"
+)
+answers_kept = Counter("tether_answers_kept_total", "Finished answers that were kept in the store")
+answers_kept_bytes = Counter(
+    "tether_answers_kept_bytes_total", "Bytes of finished answers that were kept, compressed"
+)
+answers_stored = Gauge(
+    "tether_answers_stored",
+    "Finished answers in the store, as the cluster's one pruner has last seen",
+    multiprocess_mode="livemax",
+)
+answers_stored_bytes = Gauge(
+    "tether_answers_stored_bytes",
+    "Bytes of finished answers in the store, compressed",
+    multiprocess_mode="livemax",
 )
 reservation_expired = Counter(
     "tether_reservation_expired_total", "Jobs whose lease ran out and that nobody settled"

@@ -1,13 +1,13 @@
 -- Every statement that Tether sends, with a name and a sentence.
--- Lock order, everywhere: jobs before leases before budget_periods before ledger; reserves in the
--- order of (tenant, endpoint, token), all else in that of the job's id, as their sender sorts them.
+-- Lock order, everywhere: jobs before leases before budget_periods before ledger before answers;
+-- reserves in the order of (tenant, endpoint, token), all else in that of the job's id, as their sender sorts them.
 
 -- name: settle_and_reserve
 -- One round: gives each new job a row and a lease, and closes each told job that runs under this
 -- fence and was never billed; answers with the ordinals of the reserves ($1–$12; leases of $13
--- seconds; none unless $25 is the newest budget, so that one is never overlooked) and settles
--- ($14–$24) that took effect. Who settles from another node (not '') has the
--- job there. What isn't closed here is for `amend`.
+-- seconds; none unless $27 is the newest budget, so that one is never overlooked) and settles
+-- ($14–$25) that took effect. Who settles from another node (not '') has the job there. An answer
+-- that comes along is kept for $26 seconds. What isn't closed here is for `amend`.
 WITH asked AS (
     SELECT * FROM unnest(
         $1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[],
@@ -19,7 +19,7 @@ WITH asked AS (
                       worker_address, attempt, claim, key_id, price)
     SELECT job_id, tenant_id, endpoint, retry_token, fingerprint, model_ref, worker_id,
         worker_address, attempt, claim, key_id, price
-    FROM asked WHERE (SELECT coalesce(max(id), 0) FROM budgets) = $25::bigint
+    FROM asked WHERE (SELECT coalesce(max(id), 0) FROM budgets) = $27::bigint
     ON CONFLICT DO NOTHING
     RETURNING id, retry_token, worker_id, worker_address
 ), leased AS (
@@ -29,9 +29,9 @@ WITH asked AS (
 ), told AS (
     SELECT * FROM unnest(
         $14::uuid[], $15::bigint[], $16::text[], $17::integer[], $18::integer[], $19::integer[],
-        $20::integer[], $21::text[], $22::text[], $23::boolean[], $24::text[]
+        $20::integer[], $21::text[], $22::text[], $23::boolean[], $24::text[], $25::bytea[]
     ) WITH ORDINALITY AS t (job_id, fence, outcome, prompt, cached, reasoning, output, finish,
-                            error_code, billed, node, n)
+                            error_code, billed, node, answer, n)
 ), closed AS (
     UPDATE jobs j
     SET state = 'settled', outcome = t.outcome, prompt_tokens = t.prompt,
@@ -48,7 +48,7 @@ WITH asked AS (
     FROM told t
     WHERE j.id = t.job_id AND j.fence = t.fence AND j.state = 'running' AND j.entries = 0
         AND t.node IN ('', split_part(j.worker_address, '/', 1))
-    RETURNING t.n, j.id, j.tenant_id, j.key_id, j.endpoint, j.model_ref, j.fence, j.outcome,
+    RETURNING t.n, t.answer, j.id, j.tenant_id, j.key_id, j.endpoint, j.model_ref, j.fence, j.outcome,
         j.entries, j.billed_prompt, j.billed_cached, j.billed_reasoning, j.billed_output,
         j.billed_micros, j.price, j.budgets, j.held_micros, j.held_tokens
 ), freed AS (
@@ -75,6 +75,14 @@ WITH asked AS (
         c.billed_prompt, c.billed_cached, c.billed_reasoning, c.billed_output, c.billed_micros,
         c.price, coalesce((SELECT p.currency FROM prices p WHERE p.version = c.price), '')
     FROM closed c WHERE c.entries = 1
+), kept AS (
+    INSERT INTO answers (job_id, tenant_id, endpoint, bytes, size, expires_at)
+    SELECT c.id, c.tenant_id, c.endpoint, c.answer, octet_length(c.answer),
+        now() + $26::float8 * interval '1 second'
+    FROM closed c WHERE c.answer <> ''
+    ON CONFLICT (job_id) DO UPDATE
+    SET bytes = excluded.bytes, size = excluded.size, kept_at = excluded.kept_at,
+        expires_at = excluded.expires_at
 )
 SELECT
     (SELECT array_agg(a.n::integer) FROM opened o
@@ -85,16 +93,18 @@ SELECT
     (SELECT count(*) FROM freed) AS freed, (SELECT count(*) FROM spent) AS spent;
 
 -- name: amend
--- Closes told jobs ($1–$12) that a round has left: swept, billed before, or of an older fence with
+-- Closes told jobs ($1–$13) that a round has left: swept, billed before, or of an older fence with
 -- an answer that was delivered; answers with the ordinals of those that it closed. What is billed
 -- beyond the entries so far becomes one more of them, and no bill becomes less by a broken-off
--- answer. Who settles under an older fence from another node (not '') had the job there.
+-- answer. Who settles under an older fence from another node (not '') had the job there. An answer
+-- that comes along is kept for $14 seconds.
 WITH told AS (
     SELECT * FROM unnest(
         $1::uuid[], $2::bigint[], $3::text[], $4::integer[], $5::integer[], $6::integer[],
-        $7::integer[], $8::text[], $9::text[], $10::boolean[], $11::text[], $12::boolean[]
+        $7::integer[], $8::text[], $9::text[], $10::boolean[], $11::text[], $12::bytea[],
+        $13::boolean[]
     ) WITH ORDINALITY AS t (job_id, fence, outcome, prompt, cached, reasoning, output, finish,
-                            error_code, billed, node, delivered, n)
+                            error_code, billed, node, answer, delivered, n)
 ), held AS (
     SELECT t.*, j.state = 'running' AS ran, j.entries, j.billed_prompt, j.billed_cached,
         j.billed_reasoning, j.billed_output, j.billed_micros,
@@ -132,7 +142,7 @@ WITH told AS (
         billed_cached = t.to_cached, billed_reasoning = t.to_reasoning,
         billed_output = t.to_output, billed_micros = t.to_micros
     FROM added t WHERE j.id = t.job_id
-    RETURNING t.n, t.fence AS told_fence, t.ran, t.enters,
+    RETURNING t.n, t.answer, t.fence AS told_fence, t.ran, t.enters,
         t.to_prompt - t.billed_prompt AS more_prompt, t.to_cached - t.billed_cached AS more_cached,
         t.to_reasoning - t.billed_reasoning AS more_reasoning,
         t.to_output - t.billed_output AS more_output, t.to_micros - t.billed_micros AS more_micros,
@@ -164,6 +174,14 @@ WITH told AS (
         c.more_cached, c.more_reasoning, c.more_output, c.more_micros, c.price,
         coalesce((SELECT p.currency FROM prices p WHERE p.version = c.price), '')
     FROM closed c WHERE c.enters
+), kept AS (
+    INSERT INTO answers (job_id, tenant_id, endpoint, bytes, size, expires_at)
+    SELECT c.id, c.tenant_id, c.endpoint, c.answer, octet_length(c.answer),
+        now() + $14::float8 * interval '1 second'
+    FROM closed c WHERE c.answer <> ''
+    ON CONFLICT (job_id) DO UPDATE
+    SET bytes = excluded.bytes, size = excluded.size, kept_at = excluded.kept_at,
+        expires_at = excluded.expires_at
 )
 SELECT (SELECT array_agg(c.n::integer) FROM closed c) AS closed,
     (SELECT count(*) FROM freed) AS freed, (SELECT count(*) FROM spent) AS spent;
@@ -370,6 +388,50 @@ SELECT ledger_drop_before(now() - $1::float8 * interval '1 second');
 -- name: extend_ledger
 -- Makes the ledger's months of now and of the next $1; answers with how many it made.
 SELECT ledger_make_partitions($1);
+
+-- name: fetch_answer
+-- The answer that is kept of the job $1, of tenant $2.
+SELECT bytes FROM answers WHERE job_id = $1 AND tenant_id = $2 AND expires_at > now();
+
+-- name: bill_of_job
+-- What the job $1, of tenant $2, was billed: the sums of its entries.
+SELECT j.id::text AS job_id, j.entries, j.billed_prompt AS prompt_tokens,
+    j.billed_cached AS cached_tokens, j.billed_reasoning AS reasoning_tokens,
+    j.billed_output AS output_tokens, j.billed_micros AS micros,
+    coalesce((SELECT p.currency FROM prices p WHERE p.version = j.price), '') AS currency
+FROM jobs j WHERE j.id = $1 AND j.tenant_id = $2;
+
+-- name: prune_answers
+-- Deletes up to $1 answers that have expired; how many there were.
+WITH old AS (
+    SELECT job_id FROM answers WHERE expires_at <= now() ORDER BY expires_at LIMIT $1
+    FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM answers a USING old o WHERE a.job_id = o.job_id RETURNING 1
+)
+SELECT count(*) FROM gone;
+
+-- name: shed_answers
+-- Deletes up to $2 answers, the oldest of tenants that have more than $1 bytes of them; how many
+-- those were, and how many answers and bytes there were before.
+WITH held AS (
+    SELECT tenant_id, count(*) AS answers, sum(size) AS bytes FROM answers GROUP BY tenant_id
+), over AS (
+    SELECT a.job_id, sum(a.size) OVER (
+        PARTITION BY a.tenant_id ORDER BY a.kept_at DESC, a.job_id
+    ) AS newest
+    FROM held h JOIN answers a ON a.tenant_id = h.tenant_id
+    WHERE h.bytes > $1::bigint
+), gone AS (
+    DELETE FROM answers a
+    USING (SELECT job_id FROM over WHERE newest > $1::bigint LIMIT $2) o
+    WHERE a.job_id = o.job_id
+    RETURNING a.size
+)
+SELECT (SELECT count(*) FROM gone) AS shed,
+    (SELECT coalesce(sum(size), 0) FROM gone)::bigint AS shed_bytes,
+    (SELECT coalesce(sum(answers), 0) FROM held)::bigint AS answers,
+    (SELECT coalesce(sum(bytes), 0) FROM held)::bigint AS bytes;
 
 -- name: forget_breakers
 -- Forgets the words that new ones of $1 workers and $2 models take the place of; one without a model

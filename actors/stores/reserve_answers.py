@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from actors.contracts import Assignment, JobState, Reserve, Reserved, Settled
-from actors.errors import IdempotencyConflict
+from actors.errors import KeyReused
 from actors.stores.verdict import Verdict
 from supervision.errors import TetherError
 
@@ -46,11 +46,7 @@ def answer_of(m: Reserve, row: Any) -> Answer:
     if verdict is Verdict.FREE:
         return free(m)
     if verdict is Verdict.CONFLICT:
-        return IdempotencyConflict(
-            "this Idempotency-Key was used for another request; use a new key, or send the same "
-            "body",
-            param="Idempotency-Key",
-        )
+        return KeyReused.told()
     if verdict is Verdict.GIVE:
         fence = row["given_fence"]
         # Without one somebody else was faster; ask how it stands now.

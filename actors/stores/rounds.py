@@ -25,14 +25,28 @@ class Rounds(Generic[K, T]):
         most: items of one round.
         waiting: items that may wait; `offer` refuses beyond it.
         at_once: rounds in flight.
+        weigh: how heavy an item is; most are weightless.
+        heaviest: what those of one round may weigh together; one that is heavier goes alone.
 
     Raises:
         ValueError: a bound is below 1.
     """
 
-    def __init__(self, *, most: int, waiting: int, at_once: int) -> None:
-        if min(most, waiting, at_once) < 1:
-            raise ValueError("the bounds of rounds (most, waiting, at_once) must be at least 1")
+    def __init__(
+        self,
+        *,
+        most: int,
+        waiting: int,
+        at_once: int,
+        weigh: Callable[[T], int] | None = None,
+        heaviest: int = 1,
+    ) -> None:
+        if min(most, waiting, at_once, heaviest) < 1:
+            raise ValueError(
+                "the bounds of rounds (most, waiting, at_once, heaviest) must be at least 1"
+            )
+        self._weigh = weigh
+        self._heaviest = heaviest
         self._most = most
         self._limit = waiting
         self._at_once = at_once
@@ -60,6 +74,7 @@ class Rounds(Generic[K, T]):
         if self.in_flight >= self._at_once:
             return taken
         queue, busy, most = self._queue, self._busy, self._most
+        weigh, weight = self._weigh, 0
         while queue and len(taken) < most:
             entry = queue.popleft()
             key, item = entry
@@ -69,6 +84,11 @@ class Rounds(Generic[K, T]):
                 self._parked.setdefault(key, deque()).append(item)
                 self._parked_count += 1
                 continue
+            if weigh is not None and (more := weigh(item)):
+                if weight and weight + more > self._heaviest:
+                    queue.appendleft(entry)
+                    break
+                weight += more
             busy.add(key)
             taken.append(entry)
         if taken:

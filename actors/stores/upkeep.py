@@ -15,6 +15,7 @@ import asyncpg
 
 from actors.core.ids import first_id
 from actors.stores import budgets, metrics
+from actors.stores.answer_pruning import prune_answers
 from actors.stores.database import LOST
 from actors.stores.jobs import Desk
 from actors.stores.ledger_options import LedgerOptions
@@ -130,6 +131,9 @@ class Upkeep:
             if pruned < options.prune_batch:
                 break
             await asyncio.sleep(_BREATH_S)
+        counts["answers"] = await prune_answers(
+            desk.connection, options.answers.tenant_bytes, options.prune_batch
+        )
         if options.keep_ledger_s:
             dropped = await desk.drop_ledger(options.keep_ledger_s)
             counts["months"] = len(dropped)

@@ -8,7 +8,10 @@ from typing import Any
 from actors.contracts import JobState, Reserve, Reserved, Settle
 from actors.errors import IdempotencyConflict
 from actors.stores import metrics
+from actors.stores.ledger_options import LedgerOptions
 from actors.stores.reserve_answers import Answer
+from actors.stores.rounds import Rounds
+from actors.stores.waiting_answers import ROUND_BYTES, weight
 from supervision.errors import TetherError
 
 _LED = frozenset({JobState.RUNNING, JobState.COMPLETED})  # to another ask's job
@@ -61,3 +64,14 @@ class WaitingRequest:
         """It comes to this."""
         if not self.future.done():
             self.future.set_exception(error)
+
+
+def rounds_of(options: LedgerOptions, at_once: int) -> Rounds[object, WaitingRequest]:
+    """The rounds of a ledger, bounded by what is in one and by the bytes of the answers in it."""
+    return Rounds(
+        most=options.round_max,
+        waiting=options.waiting_max,
+        at_once=at_once,
+        weigh=lambda request: weight(request.msg),
+        heaviest=ROUND_BYTES,
+    )

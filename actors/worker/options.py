@@ -8,6 +8,7 @@ import msgspec
 
 from actors.artifacts.options import ArtifactOptions
 from actors.contracts import ModelCard
+from actors.core.answer_options import AnswerOptions
 from actors.depot.peer_sources import PeerNodes
 from actors.reservation.settle_spool import SpoolOptions
 
@@ -22,7 +23,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     run, for `stuck_s` is ended; it is started anew at most `engine_restarts` times in
     `engine_period_s`, then the worker fails. Each engine keeps finished answers in `prefix_mib`,
     for prompts that begin as they do (0: none), sees these `gpus`, and runs in such a `sandbox`
-    (see `HostedEngine`).
+    (see `HostedEngine`). `answers` says of which runs the finished answers are kept.
 
     `cards` are the configured models. It runs those that the catalog offers and that `models`
     match (`*`, a name, or a full name; none: the configured ones), with `model_memory_mib` for all
@@ -57,6 +58,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     chunk_characters: int = 4096
     report_s: float = 5.0
     unsettled: int = 2048
+    answers: AnswerOptions = AnswerOptions()
     stuck_s: float = 60.0
     probe_s: float = 30.0
     engine_restarts: int = 3

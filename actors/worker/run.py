@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, nullcontext
 from enum import Enum, auto
 
 from msgspec.structs import replace
 
 from actors.contracts import Chunk, Completed, Computed, Finish, Outcome, Run, Settle, Usage
+from actors.core.answer_packing import AnswerPacking
 from actors.core.journal import Journal, Reader
 from actors.core.outcome_billing import AnswerEnd, AnswerSoFar, billed
 from actors.engines.generation import Generation
@@ -133,6 +135,22 @@ class ModelRun:
         """Nobody need wait any longer for the last chunk to leave."""
         if self.delivered is not None and not self.delivered.done():
             self.delivered.set_result(None)
+
+    @property
+    def said_before(self) -> Iterator[tuple[tuple[int, ...], str]]:
+        """The pieces of the answer that were there when it began, as pieces of a journal."""
+        ids, at = self.run.emitted_ids, 0
+        for tokens, text in self.run.said:
+            yield ids[at : at + tokens], text
+            at += tokens
+
+    def packed(self, packing: AnswerPacking) -> AbstractAsyncContextManager[bytes]:
+        """Its answer for the store; empty if that isn't to keep it, or not all of it is known."""
+        journal, run = self.journal, self.run
+        told = sum(tokens for tokens, _ in run.said)
+        if run.job.keep and journal.finish is not None and told == journal.base:
+            return packing.of(journal, self.said_before)
+        return nullcontext(b"")
 
     def break_off(self, ending: Ending) -> None:
         """End it; its task does the rest. Safe to call twice."""

@@ -10,6 +10,7 @@ from contextlib import aclosing, suppress
 from msgspec.structs import replace
 
 from actors.contracts import Finish, HeldJob, Run
+from actors.core.answer_packing import AnswerPacking
 from actors.core.control_lookup import ControlLookup
 from actors.engines.engine import Engine
 from actors.errors import WorkerLost
@@ -46,6 +47,7 @@ class Runs:
         self._guard: QuotaGuard[ModelRun] = QuotaGuard(options.slots, options.queue)
         self._records = RunStore(options.kept, options.kept_tokens, options.keep_s)
         self._settler = Settler(actor, "worker", control, options.spool)
+        self._packing = AnswerPacking(options.answers, "worker")
         self.renewer = Renewer(
             actor,
             "worker",
@@ -206,7 +208,9 @@ class Runs:
             self._undelivered.discard(execution)
         if execution.done_reading:
             settle = execution.settle() or settle
-        await self._settler.settle(settle, near=execution.placed_by)
+        async with execution.packed(self._packing) as answer:
+            settle = replace(settle, answer=answer) if answer else settle
+            await self._settler.settle(settle, near=execution.placed_by)
 
     def _moment(self) -> asyncio.Future[None]:
         """A little later, the same for all who wait: what they then say leaves in one write, and
@@ -251,12 +255,8 @@ class Runs:
         except TetherError as error:
             execution.error = error.anew()
         except Exception:
-            heard.exception(
-                "an engine failed",
-                run.job.model_ref,
-                job_id=run.job.job_id,
-                model=run.job.model_ref,
-            )
+            ref = run.job.model_ref
+            heard.exception("an engine failed", ref, job_id=run.job.job_id, model=ref)
             execution.error = WorkerLost("the engine failed; another worker may continue")
         finally:
             self._over(execution)

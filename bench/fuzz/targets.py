@@ -15,6 +15,7 @@ TARGETS: Final = {
     "system messages": "bench.fuzz.system_messages:TARGET",
     "contracts": "bench.fuzz.contracts:TARGET",
     "announcements": "bench.fuzz.announcements:TARGET",
+    "kept answers": "bench.fuzz.kept_answers:TARGET",
     "HTTP": "bench.fuzz.http_messages:TARGET",
     "HTTP bodies": "bench.fuzz.http_bodies:TARGET",
     "manifests": "bench.fuzz.artifacts:MANIFESTS",

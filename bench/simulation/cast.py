@@ -9,9 +9,12 @@ from typing import Any
 from zlib import crc32
 
 from actors.contracts import (
+    AnswerFetched,
+    Billed,
     BreakerStates,
     Catalog,
     ChatInput,
+    FetchAnswer,
     Finish,
     Fleet,
     ModelCard,
@@ -258,6 +261,16 @@ class SimReservation(Body):
         )
         await self._round(patience_s)
         return reserved
+
+    @on(FetchAnswer)
+    async def fetch_answer(self, msg: FetchAnswer, sender: Address) -> AnswerFetched:
+        await self._round()
+        job = self.process.world.ledger.jobs.get(msg.job_id)
+        if job is None or job.tenant_id != msg.tenant_id:
+            return AnswerFetched()
+        kept = self.process.world.ledger.answers.get(job.id, b"")
+        await self._round()
+        return AnswerFetched(answer=kept, billed=None if kept else Billed(job_id=job.id))
 
     @on(KeepBreakers)
     async def keep_breakers(self, msg: KeepBreakers, sender: Address) -> BreakerStates:

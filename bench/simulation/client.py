@@ -128,8 +128,10 @@ class Door(Body):
             except (PeerLost, Draining):
                 await asyncio.sleep(PAUSE_S)
             except TetherError as error:
+                # A stream that was cut elsewhere may not go on; but an answer is kept.
+                gone = error.code == "answer_gone"
                 if error.code not in MISFORTUNES or (
-                    error.code == "answer_gone" and not ask.explicit_token
+                    gone and (not ask.explicit_token or error.param)
                 ):
                     world.laws.broken(f"a client was told {error.code}: {error.message}")
                 world.laws.told_late(error, until - world.now)

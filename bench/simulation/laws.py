@@ -158,7 +158,8 @@ class Laws:
     def answered(self, gateway: Life, session: RequestSession) -> None:
         """A gateway has the end of an answer."""
         if session.outcome is Outcome.COMPLETED:
-            self._ended[session.key] = (self._world.now, gateway, session.worker_address)
+            key = session.tenant_id, session.infer.retry_token
+            self._ended[key] = (self._world.now, gateway, session.worker_address)
 
     def billed_once(self) -> None:
         """A settle was told. A bill is only added to, and never becomes less."""

@@ -18,7 +18,7 @@ from actors.contracts import (
     Settle,
     Usage,
 )
-from actors.errors import IdempotencyConflict
+from actors.errors import KeyReused
 from actors.stores.bill import is_billed
 from actors.stores.verdict import Verdict
 
@@ -98,13 +98,14 @@ class Ledger:
         self.by_token: dict[Key, Job] = {}
         self.leases: dict[str, Lease] = {}
         self.bills: dict[Key, Bill] = {}
+        self.answers: dict[str, bytes] = {}
         self.breakers: dict[tuple[str, str], BreakerState] = {}
 
     def reserve(self, m: Reserve, now: float) -> Reserved:
         """`settle_and_reserve` for a reserve, and `contest` where it finds the token taken.
 
         Raises:
-            IdempotencyConflict: the token belongs to another body.
+            KeyReused: the token belongs to another body.
         """
         key = (m.job.tenant_id, m.job.retry_token)
         held = self.by_token.get(key)
@@ -126,7 +127,7 @@ class Ledger:
         assert held is not None, "two tokens drew one job id"
         verdict = self.contest(m, held)
         if verdict is Verdict.CONFLICT:
-            raise IdempotencyConflict("this Idempotency-Key was used for another request")
+            raise KeyReused.told()
         if verdict is Verdict.FREE:
             return self._free(m)
         if verdict is Verdict.GIVE:
@@ -182,6 +183,8 @@ class Ledger:
         if job is None or not self.open_for(m, job) or not self.is_theirs(m, job, node):
             return False
         job.outcome, job.usage = m.outcome, m.usage
+        if m.answer:
+            self.answers[job.id] = m.answer
         self.leases.pop(job.id, None)
         if is_billed(m):
             key = (job.tenant_id, job.retry_token)

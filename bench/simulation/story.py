@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
-from actors.gateway import gateway, request_session
+from actors.gateway import gateway, request_messages
 from actors.reservation import settler
 from actors.scheduler import scheduler
 from actors.worker import loader, runs, worker
@@ -179,7 +179,7 @@ def run(seed: int, bug: str = "", *, whole: bool = False) -> Report:
     world = World(seed, whole=whole)
     ids = iter(range(1, 1 << 30))
     patches: list[Patch] = [
-        (request_session, "job_id", lambda: f"00000000-0000-7000-8000-{next(ids):012d}"),
+        (request_messages, "job_id", lambda: f"00000000-0000-7000-8000-{next(ids):012d}"),
         (runs, "ModelRun", Counted),
         (scheduler, "Placement", placement(world.dice)),
         (worker, "TICK_S", 0.25),

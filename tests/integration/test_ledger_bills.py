@@ -241,6 +241,8 @@ async def test_a_job_has_the_price_of_its_reserve_and_its_budgets_are_settled_wi
     dsn: str, connection: asyncpg.Connection
 ) -> None:
     """Held while it runs, given back when it is closed or swept, and spent once."""
+    async with Ledger(dsn, QUIET) as ledger:
+        given = (await ledger.reserve(reserve("t"))).assignment
     await connection.execute("INSERT INTO tenants (id) VALUES ('acme')")
     for unit in ("micros", "tokens"):
         await connection.execute(
@@ -260,12 +262,12 @@ async def test_a_job_has_the_price_of_its_reserve_and_its_budgets_are_settled_wi
         rows = await connection.fetch("SELECT spent, reserved FROM budget_periods ORDER BY id")
         return [tuple(row) for row in rows]
 
+    await connection.execute(
+        f"UPDATE jobs SET price = {price}, budgets = {budgets}, held_micros = 500, "
+        "held_tokens = 100"
+    )
     async with Ledger(dsn, SHORT) as ledger:
-        given = (await ledger.reserve(reserve("t"))).assignment
-        await connection.execute(
-            f"UPDATE jobs SET price = {price}, budgets = {budgets}, held_micros = 500, "
-            "held_tokens = 100"
-        )
+        await connection.execute("UPDATE leases SET expires_at = now()")
         await until_no_lease(connection)
         assert await periods() == [(0, 0), (0, 0)]
         used = Usage(prompt_tokens=7, completion_tokens=20, cached_tokens=4)

@@ -15,9 +15,9 @@ import pytest_asyncio
 
 from actors.contracts import Assignment, JobState, Outcome, Reserve, Settle, Usage
 from actors.core.ids import job_id
+from actors.errors import KeyReused
 from actors.stores.ledger import Ledger, LedgerOptions
 from bench.simulation.ledger import Ledger as Simulated
-from supervision.errors import Conflict
 from tests.support.messages import changed, reserve
 from tests.support.waiting import PATIENCE_S
 
@@ -359,7 +359,7 @@ async def test_a_completed_answer_that_is_lost_is_given_anew_and_billed_once(
 async def test_another_body_is_a_conflict_whatever_it_claims(ledger: Asked, held: int) -> None:
     asker = Asker()
     given = asker.told(await ledger.reserve(asker.asks("w1")))
-    with pytest.raises(Conflict):
+    with pytest.raises(KeyReused):
         await ledger.reserve(
             asker.asks(
                 "w2", fingerprint=b"other", held_claim_token=given.claim_token if held else 0

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from actors.contracts import Infer
+from actors.core.kept_answer import unpack
 from actors.stores.embedded import Embedded
 from supervision.contracts import ExitReason, StopChild
 from supervision.errors import Draining, PeerLost
@@ -67,10 +68,18 @@ async def came(tokens: int, *answers: Answer) -> None:
     await until(enough)
 
 
-async def books_are_right(client: Client, tokens: list[str], length: int = TOKENS) -> None:
-    """Each job closed once and billed once, and no lease left."""
+async def books_are_right(
+    client: Client, tokens: list[str], length: int = TOKENS, *, kept: bool = True
+) -> None:
+    """Each job closed once and billed once, its answer kept in full, and no lease left."""
     for token in tokens:
         row = await client.settled(token)
+        answer = await client.database.fetchval(
+            "SELECT bytes FROM answers WHERE job_id = $1", row["id"]
+        )
+        assert (answer is not None) == kept
+        if kept:
+            assert len(unpack(answer).token_ids) == 4 * length
         assert row["outcome"] == "completed", dict(row)
         assert row["completion_tokens"] == length
         assert len(await client.ledger(row["id"])) == 1
@@ -132,7 +141,7 @@ async def test_a_killed_gateway_is_reopened_at_the_next_token(
     await client.ready()
     await client.stubborn(infer, answer)
     assert answer.text == echoed(TEXT, TOKENS)
-    await books_are_right(client, [token])
+    await books_are_right(client, [token], kept=explicit)
     assert (await client.job(token))["fence"] == 1, "the worker ran on; nothing began anew"
 
 

@@ -8,13 +8,13 @@ import pytest
 from actors.stores.database import Database, connect, patiently
 from supervision.errors import Unavailable
 
-SUICIDE = "nextval('attempts'), pg_terminate_backend(pg_backend_pid())"
+SUICIDE = "nextval('tries'), pg_terminate_backend(pg_backend_pid())"
 
 
 async def attempts(dsn: str) -> int:
     connection = await connect(dsn)
     try:
-        count = await connection.fetchval("SELECT last_value FROM attempts WHERE is_called")
+        count = await connection.fetchval("SELECT last_value FROM tries WHERE is_called")
     finally:
         await connection.close()
     assert count is None or isinstance(count, int)
@@ -23,7 +23,7 @@ async def attempts(dsn: str) -> int:
 
 async def made(dsn: str) -> None:
     connection = await connect(dsn)
-    await connection.execute("CREATE SEQUENCE attempts")
+    await connection.execute("CREATE SEQUENCE tries")
     await connection.close()
 
 

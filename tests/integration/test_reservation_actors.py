@@ -16,13 +16,14 @@ import pytest
 import pytest_asyncio
 
 from actors.contracts import Assignment, JobState, Outcome, Reserve, Settle, Settled, Usage
+from actors.errors import KeyReused
 from actors.postgres import Postgres, PostgresOptions
 from actors.reservation.reservation import Reservation, ReservationOptions
 from actors.stores.database import connect
 from actors.stores.embedded import Embedded
 from actors.stores.ledger import LedgerOptions
 from supervision.contracts import ChildStatus, ShowTree, TreeNode, WatchTree
-from supervision.errors import BadRequest, Conflict, TetherError, Unavailable
+from supervision.errors import BadRequest, TetherError, Unavailable
 from supervision.root import start_tree, stop_tree
 from supervision.runtime import Address, Endpoint
 from supervision.spec import SupervisorOptions
@@ -142,7 +143,7 @@ async def test_contracts_are_answered_and_errors_cross_the_wire(stores: Stores) 
     assert await stores.ask(settle(asked.job.job_id)) == Settled(
         job_id=asked.job.job_id, first=False
     )
-    with pytest.raises(Conflict, match="used for another request"):
+    with pytest.raises(KeyReused, match="used for another request"):
         await stores.ask(reserve("one", fingerprint=b"other"))
     with pytest.raises(BadRequest, match="is no job id"):
         await stores.ask(settle("17"))

@@ -20,6 +20,7 @@ import pytest_asyncio
 
 from actors.contracts import Assignment, JobState, Outcome, Reserved, Settle, Usage
 from actors.core.ids import job_id
+from actors.errors import KeyReused
 from actors.stores.database import connect
 from actors.stores.embedded import Embedded
 from actors.stores.ledger import Ledger, LedgerOptions
@@ -141,11 +142,13 @@ async def test_the_token_of_another_body_is_a_conflict(ledger: Ledger) -> None:
     asked = reserve()
     await ledger.reserve(asked)
     other = reserve(fingerprint=b"other body")
-    with pytest.raises(Conflict, match="Idempotency-Key was used for another request"):
+    with pytest.raises(KeyReused, match="Idempotency-Key was used for another request"):
         await ledger.reserve(other)
     await ledger.settle(settle(asked.job.job_id, outcome=Outcome.FAILED))
-    with pytest.raises(Conflict):
+    with pytest.raises(KeyReused):
         await ledger.reserve(other)
+    elsewhere = await ledger.reserve(changed(other, endpoint="embeddings"))
+    assert elsewhere.assignment.state is JobState.NEW, "at another endpoint it is another one"
 
 
 @pytest.mark.parametrize(
@@ -219,7 +222,7 @@ async def test_a_retry_that_meets_the_settle_of_its_cancelled_job_is_billed_once
         columns = [[] for _ in range(12)]
         await settler.fetchrow(
             sql("settle_and_reserve"), *columns, 60.0, [first.job.job_id], [1], ["cancelled"], [3],
-            [0], [0], [5], [""], [""], [True], [""], 0,
+            [0], [0], [5], [""], [""], [True], [""], [b""], 60.0, 0,
         )  # fmt: skip
         again = asyncio.ensure_future(ledger.reserve(second))
         await until(lambda: connection.fetchval(BLOCKED), 1)

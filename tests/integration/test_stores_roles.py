@@ -42,6 +42,10 @@ SENDERS: dict[str, frozenset[DatabaseRole]] = {
     "prune_jobs": frozenset({RESERVATION}),
     "drop_ledger": frozenset({RESERVATION}),
     "extend_ledger": frozenset({RESERVATION}),
+    "fetch_answer": frozenset({RESERVATION}),
+    "bill_of_job": frozenset({RESERVATION, OPERATOR}),
+    "prune_answers": frozenset({RESERVATION}),
+    "shed_answers": frozenset({RESERVATION}),
     "forget_breakers": frozenset({RESERVATION}),
     "keep_breakers": frozenset({RESERVATION}),
     "lock_prices": ALL,
@@ -121,6 +125,7 @@ OTHERS = {
         "SELECT * FROM ledger",
         "SELECT name, prefix FROM api_keys",
         "SELECT * FROM models",
+        "SELECT bytes FROM answers",
         "UPDATE tenants SET requests_per_minute = NULL",
     ),
     RESERVATION: (
@@ -152,6 +157,7 @@ OTHERS = {
         "DELETE FROM models",
     ),
     OPERATOR: (
+        "SELECT bytes FROM answers",
         "UPDATE ledger SET output_tokens = 0",
         "DELETE FROM ledger",
         "INSERT INTO ledger (job_id) VALUES (gen_random_uuid())",

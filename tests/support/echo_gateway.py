@@ -33,7 +33,7 @@ from actors.contracts import (
     Ready,
     Usage,
 )
-from actors.errors import IdempotencyConflict, ModelNotFound
+from actors.errors import KeyReused, ModelNotFound
 from supervision.errors import PeerLost, RateLimited, TetherError, Unauthenticated
 from supervision.runtime.cancel_cause import CancelCause
 
@@ -62,9 +62,7 @@ class EchoGateway:
             raise RateLimited("this tenant has used up its minute", retry_after_s=6.2)
         known = self._tokens.setdefault(msg.retry_token, msg.fingerprint)
         if known != msg.fingerprint:
-            raise IdempotencyConflict(
-                "the retry token belongs to another request", param="Idempotency-Key"
-            )
+            raise KeyReused.told()
         while len(self._tokens) > 1000:
             self._tokens.popitem(last=False)
         text = (

@@ -12,6 +12,7 @@ import pytest
 from actors.contracts import (
     Assignment,
     Attach,
+    Billed,
     ChatInput,
     Chunk,
     Completed,
@@ -29,13 +30,16 @@ from actors.contracts import (
     Usage,
 )
 from actors.contracts.policies import BulkheadTerms, RequestPolicies, RetryTerms, TimeoutTerms
-from actors.core.journal import Reader
+from actors.core.journal import Journal, Reader
+from actors.core.kept_answer import KeptAnswer, pack, refill, unpack
 from actors.errors import AnswerGone, ContextExceeded, ModelNotFound, WorkerLost
+from actors.gateway.continuation import go_on
 from actors.gateway.model_policies import ModelPolicies
 from actors.gateway.request_session import RequestSession
 from supervision.contracts import Contract
 from supervision.errors import (
     Cancelled,
+    Conflict,
     DeadlineExceeded,
     NoAnswer,
     Overloaded,
@@ -119,6 +123,9 @@ class SessionHost:
         self.freed: list[tuple[str, bool]] = []
         self.neutral: list[bool] = []
         self.endings = 0
+        self.fetched = 0
+        self.kept: KeptAnswer | None = None
+        self.billed: Billed | None = None
         self.card: ModelCard | None = None
         self.loop = asyncio.get_running_loop()
         card = ModelCard(name="m", version="1", engine="echo", policy=policy)
@@ -139,6 +146,14 @@ class SessionHost:
         words = Words(next(self.scripts))
         self.streams.append(words)
         return words
+
+    async def said_again(self, session: RequestSession) -> bool:
+        self.fetched += 1
+        if self.kept is None:
+            session.past.billed = self.billed
+            return False
+        refill(session.journal, self.kept)
+        return True
 
     def placed(self, worker_address: str) -> None:
         pass
@@ -393,6 +408,119 @@ async def test_an_answer_that_nobody_holds_is_gone(error: TetherError) -> None:
         await read(session)
     assert len(host.places) == 1, "it was answered and billed; it is not computed again"
     assert session.settle() is None
+
+
+def kept(*ids: int) -> KeptAnswer:
+    journal = Journal()
+    for number in ids:
+        journal.add((number,), f"<{number}>")
+    journal.close(Finish.STOP, Usage(2, len(ids)), "m@1")
+    return unpack(pack(journal))
+
+
+async def test_an_answer_that_is_kept_is_said_again_without_its_worker() -> None:
+    host = SessionHost([at("w1", state=JobState.COMPLETED, job_id="older")], [])
+    host.kept = kept(1, 2, 3)
+    session = host.session(explicit_token=True)
+    assert await read(session) == [1, 2, 3]
+    assert (session.outcome, session.job_id, session.past.replayed) == ("completed", "older", True)
+    assert session.settle() is None, "it is settled, and billed"
+    assert host.opened == []
+
+
+async def test_one_whose_key_was_made_up_is_not_looked_for() -> None:
+    host = SessionHost([at("w1", state=JobState.COMPLETED)], [[completed(0, 1)]])
+    assert await read(host.session(is_resume=True)) == [1]
+    assert host.fetched == 0
+
+
+async def test_the_worker_is_asked_where_the_store_has_nothing() -> None:
+    host = SessionHost([at("w1", state=JobState.COMPLETED)], [[completed(0, 1, 2)]])
+    session = host.session(explicit_token=True)
+    assert await read(session) == [1, 2]
+    assert session.past.replayed and host.fetched == 1
+
+
+async def test_an_answer_that_is_gone_says_what_it_was_billed() -> None:
+    host = SessionHost([at("w1", state=JobState.COMPLETED)], [[PeerLost("dead")]])
+    host.billed = Billed(job_id="job", entries=1, output_tokens=3, micros=7, currency="EUR")
+    with pytest.raises(AnswerGone) as caught:
+        await read(host.session(explicit_token=True))
+    assert caught.value.details == {
+        "job_id": "job",
+        "entries": 1,
+        "prompt_tokens": 0,
+        "cached_tokens": 0,
+        "reasoning_tokens": 0,
+        "output_tokens": 3,
+        "micros": 7,
+        "currency": "EUR",
+    }
+
+
+async def test_a_stream_that_was_begun_is_ended_from_the_store() -> None:
+    host = SessionHost(
+        [at("w1"), at("w1", state=JobState.COMPLETED)],
+        [[chunk(0, 1, prompt=(7, 8)), PeerLost("x")]],
+    )
+    host.kept = kept(1, 2, 3)
+    session = host.session(explicit_token=True)
+    assert await read(session) == [1, 2, 3]
+    assert not session.past.replayed, "it was computed for this request"
+
+
+async def test_who_does_not_want_to_join_is_told_that_it_runs() -> None:
+    host = SessionHost([at("w1", state=JobState.RUNNING, job_id="older")], [])
+    session = host.session(explicit_token=True, join=False)
+    with pytest.raises(Conflict, match="runs") as caught:
+        await read(session)
+    assert (caught.value.status, caught.value.param) == (409, "Idempotency-Key")
+    assert session.settle() is None, "it is somebody else's"
+    assert (session.worker_id, host.freed) == ("", [])
+
+
+async def test_who_does_not_want_to_join_comes_back_to_its_own() -> None:
+    for changes in ({"is_resume": True}, {}):
+        own = at("w1", state=JobState.RUNNING, job_id="older")
+        host = SessionHost([own], [[completed(0, 1)]])
+        session = host.session(explicit_token=True, join=False, **changes)
+        if not changes:  # its own ask was answered, and the answer was lost
+            host.placements = iter([at("w1", state=JobState.RUNNING, job_id=session.job_id)])
+        assert await read(session) == [1]
+
+
+async def test_one_goes_on_from_what_was_said_before_it() -> None:
+    host = SessionHost(
+        [at("w1"), at("w2", token=2)],
+        [
+            [chunk(0, 1, prompt=(7, 8)), chunk(1, 2, 3), ContextExceeded("x")],
+            [chunk(3, 4), completed(4)],
+        ],
+    )
+    first = host.session(explicit_token=True)
+    with pytest.raises(ContextExceeded):
+        await read(first)
+    session = host.session(explicit_token=True)
+    go_on(session, first)
+    assert session.past.had == 3
+    assert session.past.unplaced(session.placement.assignment)
+    assert await read(session) == [1, 2, 3, 4]
+    run = host.opened[1][1]
+    assert isinstance(run, Run)
+    assert (run.prompt_ids, run.emitted_ids) == ((7, 8), (1, 2, 3))
+    assert run.said == ((1, "<1>"), (2, "<2><3>"))
+    assert first.journal.tokens == 3, "its own journal is as it was"
+
+
+async def test_another_version_does_not_go_on() -> None:
+    host = SessionHost([at("w1")], [[chunk(0, 1, prompt=(7, 8)), ContextExceeded("x")]])
+    first = host.session(explicit_token=True)
+    with pytest.raises(ContextExceeded):
+        await read(first)
+    first.placement.retarget("m@2")
+    session = host.session(explicit_token=True)
+    go_on(session, first)
+    assert (session.journal.tokens, session.past.had) == (0, 0)
 
 
 @pytest.mark.parametrize("error", [AnswerGone("forgotten"), PeerLost("dead")])

@@ -13,7 +13,7 @@ from supervision.errors import (
     Unauthenticated,
 )
 from supervision.tree_view import index_of
-from tether.http.caller import read_caller, tenant_of
+from tether.http.caller import check_once, read_caller, tenant_of
 from tether.http.options import DoorOptions
 
 OPTIONS = DoorOptions(default_deadline_s=120, max_deadline_s=600)
@@ -63,10 +63,42 @@ def test_deadline_header() -> None:
 def test_idempotency_key() -> None:
     assert read_caller(AUTH, OPTIONS).retry_token == ""
     assert read_caller({**AUTH, b"idempotency-key": b"k 1"}, OPTIONS).retry_token == "k 1"
-    for bad in (b"x" * 256, b"\xff", b"a\tb"):
+    longest = b"x" * 255
+    assert read_caller({**AUTH, b"idempotency-key": longest}, OPTIONS).retry_token == "x" * 255
+    for bad in (b"", b"x" * 256, b"\xff", b"a\tb", b"a\x7f"):
         with pytest.raises(BadRequest) as caught:
             read_caller({**AUTH, b"idempotency-key": bad}, OPTIONS)
         assert caught.value.param == "Idempotency-Key"
+
+
+def test_two_idempotency_keys_are_refused() -> None:
+    one = (b"idempotency-key", b"k")
+    check_once([one, (b"accept", b"*")])
+    with pytest.raises(BadRequest) as caught:
+        check_once([one, (b"accept", b"*"), one])
+    assert caught.value.param == "Idempotency-Key"
+
+
+@pytest.mark.parametrize(
+    ("headers", "joins"),
+    [
+        ({}, True),
+        ({b"x-tether-join": b"never"}, False),
+        ({b"x-tether-join": b"Always"}, True),
+        ({b"prefer": b"respond-async"}, False),
+        ({b"prefer": b"wait=10, Respond-Async; x=1"}, False),
+        ({b"prefer": b"handling=lenient"}, True),
+        ({b"prefer": b"respond-async", b"x-tether-join": b"always"}, True),
+    ],
+)
+def test_who_does_not_want_to_join_says_so(headers: dict[bytes, bytes], joins: bool) -> None:
+    assert read_caller({**AUTH, **headers}, OPTIONS).join is joins
+
+
+def test_a_word_about_joining_that_means_nothing_is_refused() -> None:
+    with pytest.raises(BadRequest) as caught:
+        read_caller({**AUTH, b"x-tether-join": b"maybe"}, OPTIONS)
+    assert caught.value.param == "x-tether-join"
 
 
 TENANTS = st.from_regex(r"\A[a-z0-9]([a-z0-9_-]{0,20}[a-z0-9])?\Z")

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("tether", "actors", "supervision")
 KEEPERS = {
     "actors/gateway/request_session.py",
-    "actors/gateway/gateway.py",
+    "actors/gateway/session_sweep.py",
     "actors/gateway/request_admission.py",
     "actors/gateway/session_placement.py",
     "actors/scheduler/scheduler.py",  # of who waits for a worker

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from actors.core.answer_options import AnswerOptions
 from actors.core.node_roles import ROLES
 from actors.depot import DepotOptions
 from actors.gateway import GatewayOptions
@@ -95,6 +96,19 @@ def test_what_reservation_keeps_and_for_how_long() -> None:
         reservation = children(top["control"], SupervisorOptions)["reservation"]
         kept = msgspec.msgpack.decode(reservation.args, type=ReservationOptions).ledger
         assert (kept.keep_jobs_s, kept.keep_ledger_s) == (jobs * 86_400, ledger * 86_400)
+
+
+def test_what_is_kept_of_answers_is_told_to_all_who_make_or_hold_them() -> None:
+    config_ = config("[answers]\nkeep_hours = 48.0\nanswer_kib = 2\ntenant_mib = 3\n")
+    wanted = AnswerOptions(keep_s=48 * 3600.0, answer_bytes=2048, tenant_bytes=3 << 20)
+    top = {c.id: c for c in tree_of(config_, Path("/run/x"), port=81).children}
+    control = children(top["control"], SupervisorOptions)
+    reservation = msgspec.msgpack.decode(control["reservation"].args, type=ReservationOptions)
+    gateways = msgspec.msgpack.decode(control["gateways"].args, type=PartitionOptions)
+    gateway = msgspec.msgpack.decode(gateways.child.args, type=GatewayOptions)
+    worker = next(iter(children(top["workers"], DynamicOptions).values()))
+    run_by = msgspec.msgpack.decode(worker.args, type=WorkerOptions)
+    assert reservation.ledger.answers == gateway.answers == run_by.answers == wanted
 
 
 def test_metrics_are_shown_where_the_configuration_says() -> None:

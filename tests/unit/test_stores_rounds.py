@@ -31,6 +31,17 @@ def test_the_first_item_leaves_at_once_and_those_after_it_form_the_next_round() 
     assert len(r) == 1
 
 
+def test_heavy_items_share_a_round_up_to_its_weight() -> None:
+    r: Rounds[str, int] = Rounds(most=9, waiting=9, at_once=1, weigh=lambda n: n, heaviest=10)
+    for key, item in zip("abcdef", (0, 6, 4, 0, 1, 50), strict=True):
+        r.offer(key, item)
+    taken = []
+    while more := r.take(everyone):
+        taken.append([item for _, item in more])
+        r.done(more)
+    assert taken == [[0, 6, 4, 0], [1], [50]], "in order, and one that is heavier goes alone"
+
+
 def test_the_bound_counts_all_that_wait_and_nothing_in_flight() -> None:
     r = rounds(waiting=2)
     assert r.offer("a", 1)

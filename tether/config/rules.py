@@ -91,12 +91,13 @@ def _stores(config: Config) -> Iterator[Problem]:
             if jobs
             else "what was billed must be kept as long as jobs, which are kept for ever; write 0",
         )
-    if 0 < jobs < 1 / 24:
+    if 0 < jobs < 1:
         yield Problem(
             "stores.keep_jobs_days",
-            "an idempotency key is known only as long as its job; write 0.05 or more (an hour is "
-            "0.042), or 0 for ever",
+            "an idempotency key is known only as long as its job, and for a day at least; write 1 "
+            "or more, or 0 for ever",
         )
+    yield from config.answers.violations(jobs if jobs >= 1 else 0.0)
 
 
 def _artifacts(config: Config, models: Sequence[ModelOptions | None]) -> Iterator[Problem]:

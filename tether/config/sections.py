@@ -23,6 +23,7 @@ from actors.core.node_roles import ROLES, RoleName
 from actors.core.price_options import PriceOptions
 from supervision.capability import Capability, meets
 from supervision.settings import ConfigInvalid, Port, Positive, Problem, Seconds, Section, Word
+from tether.config.answers_section import AnswersSection
 from tether.config.redis import RedisSection
 
 TlsVersion = Literal["1.2", "1.3"]
@@ -152,9 +153,9 @@ class StoresSection(Section, frozen=True, kw_only=True):
     the data directory, whose superuser listens on a Unix socket only. A node without the role
     control has neither, and needs none. With `roles` each kind of actor has a user of its own there
     (`tether db roles` makes them, and the embedded server by itself); without it, all are whom the
-    DSN names, with all of his rights. Settled jobs are deleted
-    after `keep_jobs_days`, and their idempotency keys forgotten; what was billed after
-    `keep_ledger_days`. 0 keeps for ever. Every `seal_s` what was billed is sealed."""
+    DSN names, with all of his rights. Settled jobs are deleted after `keep_jobs_days`, and their
+    idempotency keys forgotten; what was billed after `keep_ledger_days`. 0 keeps for ever. Every
+    `seal_s` what was billed is sealed."""
 
     postgres: str = ""
     roles: bool = False
@@ -185,15 +186,14 @@ class LimitsSection(Section, frozen=True, kw_only=True):
 class WorkerSection(Section, frozen=True, kw_only=True):
     """`count` worker processes, each with `slots` requests at once and `threads` of the processor
     for its engines. It runs what the catalog offers of `models`: `name` is all versions of one,
-    `name@version` that one, `*` everything. `model_memory_mib` is what they may take together
-    (0: no limit); those in `pinned` are always loaded. A worker that holds more than
-    `max_memory_mib` for itself is killed and started again (0: no limit; engines, mapped weights
-    and workers that are placed by `requires` don't count). `gpu_class` is that of its node if
-    empty. In a cluster they run on every node with the role; with `node` on that one alone; with
-    `requires`, `count` of them run in each region, on nodes whose capabilities are equal, or for
-    numbers not below.
-    Its engines see `gpus` of the node ("all", "none", or their numbers, such as "0,2") and compute
-    on the first of them, where torch or vLLM can. Each keeps finished answers in `prefix_mib`, for
+    `name@version` that one, `*` everything. `model_memory_mib` is what they may take together (0:
+    no limit); those in `pinned` are always loaded. A worker that holds more than `max_memory_mib`
+    for itself is killed and started again (0: no limit; engines, mapped weights and workers that
+    are placed by `requires` don't count). `gpu_class` is that of its node if empty. In a cluster
+    they run on every node with the role; with `node` on that one alone; with `requires`, `count` of
+    them run in each region, on nodes whose capabilities are equal, or for numbers not below. Its
+    engines see `gpus` of the node ("all", "none", or their numbers, such as "0,2") and compute on
+    the first of them, where torch or vLLM can. Each keeps finished answers in `prefix_mib`, for
     prompts that begin alike (0: none). Their processes run in a `sandbox`: "auto" as far as the
     kernel has it, "required" or not at all, "off" without."""
 
@@ -231,6 +231,7 @@ class Config(Section, frozen=True, kw_only=True):
     stores: StoresSection = StoresSection()
     redis: RedisSection = RedisSection()
     artifacts: ArtifactOptions = ArtifactOptions()
+    answers: AnswersSection = AnswersSection()
     gateway: GatewaySection = GatewaySection()
     limits: LimitsSection = LimitsSection()
     policies: RequestPolicies = RequestPolicies()

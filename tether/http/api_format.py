@@ -53,9 +53,11 @@ class ParsedRequest(NamedTuple):
 
 
 class ApiFormat(Protocol):
-    """One API."""
+    """One API. `route` is its name in metrics, `endpoint` that of its idempotency keys: one key
+    sent to two of them is two requests."""
 
     route: str
+    endpoint: str
 
     def read(
         self, body: bytes, headers: dict[bytes, bytes], caller: HttpCaller, request_id: str

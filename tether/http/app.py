@@ -36,7 +36,7 @@ from tether.http.probes import Probes
 from tether.http.registry import RegistryRoutes
 from tether.http.storage import Storage
 
-EXPOSED = ("x-request-id", "traceparent", "retry-after")
+EXPOSED = ("x-request-id", "traceparent", "retry-after", "idempotency-replayed")
 
 
 def application(

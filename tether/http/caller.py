@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from supervision.errors import BadRequest, Unauthenticated
@@ -14,11 +15,13 @@ MAX_RETRY_TOKEN = 255
 
 class HttpCaller(NamedTuple):
     """`credential` is the key as sent; `retry_token` the `Idempotency-Key` or empty;
-    `deadline_s` the seconds that the answer may take."""
+    `deadline_s` the seconds that the answer may take; `join` whether a request that runs under the
+    same key may be joined."""
 
     credential: str
     retry_token: str
     deadline_s: float
+    join: bool = True
 
 
 def read_caller(headers: dict[bytes, bytes], options: DoorOptions) -> HttpCaller:
@@ -26,12 +29,14 @@ def read_caller(headers: dict[bytes, bytes], options: DoorOptions) -> HttpCaller
 
     Raises:
         Unauthenticated: no key, or none that could be one.
-        BadRequest: a malformed Idempotency-Key or x-request-timeout-s.
+        BadRequest: a malformed Idempotency-Key, x-tether-join or x-request-timeout-s.
     """
+    token = headers.get(b"idempotency-key")
     return HttpCaller(
         read_credential(headers),
-        check_retry_token(headers.get(b"idempotency-key", b"").decode("latin-1")),
+        "" if token is None else check_retry_token(token.decode("latin-1")),
         _deadline(headers.get(b"x-request-timeout-s"), options),
+        _joins(headers),
     )
 
 
@@ -70,11 +75,16 @@ def tenant_of(credential: str) -> str:
 
 
 def check_retry_token(token: str, param: str = "Idempotency-Key") -> str:
-    """`token` if it is printable ASCII of at most 255 characters (or empty).
+    """`token` if it is printable ASCII of 1 to 255 characters.
 
     Raises:
         BadRequest: it is not; nothing is cut off in silence.
     """
+    if not token:
+        raise BadRequest(
+            f"{param} is empty; send 1 to {MAX_RETRY_TOKEN} characters, or leave it out",
+            param=param,
+        )
     if len(token) > MAX_RETRY_TOKEN:
         raise BadRequest(
             f"{param} has {len(token)} characters; at most {MAX_RETRY_TOKEN} are taken",
@@ -83,6 +93,32 @@ def check_retry_token(token: str, param: str = "Idempotency-Key") -> str:
     if not token.isascii() or not token.isprintable():
         raise BadRequest(f"{param} may hold printable ASCII characters only", param=param)
     return token
+
+
+def check_once(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """
+    Raises:
+        BadRequest: there are two Idempotency-Keys, and either may be meant.
+    """
+    if sum(name == b"idempotency-key" for name, _ in headers) > 1:
+        raise BadRequest(
+            "the request has more than one Idempotency-Key; send one", param="Idempotency-Key"
+        )
+
+
+def _joins(headers: dict[bytes, bytes]) -> bool:
+    """Not with `x-tether-join: never`, nor with `Prefer: respond-async` (RFC 7240, section 4.1):
+    who says either doesn't want to wait for what runs."""
+    said = headers.get(b"x-tether-join")
+    if said is not None:
+        if said.lower() not in (b"never", b"always"):
+            raise BadRequest("x-tether-join may say never or always", param="x-tether-join")
+        return said.lower() == b"always"
+    prefer = headers.get(b"prefer")
+    if prefer is None:
+        return True
+    wishes = (wish.partition(b";")[0].strip().lower() for wish in prefer.split(b","))
+    return b"respond-async" not in wishes
 
 
 def _deadline(value: bytes | None, options: DoorOptions) -> float:

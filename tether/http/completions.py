@@ -165,6 +165,7 @@ class ChatFormat:
     """`POST /v1/chat/completions`."""
 
     route = "chat_completions"
+    endpoint = "chat"
 
     def __init__(self, default_max_tokens: int) -> None:
         self._default_max_tokens = default_max_tokens
@@ -190,6 +191,7 @@ class TextFormat:
     """`POST /v1/completions`."""
 
     route = "completions"
+    endpoint = "completions"
 
     def read(
         self, body: bytes, headers: dict[bytes, bytes], caller: HttpCaller, request_id: str

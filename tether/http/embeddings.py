@@ -85,6 +85,7 @@ class EmbeddingsFormat:
     """`POST /v1/embeddings`."""
 
     route = "embeddings"
+    endpoint = "embeddings"
 
     def read(
         self, body: bytes, headers: dict[bytes, bytes], caller: HttpCaller, request_id: str

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from actors.errors import BudgetExceeded
+from actors.errors import AnswerGone, BudgetExceeded
 from supervision.errors import BadRequest, Draining, TetherError, Unauthenticated
 from tether.http.limit_headers import limit_headers, state_in
 
@@ -51,15 +51,17 @@ def kind(status: int) -> str:
 
 
 def payload(error: TetherError, message: str | None = None) -> dict[str, Any]:
-    """The JSON object that tells `error`, in other words if a `message` is given."""
-    return {
-        "error": {
-            "message": error.message if message is None else message,
-            "type": _OTHERWISE.get(error.code) or kind(error.status),
-            "param": error.param,
-            "code": error.code,
-        }
+    """The JSON object that tells `error`, in other words if a `message` is given; of an answer that
+    is gone with the receipt of what it was billed."""
+    told: dict[str, Any] = {
+        "message": error.message if message is None else message,
+        "type": _OTHERWISE.get(error.code) or kind(error.status),
+        "param": error.param,
+        "code": error.code,
     }
+    if isinstance(error, AnswerGone) and error.details:
+        told["receipt"] = error.details
+    return {"error": told}
 
 
 def body(error: TetherError) -> bytes:

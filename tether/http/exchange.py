@@ -10,25 +10,25 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from hashlib import blake2b
 from time import perf_counter
 
 from starlette.types import Receive, Scope, Send
 
-from actors.contracts import Completed, Infer, LimitState
+from actors.contracts import Completed, Infer
 from supervision.errors import Cancelled, Draining, Internal, TetherError, Unauthenticated
 from supervision.telemetry.bounded_log import BoundedLog
 from tether.http import errors, metrics
 from tether.http.admission import DoorAdmission
+from tether.http.answer_headers import answer_headers
 from tether.http.api_format import ApiFormat, Encoder
 from tether.http.bodies import LARGE, Bodies, BodyShare
-from tether.http.caller import HttpCaller, read_caller
+from tether.http.caller import HttpCaller, check_once, read_caller
 from tether.http.cancellation import Cancellation
 from tether.http.doorkeeper import Doorkeeper
 from tether.http.envelope import Envelope
+from tether.http.fingerprint import fingerprint
 from tether.http.gateways import Batches, Gateways
 from tether.http.identity import new_traceparent
-from tether.http.limit_headers import limit_headers
 from tether.http.options import DoorOptions
 from tether.http.storage import Storage
 
@@ -100,6 +100,8 @@ class Exchange:
         self._storage.check()
         admission.check()
         caller = read_caller(envelope.headers, options)
+        if caller.retry_token:
+            check_once(scope["headers"])
         with Cancellation(receive, caller.deadline_s, options.body_timeout_s) as line:
             who = await self._doorkeeper.admit(scope, caller.credential)
             admission.enter()
@@ -144,6 +146,7 @@ class Exchange:
         if order.trace_id and b"traceparent" not in headers:
             envelope.traceparent = new_traceparent(order.trace_id)
         token = order.retry_token or caller.retry_token
+        endpoint = self._api_format.endpoint
         infer = Infer(
             correlation_id=order.correlation_id or envelope.request_id,
             credential=caller.credential,
@@ -152,10 +155,13 @@ class Exchange:
             sampling=order.sampling,
             retry_token=token or envelope.id,
             explicit_token=bool(token),
-            fingerprint=order.fingerprint or blake2b(body, digest_size=32).digest(),
+            # a token that was made up here comes with no other body
+            fingerprint=order.fingerprint or (fingerprint(body, endpoint) if token else b""),
             deadline_s=line.remaining_s(),
             stream=order.stream,
             traceparent=envelope.traceparent,
+            endpoint=endpoint,
+            join=caller.join,
             max_tokens_given=order.max_tokens_given,
         )
         return infer, order.encoder
@@ -164,9 +170,9 @@ class Exchange:
         self, envelope: Envelope, reply: _Reply, encoder: Encoder, batches: Batches
     ) -> None:
         async for batch in batches:
-            frames: list[bytes] = []
             if not reply.started:
-                reply.limits = batch[0].limits
+                reply.headers = answer_headers(batch[0])
+            frames: list[bytes] = []
             for item in batch:
                 first = not (reply.started or frames)
                 if isinstance(item, Completed):
@@ -183,7 +189,7 @@ class Exchange:
             item = batch[-1]
             if not isinstance(item, Completed):
                 raise Internal("a gateway streamed an answer that was asked for as a whole")
-            reply.limits = item.limits
+            reply.headers = answer_headers(item)
             await reply.whole(encoder.whole(item))
             return
 
@@ -191,14 +197,15 @@ class Exchange:
 class _Reply:
     """The answer as far as it has gone."""
 
-    __slots__ = ("_send", "encoder", "ended", "limits", "started")
+    __slots__ = ("_send", "encoder", "ended", "headers", "started")
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self.started = False
         self.ended = False
         self.encoder: Encoder | None = None
-        self.limits: LimitState | None = None
+        self.headers: errors.Headers = []
+        """Of a good answer, beside those that all have."""
 
     async def whole(self, content: bytes) -> None:
         """All of an answer that is not streamed."""
@@ -206,7 +213,7 @@ class _Reply:
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(content)),
             (b"cache-control", b"no-store"),
-            *limit_headers(self.limits),
+            *self.headers,
         ]
         self.started = True
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -248,6 +255,6 @@ class _Reply:
             (b"content-type", encoder.content_type),
             (b"cache-control", b"no-cache, no-transform"),
             (b"x-accel-buffering", b"no"),  # nginx would hold the events back
-            *limit_headers(self.limits),
+            *self.headers,
         ]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})

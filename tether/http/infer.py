@@ -104,6 +104,7 @@ class InferFormat:
     """`POST /v1/infer`."""
 
     route = "infer"
+    endpoint = "infer"
 
     def __init__(self, default_max_tokens: int) -> None:
         self._default_max_tokens = default_max_tokens
@@ -124,7 +125,8 @@ class InferFormat:
             )
         if asked.trace_id and not (_TRACE.fullmatch(asked.trace_id) and asked.trace_id.strip("0")):
             raise BadRequest("traceId must be 32 lowercase hex digits, not all 0", param="traceId")
-        token = check_retry_token(asked.retry_token or "", "retryToken")
+        token = asked.retry_token
+        token = "" if token is None else check_retry_token(token, "retryToken")
         if token and caller.retry_token and token != caller.retry_token:
             raise BadRequest(
                 "retryToken differs from the header Idempotency-Key; send one of them",
@@ -141,7 +143,8 @@ class InferFormat:
         events = b"text/event-stream" in headers.get(b"accept", b"")
         model_ref, source = _model_ref(asked.model_id, asked.version), _input(asked.input)
         # A retry may come with another correlationId or traceId and still be the same request.
-        same = blake2b(_json((model_ref, source, sampling)), digest_size=32).digest()
+        said = _json((model_ref, source, sampling))
+        same = blake2b(said, digest_size=32, person=self.endpoint.encode()).digest()
         return ParsedRequest(
             model_ref=model_ref,
             input=source,

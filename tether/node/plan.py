@@ -221,6 +221,7 @@ def _control(config: Config, run_dir: Path) -> Iterator[ChildSpec]:
     keep = LedgerOptions(
         keep_jobs_s=config.stores.keep_jobs_days * DAY_S,
         keep_ledger_s=config.stores.keep_ledger_days * DAY_S,
+        answers=config.answers.options,
         seal_s=config.stores.seal_s,
     )
     reserving = dsn_of(config, run_dir, DatabaseRole.RESERVATION)
@@ -244,6 +245,7 @@ def _control(config: Config, run_dir: Path) -> Iterator[ChildSpec]:
             characters=config.gateway.journal_characters,
         ),
         policies=config.policies,
+        answers=config.answers.options,
         max_deadline_s=config.http.max_deadline_s,
         spool=SpoolOptions(bytes=config.node.spool_bytes),
     )
@@ -336,6 +338,7 @@ def _worker(config: Config, worker: WorkerSection, worker_id: str) -> WorkerOpti
         sandbox=worker.sandbox,
         prefix_mib=worker.prefix_mib,
         elsewhere=len(config.nodes) > 1,
+        answers=config.answers.options,
         spool=SpoolOptions(bytes=config.node.spool_bytes),
     )
 

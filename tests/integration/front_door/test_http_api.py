@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from hashlib import blake2b
 
 import openai
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from tests.support.http_server import KEY, Served, served
 from tests.support.raw_http import Raw, call, chat, events, request, said
 from tests.support.waiting import PATIENCE_S
+from tether.http.fingerprint import fingerprint
 from tether.http.options import DoorOptions
 
 CHAT = "/v1/chat/completions"
@@ -207,9 +207,10 @@ async def test_idempotency_key_is_the_retry_token(door: Served) -> None:
     await call(door.port, "POST", CHAT, body, idempotency_key="k1")
     seen = door.node.gateway().seen[-1]
     assert (seen.retry_token, seen.explicit_token) == ("k1", True)
-    assert seen.fingerprint == blake2b(body, digest_size=32).digest()
+    assert seen.fingerprint == fingerprint(body, "chat")
+    assert (seen.endpoint, seen.join) == ("chat", True)
     status, _, answer = await call(door.port, "POST", CHAT, chat("other"), idempotency_key="k1")
-    assert (status, answer["error"]["code"]) == (409, "idempotency_conflict")
+    assert (status, answer["error"]["code"]) == (422, "idempotency_key_reused")
     status, _, answer = await call(door.port, "POST", CHAT, body, idempotency_key="x" * 256)
     assert (status, answer["error"]["param"]) == (400, "Idempotency-Key")
 
