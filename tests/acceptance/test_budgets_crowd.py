@@ -9,7 +9,7 @@ import pytest
 from tests.acceptance.budgets_prove import prove
 from tests.support.proving import Report
 
-SECONDS, EVERY_S, NODES = 4.0, 0.5, ("n1", "n2")
+SECONDS, EVERY_S, NODES = 5.0, 0.3, ("n1", "n2")
 
 
 @pytest.mark.timeout(600)
