@@ -183,7 +183,6 @@ async def crowd(
             await asyncio.wait([operator])
     bought = [each for writer in crowd for each in writer.bought]
     sold, faults = await audited(books, bought, killer.times)
-    faults = [fault for fault in faults if not fault.startswith("gone:")]  # billed as it should be
     history, refused = await recorded(books), refusals(flat(bought), epoch)
     over, false = overruns(history), wrong_refusals(history, refused)
     rest = await books.rest()
