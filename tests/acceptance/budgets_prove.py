@@ -181,6 +181,8 @@ async def crowd(
         finally:
             operator.cancel()
             await asyncio.wait([operator])
+    if not operator.cancelled():
+        operator.result()  # it has failed
     bought = [each for writer in crowd for each in writer.bought]
     sold, faults = await audited(books, bought, killer.times)
     history, refused = await recorded(books), refusals(flat(bought), epoch)
