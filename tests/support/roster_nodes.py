@@ -81,7 +81,7 @@ async def embodied(
     actor._who = f"{type(actor).__name__} {hub.address}"
     actor._background = set()
     actor._child_view = tree or StillTree()
-    serving = Dispatch(hub, handlers_of(actor), 256, actor._who)
+    serving = actor._serving = Dispatch(hub, handlers_of(actor), 256, actor._who)
     actor._operating = Introspection(actor, hub, serving, 256)
     await actor.start(options)
     serving.begin()
