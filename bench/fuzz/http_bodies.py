@@ -38,6 +38,7 @@ from tether.http.envelope import Envelope
 from tether.http.exchange import Exchange
 from tether.http.gateways import Gateways
 from tether.http.infer import InferFormat
+from tether.http.operator_requests import OperatorRequests
 from tether.http.options import DoorOptions
 from tether.http.registry import RegistryRoutes
 from tether.http.storage import Storage
@@ -105,7 +106,7 @@ class _Door:
             )
             for api_format in (ChatFormat(64), TextFormat(), InferFormat(64), EmbeddingsFormat())
         ]
-        self._registry = RegistryRoutes(gateways, doorkeeper, bodies)
+        self._registry = RegistryRoutes(OperatorRequests(gateways, doorkeeper, bodies, "registry"))
         self._budget = bodies.budget
 
     def _failed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

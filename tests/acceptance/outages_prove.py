@@ -150,6 +150,7 @@ async def outage(
         gone = time.monotonic()
         report.say(f"{store.name} is away")
         await asyncio.sleep(away_s / 2)
+        killing = time.monotonic()  # what is broken off from here on is broken by that
         await asyncio.to_thread(kill_whole, keeper.node)
         killed = time.monotonic()
         report.say(f"  the node was killed whole, {killed - gone:.1f} s later")
@@ -164,7 +165,7 @@ async def outage(
     seen, faults = await audited(books, bought, [killed])
     then = [b for b in bought if b.ended is Ended.WHOLE and gone < b.over < back]
     if store.name == "valkey":
-        early = [b for b in bought if b.told and b.over < killed and b.ended is not Ended.LATE]
+        early = [b for b in bought if b.told and b.over < killing and b.ended is not Ended.LATE]
         faults += [f"refused: {b.order.key}, Valkey being away, was told {b.told}" for b in early]
     if not then:
         faults.append(f"no answer was delivered while {store.name} was away: nothing was shown")

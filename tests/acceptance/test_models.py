@@ -112,7 +112,8 @@ def test_a_version_s_life(echo_node: Node) -> None:
     assert (shown["context"], shown["memory_mib"], shown["current"]) == (256, 5, False)
     assert shown["policy"] == {
         "tenants": ["acme"], "regions": ["local", "eu"], "max_tokens": 0, "concurrency": 0,
-        "slo": "standard", "canary_share": 0.25, "warm": "demand", "order": ["deadline", "retry"],
+        "reserve_tokens": 0, "slo": "standard", "canary_share": 0.25, "warm": "demand",
+        "order": ["deadline", "retry"],
         "rate": None, "deadline": None, "bulkhead": None, "timeout": None,
         "retry": {
             "attempts": 1, "refusals": 8, "pause_s": 0.0, "max_pause_s": 5.0, "budget_ratio": 0.2,
