@@ -189,8 +189,10 @@ class Producer:
                 # A reader that left has forgotten the number; one that is still there must
                 # not take a broken stream for a complete one.
                 peer.send(frame(ERROR, number, encode_error(self._why())))
-            self._task = None  # where it is cancelled, its end holds this frame
-            await items.aclose()
+            try:
+                await items.aclose()  # which may have to be cancelled, too
+            finally:
+                self._task = None  # where it is cancelled, its end holds this frame
 
     def _why(self) -> TetherError:
         if self._cancelled is CancelCause.STOPPING:
